@@ -4,8 +4,12 @@
 //! decides follows from the inputs it was handed and the `now` that came with
 //! them, so that a whole cluster can be simulated in one thread.
 //!
+//! * [`plan`]: the addresses a node should hold.
+//! * [`probe`]: what a check saw of a server.
 //! * [`settings`]: what may be configured, as types that cannot hold a bad value.
 //! * [`time`]: a point on a clock that only goes forward.
 
+pub mod plan;
+pub mod probe;
 pub mod settings;
 pub mod time;

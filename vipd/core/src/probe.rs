@@ -1,0 +1,41 @@
+//! What a check saw of a server: the words between `vipd/src/check`, which
+//! asks, and [`crate::health`], which judges.
+
+use std::time::Duration;
+
+/// The result of one check of one server.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Probe {
+    /// The server answered every question that was put to it.
+    Answered(Observation),
+    /// It did not; the text says what went wrong, for people.
+    Failed(String),
+}
+
+/// What a server that answered said of itself.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Observation {
+    /// Its role, where the check can ask for one.
+    pub role: Option<ObservedRole>,
+    /// Its replication lag, where it replicates.
+    pub lag: Option<Lag>,
+}
+
+/// The role a database has now.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub enum ObservedRole {
+    /// It takes writes.
+    Primary,
+    /// It is read-only.
+    Replica,
+}
+
+/// How far a replica is behind.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Lag {
+    /// By this much; of several channels the worst.
+    Known(Duration),
+    /// Nobody knows (replication is stopped or connecting), with the reason.
+    /// Unknown is never zero, and never makes an unusable server usable.
+    Unknown(String),
+}
