@@ -8,8 +8,10 @@
 //! * [`probe`]: what a check saw of a server.
 //! * [`settings`]: what may be configured, as types that cannot hold a bad value.
 //! * [`time`]: a point on a clock that only goes forward.
+//! * [`wire`]: bytes of the network, and the types they stand for.
 
 pub mod plan;
 pub mod probe;
 pub mod settings;
 pub mod time;
+pub mod wire;

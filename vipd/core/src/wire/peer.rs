@@ -1,0 +1,315 @@
+//! What nodes tell each other beside VRRP: small UDP datagrams on the peer port.
+//!
+//! VRRP's backups are silent, and its owners know nothing of them. These
+//! messages say who is there and prepare a planned switchover; ownership
+//! itself moves only by adverts, so that a network that drops them costs
+//! comfort and never safety.
+//!
+//! ```text
+//! "VIPD" | version 1 | kind | 0 0 | cluster, 8 bytes | sender, 4 bytes | body
+//! hello    kind 1: count, (vrid, state, priority, flags) each; count, 4 bytes of digest each
+//! prepare  kind 2: vrid, 3 x 0, nonce of 4 bytes, next owner of 4 bytes
+//! ready    kind 3: vrid, 3 x 0, nonce of 4 bytes
+//! ```
+//! Numbers are big-endian; nodes are named by a hash of their name, so that
+//! files that differ between hosts cannot make one node pass for another.
+
+use siphasher::sip::SipHasher13;
+use std::hash::Hasher;
+use std::num::NonZeroU8;
+
+const MAGIC: [u8; 4] = *b"VIPD";
+const VERSION: u8 = 1;
+const HEADER: usize = 20;
+/// Longest message: 255 groups and 16 digests.
+pub const MAX_LENGTH: usize = HEADER + 2 + 255 * 4 + MAX_DIGESTS * 4;
+const MAX_DIGESTS: usize = 16;
+
+/// A cluster's number in messages: a hash of its name.
+#[must_use]
+pub fn cluster_id(name: &str) -> u64 {
+    hash("cluster", name)
+}
+
+/// A node's number in messages: a hash of its name.
+#[must_use]
+pub fn node_id(name: &str) -> u32 {
+    u32::try_from(hash("node", name) >> 32).unwrap_or(0)
+}
+
+fn hash(kind: &str, name: &str) -> u64 {
+    let mut hasher = SipHasher13::new_with_keys(0x7669_7064, 0x7065_6572);
+    hasher.write(kind.as_bytes());
+    hasher.write(name.as_bytes());
+    hasher.finish()
+}
+
+/// A message and who sent it.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Envelope {
+    /// [`cluster_id`] of the sender's cluster.
+    pub cluster: u64,
+    /// [`node_id`] of the sender.
+    pub sender: u32,
+    /// What it says.
+    pub message: Message,
+}
+
+/// What a node says.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Message {
+    /// "I am here": sent at a steady rhythm and at every change.
+    Hello {
+        /// The sender's groups.
+        groups: Vec<GroupReport>,
+        /// Digests of the settings that must agree, in the configuration's order of keys.
+        digests: Vec<u32>,
+    },
+    /// "Hold the group's addresses silently: you are to own them next."
+    Prepare {
+        /// The group.
+        vrid: NonZeroU8,
+        /// Ties the answer to the question.
+        nonce: u32,
+        /// [`node_id`] of the next owner; the others wait a rank longer.
+        to: u32,
+    },
+    /// "I hold them."
+    Ready {
+        /// The group.
+        vrid: NonZeroU8,
+        /// The question's.
+        nonce: u32,
+    },
+}
+
+/// A group as its node sees it.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct GroupReport {
+    /// The group.
+    pub vrid: NonZeroU8,
+    /// The node's state in it.
+    pub state: State,
+    /// The node's priority in it.
+    pub priority: u8,
+    /// Whether every listener that the group tracks has a usable server.
+    pub serving: bool,
+}
+
+/// A virtual router's state, as users see it.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub enum State {
+    /// Not taking part (yet, or any more).
+    Init,
+    /// Following an owner.
+    Backup,
+    /// Owning the addresses.
+    Active,
+    /// Unable to take part.
+    Fault,
+}
+
+impl State {
+    /// All states.
+    pub const ALL: [Self; 4] = [Self::Init, Self::Backup, Self::Active, Self::Fault];
+
+    /// The state's word.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Init => "init",
+            Self::Backup => "backup",
+            Self::Active => "active",
+            Self::Fault => "fault",
+        }
+    }
+
+    const fn code(self) -> u8 {
+        match self {
+            Self::Init => 0,
+            Self::Backup => 1,
+            Self::Active => 2,
+            Self::Fault => 3,
+        }
+    }
+}
+
+/// Why bytes are no message.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd, thiserror::Error)]
+pub enum Malformed {
+    /// Not a message of vipd's, or cut short.
+    #[error("peer-garbage")]
+    Garbage,
+    /// A version this program does not speak.
+    #[error("peer-version")]
+    Version,
+}
+
+impl Envelope {
+    /// Writes the message.
+    #[must_use]
+    pub fn write(&self) -> Vec<u8> {
+        let kind = match self.message {
+            Message::Hello { .. } => 1,
+            Message::Prepare { .. } => 2,
+            Message::Ready { .. } => 3,
+        };
+        let mut bytes = Vec::with_capacity(MAX_LENGTH);
+        bytes.extend(MAGIC);
+        bytes.extend([VERSION, kind, 0, 0]);
+        bytes.extend(self.cluster.to_be_bytes());
+        bytes.extend(self.sender.to_be_bytes());
+        match &self.message {
+            Message::Hello { groups, digests } => write_hello(&mut bytes, groups, digests),
+            Message::Prepare { vrid, nonce, to } => {
+                bytes.extend([vrid.get(), 0, 0, 0]);
+                bytes.extend(nonce.to_be_bytes());
+                bytes.extend(to.to_be_bytes());
+            }
+            Message::Ready { vrid, nonce } => {
+                bytes.extend([vrid.get(), 0, 0, 0]);
+                bytes.extend(nonce.to_be_bytes());
+            }
+        }
+        bytes
+    }
+
+    /// Reads a message; what follows it is ignored, so that later versions may add to it.
+    ///
+    /// # Errors
+    /// [`Malformed`].
+    pub fn parse(bytes: &[u8]) -> Result<Self, Malformed> {
+        let mut reader = Reader(bytes);
+        if reader.take::<4>()? != MAGIC {
+            return Err(Malformed::Garbage);
+        }
+        let [version, kind, _, _] = reader.take::<4>()?;
+        if version != VERSION {
+            return Err(Malformed::Version);
+        }
+        let cluster = u64::from_be_bytes(reader.take()?);
+        let sender = u32::from_be_bytes(reader.take()?);
+        let message = match kind {
+            1 => read_hello(&mut reader)?,
+            2 => Message::Prepare {
+                vrid: reader.vrid()?,
+                nonce: u32::from_be_bytes(reader.take()?),
+                to: u32::from_be_bytes(reader.take()?),
+            },
+            3 => Message::Ready { vrid: reader.vrid()?, nonce: u32::from_be_bytes(reader.take()?) },
+            _ => return Err(Malformed::Garbage),
+        };
+        Ok(Self { cluster, sender, message })
+    }
+}
+
+fn write_hello(bytes: &mut Vec<u8>, groups: &[GroupReport], digests: &[u32]) {
+    let groups = &groups[..groups.len().min(usize::from(u8::MAX))];
+    bytes.push(u8::try_from(groups.len()).unwrap_or(u8::MAX));
+    for group in groups {
+        bytes.extend([group.vrid.get(), group.state.code(), group.priority, u8::from(group.serving)]);
+    }
+    let digests = &digests[..digests.len().min(MAX_DIGESTS)];
+    bytes.push(u8::try_from(digests.len()).unwrap_or(u8::MAX));
+    for digest in digests {
+        bytes.extend(digest.to_be_bytes());
+    }
+}
+
+fn read_hello(reader: &mut Reader<'_>) -> Result<Message, Malformed> {
+    let [count] = reader.take()?;
+    let mut groups = Vec::with_capacity(usize::from(count));
+    for _ in 0..count {
+        let [vrid, state, priority, flags] = reader.take()?;
+        let vrid = NonZeroU8::new(vrid).ok_or(Malformed::Garbage)?;
+        let state = State::ALL.into_iter().find(|s| s.code() == state).ok_or(Malformed::Garbage)?;
+        groups.push(GroupReport { vrid, state, priority, serving: flags & 1 != 0 });
+    }
+    let [count] = reader.take()?;
+    if usize::from(count) > MAX_DIGESTS {
+        return Err(Malformed::Garbage);
+    }
+    let mut digests = Vec::with_capacity(usize::from(count));
+    for _ in 0..count {
+        digests.push(u32::from_be_bytes(reader.take()?));
+    }
+    Ok(Message::Hello { groups, digests })
+}
+
+/// Reads fixed pieces from the front of bytes.
+struct Reader<'a>(&'a [u8]);
+
+impl Reader<'_> {
+    fn take<const N: usize>(&mut self) -> Result<[u8; N], Malformed> {
+        let (taken, rest) = self.0.split_first_chunk::<N>().ok_or(Malformed::Garbage)?;
+        self.0 = rest;
+        Ok(*taken)
+    }
+
+    fn vrid(&mut self) -> Result<NonZeroU8, Malformed> {
+        let [vrid, _, _, _] = self.take()?;
+        NonZeroU8::new(vrid).ok_or(Malformed::Garbage)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn messages() -> Vec<Message> {
+        let vrid = NonZeroU8::MAX;
+        let groups = State::ALL
+            .into_iter()
+            .map(|state| GroupReport { vrid, state, priority: 200, serving: state == State::Active })
+            .collect();
+        vec![
+            Message::Hello { groups, digests: vec![1, u32::MAX] },
+            Message::Hello { groups: vec![], digests: vec![] },
+            Message::Prepare { vrid, nonce: 7, to: node_id("px2") },
+            Message::Ready { vrid, nonce: 7 },
+        ]
+    }
+
+    #[test]
+    fn what_is_written_is_read_and_nothing_shorter() {
+        for message in messages() {
+            let sent = Envelope { cluster: cluster_id("orders"), sender: node_id("px1"), message };
+            let bytes = sent.write();
+            assert!(bytes.len() <= MAX_LENGTH);
+            assert_eq!(Envelope::parse(&bytes), Ok(sent));
+            for shorter in 0..bytes.len() {
+                assert!(Envelope::parse(&bytes[..shorter]).is_err(), "{shorter} of {}", bytes.len());
+            }
+        }
+    }
+
+    #[test]
+    fn a_later_version_is_told_apart_from_garbage() {
+        let message = Message::Ready { vrid: NonZeroU8::MIN, nonce: 0 };
+        let mut bytes = Envelope { cluster: 1, sender: 2, message }.write();
+        bytes[4] = 2;
+        assert_eq!(Envelope::parse(&bytes), Err(Malformed::Version));
+        bytes[0] = 0;
+        assert_eq!(Envelope::parse(&bytes), Err(Malformed::Garbage));
+    }
+
+    #[test]
+    fn numbers_are_the_same_in_every_build() {
+        assert_eq!(node_id("px1"), node_id("px1"));
+        assert_ne!(node_id("px1"), node_id("px2"));
+        assert_ne!(cluster_id("orders"), cluster_id("order"));
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_panic(mut bytes in proptest::collection::vec(any::<u8>(), 0..200), real in any::<bool>()) {
+            if real && bytes.len() > 5 {
+                bytes[..4].copy_from_slice(&MAGIC);
+                bytes[4] = VERSION;
+                bytes[5] %= 4;
+            }
+            let _ = Envelope::parse(&bytes);
+        }
+    }
+}
