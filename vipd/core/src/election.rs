@@ -1,0 +1,434 @@
+//! One virtual router's state machine (RFC 9568 section 6.4, RFC 3768 section 6.4).
+//!
+//! ```text
+//!                    Startup, priority 255
+//!        +--------+---------------------------------+
+//!   +--->|  Init  |                                 |
+//!   |    +--------+                                 v
+//!   |        | Startup     timer: nobody spoke  +--------+
+//!   |        v             release heard + wait |        |---+ timer, release or
+//!   |    +--------+---------------------------->| Active |   | losing advert heard:
+//!   |    | Backup |                             |        |<--+ advertise
+//!   |    |        |<----------------------------+--------+
+//!   |    +--------+  superior advert, Release, slept |
+//!   |        |                                       |
+//!   +--------+------------- Shutdown ----------------+
+//!
+//!   Fault takes any state to Fault; Startup leaves Fault as it leaves Init.
+//! ```
+//!
+//! What is ours and not the RFC's: preemption is off unless asked for, a
+//! release by a known node is answered by rank instead of by skew, a release
+//! by somebody we do not follow moves no timer, and an owner that slept so
+//! long that another may have taken over steps down before it says a word.
+
+use crate::settings::VrrpVersion;
+use crate::time::Time;
+use crate::wire::advert::{PRIORITY_OWNER, PRIORITY_RELEASE};
+use crate::wire::peer::State as Word;
+use std::net::IpAddr;
+use std::time::Duration;
+
+/// Silence of this many intervals (and the skew) makes a backup take over.
+const SILENT_INTERVALS: u32 = 3;
+/// A losing advert is answered at once, but not more often than this.
+const ANSWER_GAP: Duration = Duration::from_millis(5);
+
+/// What an election runs by.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Params {
+    /// This node's priority, 1 to 255.
+    pub priority: u8,
+    /// This node's advert interval.
+    pub interval: Duration,
+    /// The version in use; it decides the skew.
+    pub version: VrrpVersion,
+    /// Whether to take the addresses from a living owner of lower priority.
+    pub preempt: bool,
+    /// How long such an owner is left alone first.
+    pub preempt_delay: Duration,
+    /// The kernel's lease on the addresses; an owner that slept past it steps down.
+    pub lease: Duration,
+}
+
+/// Who sent an advert.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub enum Who {
+    /// A node of the cluster, as a position in its list.
+    Node(usize),
+    /// Somebody else who serves the same virtual router.
+    Stranger(IpAddr),
+}
+
+/// A valid advert for this virtual router.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Heard {
+    /// Its sender.
+    pub who: Who,
+    /// Its priority.
+    pub priority: u8,
+    /// Its interval.
+    pub interval: Duration,
+    /// Whether its source address is greater than this node's: it decides
+    /// between equal priorities.
+    pub source_is_greater: bool,
+    /// If it is a release: how long to wait before taking over; the RFC's skew when absent.
+    pub wait: Option<Duration>,
+}
+
+/// What happens to an election.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Event {
+    /// The interface is up and this node may take part.
+    Startup,
+    /// This node takes part no longer; its addresses are given up already.
+    Shutdown,
+    /// The interface or the kernel makes it impossible to own.
+    Fault,
+    /// The addresses are given up on purpose and silenced: say so.
+    Release,
+    /// An advert arrived.
+    Advert(Heard),
+    /// Time passed.
+    Timer,
+}
+
+/// Why ownership changed.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Cause {
+    /// This node is the addresses' owner (priority 255).
+    AddressOwner,
+    /// Nobody advertised; the last one to do so, and how long ago.
+    Silence(Option<(Who, Duration)>),
+    /// The owner released the addresses.
+    Released(Who),
+    /// An owner of lower priority was preempted.
+    Preempted(Who, u8),
+    /// Another owner has the better claim.
+    Superior(Who, u8),
+    /// This node slept so long that another may have taken over.
+    Slept(Duration),
+    /// This node gave them up on purpose.
+    GivenUp,
+    /// This node cannot own them.
+    Fault,
+    /// This node takes part no longer.
+    Shutdown,
+}
+
+/// What the node has to do now.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Outcome {
+    /// Send an advert.
+    pub advertise: bool,
+    /// Send an advert of priority 0.
+    pub release: bool,
+    /// The addresses became this node's.
+    pub own: Option<Cause>,
+    /// They are no longer this node's.
+    pub disown: Option<Cause>,
+}
+
+/// The last owner that was followed.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Owner {
+    /// Who it is.
+    pub who: Who,
+    /// Its priority.
+    pub priority: u8,
+    /// When it last spoke.
+    pub at: Time,
+}
+
+#[derive(Clone, Debug, Eq, PartialEq)]
+enum State {
+    Init,
+    Fault,
+    Backup {
+        /// When to take over.
+        down_at: Time,
+        /// Whom to take over from.
+        owner: Option<Owner>,
+        /// The followed owner released the addresses.
+        released: bool,
+        /// From when on a lower priority is not followed any more.
+        preempt_at: Option<Time>,
+        /// This node gave ownership up and does not preempt its successor.
+        yielded: bool,
+    },
+    Active {
+        /// When to advertise next.
+        advert_at: Time,
+        /// When the last advert went out.
+        sent_at: Time,
+    },
+}
+
+/// One virtual router's election.
+#[derive(Clone, Debug)]
+pub struct Election {
+    params: Params,
+    state: State,
+    /// The owner's interval, which backups follow (version 3).
+    interval: Duration,
+}
+
+impl Election {
+    /// An election in Init.
+    #[must_use]
+    pub fn new(params: Params) -> Self {
+        let interval = params.interval;
+        Self { params, state: State::Init, interval }
+    }
+
+    /// The parameters in force.
+    #[must_use]
+    pub const fn params(&self) -> &Params {
+        &self.params
+    }
+
+    /// Changes the parameters; timers that run go on, the next ones follow the new.
+    pub fn set_params(&mut self, params: Params) {
+        self.interval = params.interval;
+        self.params = params;
+    }
+
+    /// The state's word.
+    #[must_use]
+    pub const fn word(&self) -> Word {
+        match self.state {
+            State::Init => Word::Init,
+            State::Fault => Word::Fault,
+            State::Backup { .. } => Word::Backup,
+            State::Active { .. } => Word::Active,
+        }
+    }
+
+    /// The owner a backup follows.
+    #[must_use]
+    pub const fn following(&self) -> Option<Owner> {
+        match self.state {
+            State::Backup { owner, .. } => owner,
+            State::Init | State::Fault | State::Active { .. } => None,
+        }
+    }
+
+    /// When [`Event::Timer`] is due.
+    #[must_use]
+    pub const fn deadline(&self) -> Option<Time> {
+        match self.state {
+            State::Init | State::Fault => None,
+            State::Backup { down_at, .. } => Some(down_at),
+            State::Active { advert_at, .. } => Some(advert_at),
+        }
+    }
+
+    /// Silence after which a backup takes over: three intervals and the skew.
+    #[must_use]
+    pub fn master_down_interval(&self) -> Duration {
+        self.interval * SILENT_INTERVALS + self.skew()
+    }
+
+    /// The head start that higher priorities have, exact to the nanosecond.
+    #[must_use]
+    pub fn skew(&self) -> Duration {
+        let of = match self.params.version {
+            VrrpVersion::V2 => Duration::from_secs(1),
+            VrrpVersion::V3 => self.interval,
+        };
+        of * (256 - u32::from(self.params.priority)) / 256
+    }
+
+    /// An owner silent for longer may have a successor.
+    fn longest_sleep(&self) -> Duration {
+        (self.params.interval * SILENT_INTERVALS).min(self.params.lease)
+    }
+
+    /// Takes an event. An owner that slept too long steps down first,
+    /// whatever woke it.
+    pub fn handle(&mut self, event: Event, now: Time) -> Outcome {
+        if let State::Active { sent_at, .. } = self.state {
+            let slept = now - sent_at;
+            if slept > self.longest_sleep() {
+                self.become_backup(now, None, false);
+                let outcome = Outcome { disown: Some(Cause::Slept(slept)), ..Outcome::default() };
+                return match event {
+                    Event::Advert(_) | Event::Shutdown | Event::Fault => {
+                        Outcome { disown: outcome.disown, ..self.step(event, now) }
+                    }
+                    Event::Startup | Event::Release | Event::Timer => outcome,
+                };
+            }
+        }
+        self.step(event, now)
+    }
+
+    fn step(&mut self, event: Event, now: Time) -> Outcome {
+        match (&self.state, event) {
+            (State::Init | State::Fault, Event::Startup) => self.start(now),
+            (State::Init, Event::Fault) => {
+                self.state = State::Fault;
+                Outcome::default()
+            }
+            (State::Fault, Event::Shutdown) => {
+                self.state = State::Init;
+                Outcome::default()
+            }
+            (State::Init | State::Fault, _) => Outcome::default(),
+            (State::Backup { .. }, Event::Advert(heard)) => self.backup_hears(heard, now),
+            (State::Backup { .. }, Event::Timer) => self.backup_timer(now),
+            (State::Active { .. }, Event::Advert(heard)) => self.active_hears(heard, now),
+            (State::Active { .. }, Event::Timer) => self.active_timer(now),
+            (State::Active { .. }, Event::Release) => {
+                self.become_backup(now, None, true);
+                Outcome { release: true, disown: Some(Cause::GivenUp), ..Outcome::default() }
+            }
+            (State::Backup { .. } | State::Active { .. }, Event::Startup)
+            | (State::Backup { .. }, Event::Release) => Outcome::default(),
+            (State::Backup { .. }, Event::Shutdown) => {
+                self.state = State::Init;
+                Outcome::default()
+            }
+            (State::Backup { .. }, Event::Fault) => {
+                self.state = State::Fault;
+                Outcome::default()
+            }
+            (State::Active { .. }, Event::Shutdown) => {
+                self.state = State::Init;
+                Outcome { release: true, disown: Some(Cause::Shutdown), ..Outcome::default() }
+            }
+            (State::Active { .. }, Event::Fault) => {
+                self.state = State::Fault;
+                Outcome { release: true, disown: Some(Cause::Fault), ..Outcome::default() }
+            }
+        }
+    }
+
+    fn start(&mut self, now: Time) -> Outcome {
+        self.interval = self.params.interval;
+        if self.params.priority == PRIORITY_OWNER {
+            return self.become_active(Cause::AddressOwner, now);
+        }
+        self.become_backup(now, None, false);
+        Outcome::default()
+    }
+
+    fn become_backup(&mut self, now: Time, owner: Option<Owner>, yielded: bool) {
+        let down_at = now + self.master_down_interval();
+        self.state = State::Backup { down_at, owner, released: false, preempt_at: None, yielded };
+    }
+
+    fn become_active(&mut self, cause: Cause, now: Time) -> Outcome {
+        self.interval = self.params.interval;
+        self.state = State::Active { advert_at: now + self.params.interval, sent_at: now };
+        Outcome { advertise: true, own: Some(cause), ..Outcome::default() }
+    }
+
+    fn backup_hears(&mut self, heard: Heard, now: Time) -> Outcome {
+        if heard.priority == PRIORITY_RELEASE {
+            return self.backup_hears_release(heard, now);
+        }
+        let (mine, preempt) = (self.params.priority, self.params.preempt);
+        let State::Backup { owner, preempt_at, yielded, .. } = &mut self.state else {
+            return Outcome::default();
+        };
+        let followed = Owner { who: heard.who, priority: heard.priority, at: now };
+        if heard.priority >= mine {
+            *preempt_at = None;
+        } else if mine == PRIORITY_OWNER || (preempt && !*yielded) {
+            let delay = if mine == PRIORITY_OWNER { Duration::ZERO } else { self.params.preempt_delay };
+            let at = *preempt_at.get_or_insert(now + delay);
+            if now >= at {
+                // Not followed: the timer runs out in spite of it.
+                *owner = Some(followed);
+                return Outcome::default();
+            }
+        }
+        let (yielded, preempt_at) = (*yielded, *preempt_at);
+        if self.params.version == VrrpVersion::V3 {
+            self.interval = heard.interval;
+        }
+        let down_at = now + self.master_down_interval();
+        let owner = Some(followed);
+        self.state = State::Backup { down_at, owner, released: false, preempt_at, yielded };
+        Outcome::default()
+    }
+
+    fn backup_hears_release(&mut self, heard: Heard, now: Time) -> Outcome {
+        let wait = heard.wait.unwrap_or_else(|| self.skew());
+        let State::Backup { down_at, owner, released, .. } = &mut self.state else {
+            return Outcome::default();
+        };
+        if owner.is_some_and(|o| o.who != heard.who) {
+            return Outcome::default();
+        }
+        *owner = Some(Owner { who: heard.who, priority: heard.priority, at: now });
+        *released = true;
+        *down_at = (now + wait).min(*down_at);
+        if wait.is_zero() {
+            return self.become_active(Cause::Released(heard.who), now);
+        }
+        Outcome::default()
+    }
+
+    fn backup_timer(&mut self, now: Time) -> Outcome {
+        let State::Backup { down_at, owner, released, preempt_at, .. } = &self.state else {
+            return Outcome::default();
+        };
+        if now < *down_at {
+            return Outcome::default();
+        }
+        let cause = match owner {
+            Some(owner) if *released => Cause::Released(owner.who),
+            Some(owner) if preempt_at.is_some_and(|at| now >= at) => {
+                Cause::Preempted(owner.who, owner.priority)
+            }
+            Some(owner) => Cause::Silence(Some((owner.who, now - owner.at))),
+            None => Cause::Silence(None),
+        };
+        self.become_active(cause, now)
+    }
+
+    fn active_hears(&mut self, heard: Heard, now: Time) -> Outcome {
+        if heard.priority == PRIORITY_RELEASE {
+            return self.advertise(now);
+        }
+        let mine = self.params.priority;
+        if heard.priority > mine || (heard.priority == mine && heard.source_is_greater) {
+            if self.params.version == VrrpVersion::V3 {
+                self.interval = heard.interval;
+            }
+            let owner = Owner { who: heard.who, priority: heard.priority, at: now };
+            self.become_backup(now, Some(owner), false);
+            let disown = Some(Cause::Superior(heard.who, heard.priority));
+            return Outcome { disown, ..Outcome::default() };
+        }
+        match self.state {
+            State::Active { sent_at, .. } if now - sent_at >= ANSWER_GAP => self.advertise(now),
+            State::Init | State::Fault | State::Backup { .. } | State::Active { .. } => Outcome::default(),
+        }
+    }
+
+    fn active_timer(&mut self, now: Time) -> Outcome {
+        match self.state {
+            State::Active { advert_at, .. } if now >= advert_at => {
+                let outcome = self.advertise(now);
+                // Keep the rhythm when the timer came a little late.
+                let next = advert_at + self.params.interval;
+                if next > now {
+                    self.state = State::Active { advert_at: next, sent_at: now };
+                }
+                outcome
+            }
+            State::Init | State::Fault | State::Backup { .. } | State::Active { .. } => Outcome::default(),
+        }
+    }
+
+    fn advertise(&mut self, now: Time) -> Outcome {
+        self.state = State::Active { advert_at: now + self.params.interval, sent_at: now };
+        Outcome { advertise: true, ..Outcome::default() }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,252 @@
+use super::*;
+
+const SECOND: Duration = Duration::from_secs(1);
+const PEER: Who = Who::Node(1);
+
+fn params(priority: u8) -> Params {
+    Params {
+        priority,
+        interval: SECOND,
+        version: VrrpVersion::V3,
+        preempt: false,
+        preempt_delay: Duration::ZERO,
+        lease: 3 * SECOND,
+    }
+}
+
+fn heard(priority: u8) -> Heard {
+    Heard { who: PEER, priority, interval: SECOND, source_is_greater: false, wait: None }
+}
+
+fn at(millis: u64) -> Time {
+    Time::ZERO + Duration::from_millis(millis)
+}
+
+/// An election of priority 150 in each state, entered at 0 s.
+fn in_state(word: Word) -> Election {
+    let mut election = Election::new(params(150));
+    match word {
+        Word::Init => {}
+        Word::Fault => {
+            election.handle(Event::Fault, at(0));
+        }
+        Word::Backup => {
+            election.handle(Event::Startup, at(0));
+        }
+        Word::Active => {
+            election.handle(Event::Startup, at(0));
+            let due = election.deadline().unwrap_or_default();
+            election.handle(Event::Timer, due);
+            // Shift to 0 s, so that every state is entered at the same time.
+            election.state = State::Active { advert_at: at(1000), sent_at: at(0) };
+        }
+    }
+    assert_eq!(election.word(), word);
+    election
+}
+
+/// (state, event, state after, advertise, release, own, disown), one row a pair.
+#[test]
+fn transition_table() {
+    use Word::{Active, Backup, Fault, Init};
+    let advert = |p| Event::Advert(heard(p));
+    let equal_and_greater = Event::Advert(Heard { source_is_greater: true, ..heard(150) });
+    let release_now = Event::Advert(Heard { wait: Some(Duration::ZERO), ..heard(0) });
+    let none = Outcome::default();
+    let advertise = Outcome { advertise: true, ..none };
+    let own = |cause| Outcome { advertise: true, own: Some(cause), ..none };
+    let give = |release, cause| Outcome { release, disown: Some(cause), ..none };
+    let rows = [
+        (Init, Event::Startup, Backup, none),
+        (Init, Event::Shutdown, Init, none),
+        (Init, Event::Fault, Fault, none),
+        (Init, Event::Release, Init, none),
+        (Init, advert(200), Init, none),
+        (Init, advert(0), Init, none),
+        (Init, Event::Timer, Init, none),
+        (Fault, Event::Startup, Backup, none),
+        (Fault, Event::Shutdown, Init, none),
+        (Fault, Event::Fault, Fault, none),
+        (Fault, Event::Release, Fault, none),
+        (Fault, advert(200), Fault, none),
+        (Fault, advert(0), Fault, none),
+        (Fault, Event::Timer, Fault, none),
+        (Backup, Event::Startup, Backup, none),
+        (Backup, Event::Shutdown, Init, none),
+        (Backup, Event::Fault, Fault, none),
+        (Backup, Event::Release, Backup, none),
+        (Backup, advert(200), Backup, none),
+        (Backup, advert(100), Backup, none),
+        (Backup, equal_and_greater, Backup, none),
+        (Backup, advert(0), Backup, none),
+        (Backup, release_now, Active, own(Cause::Released(PEER))),
+        (Backup, Event::Timer, Backup, none),
+        (Active, Event::Startup, Active, none),
+        (Active, Event::Shutdown, Init, give(true, Cause::Shutdown)),
+        (Active, Event::Fault, Fault, give(true, Cause::Fault)),
+        (Active, Event::Release, Backup, give(true, Cause::GivenUp)),
+        (Active, advert(200), Backup, give(false, Cause::Superior(PEER, 200))),
+        (Active, advert(100), Active, advertise),
+        (Active, advert(150), Active, advertise),
+        (Active, equal_and_greater, Backup, give(false, Cause::Superior(PEER, 150))),
+        (Active, advert(0), Active, advertise),
+        (Active, Event::Timer, Active, none),
+    ];
+    for state in Word::ALL {
+        let of_state = rows.iter().filter(|r| r.0 == state).count();
+        assert!(of_state >= 7, "{} has {of_state} rows", state.as_str());
+    }
+    for (from, event, to, outcome) in rows {
+        let mut election = in_state(from);
+        assert_eq!(election.handle(event, at(500)), outcome, "{from:?} {event:?}");
+        assert_eq!(election.word(), to, "{from:?} {event:?}");
+        if let Some(deadline) = election.deadline() {
+            assert!(deadline > at(500), "{from:?} {event:?}: a deadline lies in the future");
+        }
+    }
+}
+
+#[test]
+fn the_skew_is_exact() {
+    let skew = |priority, interval, version| {
+        Election::new(Params { priority, interval, version, ..params(1) }).skew()
+    };
+    let ms = Duration::from_millis;
+    assert_eq!(skew(200, SECOND, VrrpVersion::V3), Duration::from_nanos(218_750_000));
+    assert_eq!(skew(254, ms(10), VrrpVersion::V3), Duration::from_nanos(78_125));
+    assert_eq!(skew(255, ms(10), VrrpVersion::V3), Duration::from_nanos(39_062));
+    assert_eq!(skew(1, ms(40_950), VrrpVersion::V3), Duration::from_nanos(40_790_039_062));
+    assert_eq!(skew(100, SECOND * 5, VrrpVersion::V2), Duration::from_nanos(609_375_000));
+    for priority in 1..255 {
+        let step = skew(priority, ms(10), VrrpVersion::V3) - skew(priority + 1, ms(10), VrrpVersion::V3);
+        assert!(
+            step >= Duration::from_micros(39),
+            "priorities {priority} and {} are staggered",
+            priority + 1
+        );
+    }
+}
+
+#[test]
+fn silence_makes_a_backup_take_over_at_the_right_time() {
+    let mut election = in_state(Word::Backup);
+    election.handle(Event::Advert(heard(200)), at(100));
+    let due = at(100) + 3 * SECOND + election.skew();
+    assert_eq!(election.deadline(), Some(due));
+    assert_eq!(election.handle(Event::Timer, due.before(Duration::from_nanos(1))), Outcome::default());
+    let silence = Cause::Silence(Some((PEER, due - at(100))));
+    assert_eq!(election.handle(Event::Timer, due).own, Some(silence));
+}
+
+#[test]
+fn the_owners_interval_is_learned_in_version_3_only() {
+    let slow = Event::Advert(Heard { interval: 10 * SECOND, ..heard(200) });
+    let mut v3 = in_state(Word::Backup);
+    v3.handle(slow, at(0));
+    assert!(v3.deadline() > Some(at(30_000)));
+    let mut v2 = Election::new(Params { version: VrrpVersion::V2, ..params(150) });
+    v2.handle(Event::Startup, at(0));
+    v2.handle(slow, at(0));
+    assert!(v2.deadline() < Some(at(4_000)));
+}
+
+#[test]
+fn a_release_waits_by_rank_or_by_skew() {
+    let ms = Duration::from_millis;
+    let mut second = in_state(Word::Backup);
+    second.handle(Event::Advert(heard(200)), at(0));
+    second.handle(Event::Advert(Heard { wait: Some(ms(10)), ..heard(0) }), at(50));
+    assert_eq!(second.deadline(), Some(at(60)));
+    assert_eq!(second.handle(Event::Timer, at(60)).own, Some(Cause::Released(PEER)));
+    let mut stranger = in_state(Word::Backup);
+    stranger.handle(Event::Advert(heard(0)), at(50));
+    assert_eq!(stranger.deadline(), Some(at(50) + stranger.skew()));
+}
+
+#[test]
+fn a_release_by_somebody_else_moves_no_timer() {
+    let mut election = in_state(Word::Backup);
+    election.handle(Event::Advert(heard(200)), at(0));
+    let before = election.deadline();
+    let other = Heard { who: Who::Node(2), wait: Some(Duration::ZERO), ..heard(0) };
+    assert_eq!(election.handle(Event::Advert(other), at(50)), Outcome::default());
+    assert_eq!(election.deadline(), before);
+}
+
+#[test]
+fn preemption_is_off_unless_asked_for() {
+    let preempted_at = |preempt, priority, delay| {
+        let mut election =
+            Election::new(Params { preempt, priority, preempt_delay: delay, ..params(priority) });
+        election.handle(Event::Startup, at(0));
+        (1..200).map(|n| at(n * 100)).find(|now| {
+            election.handle(Event::Advert(heard(100)), *now);
+            election.handle(Event::Timer, *now).own.is_some()
+        })
+    };
+    assert_eq!(preempted_at(false, 200, Duration::ZERO), None);
+    assert_eq!(preempted_at(true, 200, Duration::ZERO), Some(at(3300)));
+    // 5 s after the first advert, and then a whole silence as the RFC has it.
+    assert_eq!(preempted_at(true, 200, 5 * SECOND), Some(at(8300)));
+    assert_eq!(preempted_at(true, 90, Duration::ZERO), None);
+}
+
+#[test]
+fn the_address_owner_owns_at_once_and_always_preempts() {
+    let mut election = Election::new(params(255));
+    assert_eq!(election.handle(Event::Startup, at(0)).own, Some(Cause::AddressOwner));
+    election.handle(Event::Release, at(1));
+    election.handle(Event::Advert(heard(254)), at(2));
+    let due = election.deadline().unwrap_or_default();
+    assert_eq!(election.handle(Event::Timer, due).own, Some(Cause::Preempted(PEER, 254)));
+}
+
+#[test]
+fn who_gave_ownership_up_does_not_preempt_the_successor() {
+    let mut election = Election::new(Params { preempt: true, ..params(200) });
+    election.handle(Event::Startup, at(0));
+    let due = election.deadline().unwrap_or_default();
+    election.handle(Event::Timer, due);
+    election.handle(Event::Release, due);
+    let mut now = due;
+    for _ in 0..100 {
+        now += Duration::from_millis(500);
+        election.handle(Event::Advert(heard(150)), now);
+        assert_eq!(election.handle(Event::Timer, now), Outcome::default());
+    }
+    // Once the successor is gone, it takes over as always.
+    let due = election.deadline().unwrap_or_default();
+    assert!(election.handle(Event::Timer, due).own.is_some());
+}
+
+#[test]
+fn an_owner_that_slept_steps_down_before_it_speaks() {
+    for event in [Event::Timer, Event::Release, Event::Startup] {
+        let mut election = in_state(Word::Active);
+        let outcome = election.handle(event, at(3_001));
+        let slept = Cause::Slept(Duration::from_millis(3_001));
+        assert_eq!(outcome, Outcome { disown: Some(slept), ..Outcome::default() });
+        assert_eq!(election.word(), Word::Backup);
+    }
+    let mut election = in_state(Word::Active);
+    let outcome = election.handle(Event::Advert(heard(100)), at(3_001));
+    assert!(!outcome.advertise && outcome.disown.is_some());
+    assert_eq!(election.following().map(|o| o.priority), Some(100));
+}
+
+#[test]
+fn adverts_keep_their_rhythm_when_the_timer_is_late() {
+    let mut election = in_state(Word::Active);
+    assert!(election.handle(Event::Timer, at(1_040)).advertise);
+    assert_eq!(election.deadline(), Some(at(2_000)));
+    assert!(election.handle(Event::Timer, at(3_900)).advertise);
+    assert_eq!(election.deadline(), Some(at(4_900)));
+}
+
+#[test]
+fn losing_adverts_are_answered_at_once_but_not_without_bound() {
+    let mut election = in_state(Word::Active);
+    assert!(election.handle(Event::Advert(heard(100)), at(500)).advertise);
+    assert!(!election.handle(Event::Advert(heard(100)), at(501)).advertise);
+    assert!(election.handle(Event::Advert(heard(100)), at(505)).advertise);
+}
