@@ -33,6 +33,9 @@ use std::time::Duration;
 const SILENT_INTERVALS: u32 = 3;
 /// A losing advert is answered at once, but not more often than this.
 const ANSWER_GAP: Duration = Duration::from_millis(5);
+/// A backup whose timer runs out this much too late (or an interval, if that
+/// is longer) was asleep: it listens again before it judges anybody silent.
+const OVERSLEPT: Duration = Duration::from_millis(20);
 
 /// What an election runs by.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -91,6 +94,9 @@ pub enum Event {
     Advert(Heard),
     /// Time passed.
     Timer,
+    /// The program runs again, perhaps after a long pause: comes before every
+    /// other event. What is queued may be old.
+    Wake,
 }
 
 /// Why ownership changed.
@@ -171,6 +177,8 @@ pub struct Election {
     state: State,
     /// The owner's interval, which backups follow (version 3).
     interval: Duration,
+    /// When this backup last woke after its timer had long run out.
+    woke_at: Option<Time>,
 }
 
 impl Election {
@@ -178,7 +186,7 @@ impl Election {
     #[must_use]
     pub fn new(params: Params) -> Self {
         let interval = params.interval;
-        Self { params, state: State::Init, interval }
+        Self { params, state: State::Init, interval, woke_at: None }
     }
 
     /// The parameters in force.
@@ -256,7 +264,7 @@ impl Election {
                     Event::Advert(_) | Event::Shutdown | Event::Fault => {
                         Outcome { disown: outcome.disown, ..self.step(event, now) }
                     }
-                    Event::Startup | Event::Release | Event::Timer => outcome,
+                    Event::Startup | Event::Release | Event::Timer | Event::Wake => outcome,
                 };
             }
         }
@@ -279,6 +287,14 @@ impl Election {
             (State::Backup { .. }, Event::Timer) => self.backup_timer(now),
             (State::Active { .. }, Event::Advert(heard)) => self.active_hears(heard, now),
             (State::Active { .. }, Event::Timer) => self.active_timer(now),
+            (State::Backup { down_at, .. }, Event::Wake) => {
+                if now - *down_at > OVERSLEPT.max(self.interval) {
+                    self.become_backup(now, None, false);
+                    self.woke_at = Some(now);
+                }
+                Outcome::default()
+            }
+            (State::Active { .. }, Event::Wake) => Outcome::default(),
             (State::Active { .. }, Event::Release) => {
                 self.become_backup(now, None, true);
                 Outcome { release: true, disown: Some(Cause::GivenUp), ..Outcome::default() }
@@ -355,7 +371,11 @@ impl Election {
     }
 
     fn backup_hears_release(&mut self, heard: Heard, now: Time) -> Outcome {
-        let wait = heard.wait.unwrap_or_else(|| self.skew());
+        let mut wait = heard.wait.unwrap_or_else(|| self.skew());
+        if self.woke_at.is_some_and(|at| now - at < self.interval) {
+            // It may have waited in the queue while a successor took over.
+            wait = wait.max(self.interval + self.skew());
+        }
         let State::Backup { down_at, owner, released, .. } = &mut self.state else {
             return Outcome::default();
         };

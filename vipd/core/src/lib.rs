@@ -12,8 +12,14 @@
 //! * [`wire`]: bytes of the network, and the types they stand for.
 
 pub mod election;
+pub mod event;
+mod explain;
+mod group;
+pub mod node;
+pub mod peers;
 pub mod plan;
 pub mod probe;
+pub mod rejects;
 pub mod settings;
 pub mod time;
 pub mod wire;

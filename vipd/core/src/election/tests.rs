@@ -57,6 +57,7 @@ fn transition_table() {
     let own = |cause| Outcome { advertise: true, own: Some(cause), ..none };
     let give = |release, cause| Outcome { release, disown: Some(cause), ..none };
     let rows = [
+        (Init, Event::Wake, Init, none),
         (Init, Event::Startup, Backup, none),
         (Init, Event::Shutdown, Init, none),
         (Init, Event::Fault, Fault, none),
@@ -64,6 +65,7 @@ fn transition_table() {
         (Init, advert(200), Init, none),
         (Init, advert(0), Init, none),
         (Init, Event::Timer, Init, none),
+        (Fault, Event::Wake, Fault, none),
         (Fault, Event::Startup, Backup, none),
         (Fault, Event::Shutdown, Init, none),
         (Fault, Event::Fault, Fault, none),
@@ -71,6 +73,7 @@ fn transition_table() {
         (Fault, advert(200), Fault, none),
         (Fault, advert(0), Fault, none),
         (Fault, Event::Timer, Fault, none),
+        (Backup, Event::Wake, Backup, none),
         (Backup, Event::Startup, Backup, none),
         (Backup, Event::Shutdown, Init, none),
         (Backup, Event::Fault, Fault, none),
@@ -81,6 +84,7 @@ fn transition_table() {
         (Backup, advert(0), Backup, none),
         (Backup, release_now, Active, own(Cause::Released(PEER))),
         (Backup, Event::Timer, Backup, none),
+        (Active, Event::Wake, Active, none),
         (Active, Event::Startup, Active, none),
         (Active, Event::Shutdown, Init, give(true, Cause::Shutdown)),
         (Active, Event::Fault, Fault, give(true, Cause::Fault)),
@@ -94,7 +98,7 @@ fn transition_table() {
     ];
     for state in Word::ALL {
         let of_state = rows.iter().filter(|r| r.0 == state).count();
-        assert!(of_state >= 7, "{} has {of_state} rows", state.as_str());
+        assert!(of_state >= 8, "{} has {of_state} rows", state.as_str());
     }
     for (from, event, to, outcome) in rows {
         let mut election = in_state(from);
@@ -249,4 +253,23 @@ fn losing_adverts_are_answered_at_once_but_not_without_bound() {
     assert!(election.handle(Event::Advert(heard(100)), at(500)).advertise);
     assert!(!election.handle(Event::Advert(heard(100)), at(501)).advertise);
     assert!(election.handle(Event::Advert(heard(100)), at(505)).advertise);
+}
+
+#[test]
+fn a_backup_that_overslept_listens_before_it_takes_over() {
+    let mut election = in_state(Word::Backup);
+    election.handle(Event::Advert(heard(200)), at(0));
+    let woke = at(60_000);
+    assert_eq!(election.handle(Event::Wake, woke), Outcome::default());
+    assert_eq!(election.handle(Event::Timer, woke), Outcome::default());
+    // A release that waited in the queue may be an old one.
+    let release = Heard { wait: Some(Duration::ZERO), ..heard(0) };
+    assert_eq!(election.handle(Event::Advert(release), woke), Outcome::default());
+    assert_eq!(election.handle(Event::Advert(heard(100)), woke), Outcome::default());
+    assert_eq!(election.deadline(), Some(woke + election.master_down_interval()));
+    // A timer that is a little late is no sleep.
+    let mut prompt = in_state(Word::Backup);
+    let late = prompt.deadline().unwrap_or_default() + Duration::from_millis(900);
+    prompt.handle(Event::Wake, late);
+    assert!(prompt.handle(Event::Timer, late).own.is_some());
 }

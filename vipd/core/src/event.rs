@@ -1,0 +1,114 @@
+//! What happened, in words for people: the source of the log, of
+//! `vipctl events` and of the history.
+
+use std::time::Duration;
+
+/// How much an event matters.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub enum Level {
+    /// Something changed, as it should.
+    Info,
+    /// Something is not as it should be; the service goes on.
+    Warn,
+    /// The service suffers.
+    Error,
+}
+
+/// The kinds of event, the same words in every release.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub enum Kind {
+    /// A VIP group changed its state on this node.
+    VipState,
+    /// This node took a group over and announced it; the event carries its steps.
+    Failover,
+    /// A planned switchover began, ended or was refused.
+    Switchover,
+    /// Somebody deleted an address, and it was put back.
+    AddressRestored,
+    /// The kernel refused an address.
+    AddressRefused,
+    /// A packet was not accepted.
+    PacketRejected,
+    /// A peer appeared, vanished or differs in its settings.
+    Peer,
+    /// A server's state or role changed.
+    Server,
+    /// The configuration was reloaded, or could not be.
+    Reload,
+    /// The daemon itself: start, stop, guard.
+    Daemon,
+}
+
+impl Kind {
+    /// The kind's word.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::VipState => "vip-state",
+            Self::Failover => "failover",
+            Self::Switchover => "switchover",
+            Self::AddressRestored => "address-restored",
+            Self::AddressRefused => "address-refused",
+            Self::PacketRejected => "packet-rejected",
+            Self::Peer => "peer",
+            Self::Server => "server",
+            Self::Reload => "reload",
+            Self::Daemon => "daemon",
+        }
+    }
+}
+
+/// The steps of a takeover, each as time since the former owner's last sign
+/// of life (its last advert, or its release).
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Steps {
+    /// The silence was long enough, or the release arrived.
+    pub detected: Duration,
+    /// This node decided to own.
+    pub decided: Duration,
+    /// The kernel acknowledged the last address.
+    pub address_in: Duration,
+    /// The first announcement of every address was sent.
+    pub announced: Duration,
+}
+
+/// One thing that happened.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Event {
+    /// How much it matters.
+    pub level: Level,
+    /// What kind it is.
+    pub kind: Kind,
+    /// The VIP group it is about.
+    pub vip: Option<String>,
+    /// The node it is about.
+    pub peer: Option<String>,
+    /// The pool and the server it is about.
+    pub server: Option<(String, String)>,
+    /// What happened and why, one sentence.
+    pub message: String,
+    /// A takeover's steps.
+    pub steps: Option<Steps>,
+}
+
+impl Event {
+    /// An event about nothing in particular.
+    #[must_use]
+    pub fn new(level: Level, kind: Kind, message: impl Into<String>) -> Self {
+        Self { level, kind, vip: None, peer: None, server: None, message: message.into(), steps: None }
+    }
+
+    /// The same, about a VIP group.
+    #[must_use]
+    pub fn of_vip(mut self, vip: &str) -> Self {
+        self.vip = Some(vip.to_owned());
+        self
+    }
+
+    /// The same, about a node.
+    #[must_use]
+    pub fn of_peer(mut self, peer: &str) -> Self {
+        self.peer = Some(peer.to_owned());
+        self
+    }
+}

@@ -1,0 +1,94 @@
+//! Why a VIP group is in the state it is in, in words for people.
+
+use crate::election::{Cause, Who};
+use crate::group::Group;
+use crate::node::{Link, Scope};
+use crate::wire::peer::State;
+use std::time::Duration;
+
+/// Why the group's state just changed.
+pub(crate) fn change(group: &Group, scope: &Scope<'_>) -> String {
+    match (group.election.word(), group.cause) {
+        (State::Fault, _) => group.fault.clone().unwrap_or_else(|| "cause unknown".to_owned()),
+        (State::Backup, None) => "listening for an owner".to_owned(),
+        (State::Init, None) if group.taking_part => "waiting for the interface".to_owned(),
+        (State::Init, None) => "takes no part".to_owned(),
+        (State::Active, None) => "owner".to_owned(),
+        (_, Some(cause)) => sentence(cause, group, scope),
+    }
+}
+
+/// Why the group's state is what it is now.
+pub(crate) fn standing(group: &Group, scope: &Scope<'_>) -> String {
+    match group.election.word() {
+        State::Init => match (&group.link, group.taking_part) {
+            (_, false) => "this node takes no part: it is in maintenance or stopping".to_owned(),
+            (Link::Up { .. } | Link::Unknown | Link::Down { .. }, true) => {
+                "waiting for the interface".to_owned()
+            }
+        },
+        State::Fault => group.fault.clone().unwrap_or_else(|| "cause unknown".to_owned()),
+        State::Active => change(group, scope),
+        State::Backup => match group.election.following() {
+            Some(owner) => {
+                let mine = group.election.params().priority;
+                let relation = match owner.priority.cmp(&mine) {
+                    std::cmp::Ordering::Greater => format!("priority {} > {mine}", owner.priority),
+                    std::cmp::Ordering::Equal => format!("the same priority, {mine}"),
+                    std::cmp::Ordering::Less => {
+                        format!("priority {} < {mine}, but no preemption", owner.priority)
+                    }
+                };
+                let ago = seconds(scope.now - owner.at);
+                format!("{} ({relation}) advertised {ago} ago", who(owner.who, scope))
+            }
+            None => "listening for an owner".to_owned(),
+        },
+    }
+}
+
+fn sentence(cause: Cause, group: &Group, scope: &Scope<'_>) -> String {
+    match cause {
+        Cause::AddressOwner => "this node is the address owner (priority 255)".to_owned(),
+        Cause::Silence(Some((owner, silence))) => {
+            format!("{} was silent for {}", who(owner, scope), seconds(silence))
+        }
+        Cause::Silence(None) => {
+            format!("nobody advertised for {}", seconds(group.election.master_down_interval()))
+        }
+        Cause::Released(owner) => format!("{} released it", who(owner, scope)),
+        Cause::Preempted(owner, priority) => format!(
+            "preempted {} (priority {priority} < {})",
+            who(owner, scope),
+            group.election.params().priority
+        ),
+        Cause::Superior(owner, priority) => format!(
+            "{} (priority {priority}) owns it and comes before this node ({})",
+            who(owner, scope),
+            group.election.params().priority
+        ),
+        Cause::Slept(slept) => {
+            format!("this node did not run for {}; another may own it by now", seconds(slept))
+        }
+        Cause::GivenUp => "handed over on purpose".to_owned(),
+        Cause::Fault => group.fault.clone().unwrap_or_else(|| "cause unknown".to_owned()),
+        Cause::Shutdown => "this node takes no part any more".to_owned(),
+    }
+}
+
+/// A sender's name, or its address.
+pub(crate) fn who(who: Who, scope: &Scope<'_>) -> String {
+    match who {
+        Who::Node(node) => scope.name(node).to_owned(),
+        Who::Stranger(address) => address.to_string(),
+    }
+}
+
+/// A duration as people say it, in seconds.
+pub(crate) fn seconds(duration: Duration) -> String {
+    let millis = duration.as_millis();
+    if millis < 100 {
+        return format!("{}.{:03} s", millis / 1000, millis % 1000);
+    }
+    format!("{}.{:02} s", millis / 1000, millis / 10 % 100)
+}

@@ -1,0 +1,64 @@
+//! What is known of the other nodes, from their hellos and adverts.
+
+use crate::time::Time;
+use crate::wire::peer::{GroupReport, State};
+use std::num::NonZeroU8;
+use std::time::Duration;
+
+/// What this node knows of another.
+#[derive(Clone, Debug, Default)]
+pub struct Peer {
+    /// When it last said anything.
+    pub heard_at: Option<Time>,
+    /// Whether it counts as being there.
+    pub alive: bool,
+    /// Its groups, by its last hello.
+    pub reports: Vec<GroupReport>,
+    /// The keys in which its settings differ from this node's.
+    pub differs: Vec<&'static str>,
+    /// Whether it has ever said hello: a host that runs something else does not.
+    pub speaks: bool,
+}
+
+impl Peer {
+    /// Its report of a group.
+    #[must_use]
+    pub fn report(&self, vrid: NonZeroU8) -> Option<GroupReport> {
+        self.reports.iter().copied().find(|r| r.vrid == vrid)
+    }
+
+    /// Whether it could take the group over now.
+    #[must_use]
+    pub fn can_take(&self, vrid: NonZeroU8) -> bool {
+        self.alive && self.report(vrid).is_some_and(|r| r.state == State::Backup)
+    }
+
+    /// Whether it is better off than a node whose tracked listeners have no server.
+    #[must_use]
+    pub fn serves(&self, vrid: NonZeroU8) -> bool {
+        self.alive && self.report(vrid).is_some_and(|r| r.serving)
+    }
+
+    /// Notes a sign of life; true if the peer was not there before.
+    pub fn hear(&mut self, now: Time) -> bool {
+        self.heard_at = Some(now);
+        !std::mem::replace(&mut self.alive, true)
+    }
+
+    /// Notes the time; true if the peer is gone now.
+    pub fn watch(&mut self, now: Time, patience: Duration) -> bool {
+        let silent = self.heard_at.is_none_or(|at| now - at >= patience);
+        if silent && self.alive {
+            self.alive = false;
+            self.reports.clear();
+            return true;
+        }
+        false
+    }
+
+    /// When [`Peer::watch`] has something to say.
+    #[must_use]
+    pub fn deadline(&self, patience: Duration) -> Option<Time> {
+        self.heard_at.filter(|_| self.alive).map(|at| at + patience)
+    }
+}

@@ -1,0 +1,182 @@
+//! Packets that were not accepted: counted by cause and sender, told once a
+//! minute for each, never a change of state.
+
+use crate::time::Time;
+use crate::wire::{advert, peer};
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::IpAddr;
+use std::time::Duration;
+
+/// A cause and sender is told of once in this time.
+const TELL_EVERY: Duration = Duration::from_secs(60);
+/// Pairs of cause and sender that are kept; senders beyond share one entry a
+/// cause, so that a flood of forged senders costs no memory.
+const MAX_PAIRS: usize = 128;
+
+/// Why a packet was not accepted.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub enum Reject {
+    /// The bytes are no advert.
+    Advert(advert::Malformed),
+    /// The bytes are no peer message.
+    Peer(peer::Malformed),
+    /// The TTL or hop limit is not 255: it may have come through a router.
+    Ttl,
+    /// A virtual router that is not configured here.
+    UnknownVrid,
+    /// An advert in the other version.
+    VersionMismatch,
+    /// A version 2 advert with another interval (RFC 3768 section 7.1).
+    IntervalMismatch,
+    /// The sender is not in the list of nodes.
+    UnknownSender,
+    /// Another cluster's advert or message.
+    ForeignCluster,
+    /// This node's own address, used by somebody else.
+    OwnAddress,
+    /// A node's name from an address that is not that node's.
+    NodeName,
+}
+
+impl Reject {
+    /// The cause's word, as in metrics.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Advert(malformed) => match malformed {
+                advert::Malformed::Truncated => "truncated",
+                advert::Malformed::Oversized => "oversized",
+                advert::Malformed::Version => "unknown-version",
+                advert::Malformed::Type => "unknown-type",
+                advert::Malformed::VridZero => "vrid-zero",
+                advert::Malformed::CountZero => "no-address",
+                advert::Malformed::IntervalZero => "interval-zero",
+                advert::Malformed::Authentication => "authentication",
+                advert::Malformed::Checksum => "wrong-checksum",
+            },
+            Self::Peer(malformed) => match malformed {
+                peer::Malformed::Garbage => "peer-garbage",
+                peer::Malformed::Version => "peer-version",
+            },
+            Self::Ttl => "ttl",
+            Self::UnknownVrid => "unknown-vrid",
+            Self::VersionMismatch => "version-mismatch",
+            Self::IntervalMismatch => "interval-mismatch",
+            Self::UnknownSender => "unknown-sender",
+            Self::ForeignCluster => "foreign-cluster",
+            Self::OwnAddress => "own-address",
+            Self::NodeName => "node-name",
+        }
+    }
+
+    /// What it means and what to do, for the log.
+    #[must_use]
+    pub const fn advice(self) -> &'static str {
+        match self {
+            Self::Advert(_) => "it is damaged or forged",
+            Self::Peer(peer::Malformed::Garbage) => "something else uses the peer port",
+            Self::Peer(peer::Malformed::Version) => "that host runs a newer vipd: upgrade this one",
+            Self::Ttl => "its TTL is not 255, so it did not come from this link",
+            Self::UnknownVrid => "no VIP here has this VRID: another cluster, or files that differ",
+            Self::VersionMismatch => "set `[election] vrrp-version` alike on every host",
+            Self::IntervalMismatch => "VRRPv2 wants the same `advert-interval` on every host",
+            Self::UnknownSender => {
+                "it is not in `[cluster] nodes`: add it, or give one cluster another `vrid`"
+            }
+            Self::ForeignCluster => "another cluster uses this VRID or port: give one of them another",
+            Self::OwnAddress => "another host uses this host's address",
+            Self::NodeName => "another host runs under this node's name",
+        }
+    }
+}
+
+impl fmt::Display for Reject {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Entry {
+    count: u64,
+    told_at: Time,
+    last: Time,
+}
+
+/// One line of the count.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Rejected {
+    /// The cause.
+    pub cause: Reject,
+    /// The sender; absent where too many senders share an entry.
+    pub sender: Option<IpAddr>,
+    /// Packets so far.
+    pub count: u64,
+    /// How long ago the last one came.
+    pub ago: Duration,
+}
+
+/// The counts.
+#[derive(Clone, Debug, Default)]
+pub struct Rejects(BTreeMap<(Reject, Option<IpAddr>), Entry>);
+
+impl Rejects {
+    /// Counts a packet. Returns the count if it is time to tell somebody.
+    pub fn count(&mut self, cause: Reject, sender: IpAddr, now: Time) -> Option<u64> {
+        let known = self.0.contains_key(&(cause, Some(sender)));
+        let key = if known || self.0.len() < MAX_PAIRS { Some(sender) } else { None };
+        let mut first = false;
+        let entry = self.0.entry((cause, key)).or_insert_with(|| {
+            first = true;
+            Entry { count: 0, told_at: now, last: now }
+        });
+        entry.count += 1;
+        entry.last = now;
+        if first || now - entry.told_at >= TELL_EVERY {
+            entry.told_at = now;
+            return Some(entry.count);
+        }
+        None
+    }
+
+    /// The counts, by cause and sender.
+    pub fn list(&self, now: Time) -> impl Iterator<Item = Rejected> + '_ {
+        self.0.iter().map(move |((cause, sender), entry)| Rejected {
+            cause: *cause,
+            sender: *sender,
+            count: entry.count,
+            ago: now - entry.last,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::Ipv4Addr;
+
+    #[test]
+    fn a_cause_and_sender_is_told_of_once_a_minute() {
+        let mut rejects = Rejects::default();
+        let sender = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
+        let at = |s| Time::ZERO + Duration::from_secs(s);
+        assert_eq!(rejects.count(Reject::Ttl, sender, at(0)), Some(1));
+        assert_eq!(rejects.count(Reject::Ttl, sender, at(59)), None);
+        assert_eq!(rejects.count(Reject::UnknownVrid, sender, at(59)), Some(1));
+        assert_eq!(rejects.count(Reject::Ttl, sender, at(60)), Some(3));
+        let list: Vec<_> = rejects.list(at(61)).collect();
+        assert_eq!(list.len(), 2);
+        assert_eq!((list[0].count, list[0].ago), (3, Duration::from_secs(1)));
+    }
+
+    #[test]
+    fn a_flood_of_senders_costs_no_memory() {
+        let mut rejects = Rejects::default();
+        for n in 0..100_000_u32 {
+            rejects.count(Reject::Ttl, IpAddr::V4(Ipv4Addr::from_bits(n)), Time::ZERO);
+        }
+        assert!(rejects.0.len() <= MAX_PAIRS + 1);
+        assert_eq!(rejects.list(Time::ZERO).map(|r| r.count).sum::<u64>(), 100_000);
+    }
+}
