@@ -1,1 +1,3 @@
-//! .
+//! Simulation, lab, interop, demo and benchmarks of vipd.
+
+pub mod sim;

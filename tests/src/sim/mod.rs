@@ -1,0 +1,11 @@
+//! A cluster in one thread: real [`Node`]s, a virtual clock, a network that
+//! loses, delays, doubles and cuts, and a kernel that answers late. Everything
+//! follows from a seed.
+
+pub mod host;
+pub mod rng;
+pub mod world;
+
+pub use host::{Host, Power};
+pub use rng::Rng;
+pub use world::{Fault, World};

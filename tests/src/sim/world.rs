@@ -1,0 +1,515 @@
+//! The simulated cluster and its invariants.
+
+use super::host::{Host, Power};
+use super::rng::Rng;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr};
+use std::num::NonZeroU8;
+use std::time::Duration;
+use vipd_core::node::{Input, Link, Node, Output, Settings, Transmit};
+use vipd_core::plan::{GroupPlan, Hold};
+use vipd_core::settings::{
+    Cidr, ClusterSettings, ElectionSettings, Member, Transport, VipGroup, VrrpVersion,
+};
+use vipd_core::time::Time;
+use vipd_core::wire::peer::State;
+
+const INTERFACE: u32 = 2;
+const MULTICAST: IpAddr = IpAddr::V4(Ipv4Addr::new(224, 0, 0, 18));
+
+/// Something that goes wrong.
+#[derive(Clone, Copy, Debug)]
+pub enum Fault {
+    /// SIGKILL of the daemon; the guard cleans up. Started again later.
+    Kill(usize, Duration),
+    /// The host loses power: no guard, no address. Started again later.
+    PowerOff(usize, Duration),
+    /// The daemon does not run for a while.
+    Freeze(usize, Duration),
+    /// Nothing from the first reaches the second.
+    OneWay(usize, usize),
+    /// Neither reaches the other.
+    Cut(usize, usize),
+    /// Every path is whole again.
+    Heal,
+    /// The cable is pulled, or put in.
+    Carrier(usize, bool),
+    /// An orderly stop; started again later.
+    Stop(usize, Duration),
+    /// A planned switchover of a group, by whoever owns it.
+    Switchover(usize),
+    /// Maintenance on or off.
+    Maintenance(usize, bool),
+    /// Somebody deletes a group's addresses on a host.
+    Delete(usize, usize),
+}
+
+enum Due {
+    Packet { to: usize, from: usize, transmit: Transmit },
+    Peer { to: usize, from: usize, bytes: Vec<u8> },
+    Apply { host: usize, start: u32, plan: GroupPlan },
+    Applied { host: usize, start: u32, group: usize, generation: u64, refused: bool },
+    Restored { host: usize, group: usize },
+    Guard { host: usize },
+}
+
+/// The cluster.
+pub struct World {
+    /// The virtual clock.
+    pub now: Time,
+    /// The hosts, in the order of preference.
+    pub hosts: Vec<Host>,
+    /// What every host runs by.
+    pub settings: Settings,
+    /// Where all chance comes from.
+    pub rng: Rng,
+    /// Packets lost in a thousand.
+    pub loss: u64,
+    /// Plans the kernel refuses in a thousand.
+    pub refusals: u64,
+    /// What happened, for people, the last lines of it.
+    pub log: Vec<String>,
+    due: BTreeMap<(Time, u64), Due>,
+    order: u64,
+    cuts: BTreeSet<(usize, usize)>,
+    /// Since when two hosts that can hear each other have owned a group.
+    overlap_since: BTreeMap<usize, Time>,
+    /// The longest time for which two hosts that could hear each other owned one group.
+    pub longest_overlap: Duration,
+    /// How long two owners that hear each other may last.
+    pub overlap_bound: Duration,
+    /// How long nobody answered for the first group.
+    pub unowned: Duration,
+    /// How long two hosts answered for the first group.
+    pub doubly_owned: Duration,
+}
+
+impl World {
+    /// A cluster of `nodes` hosts and `groups` VIP groups, none started.
+    #[must_use]
+    pub fn new(seed: u64, nodes: usize, groups: usize, election: ElectionSettings) -> Self {
+        let settings = settings(nodes, groups, election);
+        let interval = settings.election.advert_interval;
+        Self {
+            now: Time::ZERO + Duration::from_secs(1),
+            hosts: (0..nodes).map(|_| Host::new()).collect(),
+            rng: Rng::new(seed),
+            loss: 0,
+            refusals: 0,
+            log: vec![],
+            due: BTreeMap::new(),
+            order: 0,
+            cuts: BTreeSet::new(),
+            overlap_since: BTreeMap::new(),
+            longest_overlap: Duration::ZERO,
+            // Detection (four intervals at the most) and a round trip.
+            overlap_bound: interval * 4 + Duration::from_millis(20),
+            unowned: Duration::ZERO,
+            doubly_owned: Duration::ZERO,
+            settings,
+        }
+    }
+
+    /// A node's own address.
+    #[must_use]
+    pub fn address(node: usize) -> IpAddr {
+        IpAddr::V4(Ipv4Addr::new(10, 77, 0, 11 + u8::try_from(node).unwrap_or(0)))
+    }
+
+    /// Notes what happened.
+    pub fn note(&mut self, line: impl Into<String>) {
+        let line = format!("{} {}", self.now, line.into());
+        self.log.push(line);
+    }
+
+    fn schedule(&mut self, after: Duration, due: Due) {
+        self.order += 1;
+        self.due.insert((self.now + after, self.order), due);
+    }
+
+    /// Runs for a while.
+    pub fn run(&mut self, duration: Duration) {
+        let end = self.now + duration;
+        while let Some(next) = self.next_time().filter(|at| *at <= end) {
+            self.advance(next);
+            self.step();
+            self.check();
+        }
+        self.advance(end);
+        self.check();
+    }
+
+    fn advance(&mut self, to: Time) {
+        match self.owners(0).len() {
+            0 => self.unowned += to - self.now,
+            1 => {}
+            _ => self.doubly_owned += to - self.now,
+        }
+        self.now = self.now.max(to);
+    }
+
+    fn next_time(&self) -> Option<Time> {
+        let due = self.due.keys().next().map(|(at, _)| *at);
+        let hosts = self.hosts.iter().flat_map(|h| {
+            let daemon = match h.power {
+                Power::Running => h.node.as_ref().and_then(Node::next_deadline),
+                Power::Frozen(until) | Power::Dead(until) => Some(until),
+            };
+            let kernel = h.kernel.values().map(|held| held.until).min();
+            [daemon, kernel].into_iter().flatten()
+        });
+        hosts.chain(due).min()
+    }
+
+    fn step(&mut self) {
+        for host in 0..self.hosts.len() {
+            self.hosts[host].expire(self.now);
+            match self.hosts[host].power {
+                Power::Dead(until) if until <= self.now => self.start(host),
+                Power::Frozen(until) if until <= self.now => {
+                    self.hosts[host].power = Power::Running;
+                    self.note(format!("{host} thaws"));
+                }
+                Power::Dead(_) | Power::Frozen(_) | Power::Running => {}
+            }
+        }
+        while let Some(((_, _), due)) = self.pop_due() {
+            self.deliver(due);
+        }
+        for host in 0..self.hosts.len() {
+            let ticks = self.hosts[host].node.as_ref().and_then(Node::next_deadline);
+            if self.hosts[host].runs() && ticks.is_some_and(|at| at <= self.now) {
+                self.input(host, Input::Tick);
+                let next = self.hosts[host].node.as_ref().and_then(Node::next_deadline);
+                assert!(next.is_none_or(|at| at > self.now), "host {host}: a deadline lies in the past");
+            }
+        }
+    }
+
+    fn pop_due(&mut self) -> Option<((Time, u64), Due)> {
+        let key = self.due.keys().next().copied().filter(|(at, _)| *at <= self.now)?;
+        self.due.remove(&key).map(|due| (key, due))
+    }
+
+    fn deliver(&mut self, due: Due) {
+        match due {
+            Due::Packet { to, from, transmit } => {
+                // A frozen daemon's packets wait in its socket.
+                if let Power::Frozen(until) = self.hosts[to].power {
+                    let after = (until - self.now) + Duration::from_nanos(1);
+                    return self.schedule(after, Due::Packet { to, from, transmit });
+                }
+                let input = Input::Packet {
+                    interface: INTERFACE,
+                    source: transmit.source,
+                    destination: transmit.destination,
+                    ttl: 255,
+                    payload: &transmit.bytes,
+                };
+                self.input(to, input);
+            }
+            Due::Peer { to, from, bytes } => {
+                if let Power::Frozen(until) = self.hosts[to].power {
+                    let after = (until - self.now) + Duration::from_nanos(1);
+                    return self.schedule(after, Due::Peer { to, from, bytes });
+                }
+                self.input(to, Input::PeerPacket { source: Self::address(from), ttl: 255, payload: &bytes });
+            }
+            Due::Apply { host, start, plan } => self.apply(host, start, &plan),
+            Due::Applied { host, start, group, generation, refused } => {
+                if let Power::Frozen(until) = self.hosts[host].power {
+                    let after = (until - self.now) + Duration::from_nanos(1);
+                    return self.schedule(after, Due::Applied { host, start, group, generation, refused });
+                }
+                if self.hosts[host].starts == start {
+                    let result = if refused { Err("refused by the simulation".to_owned()) } else { Ok(()) };
+                    self.input(host, Input::Applied { group, generation, result });
+                }
+            }
+            Due::Restored { host, group } => {
+                if self.hosts[host].runs() {
+                    let addresses = self.settings.vips[group].addresses.iter().map(|a| a.address()).collect();
+                    self.input(host, Input::Restored { group, addresses });
+                }
+            }
+            Due::Guard { host } => {
+                let guard = std::mem::take(&mut self.hosts[host].guard);
+                self.hosts[host].kernel.clear();
+                for farewell in guard.farewells {
+                    self.send(host, farewell);
+                }
+            }
+        }
+    }
+
+    fn apply(&mut self, host: usize, start: u32, plan: &GroupPlan) {
+        let stale = self.hosts[host].applied.get(&plan.group).is_some_and(|g| *g > plan.generation);
+        if self.hosts[host].starts != start || stale || matches!(self.hosts[host].power, Power::Dead(_)) {
+            return;
+        }
+        let refused = plan.hold == Hold::Owned && self.rng.chance(self.refusals);
+        if !refused {
+            self.hosts[host].apply(plan, self.now);
+        }
+        let (group, generation) = (plan.group, plan.generation);
+        self.schedule(Duration::from_micros(50), Due::Applied { host, start, group, generation, refused });
+    }
+
+    /// Starts a host's daemon; what an earlier run left is deleted first.
+    pub fn start(&mut self, host: usize) {
+        self.note(format!("{host} starts"));
+        let seed = u32::try_from(self.rng.below(1 << 30)).unwrap_or(0);
+        let node = Node::new(self.settings.clone(), host, seed, self.now);
+        let h = &mut self.hosts[host];
+        h.starts += 1;
+        h.node = Some(node);
+        h.power = Power::Running;
+        h.kernel.clear();
+        h.applied.clear();
+        self.tell_links(host);
+    }
+
+    fn tell_links(&mut self, host: usize) {
+        for group in 0..self.settings.vips.len() {
+            let link = if self.hosts[host].carrier {
+                Link::Up { interface: INTERFACE, sources: vec![Self::address(host)] }
+            } else {
+                Link::Down { reason: "eth0 has no carrier".to_owned() }
+            };
+            self.input(host, Input::Link { group, link });
+        }
+    }
+
+    fn input(&mut self, host: usize, input: Input<'_>) {
+        let now = self.now;
+        if !self.hosts[host].runs() {
+            return;
+        }
+        if let Some(node) = &mut self.hosts[host].node {
+            node.handle(input, now);
+        }
+        self.drain(host);
+    }
+
+    fn drain(&mut self, host: usize) {
+        let start = self.hosts[host].starts;
+        while let Some(output) = self.hosts[host].node.as_mut().and_then(Node::next_output) {
+            match output {
+                Output::Advert(transmit) => self.send(host, transmit),
+                Output::Peer { node, bytes } => {
+                    if let Some(after) = self.path(host, node) {
+                        self.schedule(after, Due::Peer { to: node, from: host, bytes });
+                    }
+                }
+                Output::Addresses(plan) => {
+                    let after = Duration::from_micros(self.rng.between(20, 400));
+                    self.schedule(after, Due::Apply { host, start, plan });
+                }
+                Output::Announce(announcement) => {
+                    let held = self.hosts[host].kernel.get(&announcement.group);
+                    let owned = held.is_none_or(|h| h.hold == Hold::Owned);
+                    assert!(owned, "host {host} announces what it holds silently");
+                    let group = announcement.group;
+                    if let Some(node) = &mut self.hosts[host].node {
+                        node.handle(Input::Announced { group }, self.now);
+                    }
+                }
+                Output::Guard(state) => self.hosts[host].guard = state,
+                Output::Event(event) => self.note(format!("{host}: {}", event.message)),
+                Output::Stopped => {
+                    self.note(format!("{host} has stopped"));
+                    assert!(
+                        self.hosts[host].kernel.is_empty(),
+                        "host {host} stopped and still holds addresses"
+                    );
+                    self.hosts[host].guard = vipd_core::node::GuardState::default();
+                    self.hosts[host].node = None;
+                    let until = self.now + Duration::from_secs(3);
+                    self.hosts[host].power = Power::Dead(until);
+                    return;
+                }
+                Output::CloseSessions { .. } => {}
+            }
+        }
+    }
+
+    fn send(&mut self, from: usize, transmit: Transmit) {
+        for to in 0..self.hosts.len() {
+            let meant = transmit.destination == MULTICAST || transmit.destination == Self::address(to);
+            if to == from || !meant {
+                continue;
+            }
+            let copies = if self.rng.chance(5) { 2 } else { 1 };
+            for _ in 0..copies {
+                if let Some(after) = self.path(from, to) {
+                    self.schedule(after, Due::Packet { to, from, transmit: transmit.clone() });
+                }
+            }
+        }
+    }
+
+    /// How long a packet takes, unless it is lost.
+    fn path(&mut self, from: usize, to: usize) -> Option<Duration> {
+        let whole = self.hosts[from].carrier && self.hosts[to].carrier && !self.cuts.contains(&(from, to));
+        let arrives = whole && !self.rng.chance(self.loss);
+        arrives.then(|| Duration::from_micros(self.rng.between(30, 500)))
+    }
+
+    /// Makes something go wrong.
+    pub fn inject(&mut self, fault: Fault) {
+        self.note(format!("{fault:?}"));
+        match fault {
+            Fault::Kill(host, down) if self.hosts[host].node.is_some() => {
+                self.hosts[host].node = None;
+                self.hosts[host].power = Power::Dead(self.now + down);
+                self.schedule(Duration::from_millis(1), Due::Guard { host });
+            }
+            Fault::PowerOff(host, down) => {
+                self.hosts[host].node = None;
+                self.hosts[host].kernel.clear();
+                self.hosts[host].guard = vipd_core::node::GuardState::default();
+                self.hosts[host].power = Power::Dead(self.now + down);
+            }
+            Fault::Freeze(host, pause) if self.hosts[host].power == Power::Running => {
+                self.hosts[host].power = Power::Frozen(self.now + pause);
+            }
+            Fault::OneWay(from, to) => {
+                self.cuts.insert((from, to));
+            }
+            Fault::Cut(a, b) => self.cuts.extend([(a, b), (b, a)]),
+            Fault::Heal => self.cuts.clear(),
+            Fault::Carrier(host, on) => {
+                self.hosts[host].carrier = on;
+                self.tell_links(host);
+            }
+            Fault::Stop(host, _) => self.input(host, Input::Stop),
+            Fault::Switchover(group) => self.switchover(group),
+            Fault::Maintenance(host, on) => {
+                if self.hosts[host].runs()
+                    && let Some(node) = &mut self.hosts[host].node
+                {
+                    node.set_maintenance(on, self.now);
+                    self.drain(host);
+                }
+            }
+            Fault::Delete(host, group) => {
+                // The kernel actor puts back what is planned.
+                if self.hosts[host].runs() && self.hosts[host].kernel.contains_key(&group) {
+                    self.schedule(Duration::from_millis(1), Due::Restored { host, group });
+                }
+            }
+            Fault::Kill(..) | Fault::Freeze(..) => {}
+        }
+    }
+
+    fn switchover(&mut self, group: usize) {
+        let name = self.settings.vips[group].name.clone();
+        for host in 0..self.hosts.len() {
+            if self.hosts[host].runs() && self.owns(host, group) {
+                if let Some(node) = &mut self.hosts[host].node {
+                    let _ = node.switchover(&name, None, self.now);
+                }
+                self.drain(host);
+            }
+        }
+    }
+
+    fn owns(&self, host: usize, group: usize) -> bool {
+        let status = self.hosts[host].node.as_ref().map(|n| n.group_status(self.now));
+        status.is_some_and(|s| s.iter().any(|g| g.id == group && g.state == State::Active))
+    }
+
+    /// The hosts that answer for a group.
+    #[must_use]
+    pub fn owners(&self, group: usize) -> Vec<usize> {
+        (0..self.hosts.len()).filter(|h| self.hosts[*h].answers(group)).collect()
+    }
+
+    /// The invariants that hold at every step.
+    fn check(&mut self) {
+        for group in 0..self.settings.vips.len() {
+            let hear = |a: usize, b: usize| !self.cuts.contains(&(a, b)) && !self.cuts.contains(&(b, a));
+            let owners = self.owners(group);
+            let running: Vec<usize> = owners.iter().copied().filter(|h| self.hosts[*h].runs()).collect();
+            let clash = running.iter().any(|a| running.iter().any(|b| a != b && hear(*a, *b)));
+            if !clash {
+                self.overlap_since.remove(&group);
+                continue;
+            }
+            let since = *self.overlap_since.entry(group).or_insert(self.now);
+            let lasted = self.now - since;
+            self.longest_overlap = self.longest_overlap.max(lasted);
+            assert!(
+                self.loss > 0 || lasted <= self.overlap_bound,
+                "{}: hosts {running:?} both own group {group} for {lasted:?}",
+                self.now
+            );
+        }
+    }
+
+    /// What holds once nothing has gone wrong for a while: every group has
+    /// one owner among the hosts that can have one, and nobody else holds it.
+    pub fn check_settled(&self) {
+        for group in 0..self.settings.vips.len() {
+            let able: Vec<usize> = (0..self.hosts.len())
+                .filter(|h| self.hosts[*h].runs() && self.hosts[*h].carrier)
+                .filter(|h| self.hosts[*h].node.as_ref().is_some_and(|n| !n.maintenance()))
+                .collect();
+            let owners = self.owners(group);
+            assert_eq!(
+                owners.len(),
+                usize::from(!able.is_empty()),
+                "owners of group {group}: {owners:?}, able: {able:?}"
+            );
+            for (index, host) in self.hosts.iter().enumerate() {
+                let holds = host.kernel.contains_key(&group);
+                assert!(
+                    !holds || owners.contains(&index),
+                    "host {index} holds group {group} and does not own it"
+                );
+            }
+        }
+    }
+}
+
+fn settings(nodes: usize, groups: usize, election: ElectionSettings) -> Settings {
+    let members = (0..nodes).map(|n| Member {
+        name: format!("px{}", n + 1),
+        addresses: vec![World::address(n)],
+        priority: None,
+    });
+    let vips = (0..groups).map(|g| {
+        let number = u8::try_from(g).unwrap_or(0);
+        let vip = IpAddr::V4(Ipv4Addr::new(10, 77, 0, 100 + number));
+        VipGroup {
+            name: format!("vip{g}"),
+            addresses: Cidr::new(vip, 24).into_iter().collect(),
+            interface: None,
+            vrid: NonZeroU8::new(51 + number).unwrap_or(NonZeroU8::MIN),
+            // Each group prefers another node: active/active.
+            nodes: (0..nodes).map(|n| (n + g) % nodes).collect(),
+            track: vec![],
+        }
+    });
+    Settings {
+        cluster: ClusterSettings { name: "orders".into(), nodes: members.collect(), peer_port: 7112 },
+        vips: vips.collect(),
+        election,
+        listeners: vec![],
+        pools: vec![],
+        digests: vec![("election", 1)],
+    }
+}
+
+/// `[election]` with an interval, all else as the daemon defaults it.
+#[must_use]
+pub fn election(interval: Duration) -> ElectionSettings {
+    ElectionSettings {
+        advert_interval: interval,
+        version: VrrpVersion::V3,
+        transport: Transport::Unicast,
+        preempt: false,
+        preempt_delay: Duration::ZERO,
+        lease: Duration::from_secs((interval * 3).as_secs().max(1)),
+    }
+}

@@ -1,0 +1,210 @@
+//! The cluster under seeded faults. A failing seed is printed with its log;
+//! `SIM_SEED=n` runs only that one, `SIM_SEEDS=n` that many.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::Duration;
+use vipd_core::settings::Transport;
+use vipd_tests::sim::world::election;
+use vipd_tests::sim::{Fault, Rng, World};
+
+const DEFAULT_SEEDS: u64 = 256;
+
+fn seeds() -> Vec<u64> {
+    let number = |name: &str| std::env::var(name).ok().and_then(|v| v.parse::<u64>().ok());
+    match number("SIM_SEED") {
+        Some(seed) => vec![seed],
+        None => (0..number("SIM_SEEDS").unwrap_or(DEFAULT_SEEDS)).collect(),
+    }
+}
+
+/// Runs `scenario` for every seed, and tells the seed and the log of one that fails.
+fn for_seeds(make: impl Fn(u64) -> World, scenario: impl Fn(&mut World)) {
+    for seed in seeds() {
+        let mut world = make(seed);
+        let outcome = catch_unwind(AssertUnwindSafe(|| scenario(&mut world)));
+        if let Err(panic) = outcome {
+            let from = world.log.len().saturating_sub(80);
+            eprintln!("seed {seed} fails (SIM_SEED={seed} runs it alone):");
+            for line in &world.log[from..] {
+                eprintln!("  {line}");
+            }
+            std::panic::resume_unwind(panic);
+        }
+    }
+}
+
+fn random_world(seed: u64) -> World {
+    let mut rng = Rng::new(seed ^ 0x51ed);
+    let intervals = [10, 100, 250, 1000];
+    let mut settings = election(Duration::from_millis(intervals[rng.index(4)]));
+    settings.preempt = rng.chance(250);
+    if rng.chance(300) {
+        settings.transport = Transport::Multicast;
+    }
+    let (nodes, groups) = (2 + rng.index(3), 1 + rng.index(2));
+    World::new(seed, nodes, groups, settings)
+}
+
+fn settle(world: &mut World) {
+    let interval = world.settings.election.advert_interval;
+    world.run(interval * 12 + Duration::from_secs(8));
+}
+
+fn random_fault(world: &mut World) -> Fault {
+    let host = world.rng.index(world.hosts.len());
+    let other = (host + 1 + world.rng.index(world.hosts.len() - 1)) % world.hosts.len();
+    let group = world.rng.index(world.settings.vips.len());
+    let pause = Duration::from_millis(world.rng.between(1, 6000));
+    match world.rng.below(13) {
+        0 => Fault::Kill(host, pause),
+        1 => Fault::PowerOff(host, pause),
+        2 | 3 => Fault::Freeze(host, pause),
+        4 => Fault::OneWay(host, other),
+        5 => Fault::Cut(host, other),
+        6 => Fault::Heal,
+        7 => Fault::Carrier(host, false),
+        8 => Fault::Carrier(host, true),
+        9 => Fault::Stop(host, pause),
+        10 => Fault::Switchover(group),
+        11 => Fault::Maintenance(host, world.rng.chance(300)),
+        _ => Fault::Delete(host, group),
+    }
+}
+
+/// Ends every fault that does not end by itself.
+fn repair(world: &mut World) {
+    world.loss = 0;
+    world.refusals = 0;
+    world.inject(Fault::Heal);
+    for host in 0..world.hosts.len() {
+        world.inject(Fault::Carrier(host, true));
+        world.inject(Fault::Maintenance(host, false));
+    }
+    world.run(Duration::from_secs(7));
+    for host in 0..world.hosts.len() {
+        world.inject(Fault::Maintenance(host, false));
+    }
+}
+
+#[test]
+fn one_owner_after_every_kind_of_fault() {
+    for_seeds(random_world, |world| {
+        settle(world);
+        world.check_settled();
+        for _ in 0..12 {
+            let fault = random_fault(world);
+            world.inject(fault);
+            let pause = Duration::from_millis(world.rng.between(0, 3000));
+            world.run(pause);
+        }
+        repair(world);
+        settle(world);
+        world.check_settled();
+    });
+}
+
+#[test]
+fn one_owner_after_loss_and_refusals() {
+    for_seeds(random_world, |world| {
+        world.loss = world.rng.between(10, 300);
+        world.refusals = world.rng.between(0, 200);
+        settle(world);
+        for _ in 0..4 {
+            let fault = random_fault(world);
+            world.inject(fault);
+            world.run(Duration::from_secs(2));
+        }
+        repair(world);
+        settle(world);
+        world.check_settled();
+    });
+}
+
+fn calm(seed: u64) -> World {
+    let mut world = World::new(seed, 3, 1, election(Duration::from_secs(1)));
+    settle(&mut world);
+    world
+}
+
+#[test]
+fn the_preferred_node_owns_at_first() {
+    for_seeds(calm, |world| {
+        world.check_settled();
+        assert_eq!(world.owners(0), [0]);
+    });
+}
+
+/// Runs for a while; how long nobody answered, and how long two did.
+fn watch(world: &mut World, duration: Duration) -> (Duration, Duration) {
+    (world.unowned, world.doubly_owned) = (Duration::ZERO, Duration::ZERO);
+    world.run(duration);
+    (world.unowned, world.doubly_owned)
+}
+
+#[test]
+fn a_planned_switchover_takes_moments_and_never_has_two_owners() {
+    for_seeds(calm, |world| {
+        world.inject(Fault::Switchover(0));
+        let (none, two) = watch(world, Duration::from_secs(2));
+        assert_eq!(world.owners(0), [1]);
+        assert!(none <= Duration::from_millis(3), "nobody owned for {none:?}");
+        assert_eq!(two, Duration::ZERO);
+        settle(world);
+        world.check_settled();
+        assert_eq!(world.owners(0), [1]);
+    });
+}
+
+#[test]
+fn an_orderly_stop_hands_over_in_moments() {
+    for_seeds(calm, |world| {
+        world.inject(Fault::Stop(0, Duration::from_secs(3)));
+        let (none, two) = watch(world, Duration::from_secs(2));
+        assert_eq!(world.owners(0), [1]);
+        assert!(none <= Duration::from_millis(3), "nobody owned for {none:?}");
+        assert_eq!(two, Duration::ZERO);
+        // It comes back and takes nothing: no second outage.
+        settle(world);
+        assert_eq!(world.owners(0), [1]);
+    });
+}
+
+#[test]
+fn a_killed_daemon_costs_moments() {
+    for_seeds(calm, |world| {
+        world.inject(Fault::Kill(0, Duration::from_secs(3)));
+        let (none, two) = watch(world, Duration::from_secs(2));
+        assert_eq!(world.owners(0), [1]);
+        assert!(none <= Duration::from_millis(5), "nobody owned for {none:?}");
+        assert_eq!(two, Duration::ZERO);
+    });
+}
+
+#[test]
+fn a_frozen_owner_loses_the_address_about_when_its_backup_takes_it() {
+    for_seeds(calm, |world| {
+        let wait = Duration::from_millis(world.rng.below(1000));
+        world.run(wait);
+        world.inject(Fault::Freeze(0, Duration::from_secs(10)));
+        let (none, two) = watch(world, Duration::from_secs(9));
+        assert_eq!(world.owners(0), [1]);
+        assert!(none <= Duration::from_secs(1), "nobody owned for {none:?}");
+        assert!(two <= Duration::from_millis(500), "two owned for {two:?}");
+        let (_, two) = watch(world, Duration::from_secs(5));
+        assert_eq!((world.owners(0), two), (vec![1], Duration::ZERO), "the frozen node thawed");
+    });
+}
+
+#[test]
+fn a_lost_release_is_said_again() {
+    for_seeds(calm, |world| {
+        world.loss = 300;
+        world.inject(Fault::Switchover(0));
+        world.run(Duration::from_millis(400));
+        world.loss = 0;
+        world.run(Duration::from_millis(600));
+        assert!(!world.owners(0).is_empty(), "the release was lost and never repeated");
+        settle(world);
+        world.check_settled();
+    });
+}
