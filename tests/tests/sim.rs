@@ -197,7 +197,12 @@ fn a_frozen_owner_loses_the_address_about_when_its_backup_takes_it() {
 
 #[test]
 fn a_lost_release_is_said_again() {
-    for_seeds(calm, |world| {
+    let pair = |seed| {
+        let mut world = World::new(seed, 2, 1, election(Duration::from_secs(1)));
+        settle(&mut world);
+        world
+    };
+    for_seeds(pair, |world| {
         world.loss = 300;
         world.inject(Fault::Switchover(0));
         world.run(Duration::from_millis(400));
