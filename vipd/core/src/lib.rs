@@ -5,11 +5,13 @@
 //! them, so that a whole cluster can be simulated in one thread.
 //!
 //! * [`plan`]: the addresses a node should hold.
+//! * [`pool`]: which server takes a connection.
 //! * [`probe`]: what a check saw of a server.
 //! * [`settings`]: what may be configured, as types that cannot hold a bad value.
 //! * [`time`]: a point on a clock that only goes forward.
 
 pub mod plan;
+pub mod pool;
 pub mod probe;
 pub mod settings;
 pub mod time;
