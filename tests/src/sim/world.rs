@@ -328,7 +328,7 @@ impl World {
                     self.hosts[host].power = Power::Dead(until);
                     return;
                 }
-                Output::CloseSessions { .. } => {}
+                Output::CloseSessions { .. } | Output::Pools(_) | Output::CloseServer { .. } => {}
             }
         }
     }

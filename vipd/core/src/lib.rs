@@ -5,7 +5,9 @@
 //! them, so that a whole cluster can be simulated in one thread.
 //!
 //! * [`election`]: one virtual router's state machine.
+//! * [`health`]: what a probe's result means for a server.
 //! * [`plan`]: the addresses a node should hold.
+//! * [`pool`]: which server takes a connection.
 //! * [`probe`]: what a check saw of a server.
 //! * [`settings`]: what may be configured, as types that cannot hold a bad value.
 //! * [`time`]: a point on a clock that only goes forward.
@@ -15,9 +17,11 @@ pub mod election;
 pub mod event;
 mod explain;
 mod group;
+pub mod health;
 pub mod node;
 pub mod peers;
 pub mod plan;
+pub mod pool;
 pub mod probe;
 pub mod rejects;
 pub mod settings;

@@ -3,19 +3,26 @@
 //! [`Node::handle`] takes what happened and the time; what must be done about
 //! it is then drained with [`Node::next_output`]. Nothing else goes in or out.
 
-use crate::election::{Event as Happening, Heard, Who};
+mod commands;
+mod packets;
+mod servers;
+
+use crate::election::Event as Happening;
 use crate::event::{Event, Kind, Level};
 use crate::explain;
-use crate::group::{self, Group, Purpose};
+use crate::group::{self, Group};
+use crate::health::{PoolsState, Why};
 use crate::peers::Peer;
 use crate::plan::GroupPlan;
-use crate::rejects::{Reject, Rejected, Rejects};
-use crate::settings::{Cidr, ClusterSettings, ElectionSettings, Family, Listener, Pool, Transport, VipGroup};
+use crate::pool::{Pools, ServerKey};
+use crate::probe::Probe;
+use crate::rejects::{Rejected, Rejects};
+use crate::settings::{Cidr, ClusterSettings, ElectionSettings, Listener, Pool, VipGroup};
 use crate::time::Time;
-use crate::wire::advert::Advert;
-use crate::wire::peer::{self, Envelope, GroupReport, Message, State};
+use crate::wire::peer::{self, Envelope, Message, State};
 use std::collections::VecDeque;
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// The only TTL or hop limit that is taken (RFC 9568 section 7.1, RFC 5082).
@@ -118,6 +125,20 @@ pub enum Input<'a> {
         /// The group's number.
         group: usize,
     },
+    /// A check answered.
+    Probe {
+        /// The server.
+        server: ServerKey,
+        /// What the check saw.
+        probe: Probe,
+    },
+    /// A server's name was looked up.
+    Resolved {
+        /// The server.
+        server: ServerKey,
+        /// Where it leads.
+        addresses: Vec<IpAddr>,
+    },
     /// Stop: hand over, release, and say when it is done.
     Stop,
 }
@@ -156,7 +177,7 @@ pub struct GuardState {
 }
 
 /// What must be done.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug)]
 pub enum Output {
     /// Send a VRRP packet.
     Advert(Transmit),
@@ -175,6 +196,15 @@ pub enum Output {
     CloseSessions {
         /// The addresses.
         addresses: Vec<IpAddr>,
+    },
+    /// Balance over these from now on.
+    Pools(Arc<Pools>),
+    /// Close the sessions on a server; comes after the pools without it.
+    CloseServer {
+        /// The server.
+        server: ServerKey,
+        /// Why.
+        why: Why,
     },
     /// Tell the crash guard.
     Guard(GuardState),
@@ -234,6 +264,7 @@ pub struct Node {
     next_group: usize,
     peers: Vec<Peer>,
     rejects: Rejects,
+    pools: PoolsState,
     hello_at: Time,
     nonce: u32,
     maintenance: bool,
@@ -255,6 +286,7 @@ impl Node {
             next_group: 0,
             peers: vec![Peer::default(); settings.cluster.nodes.len()],
             rejects: Rejects::default(),
+            pools: PoolsState::new(settings.pools.clone(), now),
             hello_at: now,
             nonce: seed,
             maintenance: false,
@@ -266,6 +298,7 @@ impl Node {
         for vip in node.settings.vips.clone() {
             node.add_group(vip, now);
         }
+        node.pools_changed(now);
         node
     }
 
@@ -324,6 +357,14 @@ impl Node {
                 self.with_group(group, now, |g, scope| g.restored(&addresses, scope));
             }
             Input::Announced { group } => self.with_group(group, now, |g, scope| g.announced(scope)),
+            Input::Probe { server, probe } => {
+                let changes = self.pools.observe(server, probe, now);
+                self.servers_changed(changes, now);
+            }
+            Input::Resolved { server, addresses } => {
+                let changes = self.pools.set_addresses(server, &addresses, now);
+                self.servers_changed(changes, now);
+            }
             Input::Stop => self.stop(now),
         }
         self.settle(now);
@@ -430,347 +471,6 @@ impl Node {
         }
     }
 
-    // ---- packets ----------------------------------------------------------
-
-    /// Which group an advert is for, and what it says; or why it counts for nothing.
-    fn accept(
-        &self,
-        interface: u32,
-        source: IpAddr,
-        destination: IpAddr,
-        ttl: u8,
-        payload: &[u8],
-    ) -> Result<(usize, Heard), Reject> {
-        if ttl != TTL {
-            return Err(Reject::Ttl);
-        }
-        let advert = Advert::parse(payload, source, destination).map_err(Reject::Advert)?;
-        let group = self
-            .groups
-            .iter()
-            .find(|g| g.vip.vrid == advert.vrid && g.is_on(interface))
-            .ok_or(Reject::UnknownVrid)?;
-        let who = self.sender(group, source, &advert)?;
-        if advert.version != self.settings.election.version {
-            return Err(Reject::VersionMismatch);
-        }
-        if group::interval_disagrees(&advert, &self.settings.election) {
-            return Err(Reject::IntervalMismatch);
-        }
-        let heard = Heard {
-            who,
-            priority: advert.priority,
-            interval: advert.interval,
-            source_is_greater: group.source(Family::of(source)).is_some_and(|own| source > own),
-            wait: None,
-        };
-        Ok((group.id, heard))
-    }
-
-    /// Who sent an advert, if it may speak for this group.
-    fn sender(&self, group: &Group, source: IpAddr, advert: &Advert) -> Result<Who, Reject> {
-        if group.source(Family::of(source)) == Some(source) {
-            return Err(Reject::OwnAddress);
-        }
-        let node = self.settings.cluster.nodes.iter().position(|n| n.addresses.contains(&source));
-        match (node, self.settings.election.transport) {
-            (Some(node), _) if node == self.me => Err(Reject::OwnAddress),
-            (Some(node), _) if group.vip.nodes.contains(&node) => Ok(Who::Node(node)),
-            (_, Transport::Unicast) => Err(Reject::UnknownSender),
-            (_, Transport::Multicast) => {
-                let ours = |a: &IpAddr| group.vip.addresses.iter().any(|own| own.address() == *a);
-                if advert.addresses.iter().any(ours) {
-                    Ok(Who::Stranger(source))
-                } else {
-                    Err(Reject::ForeignCluster)
-                }
-            }
-        }
-    }
-
-    fn hear(&mut self, group: usize, heard: Heard, now: Time) {
-        if let Who::Node(node) = heard.who {
-            self.hear_peer(node, now);
-        }
-        self.with_group(group, now, |g, scope| g.hear(heard, scope));
-    }
-
-    fn hear_peer(&mut self, node: usize, now: Time) {
-        let Some(peer) = self.peers.get_mut(node) else { return };
-        if peer.hear(now) {
-            let name = self.settings.cluster.nodes[node].name.clone();
-            let message = format!("{name} is there");
-            self.tell(Event::new(Level::Info, Kind::Peer, message).of_peer(&name));
-        }
-    }
-
-    fn reject(&mut self, cause: Reject, sender: IpAddr, now: Time) {
-        if let Some(count) = self.rejects.count(cause, sender, now) {
-            let message = format!("{count} packets of {sender} not accepted ({cause}): {}", cause.advice());
-            self.tell(Event::new(Level::Warn, Kind::PacketRejected, message));
-        }
-    }
-
-    fn peer_packet(&mut self, source: IpAddr, ttl: u8, payload: &[u8], now: Time) -> Result<(), Reject> {
-        if ttl != TTL {
-            return Err(Reject::Ttl);
-        }
-        let envelope = Envelope::parse(payload).map_err(Reject::Peer)?;
-        if envelope.cluster != peer::cluster_id(&self.settings.cluster.name) {
-            return Err(Reject::ForeignCluster);
-        }
-        let nodes = &self.settings.cluster.nodes;
-        let from = nodes.iter().position(|n| n.addresses.contains(&source)).ok_or(Reject::UnknownSender)?;
-        if from == self.me {
-            return Err(Reject::OwnAddress);
-        }
-        if envelope.sender != peer::node_id(&nodes[from].name) {
-            return Err(Reject::NodeName);
-        }
-        let own_id = peer::node_id(&nodes[self.me].name);
-        self.hear_peer(from, now);
-        match envelope.message {
-            Message::Hello { groups, digests } => self.hear_hello(from, groups, &digests, now),
-            Message::Prepare { vrid, nonce, to } => {
-                let me = to == own_id;
-                self.with_vrid(vrid, now, |g, scope| g.asked_to_prepare(from, nonce, me, scope));
-            }
-            Message::Ready { vrid, nonce } => {
-                self.with_vrid(vrid, now, |g, scope| g.peer_ready(from, nonce, scope));
-            }
-        }
-        Ok(())
-    }
-
-    fn with_vrid(
-        &mut self,
-        vrid: std::num::NonZeroU8,
-        now: Time,
-        with: impl FnOnce(&mut Group, &mut Scope<'_>),
-    ) {
-        if let Some(id) = self.groups.iter().find(|g| g.vip.vrid == vrid).map(|g| g.id) {
-            self.with_group(id, now, with);
-        }
-    }
-
-    fn hear_hello(&mut self, from: usize, groups: Vec<GroupReport>, digests: &[u32], now: Time) {
-        let own = &self.settings.digests;
-        let differs: Vec<&'static str> = own
-            .iter()
-            .enumerate()
-            .filter(|(i, (_, digest))| digests.get(*i) != Some(digest))
-            .map(|(_, (key, _))| *key)
-            .collect();
-        let name = self.settings.cluster.nodes[from].name.clone();
-        let peer = &mut self.peers[from];
-        peer.reports = groups;
-        let newcomer = !std::mem::replace(&mut peer.speaks, true);
-        if peer.differs != differs {
-            peer.differs.clone_from(&differs);
-            let event = if differs.is_empty() {
-                Event::new(Level::Info, Kind::Peer, format!("{name} has the same settings again"))
-            } else {
-                let keys = differs.join(", ");
-                let message =
-                    format!("{name} has other settings than this node: {keys}; give both the same file");
-                Event::new(Level::Warn, Kind::Peer, message)
-            };
-            self.tell(event.of_peer(&name));
-        }
-        if newcomer {
-            // Let it know at once whom it may count on.
-            self.say_hello(now);
-        }
-        self.step_back(now);
-    }
-
-    fn say_hello(&mut self, now: Time) {
-        self.hello_at = now + self.hello_interval();
-        let mut groups = vec![];
-        self.read_groups(now, |group, _| groups.push(group.report()));
-        let digests = self.settings.digests.iter().map(|(_, digest)| *digest).collect();
-        let message = Message::Hello { groups, digests };
-        let cluster = peer::cluster_id(&self.settings.cluster.name);
-        let sender = peer::node_id(&self.settings.cluster.nodes[self.me].name);
-        let bytes = Envelope { cluster, sender, message }.write();
-        for node in (0..self.peers.len()).filter(|n| *n != self.me) {
-            self.out.push_back(Output::Peer { node, bytes: bytes.clone() });
-        }
-    }
-
-    // ---- commands -----------------------------------------------------------
-
-    /// The peer that should own a group next: able, serving if possible, by preference.
-    fn successor(&self, group: &Group) -> Option<usize> {
-        let others = || group.vip.nodes.iter().copied().filter(|n| *n != self.me);
-        let able = |n: &usize| self.peers[*n].can_take(group.vip.vrid);
-        let serving = |n: &usize| able(n) && self.peers[*n].serves(group.vip.vrid);
-        others().find(serving).or_else(|| others().find(able))
-    }
-
-    /// Owners none of whose tracked listeners has a server step back where
-    /// another node is better off.
-    fn step_back(&mut self, now: Time) {
-        let better_off = |group: &Group| {
-            let next = self.successor(group).filter(|n| self.peers[*n].serves(group.vip.vrid))?;
-            group.would_step_back(now).then_some((group.id, next))
-        };
-        let moves: Vec<(usize, usize)> = self.groups.iter().filter_map(better_off).collect();
-        for (id, to) in moves {
-            let name = self.settings.cluster.nodes[to].name.clone();
-            self.with_group(id, now, |g, scope| {
-                let message =
-                    format!("{} goes to {name}: a listener it tracks has no usable server here", g.vip.name);
-                scope.event(
-                    Event::new(Level::Warn, Kind::Switchover, message).of_vip(&g.vip.name).of_peer(&name),
-                );
-                g.hand_over(Some(to), Purpose::StepBack, scope);
-            });
-        }
-    }
-
-    /// Begins a planned switchover of a group; how it ends is told by events.
-    /// Without a target the next able node by preference is taken.
-    ///
-    /// # Errors
-    /// Why it cannot begin, for people.
-    pub fn switchover(&mut self, vip: &str, to: Option<&str>, now: Time) -> Result<String, String> {
-        let group = self.groups.iter().find(|g| g.vip.name == vip).ok_or_else(|| {
-            let known: Vec<&str> = self.groups.iter().map(|g| g.vip.name.as_str()).collect();
-            format!("there is no VIP `{vip}`; there is {}", known.join(", "))
-        })?;
-        if group.election.word() != State::Active {
-            return Err(match group.election.following() {
-                Some(owner) => {
-                    format!("{vip} is not here but on {}: run the command there", self.who(owner.who))
-                }
-                None => format!("{vip} is not here ({})", group.election.word().as_str()),
-            });
-        }
-        if group.in_transition() {
-            return Err(format!("a switchover of {vip} is under way already"));
-        }
-        let to = match to {
-            None => self.successor(group).ok_or_else(|| self.nobody_can_take(group))?,
-            Some(name) => self.named_successor(group, name)?,
-        };
-        let (id, name) = (group.id, self.settings.cluster.nodes[to].name.clone());
-        self.with_group(id, now, |g, scope| {
-            let message = format!("{vip}: planned switchover to {name} begins");
-            scope.event(Event::new(Level::Info, Kind::Switchover, message).of_vip(vip).of_peer(&name));
-            g.hand_over(Some(to), Purpose::Switchover, scope);
-        });
-        self.settle(now);
-        Ok(name)
-    }
-
-    fn named_successor(&self, group: &Group, name: &str) -> Result<usize, String> {
-        let vip = &group.vip.name;
-        let node = self.settings.cluster.nodes.iter().position(|n| n.name == name);
-        let node = node.filter(|n| group.vip.nodes.contains(n)).ok_or_else(|| {
-            let known: Vec<&str> =
-                group.vip.nodes.iter().map(|n| self.settings.cluster.nodes[*n].name.as_str()).collect();
-            format!("`{name}` is no node of {vip}; its nodes are {}", known.join(", "))
-        })?;
-        if node == self.me {
-            return Err(format!("{vip} is on {name} already"));
-        }
-        let peer = &self.peers[node];
-        if peer.can_take(group.vip.vrid) {
-            return Ok(node);
-        }
-        Err(match peer.report(group.vip.vrid) {
-            _ if !peer.alive => format!("{name} does not answer"),
-            None => format!("{name} does not speak vipd's peer protocol, so nothing can be prepared there"),
-            Some(report) => format!("{name} cannot take {vip} now: it is in state {}", report.state.as_str()),
-        })
-    }
-
-    fn nobody_can_take(&self, group: &Group) -> String {
-        let others = group.vip.nodes.iter().filter(|n| **n != self.me);
-        let why: Vec<String> = others
-            .filter_map(|n| self.named_successor(group, &self.settings.cluster.nodes[*n].name).err())
-            .collect();
-        format!("no other node can take {}: {}", group.vip.name, why.join("; "))
-    }
-
-    fn who(&self, who: Who) -> String {
-        match who {
-            Who::Node(node) => self.settings.cluster.nodes[node].name.clone(),
-            Who::Stranger(address) => address.to_string(),
-        }
-    }
-
-    /// Maintenance: this node hands over what it owns and takes nothing, until told otherwise.
-    pub fn set_maintenance(&mut self, on: bool, now: Time) {
-        if self.maintenance == on || self.stopping.is_some() {
-            return;
-        }
-        self.maintenance = on;
-        let message = if on { "maintenance begins: this node owns nothing" } else { "maintenance is over" };
-        self.tell(Event::new(Level::Warn, Kind::Daemon, message));
-        if on {
-            self.leave_all(now);
-        } else {
-            self.with_groups(now, |group, scope| {
-                group.taking_part = true;
-                group.start_if_able(scope);
-            });
-        }
-        self.say_hello(now);
-        self.settle(now);
-    }
-
-    fn leave_all(&mut self, now: Time) {
-        let successors: Vec<_> = self.groups.iter().map(|g| (g.id, self.successor(g))).collect();
-        for (id, to) in successors {
-            self.with_group(id, now, |group, scope| group.leave(to, scope));
-        }
-    }
-
-    fn stop(&mut self, now: Time) {
-        if self.stopping.is_none() {
-            self.stopping = Some(now + STOP_FOR);
-            self.leave_all(now);
-            self.say_hello(now);
-        }
-    }
-
-    /// Takes over changed settings; elections, addresses and sessions that did
-    /// not change are not touched.
-    ///
-    /// # Errors
-    /// The keys that need a restart; nothing is changed then.
-    pub fn reconfigure(&mut self, settings: Settings, now: Time) -> Result<(), Vec<&'static str>> {
-        let keys = needs_restart(&self.settings, &settings);
-        if !keys.is_empty() {
-            return Err(keys);
-        }
-        self.settings = settings;
-        let vips = self.settings.vips.clone();
-        let (stay, go): (Vec<Group>, Vec<Group>) = std::mem::take(&mut self.groups)
-            .into_iter()
-            .partition(|g| vips.iter().any(|v| v.name == g.vip.name && v.nodes.contains(&self.me)));
-        self.groups = stay;
-        for group in go {
-            let (id, to) = (group.id, self.successor(&group));
-            self.leaving.push(group);
-            self.with_group(id, now, |group, scope| group.leave(to, scope));
-        }
-        for vip in vips {
-            let Some(params) = group::params(&vip, self.me, &self.settings) else { continue };
-            match self.groups.iter().find(|g| g.vip.name == vip.name).map(|g| g.id) {
-                Some(id) => self.with_group(id, now, |g, scope| g.reconfigure(vip, params, scope)),
-                None => self.add_group(vip, now),
-            }
-        }
-        self.say_hello(now);
-        self.settle(now);
-        Ok(())
-    }
-
-    // ---- what can be asked ----------------------------------------------------
-
     /// The settings in force.
     #[must_use]
     pub const fn settings(&self) -> &Settings {
@@ -813,21 +513,6 @@ impl Node {
     pub fn rejected(&self, now: Time) -> Vec<Rejected> {
         self.rejects.list(now).collect()
     }
-}
-
-/// The keys in which two settings differ that cannot change while running.
-fn needs_restart(old: &Settings, new: &Settings) -> Vec<&'static str> {
-    let mut keys = vec![];
-    if old.cluster != new.cluster {
-        keys.push("cluster");
-    }
-    if old.election.version != new.election.version {
-        keys.push("election.vrrp-version");
-    }
-    if old.election.transport != new.election.transport {
-        keys.push("election.transport");
-    }
-    keys
 }
 
 /// A group as users see it.

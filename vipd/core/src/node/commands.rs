@@ -1,0 +1,196 @@
+//! What people ask of a node: switchover, maintenance, stop, new settings.
+
+use super::{Node, STOP_FOR, Settings};
+use crate::election::Who;
+use crate::event::{Event, Kind, Level};
+use crate::group::{self, Group, Purpose};
+use crate::time::Time;
+use crate::wire::peer::State;
+
+impl Node {
+    /// The peer that should own a group next: able, serving if possible, by preference.
+    fn successor(&self, group: &Group) -> Option<usize> {
+        let others = || group.vip.nodes.iter().copied().filter(|n| *n != self.me);
+        let able = |n: &usize| self.peers[*n].can_take(group.vip.vrid);
+        let serving = |n: &usize| able(n) && self.peers[*n].serves(group.vip.vrid);
+        others().find(serving).or_else(|| others().find(able))
+    }
+
+    /// Owners none of whose tracked listeners has a server step back where
+    /// another node is better off.
+    pub(super) fn step_back(&mut self, now: Time) {
+        let better_off = |group: &Group| {
+            let next = self.successor(group).filter(|n| self.peers[*n].serves(group.vip.vrid))?;
+            group.would_step_back(now).then_some((group.id, next))
+        };
+        let moves: Vec<(usize, usize)> = self.groups.iter().filter_map(better_off).collect();
+        for (id, to) in moves {
+            let name = self.settings.cluster.nodes[to].name.clone();
+            self.with_group(id, now, |g, scope| {
+                let message =
+                    format!("{} goes to {name}: a listener it tracks has no usable server here", g.vip.name);
+                scope.event(
+                    Event::new(Level::Warn, Kind::Switchover, message).of_vip(&g.vip.name).of_peer(&name),
+                );
+                g.hand_over(Some(to), Purpose::StepBack, scope);
+            });
+        }
+    }
+
+    /// Begins a planned switchover of a group; how it ends is told by events.
+    /// Without a target the next able node by preference is taken.
+    ///
+    /// # Errors
+    /// Why it cannot begin, for people.
+    pub fn switchover(&mut self, vip: &str, to: Option<&str>, now: Time) -> Result<String, String> {
+        let group = self.groups.iter().find(|g| g.vip.name == vip).ok_or_else(|| {
+            let known: Vec<&str> = self.groups.iter().map(|g| g.vip.name.as_str()).collect();
+            format!("there is no VIP `{vip}`; there is {}", known.join(", "))
+        })?;
+        if group.election.word() != State::Active {
+            return Err(match group.election.following() {
+                Some(owner) => {
+                    format!("{vip} is not here but on {}: run the command there", self.who(owner.who))
+                }
+                None => format!("{vip} is not here ({})", group.election.word().as_str()),
+            });
+        }
+        if group.in_transition() {
+            return Err(format!("a switchover of {vip} is under way already"));
+        }
+        let to = match to {
+            None => self.successor(group).ok_or_else(|| self.nobody_can_take(group))?,
+            Some(name) => self.named_successor(group, name)?,
+        };
+        let (id, name) = (group.id, self.settings.cluster.nodes[to].name.clone());
+        self.with_group(id, now, |g, scope| {
+            let message = format!("{vip}: planned switchover to {name} begins");
+            scope.event(Event::new(Level::Info, Kind::Switchover, message).of_vip(vip).of_peer(&name));
+            g.hand_over(Some(to), Purpose::Switchover, scope);
+        });
+        self.settle(now);
+        Ok(name)
+    }
+
+    fn named_successor(&self, group: &Group, name: &str) -> Result<usize, String> {
+        let vip = &group.vip.name;
+        let node = self.settings.cluster.nodes.iter().position(|n| n.name == name);
+        let node = node.filter(|n| group.vip.nodes.contains(n)).ok_or_else(|| {
+            let known: Vec<&str> =
+                group.vip.nodes.iter().map(|n| self.settings.cluster.nodes[*n].name.as_str()).collect();
+            format!("`{name}` is no node of {vip}; its nodes are {}", known.join(", "))
+        })?;
+        if node == self.me {
+            return Err(format!("{vip} is on {name} already"));
+        }
+        let peer = &self.peers[node];
+        if peer.can_take(group.vip.vrid) {
+            return Ok(node);
+        }
+        Err(match peer.report(group.vip.vrid) {
+            _ if !peer.alive => format!("{name} does not answer"),
+            None => format!("{name} does not speak vipd's peer protocol, so nothing can be prepared there"),
+            Some(report) => format!("{name} cannot take {vip} now: it is in state {}", report.state.as_str()),
+        })
+    }
+
+    fn nobody_can_take(&self, group: &Group) -> String {
+        let others = group.vip.nodes.iter().filter(|n| **n != self.me);
+        let why: Vec<String> = others
+            .filter_map(|n| self.named_successor(group, &self.settings.cluster.nodes[*n].name).err())
+            .collect();
+        format!("no other node can take {}: {}", group.vip.name, why.join("; "))
+    }
+
+    fn who(&self, who: Who) -> String {
+        match who {
+            Who::Node(node) => self.settings.cluster.nodes[node].name.clone(),
+            Who::Stranger(address) => address.to_string(),
+        }
+    }
+
+    /// Maintenance: this node hands over what it owns and takes nothing, until told otherwise.
+    pub fn set_maintenance(&mut self, on: bool, now: Time) {
+        if self.maintenance == on || self.stopping.is_some() {
+            return;
+        }
+        self.maintenance = on;
+        let message = if on { "maintenance begins: this node owns nothing" } else { "maintenance is over" };
+        self.tell(Event::new(Level::Warn, Kind::Daemon, message));
+        if on {
+            self.leave_all(now);
+        } else {
+            self.with_groups(now, |group, scope| {
+                group.taking_part = true;
+                group.start_if_able(scope);
+            });
+        }
+        self.say_hello(now);
+        self.settle(now);
+    }
+
+    fn leave_all(&mut self, now: Time) {
+        let successors: Vec<_> = self.groups.iter().map(|g| (g.id, self.successor(g))).collect();
+        for (id, to) in successors {
+            self.with_group(id, now, |group, scope| group.leave(to, scope));
+        }
+    }
+
+    pub(super) fn stop(&mut self, now: Time) {
+        if self.stopping.is_none() {
+            self.stopping = Some(now + STOP_FOR);
+            self.leave_all(now);
+            self.say_hello(now);
+        }
+    }
+
+    /// Takes over changed settings; elections, addresses and sessions that did
+    /// not change are not touched.
+    ///
+    /// # Errors
+    /// The keys that need a restart; nothing is changed then.
+    pub fn reconfigure(&mut self, settings: Settings, now: Time) -> Result<(), Vec<&'static str>> {
+        let keys = needs_restart(&self.settings, &settings);
+        if !keys.is_empty() {
+            return Err(keys);
+        }
+        self.settings = settings;
+        let changes = self.pools.reconfigure(self.settings.pools.clone(), now);
+        let vips = self.settings.vips.clone();
+        let (stay, go): (Vec<Group>, Vec<Group>) = std::mem::take(&mut self.groups)
+            .into_iter()
+            .partition(|g| vips.iter().any(|v| v.name == g.vip.name && v.nodes.contains(&self.me)));
+        self.groups = stay;
+        for group in go {
+            let (id, to) = (group.id, self.successor(&group));
+            self.leaving.push(group);
+            self.with_group(id, now, |group, scope| group.leave(to, scope));
+        }
+        for vip in vips {
+            let Some(params) = group::params(&vip, self.me, &self.settings) else { continue };
+            match self.groups.iter().find(|g| g.vip.name == vip.name).map(|g| g.id) {
+                Some(id) => self.with_group(id, now, |g, scope| g.reconfigure(vip, params, scope)),
+                None => self.add_group(vip, now),
+            }
+        }
+        self.servers_changed(Some(changes), now);
+        self.say_hello(now);
+        self.settle(now);
+        Ok(())
+    }
+}
+
+/// The keys in which two settings differ that cannot change while running.
+fn needs_restart(old: &Settings, new: &Settings) -> Vec<&'static str> {
+    let mut keys = vec![];
+    if old.cluster != new.cluster {
+        keys.push("cluster");
+    }
+    if old.election.version != new.election.version {
+        keys.push("election.vrrp-version");
+    }
+    if old.election.transport != new.election.transport {
+        keys.push("election.transport");
+    }
+    keys
+}

@@ -1,0 +1,182 @@
+//! What arrives from the network, and what is told to the peers.
+
+use super::{Node, Output, Scope, TTL};
+use crate::election::{Heard, Who};
+use crate::event::{Event, Kind, Level};
+use crate::group::{self, Group};
+use crate::rejects::Reject;
+use crate::settings::{Family, Transport};
+use crate::time::Time;
+use crate::wire::advert::Advert;
+use crate::wire::peer::{self, Envelope, GroupReport, Message};
+use std::net::IpAddr;
+use std::num::NonZeroU8;
+
+impl Node {
+    /// Which group an advert is for, and what it says; or why it counts for nothing.
+    pub(super) fn accept(
+        &self,
+        interface: u32,
+        source: IpAddr,
+        destination: IpAddr,
+        ttl: u8,
+        payload: &[u8],
+    ) -> Result<(usize, Heard), Reject> {
+        if ttl != TTL {
+            return Err(Reject::Ttl);
+        }
+        let advert = Advert::parse(payload, source, destination).map_err(Reject::Advert)?;
+        let group = self
+            .groups
+            .iter()
+            .find(|g| g.vip.vrid == advert.vrid && g.is_on(interface))
+            .ok_or(Reject::UnknownVrid)?;
+        let who = self.sender(group, source, &advert)?;
+        if advert.version != self.settings.election.version {
+            return Err(Reject::VersionMismatch);
+        }
+        if group::interval_disagrees(&advert, &self.settings.election) {
+            return Err(Reject::IntervalMismatch);
+        }
+        let heard = Heard {
+            who,
+            priority: advert.priority,
+            interval: advert.interval,
+            source_is_greater: group.source(Family::of(source)).is_some_and(|own| source > own),
+            wait: None,
+        };
+        Ok((group.id, heard))
+    }
+
+    /// Who sent an advert, if it may speak for this group.
+    fn sender(&self, group: &Group, source: IpAddr, advert: &Advert) -> Result<Who, Reject> {
+        if group.source(Family::of(source)) == Some(source) {
+            return Err(Reject::OwnAddress);
+        }
+        let node = self.settings.cluster.nodes.iter().position(|n| n.addresses.contains(&source));
+        match (node, self.settings.election.transport) {
+            (Some(node), _) if node == self.me => Err(Reject::OwnAddress),
+            (Some(node), _) if group.vip.nodes.contains(&node) => Ok(Who::Node(node)),
+            (_, Transport::Unicast) => Err(Reject::UnknownSender),
+            (_, Transport::Multicast) => {
+                let ours = |a: &IpAddr| group.vip.addresses.iter().any(|own| own.address() == *a);
+                if advert.addresses.iter().any(ours) {
+                    Ok(Who::Stranger(source))
+                } else {
+                    Err(Reject::ForeignCluster)
+                }
+            }
+        }
+    }
+
+    pub(super) fn hear(&mut self, group: usize, heard: Heard, now: Time) {
+        if let Who::Node(node) = heard.who {
+            self.hear_peer(node, now);
+        }
+        self.with_group(group, now, |g, scope| g.hear(heard, scope));
+    }
+
+    fn hear_peer(&mut self, node: usize, now: Time) {
+        let Some(peer) = self.peers.get_mut(node) else { return };
+        if peer.hear(now) {
+            let name = self.settings.cluster.nodes[node].name.clone();
+            let message = format!("{name} is there");
+            self.tell(Event::new(Level::Info, Kind::Peer, message).of_peer(&name));
+        }
+    }
+
+    pub(super) fn reject(&mut self, cause: Reject, sender: IpAddr, now: Time) {
+        if let Some(count) = self.rejects.count(cause, sender, now) {
+            let message = format!("{count} packets of {sender} not accepted ({cause}): {}", cause.advice());
+            self.tell(Event::new(Level::Warn, Kind::PacketRejected, message));
+        }
+    }
+
+    pub(super) fn peer_packet(
+        &mut self,
+        source: IpAddr,
+        ttl: u8,
+        payload: &[u8],
+        now: Time,
+    ) -> Result<(), Reject> {
+        if ttl != TTL {
+            return Err(Reject::Ttl);
+        }
+        let envelope = Envelope::parse(payload).map_err(Reject::Peer)?;
+        if envelope.cluster != peer::cluster_id(&self.settings.cluster.name) {
+            return Err(Reject::ForeignCluster);
+        }
+        let nodes = &self.settings.cluster.nodes;
+        let from = nodes.iter().position(|n| n.addresses.contains(&source)).ok_or(Reject::UnknownSender)?;
+        if from == self.me {
+            return Err(Reject::OwnAddress);
+        }
+        if envelope.sender != peer::node_id(&nodes[from].name) {
+            return Err(Reject::NodeName);
+        }
+        let own_id = peer::node_id(&nodes[self.me].name);
+        self.hear_peer(from, now);
+        match envelope.message {
+            Message::Hello { groups, digests } => self.hear_hello(from, groups, &digests, now),
+            Message::Prepare { vrid, nonce, to } => {
+                let me = to == own_id;
+                self.with_vrid(vrid, now, |g, scope| g.asked_to_prepare(from, nonce, me, scope));
+            }
+            Message::Ready { vrid, nonce } => {
+                self.with_vrid(vrid, now, |g, scope| g.peer_ready(from, nonce, scope));
+            }
+        }
+        Ok(())
+    }
+
+    fn with_vrid(&mut self, vrid: NonZeroU8, now: Time, with: impl FnOnce(&mut Group, &mut Scope<'_>)) {
+        if let Some(id) = self.groups.iter().find(|g| g.vip.vrid == vrid).map(|g| g.id) {
+            self.with_group(id, now, with);
+        }
+    }
+
+    fn hear_hello(&mut self, from: usize, groups: Vec<GroupReport>, digests: &[u32], now: Time) {
+        let own = &self.settings.digests;
+        let differs: Vec<&'static str> = own
+            .iter()
+            .enumerate()
+            .filter(|(i, (_, digest))| digests.get(*i) != Some(digest))
+            .map(|(_, (key, _))| *key)
+            .collect();
+        let name = self.settings.cluster.nodes[from].name.clone();
+        let peer = &mut self.peers[from];
+        peer.reports = groups;
+        let newcomer = !std::mem::replace(&mut peer.speaks, true);
+        if peer.differs != differs {
+            peer.differs.clone_from(&differs);
+            let event = if differs.is_empty() {
+                Event::new(Level::Info, Kind::Peer, format!("{name} has the same settings again"))
+            } else {
+                let keys = differs.join(", ");
+                let message =
+                    format!("{name} has other settings than this node: {keys}; give both the same file");
+                Event::new(Level::Warn, Kind::Peer, message)
+            };
+            self.tell(event.of_peer(&name));
+        }
+        if newcomer {
+            // Let it know at once whom it may count on.
+            self.say_hello(now);
+        }
+        self.step_back(now);
+    }
+
+    pub(super) fn say_hello(&mut self, now: Time) {
+        self.hello_at = now + self.hello_interval();
+        let mut groups = vec![];
+        self.read_groups(now, |group, _| groups.push(group.report()));
+        let digests = self.settings.digests.iter().map(|(_, digest)| *digest).collect();
+        let message = Message::Hello { groups, digests };
+        let cluster = peer::cluster_id(&self.settings.cluster.name);
+        let sender = peer::node_id(&self.settings.cluster.nodes[self.me].name);
+        let bytes = Envelope { cluster, sender, message }.write();
+        for node in (0..self.peers.len()).filter(|n| *n != self.me) {
+            self.out.push_back(Output::Peer { node, bytes: bytes.clone() });
+        }
+    }
+}

@@ -1,0 +1,85 @@
+//! The servers behind this node: what their checks say, and whom it concerns.
+
+use super::{Node, Output};
+use crate::event::{Event, Kind, Level};
+use crate::health::{Admin, Change, Changes, PoolsState, State};
+use crate::pool::ServerKey;
+use crate::time::Time;
+
+impl Node {
+    /// Asks something of a server: to work, to drain, to be out of service.
+    ///
+    /// # Errors
+    /// There is no such server; the text lists what there is.
+    pub fn set_admin(&mut self, pool: &str, server: &str, admin: Admin, now: Time) -> Result<(), String> {
+        let key = self.pools.find(pool, server).ok_or_else(|| self.no_such_server(pool))?;
+        let changes = self.pools.set_admin(key, admin, now);
+        self.servers_changed(changes, now);
+        Ok(())
+    }
+
+    fn no_such_server(&self, pool: &str) -> String {
+        let list =
+            |of: &mut dyn Iterator<Item = &String>| of.map(String::as_str).collect::<Vec<_>>().join(", ");
+        match self.settings.pools.iter().find(|p| p.name == pool) {
+            Some(found) => {
+                format!("pool {pool} has the servers {}", list(&mut found.servers.iter().map(|s| &s.name)))
+            }
+            None => format!(
+                "there is no pool `{pool}`; there is {}",
+                list(&mut self.settings.pools.iter().map(|p| &p.name))
+            ),
+        }
+    }
+
+    /// The state of every server.
+    #[must_use]
+    pub const fn servers(&self) -> &PoolsState {
+        &self.pools
+    }
+
+    /// Passes on what followed from a probe, a look-up or a command.
+    pub(super) fn servers_changed(&mut self, changes: Option<Changes>, now: Time) {
+        let Some(changes) = changes else { return };
+        for event in changes.events {
+            let level = match &event.change {
+                Change::State { to: State::Up, .. } | Change::Addresses(_) => Level::Info,
+                Change::State { to: State::Down | State::Drain | State::Maint | State::Unknown, .. }
+                | Change::Role { .. } => Level::Warn,
+            };
+            let told = Event::new(level, Kind::Server, event.to_string());
+            self.tell(Event { server: Some((event.pool, event.server)), ..told });
+        }
+        if changes.pools {
+            self.pools_changed(now);
+        }
+        for close in changes.close {
+            self.out.push_back(Output::CloseServer { server: close.key, why: close.why });
+        }
+    }
+
+    /// Hands out the pools as they are now, and looks whether the listeners
+    /// that groups track are served.
+    pub(super) fn pools_changed(&mut self, now: Time) {
+        let pools = self.pools.build();
+        let listeners = &self.settings.listeners;
+        let mut news = false;
+        for group in &mut self.groups {
+            let served = |l: &usize| listeners.get(*l).is_some_and(|l| pools.serves(l.pool));
+            let serving = group.vip.track.iter().all(served);
+            news |= std::mem::replace(&mut group.serving, serving) != serving;
+        }
+        self.out.push_back(Output::Pools(pools));
+        if news && self.stopping.is_none() {
+            self.say_hello(now);
+            self.step_back(now);
+        }
+    }
+
+    /// The pool and server of a key, by name.
+    #[must_use]
+    pub fn server_name(&self, key: ServerKey) -> Option<(&str, &str)> {
+        let pool = self.settings.pools.get(key.pool)?;
+        Some((&pool.name, &pool.servers.get(key.server)?.name))
+    }
+}

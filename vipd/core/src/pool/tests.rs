@@ -1,0 +1,401 @@
+//! Properties of picking.
+
+use super::*;
+use crate::settings::{Host, Pool as Settings, Server as ServerSettings};
+use proptest::prelude::*;
+use std::collections::{BTreeMap, BTreeSet};
+
+fn server(i: usize, weight: u16) -> ServerSettings {
+    ServerSettings {
+        name: format!("db{i}"),
+        host: Host::Address(IpAddr::from([10, 77, 0, 1])),
+        port: 3306,
+        weight,
+        max_connections: None,
+        backup: false,
+    }
+}
+
+fn pool(balance: Balance, servers: Vec<ServerSettings>) -> Settings {
+    Settings {
+        name: "pool".into(),
+        balance,
+        servers,
+        fallback: None,
+        check: None,
+        connect_timeout: Duration::from_secs(1),
+        retries: 2,
+    }
+}
+
+fn weighted(balance: Balance, weights: &[u16]) -> Settings {
+    pool(balance, weights.iter().enumerate().map(|(i, w)| server(i, *w)).collect())
+}
+
+fn state(position: usize, usable: bool, weight: u16) -> ServerState {
+    let address = IpAddr::from([10, 77, (position >> 8) as u8, position as u8]);
+    ServerState { usable, addresses: vec![address], weight }
+}
+
+/// Pools in which all servers but `down` are usable.
+fn pools(generation: u64, settings: &[Settings], down: &[ServerKey]) -> Pools {
+    let states: Vec<Vec<_>> = settings
+        .iter()
+        .enumerate()
+        .map(|(pool, s)| {
+            let of = |(server, s): (usize, &ServerSettings)| {
+                state(server, !down.contains(&ServerKey { pool, server }), s.weight)
+            };
+            s.servers.iter().enumerate().map(of).collect()
+        })
+        .collect();
+    Pools::new(generation, settings, &states)
+}
+
+fn key(pool: usize, server: usize) -> ServerKey {
+    ServerKey { pool, server }
+}
+
+/// A stream of numbers that is the same each time.
+fn numbers() -> impl Iterator<Item = u64> {
+    let mut x = 0x9e37_79b9_7f4a_7c15_u64;
+    std::iter::repeat_with(move || {
+        x ^= x << 13;
+        x ^= x >> 7;
+        x ^= x << 17;
+        x
+    })
+}
+
+fn client(i: u32) -> IpAddr {
+    IpAddr::from(i.to_be_bytes())
+}
+
+fn from(client: IpAddr, random: u64) -> Connection<'static> {
+    Connection { client, random, tried: &[] }
+}
+
+/// The servers of `n` picks from pool 0.
+fn servers(pools: &Pools, state: &mut PickState, n: usize) -> Vec<usize> {
+    let pick = |random| pools.pick(0, state, &from(client(1), random), |_| 0).map_or(99, |p| p.key.server);
+    numbers().take(n).map(pick).collect()
+}
+
+#[test]
+fn round_robin_is_smooth() {
+    let pools = pools(1, &[weighted(Balance::RoundRobin, &[5, 1, 1])], &[]);
+    let mut twice = servers(&pools, &mut PickState::default(), 14);
+    let start = twice.windows(7).position(|w| w == [0, 0, 1, 0, 2, 0, 0]);
+    assert!(start.is_some(), "nginx's example of its algorithm, from some point on: {twice:?}");
+    twice.truncate(7);
+    assert_eq!(twice.iter().filter(|s| **s == 0).count(), 5);
+}
+
+#[test]
+fn long_cycles_are_weighed_and_short_ones_kept() {
+    let turns = |weights: &[u16]| {
+        let pools = pools(1, &[weighted(Balance::RoundRobin, weights)], &[]);
+        match &pools.pools[0].main.turns {
+            Turns::Rotate => "rotate".to_owned(),
+            Turns::Schedule(s) => format!("schedule {}", s.len()),
+            Turns::Weigh => "weigh".to_owned(),
+        }
+    };
+    assert_eq!(turns(&[100, 100, 100]), "rotate");
+    assert_eq!(turns(&[100, 50, 50]), "schedule 4");
+    let many: Vec<u16> = (0..1000).map(|i| i % 256 + 1).collect();
+    assert_eq!(turns(&many), "weigh");
+}
+
+#[test]
+fn workers_start_at_different_places() {
+    let pools = pools(1, &[weighted(Balance::RoundRobin, &[1; 8])], &[]);
+    let firsts: BTreeSet<_> = numbers()
+        .take(64)
+        .map(|r| pools.pick(0, &mut PickState::default(), &from(client(1), r), |_| 0).map(|p| p.key.server))
+        .filter_map(Result::ok)
+        .collect();
+    assert!(firsts.len() > 4, "{firsts:?}");
+}
+
+#[test]
+fn a_swap_of_another_pool_does_not_disturb_the_turns() {
+    let settings = [weighted(Balance::RoundRobin, &[1; 4]), weighted(Balance::First, &[1, 1])];
+    let before = pools(1, &settings, &[]);
+    let swapped = Pools::of(
+        2,
+        vec![Arc::clone(&before.pools[0]), Arc::new(Pool::new(2, &settings[1], &[state(0, true, 1)]))],
+    );
+    let mut state = PickState::default();
+    let mut seen = servers(&before, &mut state, 2);
+    seen.extend(servers(&swapped, &mut state, 2));
+    seen.sort_unstable();
+    assert_eq!(seen, [0, 1, 2, 3]);
+}
+
+#[test]
+fn least_connections_goes_by_weight_and_ties_take_turns() {
+    let settings = [weighted(Balance::LeastConnections, &[100, 100, 200])];
+    let pools = pools(1, &settings, &[]);
+    let mut state = PickState::default();
+    let mut load = [0_u32; 3];
+    for random in numbers().take(400) {
+        let picked = pools.pick(0, &mut state, &from(client(1), random), |k| load[k.server]);
+        load[picked.map_or(0, |p| p.key.server)] += 1;
+    }
+    assert_eq!(load, [100, 100, 200]);
+    let even = self::pools(2, &[weighted(Balance::LeastConnections, &[1; 4])], &[]);
+    let mut seen = servers(&even, &mut PickState::default(), 4);
+    seen.sort_unstable();
+    assert_eq!(seen, [0, 1, 2, 3]);
+}
+
+#[test]
+fn random_two_avoids_the_loaded_and_heeds_weights() {
+    let pools = pools(1, &[weighted(Balance::RandomTwo, &[1, 1, 2, 4])], &[]);
+    let mut state = PickState::default();
+    let mut seen = [0_u32; 4];
+    for random in numbers().take(10_000) {
+        let load = |k: ServerKey| if k.server == 0 { 1000 } else { 0 };
+        let picked = pools.pick(0, &mut state, &from(client(1), random), load);
+        seen[picked.map_or(0, |p| p.key.server)] += 1;
+    }
+    assert_eq!(seen[0], 0, "of two the loaded one is never taken");
+    assert!(seen[1] < seen[2] && seen[2] < seen[3], "{seen:?}");
+}
+
+#[test]
+fn first_fills_the_first() {
+    let mut settings = weighted(Balance::First, &[1, 1, 1]);
+    settings.servers[0].max_connections = Some(2);
+    let pools = pools(1, &[settings], &[]);
+    let mut state = PickState::default();
+    let mut load = [0_u32; 3];
+    for random in numbers().take(5) {
+        let picked = pools.pick(0, &mut state, &from(client(1), random), |k| load[k.server]);
+        load[picked.map_or(0, |p| p.key.server)] += 1;
+    }
+    assert_eq!(load, [2, 3, 0]);
+}
+
+#[test]
+fn source_hash_follows_the_weights() {
+    let pools = pools(1, &[weighted(Balance::SourceHash, &[100, 100, 200])], &[]);
+    let mut state = PickState::default();
+    let mut seen = [0_u32; 3];
+    for i in 0..20_000 {
+        let picked = pools.pick(0, &mut state, &from(client(i), 0), |_| 0);
+        seen[picked.map_or(0, |p| p.key.server)] += 1;
+    }
+    for (seen, expected) in seen.iter().zip([5_000_u32, 5_000, 10_000]) {
+        assert!(seen.abs_diff(expected) < 300, "{seen} of {expected}");
+    }
+}
+
+#[test]
+fn the_same_client_on_either_family_is_hashed_alike() {
+    let pools = pools(1, &[weighted(Balance::SourceHash, &[1; 7])], &[]);
+    for i in 0..100 {
+        let mapped = std::net::Ipv4Addr::from_bits(i).to_ipv6_mapped();
+        let pick = |a| pools.pick(0, &mut PickState::default(), &from(a, 0), |_| 0);
+        assert_eq!(pick(client(i)), pick(IpAddr::V6(mapped)));
+    }
+}
+
+#[test]
+fn a_draw_of_all_ones_or_none_has_a_score() {
+    for drawn in [0, u64::MAX] {
+        let score = pick::score(drawn, 1);
+        assert!(score.is_finite() && score > 0.0, "{score}");
+    }
+}
+
+#[test]
+fn steps_are_taken_in_order() {
+    let mut main = weighted(Balance::RoundRobin, &[1, 1]);
+    main.servers[1].backup = true;
+    main.fallback = Some(1);
+    let settings = [main, weighted(Balance::RoundRobin, &[1])];
+    let pick = |down: &[ServerKey], tried: &[ServerKey]| {
+        let connection = Connection { client: client(1), random: 0, tried };
+        pools(1, &settings, down).pick(0, &mut PickState::default(), &connection, |_| 0).map(|p| p.key)
+    };
+    assert_eq!(pick(&[], &[]), Ok(key(0, 0)));
+    assert_eq!(pick(&[key(0, 0)], &[]), Ok(key(0, 1)), "the backup");
+    assert_eq!(pick(&[key(0, 0), key(0, 1)], &[]), Ok(key(1, 0)), "the fallback");
+    assert_eq!(pick(&[key(0, 0), key(0, 1), key(1, 0)], &[]), Err(NoServer::NoneUsable));
+    assert_eq!(pick(&[], &[key(0, 0)]), Ok(key(0, 1)), "a retry");
+    assert_eq!(pick(&[], &[key(0, 0), key(0, 1)]), Ok(key(1, 0)), "a second retry");
+    assert_eq!(pick(&[], &[key(0, 0), key(0, 1), key(1, 0)]), Err(NoServer::AllTried));
+}
+
+#[test]
+fn a_full_server_opens_no_way_to_the_backup() {
+    let mut main = weighted(Balance::RoundRobin, &[1, 1]);
+    main.servers[0].max_connections = Some(1);
+    main.servers[1].backup = true;
+    let pools = pools(1, &[main], &[]);
+    let pick = |load| pools.pick(0, &mut PickState::default(), &from(client(1), 0), |_| load).map(|p| p.key);
+    assert_eq!(pick(0), Ok(key(0, 0)));
+    assert_eq!(pick(1), Err(NoServer::Full));
+}
+
+#[test]
+fn neither_weightless_nor_unresolved_servers_take_connections() {
+    let settings = [weighted(Balance::RoundRobin, &[0, 1, 1])];
+    let unresolved = ServerState { addresses: vec![], ..state(1, true, 1) };
+    let pools = Pools::new(1, &settings, &[vec![state(0, true, 0), unresolved, state(2, true, 1)]]);
+    assert_eq!(servers(&pools, &mut PickState::default(), 3), [2, 2, 2]);
+    assert!(!pools.pools[0].uses(0) && !pools.pools[0].uses(1) && pools.pools[0].uses(2));
+}
+
+#[test]
+fn a_circle_of_fallbacks_ends() {
+    let mut a = weighted(Balance::First, &[1]);
+    a.fallback = Some(0);
+    let pools = pools(1, &[a], &[key(0, 0)]);
+    assert!(!pools.serves(0));
+    assert!(!pools.serves(7), "a pool that is not there");
+}
+
+fn any_balance() -> impl Strategy<Value = Balance> {
+    prop_oneof![
+        Just(Balance::RoundRobin),
+        Just(Balance::LeastConnections),
+        Just(Balance::SourceHash),
+        Just(Balance::RandomTwo),
+        Just(Balance::First),
+    ]
+}
+
+prop_compose! {
+    fn any_pool(position: usize)(
+        balance in any_balance(),
+        servers in prop::collection::vec((0_u16..=256, any::<bool>(), prop::option::of(0_u32..3)), 1..6),
+        falls_back in any::<bool>(),
+    ) -> Settings {
+        let servers = servers.into_iter().enumerate().map(|(i, (weight, backup, max_connections))| {
+            ServerSettings { backup, max_connections, ..server(i, weight) }
+        });
+        let mut pool = pool(balance, servers.collect());
+        pool.fallback = (falls_back && position > 0).then(|| position - 1);
+        pool
+    }
+}
+
+fn any_pools() -> impl Strategy<Value = Vec<Settings>> {
+    (any_pool(0), any_pool(1), any_pool(2)).prop_map(|(a, b, c)| vec![a, b, c])
+}
+
+proptest! {
+    /// Over one cycle each server has exactly its weight's share, wherever the
+    /// cycle was entered, and in whichever way the turns are computed.
+    #[test]
+    fn round_robin_is_exact_over_a_cycle(
+        weights in prop::collection::vec(1_u16..=256, 1..12),
+        skip in 0_usize..50,
+        weigh in any::<bool>(),
+    ) {
+        let mut pool = Pool::new(1, &weighted(Balance::RoundRobin, &weights),
+            &weights.iter().enumerate().map(|(i, w)| state(i, true, *w)).collect::<Vec<_>>());
+        if weigh {
+            pool.main.turns = Turns::Weigh;
+        }
+        let pools = Pools::of(1, vec![Arc::new(pool)]);
+        let mut state = PickState::default();
+        servers(&pools, &mut state, skip);
+        let cycle: usize = weights.iter().map(|w| usize::from(*w)).sum();
+        let mut seen = BTreeMap::new();
+        for s in servers(&pools, &mut state, cycle) {
+            *seen.entry(s).or_insert(0_u16) += 1;
+        }
+        prop_assert_eq!(seen.into_values().collect::<Vec<_>>(), weights);
+    }
+
+    /// When a server goes, nobody moves but its own clients.
+    #[test]
+    fn source_hash_is_consistent(
+        weights in prop::collection::vec(1_u16..=256, 2..12),
+        gone in any::<prop::sample::Index>(),
+        clients in prop::collection::vec(any::<u32>(), 1..200),
+    ) {
+        let settings = [weighted(Balance::SourceHash, &weights)];
+        let gone = gone.index(weights.len());
+        let (all, fewer) = (pools(1, &settings, &[]), pools(2, &settings, &[key(0, gone)]));
+        let mut state = PickState::default();
+        for c in clients {
+            let mut at = |pools: &Pools| pools.pick(0, &mut state, &from(client(c), 0), |_| 0).map(|p| p.key.server);
+            let (before, after) = (at(&all), at(&fewer));
+            prop_assert!(before == Ok(gone) || before == after, "{before:?} {after:?}");
+            prop_assert_ne!(after, Ok(gone));
+        }
+    }
+
+    /// Invariant 6, and what a retry needs: as long as the pool or its
+    /// fallbacks have a server that is usable, not tried and not full in a step
+    /// that is reached, there is an answer, and the answer is such a server.
+    #[test]
+    fn a_pool_that_serves_never_refuses(
+        settings in any_pools(),
+        down in prop::collection::vec((0_usize..3, 0_usize..6), 0..12),
+        tried in prop::collection::vec((0_usize..3, 0_usize..6), 0..6),
+        loads in prop::collection::vec(0_u32..4, 18),
+        randoms in prop::collection::vec(any::<u64>(), 1..20),
+    ) {
+        let keys = |v: Vec<(usize, usize)>| v.into_iter().map(|(p, s)| key(p, s)).collect::<Vec<_>>();
+        let (down, tried) = (keys(down), keys(tried));
+        let pools = pools(1, &settings, &down);
+        let load = |k: ServerKey| loads[k.pool * 6 + k.server];
+        let full = |k: ServerKey| settings[k.pool].servers[k.server].max_connections.is_some_and(|m| load(k) >= m);
+        // The model: walk the steps, and stop at the first with an untried server.
+        let model = |start: usize| {
+            let mut at = Some(start);
+            let mut any = false;
+            while let Some(p) = at {
+                for backup in [false, true] {
+                    let usable = (0..settings[p].servers.len()).map(|s| key(p, s)).filter(|k| {
+                        let s = &settings[p].servers[k.server];
+                        s.backup == backup && s.weight > 0 && !down.contains(k)
+                    }).collect::<Vec<_>>();
+                    any |= !usable.is_empty();
+                    let untried: Vec<_> = usable.into_iter().filter(|k| !tried.contains(k)).collect();
+                    if !untried.is_empty() {
+                        let free: Vec<_> = untried.into_iter().filter(|k| !full(*k)).collect();
+                        return if free.is_empty() { Err(NoServer::Full) } else { Ok(free) };
+                    }
+                }
+                at = settings[p].fallback;
+            }
+            Err(if any { NoServer::AllTried } else { NoServer::NoneUsable })
+        };
+        let mut state = PickState::default();
+        for random in randoms {
+            for pool in 0..settings.len() {
+                let connection = Connection { client: client(random as u32), random, tried: &tried };
+                let picked = pools.pick(pool, &mut state, &connection, load).map(|p| p.key);
+                match (picked, model(pool)) {
+                    (Ok(picked), Ok(free)) => prop_assert!(free.contains(&picked), "{picked:?} not of {free:?}"),
+                    (picked, model) => prop_assert_eq!(picked.err(), model.err()),
+                }
+                if tried.is_empty() && pools.serves(pool) {
+                    prop_assert_ne!(picked, Err(NoServer::NoneUsable));
+                    prop_assert_ne!(picked, Err(NoServer::AllTried));
+                }
+            }
+        }
+    }
+
+    /// A state that follows from pools to pools, as a worker's does.
+    #[test]
+    fn a_state_follows_any_pools(all in prop::collection::vec((any_pools(), any::<u64>()), 1..8)) {
+        let mut state = PickState::default();
+        for (generation, (settings, random)) in (0..).zip(&all) {
+            let count = 1 + usize::try_from(random % 3).unwrap_or(0);
+            let pools = pools(generation, &settings[..count], &[]);
+            for pool in 0..4 {
+                let picked = pools.pick(pool, &mut state, &from(client(1), *random), |_| 0);
+                prop_assert!(pool < count || picked == Err(NoServer::NoneUsable));
+            }
+        }
+    }
+}
