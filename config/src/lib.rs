@@ -90,10 +90,7 @@ impl Config {
     pub fn parse(text: &str, file_name: &str) -> Result<Self, Errors> {
         let mut report = Report::new(file_name, text);
         let (document, errors) = DeTable::parse_recoverable(text);
-        for error in &errors {
-            let span = error.span().unwrap_or(text.len()..text.len());
-            report.error(&span, Problem::new(error.message()));
-        }
+        syntax(&errors, text, &mut report);
         if !errors.is_empty() {
             // What was salvaged lacks what could not be read: judging it would
             // find faults that the file does not have.
@@ -180,6 +177,24 @@ impl Config {
 #[must_use]
 pub fn keys() -> Vec<(&'static str, &'static [&'static str])> {
     spec::sections()
+}
+
+/// Reports errors of TOML itself.
+fn syntax(errors: &[toml::de::Error], text: &str, report: &mut Report<'_>) {
+    for error in errors {
+        let span = error.span().unwrap_or(text.len()..text.len());
+        let problem = Problem::new(error.message());
+        let (before, rest) = text.split_at_checked(span.start).unwrap_or((text, ""));
+        let first_on_line = before.rsplit('\n').next().is_some_and(|l| l.trim().is_empty());
+        // A new key or table inside a list: the list's end is missing, and all
+        // that follows would be taken for its elements.
+        let element = rest.starts_with(['"', '\'', '{', ']', ',', '#']);
+        if error.message().contains("between array elements") && first_on_line && !element {
+            report.error(&span, problem.hint("the list above has no end: close it with ]"));
+            return;
+        }
+        report.error(&span, problem);
+    }
 }
 
 fn unreadable(file: &str, why: &str) -> Errors {

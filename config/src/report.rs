@@ -235,13 +235,16 @@ pub(crate) fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) 
     if word.len() > 100 {
         return None;
     }
-    let typed = word.to_lowercase().replace('_', "-");
-    known
-        .into_iter()
-        .map(|k| (strsim::damerau_levenshtein(&typed, &k.to_lowercase()), k))
-        .filter(|(distance, k)| *distance <= (k.chars().count().max(typed.chars().count()) / 3).max(1))
-        .min_by_key(|(distance, _)| *distance)
-        .map(|(_, k)| k)
+    let plain = |w: &str| w.to_lowercase().replace(['_', '-'], "");
+    let typed = plain(word);
+    let distance = |k: &str| {
+        let k = plain(k);
+        let distance = strsim::damerau_levenshtein(&typed, &k);
+        let allowed = (k.chars().count().max(typed.chars().count()) / 3).max(1);
+        let begun = typed.len() >= 3 && k.starts_with(&typed);
+        (begun || distance <= allowed).then_some(distance)
+    };
+    known.into_iter().filter_map(|k| distance(k).map(|d| (d, k))).min_by_key(|(d, _)| *d).map(|(_, k)| k)
 }
 
 /// Names joined for a sentence: `"a", "b" and "c"`.
@@ -284,6 +287,7 @@ mod tests {
         let known = ["advert-interval", "vrrp-version", "lease"];
         assert_eq!(nearest("advert_interval", known), Some("advert-interval"));
         assert_eq!(nearest("leese", known), Some("lease"));
+        assert_eq!(nearest("advert", known), Some("advert-interval"), "the beginning of it");
         assert_eq!(nearest("timeout", known), None);
         assert_eq!(nearest("pool2", ["pool1"]), Some("pool1"));
         assert_eq!(nearest("x", ["y"]), Some("y"));

@@ -213,7 +213,7 @@ impl<T: Shape> Shape for List<T> {
             table.next_value::<IgnoredAny>()?;
         }
         Ok(Err(unexpected::<Self>("a single table")
-            .hint("tables that may stand several times have double brackets, as in [[vip]]")))
+            .hint("a list has brackets, [{ ... }]; tables that may stand several times have double ones, [[vip]]")))
     }
 }
 

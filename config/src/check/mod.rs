@@ -148,26 +148,18 @@ impl Names {
             empty_list(key, &span, report);
             return None;
         }
-        let mut all = Some(Vec::new());
-        for wanted in wanted {
-            let wanted = wanted.map(|At { value, span }| At { value: value.0, span });
-            let found = wanted.as_ref().and_then(|w| self.find(key, w, report));
-            let (Some(found), Some(wanted)) = (found, wanted) else {
-                all = None;
-                continue;
-            };
-            if all.as_ref().is_some_and(|all| all.contains(&found)) {
-                report.error(
-                    &wanted.span,
-                    Problem::new(format!("{key}: {} stands here twice", quote(&wanted.value))),
-                );
-                all = None;
-            }
-            if let Some(all) = &mut all {
+        let (count, mut all) = (wanted.len(), Vec::new());
+        for wanted in wanted.into_iter().flatten() {
+            let wanted = At { value: wanted.value.0, span: wanted.span };
+            let Some(found) = self.find(key, &wanted, report) else { continue };
+            if all.contains(&found) {
+                let problem = format!("{key}: {} stands here twice", quote(&wanted.value));
+                report.error(&wanted.span, Problem::new(problem));
+            } else {
                 all.push(found);
             }
         }
-        all
+        (all.len() == count).then_some(all)
     }
 }
 

@@ -262,38 +262,23 @@ fn priorities(drafts: &[Draft], cluster: &Cluster, report: &mut Report<'_>) {
         let Some(nodes) = &draft.nodes else { continue };
         let group = stand_in(nodes.clone());
         let of = |n: usize| group.priority(n, members);
+        let given = |n: usize| members.get(n).is_some_and(|m| m.priority.is_some());
         let place = draft.order.as_ref().unwrap_or(&cluster.place);
-        for pair in nodes.windows(2) {
-            let [first, second] = *pair else { continue };
-            let names = || (cluster.names.show(first), cluster.names.show(second));
-            let derived = members.get(first).is_none_or(|m| m.priority.is_none())
-                || members.get(second).is_none_or(|m| m.priority.is_none());
-            if of(first) < of(second) {
-                let (first, second) = names();
-                report.warning(
-                    place,
-                    Problem::new(format!("node {second} has a higher priority than {first}, against the order here"))
-                        .hint("a priority in the file counts before the order; make both say the same"),
-                );
-            } else if of(first) == of(second) && derived {
-                let (first, second) = names();
-                let shown = of_or_zero(of);
-                report.error(
-                    place,
-                    Problem::new(format!(
-                        "nodes {first} and {second} both come to priority {} in {}",
-                        shown(pair[0]),
-                        draft.show()
-                    ))
-                    .hint("give each node of the group a priority of its own"),
-                );
-            }
+        let pairs = || nodes.iter().enumerate().flat_map(|(i, a)| nodes[i + 1..].iter().map(|b| (*a, *b)));
+        let show = |n: usize| cluster.names.show(n);
+        // Two that are alike in the file have been refused there.
+        if let Some((a, b)) = pairs().find(|(a, b)| of(*a) == of(*b) && !(given(*a) && given(*b))) {
+            let priority = of(a).map_or(0, NonZeroU8::get);
+            let problem = format!("nodes {} and {} both come to priority {priority}", show(a), show(b));
+            let hint = "give each node a priority of its own";
+            report.error(place, Problem::new(problem).hint(hint));
+        }
+        if let Some((a, b)) = pairs().find(|(a, b)| of(*a) < of(*b)) {
+            let problem = format!("node {} has a higher priority than {}, against the order here", show(b), show(a));
+            let hint = "a priority in the file counts before the order; make both say the same";
+            report.warning(place, Problem::new(problem).hint(hint));
         }
     }
-}
-
-fn of_or_zero(of: impl Fn(usize) -> Option<NonZeroU8>) -> impl Fn(usize) -> u8 {
-    move |n| of(n).map_or(0, NonZeroU8::get)
 }
 
 /// A group of these nodes, to ask it for priorities.
