@@ -1,1 +1,210 @@
-//! .
+//! The configuration file of vipd: text to checked types.
+//!
+//! This is the only place that knows TOML. [`Config::parse`] reads the text
+//! into structs of the file's shape, in which nothing is missing or wrong yet,
+//! judges them, and hands out a [`Config`] that holds no bad value, or every
+//! error that was found, each with its line, its column and what to do.
+//!
+//! The file is judged alone, so that it can be judged on any machine: no
+//! interface, no address of this host and no other file is looked at.
+
+mod check;
+mod digest;
+mod duration;
+mod report;
+mod shape;
+mod spec;
+mod value;
+
+pub use report::{Error, Errors, Warning};
+
+use report::{Problem, Report, did_you_mean, quote, quoted};
+use serde::Deserialize as _;
+use shape::Table;
+use spec::Spec;
+use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
+use toml::de::DeTable;
+use vipd_core::settings::{ClusterSettings, ElectionSettings, Listener, Member, Pool, VipGroup};
+
+/// A file that was found good.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Config {
+    /// `[cluster]`.
+    pub cluster: ClusterSettings,
+    /// `[election]`.
+    pub election: ElectionSettings,
+    /// `[[vip]]`, in the file's order.
+    pub vips: Vec<VipGroup>,
+    /// `[[listen]]`, in the file's order.
+    pub listeners: Vec<Listener>,
+    /// `[[pool]]`, in the file's order.
+    pub pools: Vec<Pool>,
+    /// `[status]`; off when absent.
+    pub status: Option<Status>,
+    /// What is allowed and probably not meant, sorted by place.
+    pub warnings: Vec<Warning>,
+}
+
+/// `[status]`.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Status {
+    /// Where the status page listens.
+    pub http: SocketAddr,
+}
+
+/// Why it cannot be told which node a host is.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum NodeError {
+    /// No node has one of the host's addresses.
+    #[error(
+        "this host is none of the nodes in [cluster]: it has none of their addresses ({nodes}); \
+         give it one of them, add it to nodes, or say which it is with --node"
+    )]
+    NoneLocal {
+        /// The nodes with their addresses.
+        nodes: String,
+    },
+    /// Several nodes have one of the host's addresses.
+    #[error("this host has the addresses of several nodes in [cluster] ({nodes}); say which it is with --node")]
+    SeveralLocal {
+        /// Those nodes with their addresses.
+        nodes: String,
+    },
+    /// No node has this name.
+    #[error("there is no node {wanted} in [cluster]; {known}")]
+    NoSuchName {
+        /// The name, quoted.
+        wanted: String,
+        /// The nearest name, or all of them.
+        known: String,
+    },
+}
+
+impl Config {
+    /// Reads and judges the text of a file that is called `file_name` in messages.
+    ///
+    /// # Errors
+    ///
+    /// Everything that is wrong with the text, sorted by place.
+    pub fn parse(text: &str, file_name: &str) -> Result<Self, Errors> {
+        let mut report = Report::new(file_name, text);
+        let (document, errors) = DeTable::parse_recoverable(text);
+        syntax(&errors, text, &mut report);
+        if !errors.is_empty() {
+            // What was salvaged lacks what could not be read: judging it would
+            // find faults that the file does not have.
+            return report.finish().and_then(|_| Err(unreadable(file_name, "its syntax is wrong")));
+        }
+        let deserializer = toml::Deserializer::from(document);
+        let spec = match shape::Field::<Table<Spec>>::deserialize(deserializer) {
+            Ok(field) => field,
+            Err(error) => return Err(unreadable(file_name, error.message())),
+        };
+        let spec = spec.ok("the file", &mut report).map(|table| table.value.open(&mut report));
+        let config = spec.map(|spec| check::config(spec, &mut report));
+        let warnings = report.finish()?;
+        match config {
+            Some(config) => Ok(Self { warnings, ..config }),
+            None => Err(unreadable(file_name, "it is no table")),
+        }
+    }
+
+    /// Reads and judges a file.
+    ///
+    /// # Errors
+    ///
+    /// One error about the file as a whole when it cannot be read or is not
+    /// UTF-8; else as [`Config::parse`].
+    pub fn load(path: impl AsRef<Path>) -> Result<Self, Errors> {
+        let path = path.as_ref();
+        let name = path.display().to_string();
+        let bytes = std::fs::read(path).map_err(|error| unreadable(&name, &error.to_string()))?;
+        match String::from_utf8(bytes) {
+            Ok(text) => Self::parse(&text, &name),
+            Err(error) => {
+                let good = error.utf8_error().valid_up_to();
+                let text = String::from_utf8_lossy(&error.as_bytes()[..good]).into_owned();
+                let mut report = Report::new(&name, &text);
+                report.error(&(good..good), Problem::new("the file is not UTF-8 from here on"));
+                report.finish().and_then(|_| Err(unreadable(&name, "it is not UTF-8")))
+            }
+        }
+    }
+
+    /// Which of the nodes the host with these addresses is, as a position in
+    /// [`ClusterSettings::nodes`].
+    ///
+    /// # Errors
+    ///
+    /// When none of the nodes has one of these addresses, or several have.
+    pub fn find_node(&self, local_addresses: &[IpAddr]) -> Result<usize, NodeError> {
+        let nodes = &self.cluster.nodes;
+        let local = |m: &Member| m.addresses.iter().any(|a| local_addresses.contains(a));
+        let found: Vec<usize> = (0..nodes.len()).filter(|i| local(&nodes[*i])).collect();
+        match found.as_slice() {
+            [one] => Ok(*one),
+            [] => Err(NodeError::NoneLocal { nodes: show(nodes.iter()) }),
+            several => Err(NodeError::SeveralLocal { nodes: show(several.iter().map(|i| &nodes[*i])) }),
+        }
+    }
+
+    /// The node with a name, as a position in [`ClusterSettings::nodes`].
+    ///
+    /// # Errors
+    ///
+    /// When there is none.
+    pub fn node_named(&self, name: &str) -> Result<usize, NodeError> {
+        let names = || self.cluster.nodes.iter().map(|n| n.name.as_str());
+        names().position(|n| n == name).ok_or_else(|| NodeError::NoSuchName {
+            wanted: quote(name),
+            known: did_you_mean(name, names()).unwrap_or_else(|| format!("there is {}", quoted(names()))),
+        })
+    }
+
+    /// A digest of each key that must agree between nodes, at most 16, always
+    /// in the same order. Equal settings have equal digests on every machine
+    /// and, as long as their meaning stays, in every version; the order in
+    /// which groups, listeners and pools stand in the file does not matter.
+    #[must_use]
+    pub fn digests(&self) -> Vec<(&'static str, u32)> {
+        digest::digests(self)
+    }
+}
+
+/// Every table of the file with the keys that it may hold, as the file spells
+/// them: for documentation and completion.
+#[must_use]
+pub fn keys() -> Vec<(&'static str, &'static [&'static str])> {
+    spec::sections()
+}
+
+/// Reports errors of TOML itself.
+fn syntax(errors: &[toml::de::Error], text: &str, report: &mut Report<'_>) {
+    for error in errors {
+        let span = error.span().unwrap_or(text.len()..text.len());
+        let problem = Problem::new(error.message());
+        let (before, rest) = text.split_at_checked(span.start).unwrap_or((text, ""));
+        let first_on_line = before.rsplit('\n').next().is_some_and(|l| l.trim().is_empty());
+        // A new key or table inside a list: the list's end is missing, and all
+        // that follows would be taken for its elements.
+        let element = rest.starts_with(['"', '\'', '{', ']', ',', '#']);
+        if error.message().contains("between array elements") && first_on_line && !element {
+            report.error(&span, problem.hint("the list above has no end: close it with ]"));
+            return;
+        }
+        report.error(&span, problem);
+    }
+}
+
+fn unreadable(file: &str, why: &str) -> Errors {
+    Errors::whole_file(file, Problem::new(format!("cannot read the file: {why}")))
+}
+
+fn show<'a>(nodes: impl Iterator<Item = &'a Member>) -> String {
+    let one = |m: &Member| {
+        let addresses: Vec<_> = m.addresses.iter().map(ToString::to_string).collect();
+        format!("{} {}", m.name, addresses.join(" "))
+    };
+    nodes.map(one).collect::<Vec<_>>().join(", ")
+}

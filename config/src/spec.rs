@@ -1,0 +1,186 @@
+//! The file as it is written: a struct for each table, a field for each key.
+//!
+//! Nothing is missing or wrong at this level; [`crate::check`] judges.
+
+use crate::report::Problem;
+use crate::shape::{Field, List, Section, Shape, Table, keys_of};
+use crate::value::{
+    Count, Endpoint, FilePath, Interface, Kind, Lease, Name, NodeAddress, Number, Port, Reference, ServerName,
+    Socket, User, Version,
+};
+use serde::Deserialize;
+use serde::de::MapAccess;
+use std::time::Duration;
+use vipd_core::settings::{Balance, Bind, Cidr, Role, Transport};
+
+macro_rules! sections {
+    ($($section:ident = $name:literal, later $later:expr;)*) => {
+        $(impl Section for $section {
+            const NAME: &'static str = $name;
+            const LATER: &'static [&'static str] = $later;
+        })*
+
+        /// Every section with its keys.
+        pub(crate) fn sections() -> Vec<(&'static str, &'static [&'static str])> {
+            vec![$(($name, keys_of::<$section>())),*]
+        }
+    };
+}
+
+sections! {
+    Spec = "the file", later &["dns"];
+    ClusterSpec = "[cluster]", later &["witnesses", "key-file"];
+    NodeSpec = "a node of [cluster]", later &[];
+    ElectionSpec = "[election]", later &["quorum"];
+    VipSpec = "[[vip]]", later &[];
+    ListenSpec = "[[listen]]", later &[];
+    PoolSpec = "[[pool]]", later &["source", "proxy-protocol"];
+    ServerSpec = "a server of [[pool]]", later &[];
+    CheckSpec = "[pool.check]", later &["galera"];
+    StatusSpec = "[status]", later &[];
+}
+
+/// The sections that know a key.
+pub(crate) fn homes(key: &str) -> impl Iterator<Item = &'static str> {
+    sections().into_iter().filter(move |(_, keys)| keys.contains(&key)).map(|(name, _)| name)
+}
+
+/// Our name of what keepalived, HAProxy or habit call otherwise.
+pub(crate) fn other_name(key: &str) -> Option<&'static str> {
+    Some(match key {
+        "virtual_router_id" | "virtual-router-id" | "router-id" => "vrid",
+        "advert_int" | "advert-int" => "advert-interval",
+        "version" => "vrrp-version",
+        "virtual_ipaddress" | "vip" | "vips" | "ip" => "addresses",
+        "nopreempt" => "preempt",
+        "track_script" | "track-script" => "track",
+        "maxconn" | "max-conn" => "max-connections",
+        "inter" => "interval",
+        "algorithm" | "lb-algo" => "balance",
+        "type" => "kind",
+        "password" => "password-file",
+        "host" => "address",
+        _ => return None,
+    })
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "kebab-case", default)]
+pub(crate) struct Spec {
+    pub(crate) cluster: Field<Table<ClusterSpec>>,
+    pub(crate) election: Field<Table<ElectionSpec>>,
+    pub(crate) vip: Field<List<Table<VipSpec>>>,
+    pub(crate) listen: Field<List<Table<ListenSpec>>>,
+    pub(crate) pool: Field<List<Table<PoolSpec>>>,
+    pub(crate) status: Field<Table<StatusSpec>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "kebab-case", default)]
+pub(crate) struct ClusterSpec {
+    pub(crate) name: Field<Name>,
+    pub(crate) nodes: Field<List<Table<NodeSpec>>>,
+    pub(crate) peer_port: Field<Port>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "kebab-case", default)]
+pub(crate) struct NodeSpec {
+    pub(crate) name: Field<Name>,
+    pub(crate) address: Field<NodeAddress>,
+    pub(crate) addresses: Field<List<NodeAddress>>,
+    pub(crate) priority: Field<Number<1, 255>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "kebab-case", default)]
+pub(crate) struct ElectionSpec {
+    pub(crate) advert_interval: Field<Duration>,
+    pub(crate) vrrp_version: Field<Version>,
+    pub(crate) transport: Field<Transport>,
+    pub(crate) preempt: Field<bool>,
+    pub(crate) preempt_delay: Field<Duration>,
+    pub(crate) lease: Field<Lease>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "kebab-case", default)]
+pub(crate) struct VipSpec {
+    pub(crate) name: Field<Name>,
+    pub(crate) addresses: Field<List<Cidr>>,
+    pub(crate) interface: Field<Interface>,
+    pub(crate) vrid: Field<Number<1, 255>>,
+    pub(crate) nodes: Field<List<Reference>>,
+    pub(crate) track: Field<List<Reference>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "kebab-case", default)]
+pub(crate) struct ListenSpec {
+    pub(crate) name: Field<Name>,
+    pub(crate) bind: Field<Bind>,
+    pub(crate) pool: Field<Reference>,
+    pub(crate) max_connections: Field<Count>,
+    pub(crate) idle_timeout: Field<Duration>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "kebab-case", default)]
+pub(crate) struct PoolSpec {
+    pub(crate) name: Field<Name>,
+    pub(crate) balance: Field<Balance>,
+    pub(crate) servers: Field<List<ServerEntry>>,
+    pub(crate) fallback: Field<Reference>,
+    pub(crate) connect_timeout: Field<Duration>,
+    pub(crate) retries: Field<Number<0, 100>>,
+    pub(crate) check: Field<Table<CheckSpec>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "kebab-case", default)]
+pub(crate) struct ServerSpec {
+    pub(crate) name: Field<ServerName>,
+    pub(crate) address: Field<Endpoint>,
+    pub(crate) weight: Field<Number<0, 256>>,
+    pub(crate) max_connections: Field<Count>,
+    pub(crate) backup: Field<bool>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "kebab-case", default)]
+pub(crate) struct CheckSpec {
+    pub(crate) kind: Field<Kind>,
+    pub(crate) interval: Field<Duration>,
+    pub(crate) timeout: Field<Duration>,
+    pub(crate) rise: Field<Number<1, 1000>>,
+    pub(crate) fall: Field<Number<1, 1000>>,
+    pub(crate) user: Field<User>,
+    pub(crate) password_file: Field<FilePath>,
+    pub(crate) role: Field<Role>,
+    pub(crate) max_lag: Field<Duration>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "kebab-case", default)]
+pub(crate) struct StatusSpec {
+    pub(crate) http: Field<Socket>,
+}
+
+/// A server: `"host:port"` or a table.
+#[derive(Debug)]
+pub(crate) enum ServerEntry {
+    Short(Endpoint),
+    Long(Table<ServerSpec>),
+}
+
+impl Shape for ServerEntry {
+    const EXPECTED: &'static str = "\"host:port\" or { name = ..., address = \"host:port\" }";
+
+    fn text(text: &str) -> Result<Self, Problem> {
+        Endpoint::text(text).map(Self::Short)
+    }
+
+    fn table<'de, A: MapAccess<'de>>(table: A) -> Result<Result<Self, Problem>, A::Error> {
+        Ok(<Table<ServerSpec> as Shape>::table(table)?.map(Self::Long))
+    }
+}
