@@ -1,1 +1,13 @@
-//! .
+//! The daemon's parts that touch the world.
+
+pub mod check;
+pub mod resolve;
+
+use std::io;
+
+/// An error of the operating system, without its number.
+fn words(error: &io::Error) -> String {
+    let text = error.to_string();
+    let words = text.split_once(" (os error").map_or(text.as_str(), |(words, _)| words);
+    words.to_lowercase()
+}

@@ -1,0 +1,496 @@
+//! Checks against servers made by hand on 127.0.0.1.
+
+use super::*;
+use crate::resolve::Resolver;
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use vipd_core::probe::ObservedRole;
+use vipd_core::settings::{Balance, Host, MysqlCheck, Role, Server};
+
+type Outcome = Result<(), Box<dyn std::error::Error>>;
+
+const LIMIT: Duration = Duration::from_secs(20);
+
+fn mysql(role: Role) -> CheckKind {
+    CheckKind::Mysql(MysqlCheck { user: "vipd".to_owned(), password_file: None, role, max_lag: None })
+}
+
+fn pool(name: &str, kind: CheckKind, ports: &[u16]) -> Pool {
+    let server = |port: &u16| Server {
+        name: format!("db{port}"),
+        host: Host::Address(IpAddr::V4(Ipv4Addr::LOCALHOST)),
+        port: *port,
+        weight: 100,
+        max_connections: None,
+        backup: false,
+    };
+    Pool {
+        name: name.to_owned(),
+        balance: Balance::RoundRobin,
+        servers: ports.iter().map(server).collect(),
+        fallback: None,
+        check: Some(Check {
+            kind,
+            interval: Duration::from_millis(50),
+            timeout: Duration::from_millis(150),
+            rise: 1,
+            fall: 1,
+        }),
+        connect_timeout: Duration::from_secs(1),
+        retries: 0,
+    }
+}
+
+struct Lab {
+    checker: Checker,
+    resolver: Resolver,
+    reports: mpsc::Receiver<Report>,
+}
+
+impl Lab {
+    fn start(pools: &[Pool]) -> Self {
+        let (sender, reports) = mpsc::channel(64);
+        let resolver = Resolver::start(Handle::current(), pools, mpsc::channel(64).0);
+        let checker = Checker::start(Handle::current(), pools, &resolver, sender);
+        Self { checker, resolver, reports }
+    }
+
+    fn update(&mut self, pools: &[Pool]) {
+        self.resolver.update(pools);
+        self.checker.update(pools, &self.resolver);
+    }
+
+    async fn report(&mut self) -> Result<Report, Box<dyn std::error::Error>> {
+        Ok(tokio::time::timeout(LIMIT, self.reports.recv()).await?.ok_or("the checker has ended")?)
+    }
+
+    async fn failure(&mut self) -> Result<String, Box<dyn std::error::Error>> {
+        match self.report().await?.probe {
+            Probe::Failed(text) => Ok(text),
+            Probe::Answered(seen) => Err(format!("answered: {seen:?}").into()),
+        }
+    }
+}
+
+/// A listener that hands every connection to `serve`, and counts them.
+async fn server<F, S>(serve: F) -> Result<(u16, Arc<AtomicUsize>), std::io::Error>
+where
+    F: Fn(TcpStream) -> S + Send + 'static,
+    S: Future<Output = std::io::Result<()>> + Send + 'static,
+{
+    let listener = TcpListener::bind("127.0.0.1:0").await?;
+    let port = listener.local_addr()?.port();
+    let taken = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&taken);
+    drop(tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            count.fetch_add(1, Ordering::SeqCst);
+            drop(tokio::spawn(serve(stream)));
+        }
+    }));
+    Ok((port, taken))
+}
+
+fn packet(sequence: u8, payload: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(payload.len()).unwrap_or(u32::MAX).to_le_bytes();
+    let mut packet = vec![length[0], length[1], length[2], sequence];
+    packet.extend_from_slice(payload);
+    packet
+}
+
+fn greeting(plugin: &str) -> Vec<u8> {
+    let mut payload = b"\x0a8.4.0\0\x07\0\0\0ABCDEFGH\0".to_vec();
+    payload.extend([0xff, 0xff, 0x2d, 0x02, 0x00, 0xff, 0xdf, 21]);
+    payload.extend([0; 10]);
+    payload.extend(b"IJKLMNOPQRST\0");
+    payload.extend(plugin.bytes());
+    payload.push(0);
+    packet(0, &payload)
+}
+
+const OK: [u8; 7] = [0, 0, 0, 2, 0, 0, 0];
+
+async fn read(stream: &mut TcpStream) -> std::io::Result<(u8, Vec<u8>)> {
+    let mut header = [0; 4];
+    stream.read_exact(&mut header).await?;
+    let length = usize::from(header[0]) | usize::from(header[1]) << 8;
+    let mut payload = vec![0; length];
+    stream.read_exact(&mut payload).await?;
+    Ok((header[3], payload))
+}
+
+/// One column, and one row of it.
+async fn answer(stream: &mut TcpStream, columns: &[&str], rows: &[&[&str]]) -> std::io::Result<()> {
+    let text = |out: &mut Vec<u8>, text: &str| {
+        out.push(u8::try_from(text.len()).unwrap_or_default());
+        out.extend(text.bytes());
+    };
+    let mut packets = vec![vec![u8::try_from(columns.len()).unwrap_or_default()]];
+    for column in columns {
+        let mut definition = Vec::new();
+        ["def", "", "", "", column, ""].iter().for_each(|t| text(&mut definition, t));
+        definition.extend([12, 33, 0, 0, 1, 0, 0, 0xfd, 0, 0, 0, 0, 0]);
+        packets.push(definition);
+    }
+    packets.push(vec![0xfe, 0, 0, 2, 0]);
+    for row in rows {
+        let mut values = Vec::new();
+        row.iter().for_each(|value| text(&mut values, value));
+        packets.push(values);
+    }
+    packets.push(vec![0xfe, 0, 0, 2, 0]);
+    let mut out = Vec::new();
+    for (sequence, payload) in (1..).zip(&packets) {
+        out.extend(packet(sequence, payload));
+    }
+    stream.write_all(&out).await
+}
+
+/// Plays a MySQL 8.4 after its login: a primary, until `questions` were asked.
+async fn questions(stream: &mut TcpStream, questions: usize) -> std::io::Result<()> {
+    for _ in 0..questions {
+        let (_, question) = read(stream).await?;
+        let question = String::from_utf8_lossy(&question).into_owned();
+        if question.contains("SHOW GLOBAL VARIABLES") {
+            let rows: [&[&str]; 2] = [&["read_only", "OFF"], &["version", "8.4.0"]];
+            answer(stream, &["Variable_name", "Value"], &rows).await?;
+        } else if question.contains("SELECT @@global.read_only") {
+            answer(stream, &["@@global.read_only"], &[&["0"]]).await?;
+        } else {
+            stream.write_all(&packet(1, &OK)).await?;
+        }
+    }
+    Ok(())
+}
+
+/// The login of an account without a password.
+async fn log_in(stream: &mut TcpStream) -> std::io::Result<()> {
+    stream.write_all(&greeting("mysql_native_password")).await?;
+    let (sequence, _) = read(stream).await?;
+    stream.write_all(&packet(sequence + 1, &OK)).await
+}
+
+fn primary() -> Probe {
+    Probe::Answered(Observation { role: Some(ObservedRole::Primary), lag: None })
+}
+
+#[tokio::test]
+async fn tcp_tells_open_from_closed() -> Outcome {
+    let (open, _) = server(|_| async { Ok(()) }).await?;
+    // Bound, never listening: connections are refused, and nobody else gets it.
+    let closed = tokio::net::TcpSocket::new_v4()?;
+    closed.bind("127.0.0.1:0".parse()?)?;
+    let port = closed.local_addr()?.port();
+    let mut lab = Lab::start(&[pool("a", CheckKind::Tcp, &[open, port])]);
+    let mut seen = [false, false];
+    while seen != [true, true] {
+        let report = lab.report().await?;
+        let expected = match report.server {
+            0 => Probe::Answered(Observation::default()),
+            _ => Probe::Failed(format!("connecting to 127.0.0.1:{port}: connection refused")),
+        };
+        assert_eq!(report.probe, expected);
+        seen[report.server] = true;
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_time_out_names_the_step() -> Outcome {
+    let (silent, _) = server(|stream| async move {
+        std::future::pending::<()>().await;
+        drop(stream);
+        Ok(())
+    })
+    .await?;
+    let mut lab = Lab::start(&[pool("a", mysql(Role::Any), &[silent])]);
+    let expected = format!("timed out after 150ms while waiting for the greeting of 127.0.0.1:{silent}");
+    assert_eq!(lab.failure().await?, expected);
+
+    let (stalled, _) = server(|mut stream| async move {
+        stream.write_all(&greeting("mysql_native_password")).await?;
+        std::future::pending().await
+    })
+    .await?;
+    let mut lab = Lab::start(&[pool("a", mysql(Role::Any), &[stalled])]);
+    let expected = format!("timed out after 150ms while logging in to 127.0.0.1:{stalled}");
+    assert_eq!(lab.failure().await?, expected);
+
+    let (mute, _) = server(|mut stream| async move {
+        log_in(&mut stream).await?;
+        questions(&mut stream, 3).await?;
+        std::future::pending().await
+    })
+    .await?;
+    let mut lab = Lab::start(&[pool("a", mysql(Role::Any), &[mute])]);
+    let expected = format!("timed out after 150ms while asking 127.0.0.1:{mute} for its role");
+    assert_eq!(lab.failure().await?, expected);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_login_that_is_slow_is_waited_for_not_broken_off() -> Outcome {
+    let (gate, opened) = watch::channel(false);
+    let (port, logins) = server(move |mut stream| {
+        let mut opened = opened.clone();
+        async move {
+            let _opened = opened.wait_for(|open| *open).await.map(|_| ());
+            log_in(&mut stream).await?;
+            questions(&mut stream, usize::MAX).await
+        }
+    })
+    .await?;
+    let mut lab = Lab::start(&[pool("a", mysql(Role::Primary), &[port])]);
+    for _ in 0..4 {
+        assert!(lab.failure().await?.ends_with(&format!("waiting for the greeting of 127.0.0.1:{port}")));
+    }
+    gate.send_replace(true);
+    while lab.report().await?.probe != primary() {}
+    for _ in 0..3 {
+        assert_eq!(lab.report().await?.probe, primary());
+    }
+    assert_eq!(logins.load(Ordering::SeqCst), 1, "one connection for all probes");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_kept_connection_that_broke_is_no_failure() -> Outcome {
+    // Three questions of the preparation, one of the probe, then it closes.
+    let (port, logins) = server(|mut stream| async move {
+        log_in(&mut stream).await?;
+        questions(&mut stream, 4).await
+    })
+    .await?;
+    let mut lab = Lab::start(&[pool("a", mysql(Role::Primary), &[port])]);
+    for _ in 0..3 {
+        assert_eq!(lab.report().await?.probe, primary());
+    }
+    assert!(logins.load(Ordering::SeqCst) >= 3);
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_a_server_says_before_the_login_is_passed_on() -> Outcome {
+    let cases: [(&'static [u8], &str); 5] = [
+        (
+            b"\x17\0\0\0\xff\x10\x04Too many connections",
+            "ERROR 1040: Too many connections (all of its max_connections are in use)",
+        ),
+        (
+            b"\x13\0\0\0\xff\x69\x04Host is blocked.",
+            "ERROR 1129: Host is blocked. (unblock this host with FLUSH HOSTS, typed on 127.0.0.1)",
+        ),
+        (
+            b"SSH-2.0-OpenSSH_9.2p1\r\n",
+            "the answer is not MySQL's protocol (no greeting of MySQL or MariaDB)",
+        ),
+        (b"\x01\0\0\0\x0a", "the answer is not MySQL's protocol (no greeting of MySQL or MariaDB)"),
+        (b"", "the server closed the connection"),
+    ];
+    for (bytes, expected) in cases {
+        let (port, _) = server(move |mut stream| async move { stream.write_all(bytes).await }).await?;
+        let mut lab = Lab::start(&[pool("a", mysql(Role::Any), &[port])]);
+        assert_eq!(lab.failure().await?, format!("waiting for the greeting of 127.0.0.1:{port}: {expected}"));
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_reset_in_the_login_is_named() -> Outcome {
+    let (port, _) = server(|mut stream| async move {
+        stream.write_all(&greeting("caching_sha2_password")).await?;
+        read(&mut stream).await?;
+        socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO))
+    })
+    .await?;
+    let mut lab = Lab::start(&[pool("a", mysql(Role::Any), &[port])]);
+    let expected = format!("logging in to 127.0.0.1:{port} as 'vipd': connection reset by peer");
+    assert_eq!(lab.failure().await?, expected);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_refused_account_is_named_without_its_password() -> Outcome {
+    let (port, _) = server(|mut stream| async move {
+        stream.write_all(&greeting("mysql_native_password")).await?;
+        let (sequence, _) = read(&mut stream).await?;
+        let text = b"\xff\x15\x04#28000Access denied for user 'vipd'@'px1' (using password: YES)";
+        stream.write_all(&packet(sequence + 1, text)).await
+    })
+    .await?;
+    let mut password = tempfile::NamedTempFile::new()?;
+    std::io::Write::write_all(&mut password, b"hunter2\n")?;
+    let kind = CheckKind::Mysql(MysqlCheck {
+        user: "vipd".to_owned(),
+        password_file: Some(password.path().to_owned()),
+        role: Role::Any,
+        max_lag: None,
+    });
+    let mut lab = Lab::start(&[pool("a", kind, &[port])]);
+    let text = lab.failure().await?;
+    let said = "Access denied for user 'vipd'@'px1' (using password: YES) (ERROR 1045)";
+    assert_eq!(text, format!("access denied for user 'vipd' at 127.0.0.1:{port}: {said}"));
+    Ok(())
+}
+
+#[tokio::test]
+async fn without_its_password_file_no_login_is_begun() -> Outcome {
+    let (port, logins) = server(|_| async { Ok(()) }).await?;
+    let kind = CheckKind::Mysql(MysqlCheck {
+        user: "vipd".to_owned(),
+        password_file: Some("/nowhere/password".into()),
+        role: Role::Any,
+        max_lag: None,
+    });
+    let mut lab = Lab::start(&[pool("a", kind, &[port])]);
+    let expected = "reading password-file /nowhere/password: no such file or directory";
+    assert_eq!(lab.failure().await?, expected);
+    assert_eq!(logins.load(Ordering::SeqCst), 0);
+    Ok(())
+}
+
+/// The server's side of `caching_sha2_password` when it does not remember
+/// the password: it sends its key, and decrypts what comes back.
+async fn full_authentication(
+    stream: &mut TcpStream,
+    key: &rsa::RsaPrivateKey,
+    pem: &str,
+) -> std::io::Result<Vec<u8>> {
+    const CHALLENGE: &[u8] = b"ABCDEFGHIJKLMNOPQRST";
+    stream.write_all(&greeting("caching_sha2_password")).await?;
+    let (sequence, _) = read(stream).await?;
+    stream.write_all(&packet(sequence + 1, &[1, 4])).await?;
+    let (sequence, want_key) = read(stream).await?;
+    assert_eq!(want_key, [2]);
+    stream.write_all(&packet(sequence + 1, &[&[1], pem.as_bytes()].concat())).await?;
+    let (sequence, sent) = read(stream).await?;
+    let mixed = key.decrypt(rsa::Oaep::new::<sha1::Sha1>(), &sent).map_err(std::io::Error::other)?;
+    stream.write_all(&packet(sequence + 1, &OK)).await?;
+    Ok(mixed.iter().zip(CHALLENGE.iter().cycle()).map(|(a, b)| a ^ b).collect())
+}
+
+#[tokio::test]
+async fn caching_sha2_password_needs_no_tls() -> Outcome {
+    use rsa::pkcs8::EncodePublicKey;
+    let key = rsa::RsaPrivateKey::new(&mut rsa::rand_core::OsRng, 1024)?;
+    let pem = key.to_public_key().to_public_key_pem(rsa::pkcs8::LineEnding::LF)?;
+    let (sender, mut received) = mpsc::unbounded_channel();
+    let (port, _) = server(move |mut stream| {
+        let (key, pem, sender) = (key.clone(), pem.clone(), sender.clone());
+        async move {
+            let password = full_authentication(&mut stream, &key, &pem).await?;
+            sender.send(password).map_err(std::io::Error::other)?;
+            questions(&mut stream, usize::MAX).await
+        }
+    })
+    .await?;
+    let mut password = tempfile::NamedTempFile::new()?;
+    std::io::Write::write_all(&mut password, b"a secret that is longer than twenty bytes\n")?;
+    let kind = CheckKind::Mysql(MysqlCheck {
+        user: "vipd".to_owned(),
+        password_file: Some(password.path().to_owned()),
+        role: Role::Primary,
+        max_lag: None,
+    });
+    let mut pools = [pool("a", kind, &[port])];
+    if let Some(check) = &mut pools[0].check {
+        check.timeout = Duration::from_secs(10);
+    }
+    let mut lab = Lab::start(&pools);
+    assert_eq!(lab.report().await?.probe, primary());
+    assert_eq!(received.recv().await, Some(b"a secret that is longer than twenty bytes\0".to_vec()));
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_reload_keeps_what_did_not_change() -> Outcome {
+    let serve = |mut stream: TcpStream| async move {
+        log_in(&mut stream).await?;
+        questions(&mut stream, usize::MAX).await
+    };
+    let (kept, kept_logins) = server(serve).await?;
+    let (gone, _) = server(serve).await?;
+    let (new, _) = server(serve).await?;
+    let check = || mysql(Role::Primary);
+    let mut lab = Lab::start(&[pool("a", check(), &[gone, kept])]);
+    let mut seen = [false, false];
+    while seen != [true, true] {
+        seen[lab.report().await?.server] = true;
+    }
+    lab.update(&[pool("z", CheckKind::Tcp, &[new]), pool("a", check(), &[kept, new])]);
+    let mut seen = [[false, true], [false, false]];
+    while seen != [[true; 2]; 2] {
+        let report = lab.report().await?;
+        if report.generation == lab.checker.generation() {
+            assert_ne!(report.address.map(|a| a.port()), Some(gone), "{report:?}");
+            if (report.pool, report.server) == (1, 0) {
+                assert_eq!(report.address.map(|a| a.port()), Some(kept));
+            }
+            seen[report.pool][report.server] = true;
+        }
+    }
+    assert_eq!(kept_logins.load(Ordering::SeqCst), 1, "the connection went on");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_check_that_is_not_wanted_says_goodbye() -> Outcome {
+    let (sender, mut received) = mpsc::unbounded_channel();
+    let (port, _) = server(move |mut stream| {
+        let sender = sender.clone();
+        async move {
+            log_in(&mut stream).await?;
+            questions(&mut stream, 4).await?;
+            let (_, last) = read(&mut stream).await?;
+            sender.send(last).map_err(std::io::Error::other)
+        }
+    })
+    .await?;
+    let mut pools = [pool("a", mysql(Role::Primary), &[port])];
+    if let Some(check) = &mut pools[0].check {
+        check.interval = Duration::from_secs(3600);
+    }
+    let mut lab = Lab::start(&pools);
+    assert_eq!(lab.report().await?.probe, primary());
+    lab.update(&[]);
+    assert_eq!(tokio::time::timeout(LIMIT, received.recv()).await?, Some(vec![1]), "COM_QUIT");
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_address_that_does_not_answer_leaves_time_for_the_next() -> Outcome {
+    // A backlog that is full: further connections get no answer.
+    let full = tokio::net::TcpSocket::new_v4()?;
+    full.bind("127.0.0.2:0".parse()?)?;
+    let dead = full.local_addr()?;
+    let listener = full.listen(0)?;
+    let _first = TcpStream::connect(dead).await?;
+    let alive = TcpListener::bind(("127.0.0.3", 0)).await?;
+    let addresses = [dead, alive.local_addr()?];
+    let deadline = Instant::now() + Duration::from_millis(600);
+    let probe = tcp::probe(&addresses, deadline, &Progress::default()).await?;
+    assert_eq!(probe.0, addresses[1]);
+    assert!(Instant::now() < deadline);
+    drop(listener);
+    Ok(())
+}
+
+/// What a dead server costs: probes come no faster than the interval.
+#[tokio::test(start_paused = true)]
+async fn probes_of_a_dead_server_do_not_pile_up() -> Outcome {
+    let mut dead = pool("a", CheckKind::Tcp, &[1]);
+    if let (Some(check), Some(server)) = (&mut dead.check, dead.servers.first_mut()) {
+        check.interval = Duration::from_secs(1);
+        server.host = Host::Address(IpAddr::V4(Ipv4Addr::LOCALHOST));
+    }
+    let mut lab = Lab::start(&[dead]);
+    let start = Instant::now();
+    for _ in 0..100 {
+        lab.failure().await?;
+    }
+    let took = start.elapsed();
+    assert!(took >= Duration::from_secs(99) && took < Duration::from_secs(102), "{took:?}");
+    Ok(())
+}

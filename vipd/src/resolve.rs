@@ -1,0 +1,356 @@
+//! Names of servers to addresses, again and again.
+//!
+//! One task a name, however many servers have it. A name is looked up in
+//! `/etc/hosts` and then in the DNS (`/etc/resolv.conf`); both files are read
+//! anew when they change. It is looked up again when its time to live is over,
+//! and earlier on request, when a connection or a check has failed. A lookup
+//! that fails keeps what was known; nothing ever becomes empty.
+//!
+//! Runs on the runtime given to [`Resolver::start`], which must not be the
+//! election's.
+
+mod system;
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+use system::{Answer, Found, System};
+use tokio::runtime::Handle;
+use tokio::sync::{Notify, mpsc, watch};
+use tokio::time::Instant;
+use vipd_core::settings::{Family, Host, Pool};
+
+/// Bounds of the time until a name is looked up again, whatever its time to live.
+const TTL_BOUNDS: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
+/// Lookups on request are no closer to each other than this: a dead server
+/// fails a check a second, for days.
+const EARLY_EVERY: Duration = Duration::from_secs(2);
+/// Times until a failed lookup is repeated; the last one stays.
+const RETRY: [Duration; 5] = [
+    Duration::from_secs(1),
+    Duration::from_secs(2),
+    Duration::from_secs(4),
+    Duration::from_secs(8),
+    Duration::from_secs(15),
+];
+
+/// What is known of a server's name; sent when it changes.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Resolved {
+    /// The generation of the settings in which `pool` and `server` are
+    /// positions; one of an older generation waited in the queue during a
+    /// reload and is to be dropped (it is sent again).
+    pub generation: u64,
+    /// The pool, as a position in the list of pools.
+    pub pool: usize,
+    /// The server, as a position in the pool.
+    pub server: usize,
+    /// Its addresses, the preferred one first: IPv4 before IPv6 on a host
+    /// that has IPv4. Those last known if the latest lookup failed; empty only
+    /// if none ever succeeded.
+    pub addresses: Arc<[IpAddr]>,
+    /// Why the latest lookup failed, if it did.
+    pub problem: Option<Arc<str>>,
+}
+
+/// Looks up the names of all servers; ends when it is dropped.
+#[derive(Debug)]
+pub struct Resolver {
+    runtime: Handle,
+    events: mpsc::Sender<Resolved>,
+    system: Arc<System>,
+    names: HashMap<String, Task>,
+    generation: u64,
+}
+
+/// The servers that have a name.
+#[derive(Clone, Debug, Default)]
+struct Places {
+    generation: u64,
+    /// Pool and server.
+    servers: Vec<(usize, usize)>,
+}
+
+/// The task of a name; it ends when `places` is dropped.
+#[derive(Debug)]
+struct Task {
+    places: watch::Sender<Places>,
+    known: watch::Receiver<Known>,
+    again: Arc<Notify>,
+}
+
+/// What is known of a name.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+struct Known {
+    addresses: Arc<[IpAddr]>,
+    problem: Option<Arc<str>>,
+}
+
+/// A host's addresses as they are known at any time.
+#[derive(Clone, Debug)]
+pub struct Lookup {
+    host: Host,
+    known: watch::Receiver<Known>,
+    again: Option<Arc<Notify>>,
+}
+
+impl Lookup {
+    /// The addresses, preferred first, never empty; waits for the end of the
+    /// first lookup.
+    ///
+    /// # Errors
+    ///
+    /// Why the name does not resolve, if it never did.
+    pub async fn addresses(&mut self) -> Result<Arc<[IpAddr]>, String> {
+        loop {
+            let known = self.known.borrow_and_update().clone();
+            if !known.addresses.is_empty() {
+                return Ok(known.addresses);
+            }
+            if let Some(problem) = known.problem {
+                return Err(format!("{} does not resolve: {problem}", self.host));
+            }
+            if self.known.changed().await.is_err() {
+                return Err(format!("{} is not looked up any more", self.host));
+            }
+        }
+    }
+
+    /// Whether the first lookup has ended.
+    #[must_use]
+    pub fn is_answered(&self) -> bool {
+        *self.known.borrow() != Known::default()
+    }
+
+    /// Asks for a lookup before the time to live is over, since the address
+    /// does not seem to be right. Does nothing if there was one just now.
+    pub fn refresh(&self) {
+        if let Some(again) = &self.again {
+            again.notify_one();
+        }
+    }
+}
+
+impl Resolver {
+    /// Starts to look up the names of all servers of `pools`, on `runtime`.
+    /// What is found goes to `events`.
+    #[must_use]
+    pub fn start(runtime: Handle, pools: &[Pool], events: mpsc::Sender<Resolved>) -> Self {
+        Self::with_system(runtime, pools, events, System::default())
+    }
+
+    fn with_system(runtime: Handle, pools: &[Pool], events: mpsc::Sender<Resolved>, system: System) -> Self {
+        let system = Arc::new(system);
+        let mut resolver = Self { runtime, events, system, names: HashMap::new(), generation: 0 };
+        resolver.apply(pools);
+        resolver
+    }
+
+    /// Takes over changed settings: names that stay keep what is known of
+    /// them, which is sent again under the new generation, which is returned.
+    pub fn update(&mut self, pools: &[Pool]) -> u64 {
+        self.generation += 1;
+        self.apply(pools);
+        self.generation
+    }
+
+    /// The generation of the settings, as in [`Resolved::generation`]; starts at 0.
+    #[must_use]
+    pub fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// The addresses of a host. One whose name no server has is looked up no more.
+    #[must_use]
+    pub fn lookup(&self, host: &Host) -> Lookup {
+        let (known, again) = match host {
+            Host::Address(address) => (Known { addresses: [*address].into(), problem: None }, None),
+            Host::Name(name) => match self.names.get(name) {
+                Some(task) => {
+                    let again = Some(Arc::clone(&task.again));
+                    return Lookup { host: host.clone(), known: task.known.clone(), again };
+                }
+                None => (Known::default(), None),
+            },
+        };
+        // The value stays readable without its sender.
+        Lookup { host: host.clone(), known: watch::channel(known).1, again }
+    }
+
+    fn apply(&mut self, pools: &[Pool]) {
+        let mut wanted: HashMap<&str, Vec<(usize, usize)>> = HashMap::new();
+        for (pool_at, pool) in pools.iter().enumerate() {
+            for (server_at, server) in pool.servers.iter().enumerate() {
+                match &server.host {
+                    Host::Name(name) => wanted.entry(name).or_default().push((pool_at, server_at)),
+                    Host::Address(_) => {}
+                }
+            }
+        }
+        self.names.retain(|name, _| wanted.contains_key(name.as_str()));
+        for (name, servers) in wanted {
+            let places = Places { generation: self.generation, servers };
+            match self.names.entry(name.to_owned()) {
+                Entry::Occupied(task) => {
+                    task.get().places.send_replace(places);
+                }
+                Entry::Vacant(vacant) => {
+                    let (known_sender, known) = watch::channel(Known::default());
+                    let (places, places_receiver) = watch::channel(places);
+                    let again = Arc::new(Notify::new());
+                    let run = Run {
+                        name: name.to_owned(),
+                        system: Arc::clone(&self.system),
+                        places: places_receiver,
+                        known: known_sender,
+                        again: Arc::clone(&again),
+                        events: self.events.clone(),
+                    };
+                    // Ends by itself when the sender of `places` is dropped.
+                    drop(self.runtime.spawn(run.run()));
+                    vacant.insert(Task { places, known, again });
+                }
+            }
+        }
+    }
+}
+
+/// The task of one name.
+struct Run {
+    name: String,
+    system: Arc<System>,
+    places: watch::Receiver<Places>,
+    known: watch::Sender<Known>,
+    again: Arc<Notify>,
+    events: mpsc::Sender<Resolved>,
+}
+
+impl Run {
+    async fn run(mut self) {
+        let mut wanted = self.places.clone();
+        tokio::select! {
+            () = self.lookups() => {}
+            () = async { while wanted.changed().await.is_ok() {} } => {}
+        }
+    }
+
+    /// Looks the name up until nobody takes what is found.
+    async fn lookups(&mut self) {
+        let mut failures = 0;
+        loop {
+            let start = Instant::now();
+            let found = self.system.find(&self.name).await;
+            let before = self.known.borrow().clone();
+            let known = merge(&found, &before);
+            let wait = match (&known.problem, found.ttl) {
+                (None, ttl) => {
+                    failures = 0;
+                    ttl.clamp(TTL_BOUNDS.0, TTL_BOUNDS.1)
+                }
+                (Some(_), _) => {
+                    let [.., longest] = RETRY;
+                    failures += 1;
+                    RETRY.get(failures - 1).copied().unwrap_or(longest)
+                }
+            };
+            if known != before {
+                self.tell(&before, &known);
+                self.known.send_replace(known);
+                if self.send().await.is_err() {
+                    return;
+                }
+            }
+            if self.rest(start, Instant::now() + wait).await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Waits until the next lookup is due, and sends again what is known when
+    /// the servers' positions change.
+    async fn rest(&mut self, start: Instant, due: Instant) -> Result<(), Gone> {
+        loop {
+            let again = Arc::clone(&self.again);
+            tokio::select! {
+                () = tokio::time::sleep_until(due) => return Ok(()),
+                () = async {
+                    again.notified().await;
+                    tokio::time::sleep_until(start + EARLY_EVERY).await;
+                } => return Ok(()),
+                changed = self.places.changed() => changed.map_err(|_| Gone)?,
+            }
+            self.send().await?;
+        }
+    }
+
+    /// Logs a change.
+    fn tell(&self, before: &Known, known: &Known) {
+        if known.addresses != before.addresses {
+            tracing::info!(name = self.name, addresses = ?known.addresses, "server name resolved");
+        }
+        match (&before.problem, &known.problem) {
+            (None, None) => {}
+            (before, Some(problem)) if before.as_ref() != Some(problem) => {
+                let kept = if known.addresses.is_empty() { "none" } else { "kept" };
+                tracing::warn!(name = self.name, problem = %problem, addresses = kept, "server name does not resolve");
+            }
+            (Some(_), Some(_)) | (None, Some(_)) => {}
+            (Some(_), None) => tracing::info!(name = self.name, "server name resolves again"),
+        }
+    }
+
+    async fn send(&mut self) -> Result<(), Gone> {
+        let Known { addresses, problem } = self.known.borrow().clone();
+        if addresses.is_empty() && problem.is_none() {
+            return Ok(());
+        }
+        let Places { generation, servers } = self.places.borrow_and_update().clone();
+        for (pool, server) in servers {
+            let addresses = Arc::clone(&addresses);
+            let resolved = Resolved { generation, pool, server, addresses, problem: problem.clone() };
+            self.events.send(resolved).await.map_err(|_| Gone)?;
+        }
+        Ok(())
+    }
+}
+
+/// Nobody wants to know any more.
+struct Gone;
+
+/// What is known after a lookup: of a family whose lookup failed, what was
+/// known before; of a name that has nothing any more, too.
+fn merge(found: &Found, before: &Known) -> Known {
+    let mut addresses = Vec::new();
+    let mut problem = None;
+    let mut any = false;
+    for family in found.order {
+        let answer = match family {
+            Family::V4 => &found.v4,
+            Family::V6 => &found.v6,
+        };
+        let old = before.addresses.iter().copied().filter(|a| Family::of(*a) == family);
+        match answer {
+            Answer::Addresses(new) => {
+                any = true;
+                addresses.extend(new.iter().copied());
+            }
+            Answer::Nothing(reason) => {
+                // A failure says more than the lack of the other family.
+                problem.get_or_insert_with(|| Arc::from(reason.as_str()));
+            }
+            Answer::Failed(reason) => {
+                problem = Some(Arc::from(reason.as_str()));
+                addresses.extend(old);
+            }
+        }
+    }
+    if any {
+        return Known { addresses: addresses.into(), problem: None };
+    }
+    Known { addresses: Arc::clone(&before.addresses), problem }
+}
+
+#[cfg(test)]
+mod tests;
