@@ -1,1 +1,3 @@
-//! .
+//! The vipd daemon and its operator's command.
+
+pub mod control;
