@@ -1,6 +1,7 @@
 //! The daemon's parts that touch the world.
 
 pub mod check;
+pub mod control;
 pub mod resolve;
 
 use std::io;

@@ -1,0 +1,285 @@
+//! The state of a node as a document.
+
+use crate::control::stamp;
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use std::fmt;
+
+/// The state of a node: `vipctl status --json` and `/status.json`.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct StatusDoc {
+    /// The cluster's name.
+    pub cluster: String,
+    /// This node's name.
+    pub node: String,
+    /// The daemon's version.
+    pub version: String,
+    /// Whether the node is out of the election by an operator's word.
+    #[serde(default)]
+    pub maintenance: bool,
+    /// The VIP groups, in the file's order.
+    pub vips: Vec<VipDoc>,
+    /// The other nodes, in the file's order.
+    pub peers: Vec<PeerDoc>,
+    /// The listeners, in the file's order.
+    pub listeners: Vec<ListenerDoc>,
+    /// The pools, in the file's order.
+    pub pools: Vec<PoolDoc>,
+    /// The names published in DNS.
+    pub dns: Vec<DnsDoc>,
+    /// Why the newest configuration was refused; empty when it is in force.
+    #[serde(default)]
+    pub config_errors: Vec<String>,
+    /// What was counted since the start.
+    #[serde(default)]
+    pub counters: Counters,
+}
+
+/// A VIP group, as this node sees it.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct VipDoc {
+    /// Its name.
+    pub name: String,
+    /// Its addresses with their prefix length.
+    pub addresses: Vec<String>,
+    /// This node's state in its election.
+    pub state: VipState,
+    /// Who owns it, as far as this node knows.
+    pub owner: Option<String>,
+    /// This node's VRRP priority.
+    pub priority: u8,
+    /// When this node entered its state.
+    #[serde(with = "stamp::seconds")]
+    pub since: Timestamp,
+    /// Why it is in that state, in a sentence.
+    pub why: String,
+    /// How long the steps of this node's last takeover took.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub steps: Option<Steps>,
+}
+
+/// A state of RFC 9568, section 6.3, or a fault that keeps a node out of the election.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum VipState {
+    /// Not started.
+    Init,
+    /// Another node owns the address, or none does yet.
+    Backup,
+    /// This node owns the address.
+    Active,
+    /// This node cannot own it, and says so.
+    Fault,
+}
+
+impl VipState {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Init, Self::Backup, Self::Active, Self::Fault];
+}
+
+impl fmt::Display for VipState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Init => "init",
+            Self::Backup => "backup",
+            Self::Active => "active",
+            Self::Fault => "fault",
+        })
+    }
+}
+
+/// The steps of a takeover: microseconds since the earlier owner's last sign
+/// of life (its last advert, or its word that it lets go), each including
+/// those before it.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Steps {
+    /// The owner's silence, or its word, was noticed.
+    pub detected_us: u64,
+    /// This node decided to take over.
+    pub decided_us: u64,
+    /// The kernel had the addresses.
+    pub address_in_us: u64,
+    /// The first announcement was sent.
+    pub announced_us: u64,
+}
+
+/// Another node, as this one sees it.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct PeerDoc {
+    /// Its name.
+    pub name: String,
+    /// Its own address.
+    pub address: String,
+    /// Its state.
+    pub state: PeerState,
+    /// Milliseconds since it was last heard; absent if it never was.
+    pub last_heard_ms: Option<u64>,
+    /// Whether the settings that must agree do; absent while that is not known.
+    pub config_match: Option<bool>,
+    /// The settings that differ.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub config_differs: Vec<String>,
+}
+
+/// The state of another node: its highest in any VIP's election.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum PeerState {
+    /// It was never heard, or not for long.
+    Unknown,
+    /// It has started, and takes no part yet.
+    Init,
+    /// It owns nothing.
+    Backup,
+    /// It owns a VIP.
+    Active,
+    /// It says that it cannot own anything.
+    Fault,
+}
+
+impl fmt::Display for PeerState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Unknown => "unknown",
+            Self::Init => "init",
+            Self::Backup => "backup",
+            Self::Active => "active",
+            Self::Fault => "fault",
+        })
+    }
+}
+
+/// A listener.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct ListenerDoc {
+    /// Its name.
+    pub name: String,
+    /// Where it listens.
+    pub bind: String,
+    /// Sessions now.
+    pub sessions: u64,
+    /// Sessions since the start.
+    pub total: u64,
+    /// Bytes taken from clients since the start.
+    pub bytes_in: u64,
+    /// Bytes given to clients since the start.
+    pub bytes_out: u64,
+}
+
+/// A pool.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct PoolDoc {
+    /// Its name.
+    pub name: String,
+    /// Its servers, in the file's order.
+    pub servers: Vec<ServerDoc>,
+}
+
+/// A server of a pool.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct ServerDoc {
+    /// Its name.
+    pub name: String,
+    /// Its address and port; the configured name while that is not resolved.
+    pub address: String,
+    /// Its state.
+    pub state: ServerState,
+    /// Its role, where the check can tell.
+    pub role: Option<ServerRole>,
+    /// Its replication lag in milliseconds, where it is known.
+    pub lag_ms: Option<u64>,
+    /// Sessions now.
+    pub sessions: u64,
+    /// Why it is in that state, in a sentence.
+    pub why: String,
+}
+
+/// The state of a server.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ServerState {
+    /// It takes connections.
+    Up,
+    /// Its check says no.
+    Down,
+    /// By an operator's word: no new connections.
+    Drain,
+    /// By an operator's word: no connections.
+    Maint,
+    /// Not checked yet.
+    Unknown,
+}
+
+impl fmt::Display for ServerState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Up => "up",
+            Self::Down => "down",
+            Self::Drain => "drain",
+            Self::Maint => "maint",
+            Self::Unknown => "unknown",
+        })
+    }
+}
+
+/// What a database said it is.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ServerRole {
+    /// It takes writes.
+    Primary,
+    /// It is read-only.
+    Replica,
+}
+
+impl fmt::Display for ServerRole {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Primary => "primary",
+            Self::Replica => "replica",
+        })
+    }
+}
+
+/// A name published in DNS.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct DnsDoc {
+    /// The name.
+    pub name: String,
+    /// The addresses it should have.
+    pub desired: Vec<String>,
+    /// The addresses it has.
+    pub published: Vec<String>,
+    /// Whether these agree.
+    pub in_sync: bool,
+    /// The number of the last write.
+    pub epoch: u64,
+}
+
+/// What was counted since the start.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Counters {
+    /// Adverts that were not acted on, by cause and sender.
+    pub adverts_rejected: Vec<Rejected>,
+}
+
+/// Adverts of one sender that were not acted on, for one cause.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Rejected {
+    /// The cause, in kebab case.
+    pub cause: String,
+    /// The sender's address.
+    pub sender: String,
+    /// How many.
+    pub count: u64,
+}

@@ -1,0 +1,238 @@
+//! The state of a node as text for people: one screen, the worst first.
+
+use super::api::{
+    EventDoc, Level, ListenerDoc, PeerDoc, PeerState, PoolDoc, Rejected, ServerDoc, ServerState, StatusDoc,
+    Steps, VipDoc, VipState,
+};
+use super::table::{self, Cell, Tone, clean, paint};
+use jiff::Timestamp;
+use std::fmt::Write;
+
+/// The status as tables, as of `now`.
+#[must_use]
+pub fn status(doc: &StatusDoc, now: Timestamp, colour: bool) -> String {
+    let mut out = String::new();
+    let title = format!("{} on {}, vipd {}", doc.cluster, doc.node, doc.version);
+    let _ = writeln!(out, "{}", clean(&title));
+    if doc.maintenance {
+        let text = "This node is in maintenance: it takes no VIP until `vipctl maintenance off`.";
+        let _ = writeln!(out, "{}", paint(text, Tone::Odd, colour));
+    }
+    if !doc.config_errors.is_empty() {
+        let text = "The newest configuration was refused, the one before is in force:";
+        let _ = writeln!(out, "{}", paint(text, Tone::Bad, colour));
+        for error in &doc.config_errors {
+            let _ = writeln!(out, "  {}", clean(error));
+        }
+    }
+    vips(&mut out, &doc.vips, now, colour);
+    section(&mut out, &["PEER", "ADDRESS", "STATE", "LAST HEARD", "CONFIGURATION"], &doc.peers, peer, colour);
+    section(
+        &mut out,
+        &["LISTENER", "BIND", "SESSIONS", "TOTAL", "IN", "OUT"],
+        &doc.listeners,
+        listener,
+        colour,
+    );
+    pools(&mut out, &doc.pools, colour);
+    section(
+        &mut out,
+        &["REJECTED ADVERTS", "SENDER", "COUNT"],
+        &doc.counters.adverts_rejected,
+        rejected,
+        colour,
+    );
+    out
+}
+
+fn section<T>(out: &mut String, heads: &[&str], items: &[T], row: fn(&T) -> Vec<Cell>, colour: bool) {
+    if !items.is_empty() {
+        out.push('\n');
+        table::write(out, heads, items.iter().map(row).collect(), colour);
+    }
+}
+
+fn vips(out: &mut String, vips: &[VipDoc], now: Timestamp, colour: bool) {
+    if vips.is_empty() {
+        return;
+    }
+    out.push('\n');
+    let heads = ["VIP", "STATE", "OWNER", "PRIORITY", "SINCE", "ADDRESSES", "WHY"];
+    table::write(out, &heads, vips.iter().map(|v| vip(v, now)).collect(), colour);
+    for vip in vips {
+        if let Some(steps) = vip.steps {
+            let _ = writeln!(out, "Last takeover of {}: {}.", clean(&vip.name), self::steps(steps));
+        }
+    }
+}
+
+fn vip(vip: &VipDoc, now: Timestamp) -> Vec<Cell> {
+    let tone = match vip.state {
+        VipState::Init => Tone::Odd,
+        VipState::Backup => Tone::Plain,
+        VipState::Active => Tone::Good,
+        VipState::Fault => Tone::Bad,
+    };
+    let owner = match &vip.owner {
+        Some(owner) => Cell::plain(owner),
+        None => Cell::new("none", Tone::Bad),
+    };
+    let addresses = match vip.addresses.as_slice() {
+        [first, _, rest @ ..] => format!("{first} and {} more", rest.len().saturating_add(1)),
+        [only] => only.clone(),
+        [] => String::new(),
+    };
+    vec![
+        Cell::plain(&vip.name),
+        Cell::new(vip.state.to_string(), tone),
+        owner,
+        Cell::plain(vip.priority.to_string()),
+        Cell::plain(ago(now, vip.since)),
+        Cell::plain(addresses),
+        Cell::plain(&vip.why),
+    ]
+}
+
+fn peer(peer: &PeerDoc) -> Vec<Cell> {
+    let tone = match peer.state {
+        PeerState::Unknown | PeerState::Init => Tone::Odd,
+        PeerState::Backup => Tone::Plain,
+        PeerState::Active => Tone::Good,
+        PeerState::Fault => Tone::Bad,
+    };
+    let heard = match peer.last_heard_ms {
+        Some(ms) => Cell::plain(format!("{} ago", millis(ms))),
+        None => Cell::new("never", Tone::Odd),
+    };
+    let config = match peer.config_match {
+        Some(true) => Cell::plain("same"),
+        Some(false) if peer.config_differs.is_empty() => Cell::new("differs", Tone::Bad),
+        Some(false) => Cell::new(format!("differs: {}", peer.config_differs.join(", ")), Tone::Bad),
+        None => Cell::new("not known", Tone::Faint),
+    };
+    vec![
+        Cell::plain(&peer.name),
+        Cell::plain(&peer.address),
+        Cell::new(peer.state.to_string(), tone),
+        heard,
+        config,
+    ]
+}
+
+fn listener(listener: &ListenerDoc) -> Vec<Cell> {
+    vec![
+        Cell::plain(&listener.name),
+        Cell::plain(&listener.bind),
+        Cell::plain(listener.sessions.to_string()),
+        Cell::plain(listener.total.to_string()),
+        Cell::plain(bytes(listener.bytes_in)),
+        Cell::plain(bytes(listener.bytes_out)),
+    ]
+}
+
+fn pools(out: &mut String, pools: &[PoolDoc], colour: bool) {
+    if pools.is_empty() {
+        return;
+    }
+    out.push('\n');
+    let heads = ["POOL", "SERVER", "ADDRESS", "STATE", "ROLE", "LAG", "SESSIONS", "WHY"];
+    let rows = pools.iter().flat_map(|pool| {
+        // The name stands beside the pool's first server only.
+        let names = std::iter::once(pool.name.as_str()).chain(std::iter::repeat(""));
+        pool.servers.iter().zip(names).map(|(s, name)| server(name, s))
+    });
+    table::write(out, &heads, rows.collect(), colour);
+}
+
+fn server(pool: &str, server: &ServerDoc) -> Vec<Cell> {
+    let tone = match server.state {
+        ServerState::Up => Tone::Good,
+        ServerState::Down => Tone::Bad,
+        ServerState::Drain | ServerState::Maint | ServerState::Unknown => Tone::Odd,
+    };
+    vec![
+        Cell::plain(pool),
+        Cell::plain(&server.name),
+        Cell::plain(&server.address),
+        Cell::new(server.state.to_string(), tone),
+        Cell::plain(server.role.map_or_else(|| "-".into(), |r| r.to_string())),
+        Cell::plain(server.lag_ms.map_or_else(|| "-".into(), millis)),
+        Cell::plain(server.sessions.to_string()),
+        Cell::plain(&server.why),
+    ]
+}
+
+fn rejected(rejected: &Rejected) -> Vec<Cell> {
+    vec![
+        Cell::new(&rejected.cause, Tone::Odd),
+        Cell::plain(&rejected.sender),
+        Cell::plain(rejected.count.to_string()),
+    ]
+}
+
+/// An event in one line, without its end.
+#[must_use]
+pub fn event(doc: &EventDoc, colour: bool) -> String {
+    let tone = match doc.event.level {
+        Level::Info => Tone::Plain,
+        Level::Warning => Tone::Odd,
+        Level::Error => Tone::Bad,
+    };
+    let level = paint(&format!("{:7}", doc.event.level.to_string()), tone, colour);
+    let message = clean(&doc.event.message).replace('\n', " ");
+    let steps = doc.event.steps.map(|s| format!(" ({})", steps(s))).unwrap_or_default();
+    format!("{:.3}  {level}  {message}{steps}", doc.time)
+}
+
+fn steps(steps: Steps) -> String {
+    format!(
+        "detected {}, decided {}, address in {}, announced {} after the last sign of the owner",
+        micros(steps.detected_us),
+        micros(steps.decided_us),
+        micros(steps.address_in_us),
+        micros(steps.announced_us)
+    )
+}
+
+/// Microseconds as milliseconds: `3031.245 ms`.
+#[must_use]
+pub fn micros(us: u64) -> String {
+    format!("{}.{:03} ms", us / 1000, us % 1000)
+}
+
+/// Milliseconds, coarser the longer.
+fn millis(ms: u64) -> String {
+    if ms < 1000 { format!("{ms}ms") } else { seconds(ms / 1000) }
+}
+
+/// Seconds, coarser the longer.
+fn seconds(s: u64) -> String {
+    const MINUTE: u64 = 60;
+    const HOUR: u64 = 60 * MINUTE;
+    const DAY: u64 = 24 * HOUR;
+    match s {
+        0..MINUTE => format!("{s}s"),
+        MINUTE..HOUR => format!("{}m", s / MINUTE),
+        HOUR..DAY => format!("{}h", s / HOUR),
+        DAY.. => format!("{}d", s / DAY),
+    }
+}
+
+/// How long ago; a time that is still to come (a clock was set back) is now.
+fn ago(now: Timestamp, since: Timestamp) -> String {
+    let s = now.duration_since(since).as_secs();
+    format!("{} ago", seconds(u64::try_from(s).unwrap_or(0)))
+}
+
+/// Bytes in decimal units with one digit behind the point.
+fn bytes(n: u64) -> String {
+    const UNITS: [(u64, &str); 4] =
+        [(1_000_000_000_000, "TB"), (1_000_000_000, "GB"), (1_000_000, "MB"), (1_000, "kB")];
+    match UNITS.iter().find(|(size, _)| n >= *size) {
+        Some((size, unit)) => format!("{}.{} {unit}", n / size, n % size / (size / 10)),
+        None => format!("{n} B"),
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests;

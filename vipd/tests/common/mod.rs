@@ -1,0 +1,175 @@
+//! A daemon that answers on a real socket and decides nothing.
+
+#![allow(dead_code, reason = "each test program uses some of it")]
+
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc as std_mpsc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+use tempfile::TempDir;
+use tokio::net::TcpListener;
+use tokio::sync::mpsc::Receiver;
+use vipd::control::api::{Moved, Response, SOCKET, StatusDoc};
+use vipd::control::call::{self, Call, Refusal};
+use vipd::control::events::EventLog;
+use vipd::control::instance::Instance;
+use vipd::control::{http, server};
+
+/// What the daemon says of itself.
+pub const STATUS: &str = r#"{"cluster":"orders","node":"px1","version":"0.1.0",
+ "vips":[{"name":"main","addresses":["192.0.2.100/24"],"state":"active","owner":"px1","priority":200,"since":"2026-11-20T12:00:00Z","why":"px2 let go of it"}],
+ "peers":[{"name":"px2","address":"192.0.2.12","state":"backup","last-heard-ms":12,"config-match":true}],
+ "listeners":[{"name":"write","bind":"192.0.2.100:3306","sessions":3,"total":120,"bytes-in":1,"bytes-out":2}],
+ "pools":[{"name":"primary","servers":[{"name":"db1","address":"192.0.2.21:3306","state":"up","role":"primary","lag-ms":null,"sessions":3,"why":"answers"}]}],
+ "dns":[]}"#;
+
+/// Longer than any answer here takes, so that a lost one fails the test instead of hanging it.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// The daemon; it ends when dropped.
+pub struct Fake {
+    pub dir: TempDir,
+    pub http: std::net::SocketAddr,
+    log: Option<EventLog>,
+    orders: std_mpsc::Receiver<String>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Fake {
+    pub fn start() -> Self {
+        let dir = tempfile::tempdir().expect("a scratch directory");
+        let runtime_dir = dir.path().to_owned();
+        let (ordered, orders) = std_mpsc::channel();
+        let (started, start) = std_mpsc::channel();
+        let thread = std::thread::spawn(move || {
+            let runtime =
+                tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+            runtime.block_on(daemon(&runtime_dir, &started, &ordered));
+        });
+        let (http, log) = start.recv_timeout(PATIENCE).expect("the daemon starts");
+        Self { dir, http, log: Some(log), orders, thread: Some(thread) }
+    }
+
+    pub fn socket(&self) -> PathBuf {
+        self.dir.path().join(SOCKET)
+    }
+
+    pub fn log(&self) -> &EventLog {
+        self.log.as_ref().expect("it runs")
+    }
+
+    /// Ends the daemon, and waits until it has.
+    pub fn stop(&mut self) {
+        self.log = None;
+        if let Some(thread) = self.thread.take() {
+            thread.join().expect("no panic in the daemon");
+        }
+    }
+
+    /// The orders that came, oldest first.
+    pub fn orders(&self) -> Vec<String> {
+        self.orders.try_iter().collect()
+    }
+
+    pub fn connect(&self) -> Talk {
+        let stream = UnixStream::connect(self.socket()).expect("it listens");
+        stream.set_read_timeout(Some(PATIENCE)).expect("a valid time-out");
+        Talk(BufReader::new(stream))
+    }
+
+    /// All responses to one line.
+    pub fn ask(&self, line: &[u8]) -> Vec<Response> {
+        let mut talk = self.connect();
+        talk.send(line);
+        std::iter::from_fn(|| talk.next()).collect()
+    }
+}
+
+impl Drop for Fake {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+/// A connection to the daemon.
+pub struct Talk(BufReader<UnixStream>);
+
+impl Talk {
+    pub fn send(&mut self, line: &[u8]) {
+        // A daemon that has had enough closes before all is written.
+        let _ = self.0.get_mut().write_all(line);
+    }
+
+    pub fn next(&mut self) -> Option<Response> {
+        let mut line = Vec::new();
+        match self.0.read_until(b'\n', &mut line) {
+            Ok(0) => None,
+            Ok(_) => Some(Response::from_line(&line).expect("a response")),
+            Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => None,
+            Err(error) => panic!("the daemon said nothing: {error}"),
+        }
+    }
+}
+
+async fn daemon(
+    runtime_dir: &Path,
+    started: &std_mpsc::Sender<(std::net::SocketAddr, EventLog)>,
+    ordered: &std_mpsc::Sender<String>,
+) {
+    let (calls, receiver) = call::channel();
+    let (log, store) = EventLog::new();
+    let instance = Instance::claim(runtime_dir).expect("the only daemon here");
+    let socket = instance.listen().expect("a free place");
+    let http = TcpListener::bind(("127.0.0.1", 0)).await.expect("a port");
+    let address = http.local_addr().expect("bound");
+    started.send((address, log)).expect("the test waits");
+    tokio::select! {
+        ended = server::serve(socket, calls.clone(), store) => ended.expect("a working socket"),
+        () = http::serve(http, calls) => {}
+        () = decide(receiver, ordered) => {}
+    }
+}
+
+async fn decide(mut calls: Receiver<Call>, ordered: &std_mpsc::Sender<String>) {
+    // Callers may have gone, and tests need not look at the orders.
+    let note = |order: String| ordered.send(order).unwrap_or(());
+    while let Some(call) = calls.recv().await {
+        match call {
+            Call::Status { reply } => drop(reply.send(status())),
+            Call::Why { subject, reply } => drop(reply.send(match subject.as_deref() {
+                None | Some("main") => Ok("main is here: px2 let go of it\nand nobody else wants it".into()),
+                Some(other) => Err(Refusal(format!("there is no VIP and no server {other}"))),
+            })),
+            Call::Switchover { vip, to, reply } => {
+                note(format!("switchover {vip:?} {to:?}"));
+                drop(reply.send(match to.as_deref() {
+                    Some("px3") => Err(Refusal("px3 was not heard for 4s".into())),
+                    to => Ok(vec![Moved {
+                        vip: vip.unwrap_or_else(|| "main".into()),
+                        from: "px1".into(),
+                        owner: to.unwrap_or("px2").into(),
+                        took_us: 2_345,
+                    }]),
+                }));
+            }
+            Call::Reload { reply } => {
+                note("reload".into());
+                drop(reply.send(Err(Refusal("vipd.toml:1:1: error: one\nvipd.toml:2:1: error: two".into()))));
+            }
+            Call::Maintenance { on, reply } => {
+                note(format!("maintenance {on}"));
+                drop(reply.send(Ok(format!("maintenance {}", if on { "on" } else { "off" }))));
+            }
+            Call::Server { pool, server, state, reply } => {
+                note(format!("server {pool}/{server} {state}"));
+                drop(reply.send(Ok(format!("{pool}/{server} is {state}"))));
+            }
+        }
+    }
+}
+
+pub fn status() -> StatusDoc {
+    serde_json::from_str(STATUS).expect("the document above")
+}
