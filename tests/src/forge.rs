@@ -1,0 +1,1 @@
+//! Adverts as an attacker or a broken router would send them.
