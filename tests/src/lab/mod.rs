@@ -16,6 +16,7 @@ mod namespace;
 mod packet;
 pub mod process;
 mod switch;
+pub mod vipd;
 
 pub use host::Host;
 pub use process::Process;
