@@ -1,3 +1,15 @@
-//! Simulation, lab, interop, demo and benchmarks of vipd.
 
+//!
+//! * [`forge`]: adverts as an attacker or a broken router would send them.
+//! * [`lab`]: test hosts, as network namespaces on a bridge.
+//! * [`probe`]: clients that measure what an outage costs.
+//! * [`scene`]: a client and two proxies that share a floating IP.
+//! * [`stand_in`]: servers that stand in for databases.
+//! Simulation, lab, interop, demo and benchmarks of vipd.
+//! What the tests, the demo and the benchmarks share.
+pub mod forge;
+pub mod lab;
+pub mod probe;
+pub mod scene;
 pub mod sim;
+pub mod stand_in;

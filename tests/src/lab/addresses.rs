@@ -1,0 +1,256 @@
+//! Who holds which address: every change on every host, as its kernel tells it.
+
+use super::Host;
+use super::process::lock;
+use anyhow::{Context, Result, ensure};
+use nix::errno::Errno;
+use nix::sys::socket::{
+    AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, send, setsockopt,
+    socket, sockopt,
+};
+use nix::sys::time::TimeVal;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
+use std::net::IpAddr;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::sync::{Arc, Condvar, Mutex, Weak};
+use std::time::{Duration, Instant};
+
+/// An address that came to a host or went from it.
+#[derive(Clone, Debug)]
+pub struct Change {
+    /// When the test heard of it.
+    pub at: Instant,
+    /// The host.
+    pub host: Arc<str>,
+    /// The address.
+    pub address: IpAddr,
+    /// Whether the host has it now.
+    pub present: bool,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    holders: BTreeMap<IpAddr, BTreeSet<Arc<str>>>,
+    changes: Vec<Change>,
+}
+
+#[derive(Debug, Default)]
+struct Board {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+/// What became of addresses on all hosts of a lab.
+#[derive(Clone, Debug, Default)]
+pub struct AddressLog {
+    board: Arc<Board>,
+}
+
+impl AddressLog {
+    /// The hosts that hold an address now, in order of their names.
+    #[must_use]
+    pub fn holders(&self, address: IpAddr) -> Vec<String> {
+        lock(&self.board.state).holders_of(address)
+    }
+
+    /// How many of these addresses each host holds now.
+    #[must_use]
+    pub fn count(&self, addresses: &[IpAddr], host: &str) -> usize {
+        let state = lock(&self.board.state);
+        addresses.iter().filter(|a| state.holders.get(a).is_some_and(|h| h.contains(host))).count()
+    }
+
+    /// Waits until exactly `hosts` hold an address; gives the time at which
+    /// that was known.
+    ///
+    /// # Errors
+    /// If it does not come about within `patience`.
+    pub fn wait_for(&self, address: IpAddr, hosts: &[&str], patience: Duration) -> Result<Instant> {
+        let mut wanted: Vec<&str> = hosts.to_vec();
+        wanted.sort_unstable();
+        let state = lock(&self.board.state);
+        let (state, _) = self
+            .board
+            .changed
+            .wait_timeout_while(state, patience, |s| s.holders_of(address) != wanted)
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        let held = state.holders_of(address);
+        ensure!(held == wanted, "{address} is held by {held:?} after {patience:?}, not by {hosts:?}");
+        let last = state.changes.iter().rev().find(|c| c.address == address).map(|c| c.at);
+        Ok(last.unwrap_or_else(Instant::now))
+    }
+
+    /// Waits until one host holds an address, and gives its name.
+    ///
+    /// # Errors
+    /// If none does, or several do, for all of `patience`.
+    pub fn wait_for_one(&self, address: IpAddr, patience: Duration) -> Result<String> {
+        let state = lock(&self.board.state);
+        let (state, _) = self
+            .board
+            .changed
+            .wait_timeout_while(state, patience, |s| s.holders_of(address).len() != 1)
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut held = state.holders_of(address);
+        ensure!(held.len() == 1, "{address} is held by {held:?} after {patience:?}, not by one host");
+        Ok(held.remove(0))
+    }
+
+    /// What became of an address since a point in time.
+    #[must_use]
+    pub fn changes(&self, address: IpAddr, since: Instant) -> Vec<Change> {
+        let state = lock(&self.board.state);
+        state.changes.iter().filter(|c| c.address == address && c.at >= since).cloned().collect()
+    }
+
+    /// How long, in all, more than one host held an address since a point in
+    /// time.
+    #[must_use]
+    pub fn overlap(&self, address: IpAddr, since: Instant) -> Duration {
+        let state = lock(&self.board.state);
+        let mut holders = BTreeSet::new();
+        let mut total = Duration::ZERO;
+        let mut double_since: Option<Instant> = None;
+        for change in state.changes.iter().filter(|c| c.address == address) {
+            if change.present {
+                holders.insert(&change.host);
+            } else {
+                holders.remove(&change.host);
+            }
+            match (double_since, holders.len() > 1) {
+                (None, true) => double_since = Some(change.at),
+                (Some(from), false) => {
+                    total += change.at.saturating_duration_since(from.max(since));
+                    double_since = None;
+                }
+                (None, false) | (Some(_), true) => {}
+            }
+        }
+        total + double_since.map_or(Duration::ZERO, |from| from.max(since).elapsed())
+    }
+
+    /// Every change, for a test that failed.
+    pub(crate) fn report(&self, start: Instant) -> String {
+        let mut text = String::new();
+        for change in &lock(&self.board.state).changes {
+            let at = change.at.saturating_duration_since(start);
+            let sign = if change.present { '+' } else { '-' };
+            let Change { host, address, .. } = change;
+            let _ = writeln!(text, "    {:3}.{:06} {sign}{address} {host}", at.as_secs(), at.subsec_micros());
+        }
+        text
+    }
+
+    fn record(&self, host: &Arc<str>, address: IpAddr, present: bool) {
+        let mut state = lock(&self.board.state);
+        let holders = state.holders.entry(address).or_default();
+        let changed = if present { holders.insert(Arc::clone(host)) } else { holders.remove(host) };
+        // A renewed lifetime is told as a new address.
+        if changed {
+            state.changes.push(Change { at: Instant::now(), host: Arc::clone(host), address, present });
+            self.board.changed.notify_all();
+        }
+    }
+}
+
+impl State {
+    fn holders_of(&self, address: IpAddr) -> Vec<String> {
+        self.holders.get(&address).into_iter().flatten().map(ToString::to_string).collect()
+    }
+}
+
+/// Starts to watch a host; that ends with the lab.
+pub(super) fn watch(host: &Host, log: &AddressLog) -> Result<()> {
+    let socket = host.inside(subscribe)?;
+    let name: Arc<str> = host.name().into();
+    let board: Weak<Board> = Arc::downgrade(&log.board);
+    std::thread::spawn(move || {
+        let mut buffer = vec![0; 256 * 1024];
+        loop {
+            let received = recv(socket.as_raw_fd(), &mut buffer, MsgFlags::empty());
+            let Some(board) = board.upgrade() else { return };
+            let log = AddressLog { board };
+            match received {
+                Ok(length) => {
+                    for_each_address(&buffer[..length], |address, present| {
+                        log.record(&name, address, present);
+                    });
+                }
+                Err(Errno::EAGAIN | Errno::EINTR) => {}
+                Err(_) => return,
+            }
+        }
+    });
+    Ok(())
+}
+
+const RTM_NEWADDR: u16 = nix::libc::RTM_NEWADDR;
+const RTM_DELADDR: u16 = nix::libc::RTM_DELADDR;
+
+/// A socket that hears of every change, and first of what there is already.
+fn subscribe() -> Result<OwnedFd> {
+    let socket =
+        socket(AddressFamily::Netlink, SockType::Raw, SockFlag::SOCK_CLOEXEC, SockProtocol::NetlinkRoute)
+            .context("cannot open a netlink socket")?;
+    // A burst of some hundred addresses must not overflow it.
+    setsockopt(&socket, sockopt::RcvBufForce, &(8 << 20)).context("cannot enlarge a netlink socket")?;
+    setsockopt(&socket, sockopt::ReceiveTimeout, &TimeVal::new(0, 200_000))
+        .context("cannot set a netlink socket's time-out")?;
+    let groups = nix::libc::RTMGRP_IPV4_IFADDR | nix::libc::RTMGRP_IPV6_IFADDR;
+    let groups = u32::try_from(groups).context("netlink groups are positive")?;
+    bind(socket.as_raw_fd(), &NetlinkAddr::new(0, groups)).context("cannot bind a netlink socket")?;
+    let mut request = Vec::new();
+    request.extend(24_u32.to_ne_bytes()); // length
+    request.extend(nix::libc::RTM_GETADDR.to_ne_bytes());
+    let flags = u16::try_from(nix::libc::NLM_F_REQUEST | nix::libc::NLM_F_DUMP).context("16 bits")?;
+    request.extend(flags.to_ne_bytes());
+    request.extend([0; 8]); // sequence number, sender
+    request.extend([0; 8]); // ifaddrmsg: every family, every interface
+    send(socket.as_raw_fd(), &request, MsgFlags::empty()).context("cannot ask for addresses")?;
+    Ok(socket)
+}
+
+/// Calls `f` for each address in a buffer of rtnetlink messages (rtnetlink(7)).
+fn for_each_address(mut buffer: &[u8], mut f: impl FnMut(IpAddr, bool)) {
+    while let Some((length, kind)) = header(buffer) {
+        let Some(message) = buffer.get(16..length) else { return };
+        if (kind == RTM_NEWADDR || kind == RTM_DELADDR)
+            && let Some(address) = address_of(message)
+        {
+            f(address, kind == RTM_NEWADDR);
+        }
+        buffer = buffer.get(length.next_multiple_of(4)..).unwrap_or_default();
+    }
+}
+
+fn header(buffer: &[u8]) -> Option<(usize, u16)> {
+    let length = u32::from_ne_bytes(buffer.get(..4)?.try_into().ok()?);
+    let kind = u16::from_ne_bytes(buffer.get(4..6)?.try_into().ok()?);
+    let length = usize::try_from(length).ok()?;
+    (length >= 16).then_some((length, kind))
+}
+
+/// `IFA_LOCAL`, or `IFA_ADDRESS` where there is none (IPv6).
+fn address_of(message: &[u8]) -> Option<IpAddr> {
+    let mut attributes = message.get(8..)?;
+    let mut found = None;
+    while attributes.len() >= 4 {
+        let length = usize::from(u16::from_ne_bytes([attributes[0], attributes[1]]));
+        let kind = u16::from_ne_bytes([attributes[2], attributes[3]]);
+        let value = attributes.get(4..length)?;
+        let address = if let Ok(v4) = <[u8; 4]>::try_from(value) {
+            Some(IpAddr::from(v4))
+        } else {
+            <[u8; 16]>::try_from(value).ok().map(IpAddr::from)
+        };
+        if kind == nix::libc::IFA_LOCAL {
+            return address;
+        }
+        if kind == nix::libc::IFA_ADDRESS {
+            found = address;
+        }
+        attributes = attributes.get(length.next_multiple_of(4)..).unwrap_or_default();
+    }
+    found
+}

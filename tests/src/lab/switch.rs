@@ -1,0 +1,81 @@
+//! The switch of a lab: a bridge in a namespace of its own, a port a host.
+
+use super::namespace::{enter_net, new_net, on_thread};
+use anyhow::{Context, Result, bail};
+use std::fs::File;
+use std::io::Write as _;
+use std::os::fd::AsRawFd;
+use std::process::{Command, Stdio};
+
+#[derive(Debug)]
+pub(crate) struct Switch {
+    net: File,
+}
+
+impl Switch {
+    pub(crate) fn new() -> Result<Self> {
+        let switch = Self { net: new_net()? };
+        // Without snooping multicast goes everywhere at once, as on a plain switch.
+        switch
+            .ip("link add sw type bridge stp_state 0 forward_delay 0 mcast_snooping 0\nlink set sw up\n")?;
+        Ok(switch)
+    }
+
+    /// Lays a cable from a new port to the `eth0` of a host's namespace.
+    pub(crate) fn connect(&self, port: &str, host: &File) -> Result<()> {
+        let host = format!("/proc/{}/fd/{}", std::process::id(), host.as_raw_fd());
+        self.ip(&format!(
+            "link add name {port} type veth peer name eth0 netns {host}\nlink set dev {port} master sw\nlink set dev {port} up\n"
+        ))
+    }
+
+    pub(crate) fn set_port(&self, port: &str, up: bool) -> Result<()> {
+        self.ip(&format!("link set dev {port} {}\n", if up { "up" } else { "down" }))
+    }
+
+    pub(crate) fn block(&self, from: &str, to: &str) -> Result<()> {
+        self.nft(&format!(
+            "add table bridge lab\n\
+             add chain bridge lab cuts {{ type filter hook forward priority 0; }}\n\
+             add rule bridge lab cuts iifname {from} oifname {to} drop\n"
+        ))
+    }
+
+    pub(crate) fn unblock(&self) -> Result<()> {
+        self.nft("add table bridge lab\ndelete table bridge lab\n")
+    }
+
+    fn ip(&self, script: &str) -> Result<()> {
+        self.feed("ip", &["-batch", "-"], script)
+    }
+
+    fn nft(&self, script: &str) -> Result<()> {
+        self.feed("nft", &["-f", "-"], script)
+    }
+
+    fn feed(&self, program: &str, arguments: &[&str], script: &str) -> Result<()> {
+        on_thread(|| {
+            enter_net(&self.net)?;
+            feed(Command::new(program).args(arguments), script)
+        })
+    }
+}
+
+/// Runs a command with `script` on its standard input.
+pub(crate) fn feed(command: &mut Command, script: &str) -> Result<()> {
+    let program = command.get_program().to_string_lossy().into_owned();
+    let mut child = command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .with_context(|| format!("cannot run {program}"))?;
+    if let Some(mut stdin) = child.stdin.take() {
+        stdin.write_all(script.as_bytes()).with_context(|| format!("{program} does not read its input"))?;
+    }
+    let output = child.wait_with_output().with_context(|| format!("cannot wait for {program}"))?;
+    if !output.status.success() {
+        bail!("{program} refuses ({}): {}", script.trim(), String::from_utf8_lossy(&output.stderr).trim());
+    }
+    Ok(())
+}

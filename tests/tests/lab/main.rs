@@ -1,0 +1,58 @@
+//! The lab: real daemons on test hosts made of network namespaces.
+
+mod itself;
+mod vectors;
+
+use libtest_mimic::{Arguments, Completion, Failed, Trial};
+use vipd_tests::lab::{self, Lab};
+
+/// A test in a lab of its own.
+pub(crate) struct Case {
+    /// Its name.
+    pub(crate) name: &'static str,
+    /// What it needs beside the lab.
+    pub(crate) needs: &'static [Need],
+    /// The test.
+    pub(crate) run: fn(&Lab) -> anyhow::Result<()>,
+}
+
+/// What a test needs beside the lab.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Need {
+    /// keepalived is installed.
+    Keepalived,
+}
+
+impl Need {
+    /// Why it is not met here, if so.
+    fn obstacle(self) -> Option<String> {
+        match self {
+            Self::Keepalived => {
+                (!lab::keepalived::is_installed()).then(|| "keepalived is not installed".to_owned())
+            }
+        }
+    }
+}
+
+fn main() -> std::process::ExitCode {
+    let mut arguments = Arguments::from_args();
+    // The tests measure time: more at once would disturb each other.
+    arguments.test_threads = arguments.test_threads.or(Some(2));
+    let obstacle = if arguments.list { None } else { lab::obstacle() };
+    let cases = [itself::CASES, vectors::CASES];
+    let trials = cases.into_iter().flatten().map(|case| trial(case, obstacle.clone())).collect();
+    libtest_mimic::run(&arguments, trials).exit_code()
+}
+
+fn trial(case: &'static Case, obstacle: Option<String>) -> Trial {
+    Trial::ignorable_test(case.name, move || {
+        if let Some(reason) = obstacle.or_else(|| case.needs.iter().find_map(|n| n.obstacle())) {
+            return Ok(Completion::ignored_with(reason));
+        }
+        let lab = Lab::new().map_err(|e| Failed::from(format!("{e:#}")))?;
+        match (case.run)(&lab) {
+            Ok(()) => Ok(Completion::Completed),
+            Err(e) => Err(Failed::from(format!("{e:#}\n{}", lab.report()))),
+        }
+    })
+}
