@@ -1,12 +1,12 @@
-
+//! What the tests, the demo and the benchmarks share.
 //!
 //! * [`forge`]: adverts as an attacker or a broken router would send them.
 //! * [`lab`]: test hosts, as network namespaces on a bridge.
 //! * [`probe`]: clients that measure what an outage costs.
 //! * [`scene`]: a client and two proxies that share a floating IP.
+//! * [`sim`]: the cluster in one thread, with a virtual clock.
 //! * [`stand_in`]: servers that stand in for databases.
-//! Simulation, lab, interop, demo and benchmarks of vipd.
-//! What the tests, the demo and the benchmarks share.
+
 pub mod forge;
 pub mod lab;
 pub mod probe;
