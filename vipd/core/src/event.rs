@@ -18,44 +18,21 @@ pub enum Level {
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub enum Kind {
     /// A VIP group changed its state on this node.
-    VipState,
+    Vip,
     /// This node took a group over and announced it; the event carries its steps.
-    Failover,
-    /// A planned switchover began, ended or was refused.
+    Takeover,
+    /// A planned switchover began or did not come about.
     Switchover,
-    /// Somebody deleted an address, and it was put back.
-    AddressRestored,
-    /// The kernel refused an address.
-    AddressRefused,
+    /// The kernel refused an address, or somebody deleted one and it was put back.
+    Address,
     /// A packet was not accepted.
-    PacketRejected,
+    Advert,
     /// A peer appeared, vanished or differs in its settings.
     Peer,
     /// A server's state or role changed.
     Server,
-    /// The configuration was reloaded, or could not be.
-    Reload,
-    /// The daemon itself: start, stop, guard.
-    Daemon,
-}
-
-impl Kind {
-    /// The kind's word.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::VipState => "vip-state",
-            Self::Failover => "failover",
-            Self::Switchover => "switchover",
-            Self::AddressRestored => "address-restored",
-            Self::AddressRefused => "address-refused",
-            Self::PacketRejected => "packet-rejected",
-            Self::Peer => "peer",
-            Self::Server => "server",
-            Self::Reload => "reload",
-            Self::Daemon => "daemon",
-        }
-    }
+    /// Maintenance began or ended.
+    Maintenance,
 }
 
 /// The steps of a takeover, each as time since the former owner's last sign

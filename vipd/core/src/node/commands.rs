@@ -116,7 +116,7 @@ impl Node {
         }
         self.maintenance = on;
         let message = if on { "maintenance begins: this node owns nothing" } else { "maintenance is over" };
-        self.tell(Event::new(Level::Warn, Kind::Daemon, message));
+        self.tell(Event::new(Level::Warn, Kind::Maintenance, message));
         if on {
             self.leave_all(now);
         } else {

@@ -88,7 +88,7 @@ impl Node {
     pub(super) fn reject(&mut self, cause: Reject, sender: IpAddr, now: Time) {
         if let Some(count) = self.rejects.count(cause, sender, now) {
             let message = format!("{count} packets of {sender} not accepted ({cause}): {}", cause.advice());
-            self.tell(Event::new(Level::Warn, Kind::PacketRejected, message));
+            self.tell(Event::new(Level::Warn, Kind::Advert, message));
         }
     }
 

@@ -1,0 +1,177 @@
+//! What the kernel holds of a group, and what the link is told of it.
+
+use super::handover::Transition;
+use super::{Announcing, Group, RETRY_AFTER};
+use crate::election::Event as Happening;
+use crate::event::{Event, Kind, Level, Steps};
+use crate::explain;
+use crate::node::{Announcement, Link, Output, Scope};
+use crate::plan::{GroupPlan, Hold};
+use std::net::IpAddr;
+use std::time::Duration;
+
+/// When addresses are announced, counted from the takeover: a burst, repeats
+/// for what missed it, and then a slow refresh for what forgot.
+const ANNOUNCE_AT: [Duration; 10] = [
+    Duration::ZERO,
+    Duration::from_millis(20),
+    Duration::from_millis(100),
+    Duration::from_millis(500),
+    Duration::from_secs(1),
+    Duration::from_secs(2),
+    Duration::from_secs(3),
+    Duration::from_secs(5),
+    Duration::from_secs(7),
+    Duration::from_secs(10),
+];
+const ANNOUNCE_REFRESH: Duration = Duration::from_secs(60);
+
+impl Group {
+    /// Asks for a hold; of several only the newest counts.
+    pub(crate) fn plan(&mut self, hold: Hold, scope: &mut Scope<'_>) {
+        self.hold = hold;
+        self.confirmed = false;
+        self.hold_generation = self.generation + 1;
+        self.emit_plan(scope);
+        scope.guard_changed = true;
+    }
+
+    pub(super) fn emit_plan(&mut self, scope: &mut Scope<'_>) {
+        let Some(interface) = self.interface else {
+            // Nothing was ever held.
+            self.confirmed = true;
+            return;
+        };
+        self.generation += 1;
+        self.renewed_at = scope.now;
+        scope.out.push_back(Output::Addresses(GroupPlan {
+            group: self.id,
+            generation: self.generation,
+            interface,
+            addresses: self.vip.addresses.clone(),
+            hold: self.hold,
+            lease: self.election.params().lease,
+        }));
+    }
+
+    /// The kernel's answer to a plan.
+    pub(crate) fn applied(&mut self, generation: u64, result: Result<(), String>, scope: &mut Scope<'_>) {
+        if generation < self.hold_generation {
+            return;
+        }
+        match (self.hold, result) {
+            (_, Ok(())) => {
+                if !std::mem::replace(&mut self.confirmed, true) {
+                    self.hold_confirmed(scope);
+                }
+            }
+            (Hold::Owned, Err(reason)) => self.refused(&reason, scope),
+            (Hold::Silent, Err(reason)) => self.cannot_be_silent(&reason, scope),
+            (Hold::Absent, Err(reason)) => {
+                let message = format!("{}: the kernel would not delete it: {reason}", self.vip.name);
+                scope.event(self.event(Level::Error, Kind::Address, message));
+                self.confirmed = true;
+                self.hold_confirmed(scope);
+            }
+        }
+    }
+
+    pub(super) fn hold_confirmed(&mut self, scope: &mut Scope<'_>) {
+        match self.hold {
+            Hold::Owned => {
+                if let Some(takeover) = &mut self.takeover {
+                    takeover.address_in = Some(scope.now);
+                }
+                self.announce(Announcing { since: scope.now, next: 0, at: scope.now }, scope);
+            }
+            Hold::Silent | Hold::Absent => match self.transition {
+                Transition::Silencing { purpose, .. } => self.released(purpose, scope),
+                Transition::Preparing { from, nonce, until } if self.hold == Hold::Silent => {
+                    self.transition = Transition::Prepared { from, nonce, until };
+                    self.ready(from, nonce, scope);
+                }
+                Transition::None
+                | Transition::Asking { .. }
+                | Transition::Lingering { .. }
+                | Transition::Preparing { .. }
+                | Transition::Prepared { .. } => {}
+            },
+        }
+    }
+
+    /// A refusal is a fault with a reason and a release, never a silent half-owner.
+    fn refused(&mut self, reason: &str, scope: &mut Scope<'_>) {
+        let message = format!("{}: the kernel refused an address: {reason}", self.vip.name);
+        scope.event(self.event(Level::Error, Kind::Address, message.clone()));
+        self.fault = Some(message);
+        self.retry_at = Some(scope.now + RETRY_AFTER);
+        self.happen(Happening::Fault, scope);
+    }
+
+    fn cannot_be_silent(&mut self, reason: &str, scope: &mut Scope<'_>) {
+        let message =
+            format!("{}: cannot hold it silently, so there is a short gap: {reason}", self.vip.name);
+        scope.event(self.event(Level::Warn, Kind::Switchover, message));
+        match self.transition {
+            Transition::Silencing { .. } => {
+                self.close_sessions(scope);
+                self.plan(Hold::Absent, scope);
+            }
+            Transition::Preparing { from, nonce, until } => {
+                // The address goes in after the release instead.
+                self.plan(Hold::Absent, scope);
+                self.transition = Transition::Prepared { from, nonce, until };
+                self.ready(from, nonce, scope);
+            }
+            Transition::None
+            | Transition::Asking { .. }
+            | Transition::Lingering { .. }
+            | Transition::Prepared { .. } => self.plan(Hold::Absent, scope),
+        }
+    }
+
+    /// Somebody deleted an address, and the kernel actor put it back.
+    pub(crate) fn restored(&mut self, addresses: &[IpAddr], scope: &mut Scope<'_>) {
+        let list = addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+        let message = format!("{}: somebody deleted {list}; it is back", self.vip.name);
+        scope.event(self.event(Level::Warn, Kind::Address, message));
+        if self.hold == Hold::Owned && self.confirmed {
+            self.announce(Announcing { since: scope.now, next: 0, at: scope.now }, scope);
+        }
+    }
+
+    pub(super) fn announce(&mut self, announcing: Announcing, scope: &mut Scope<'_>) {
+        let Link::Up { interface, .. } = self.link else { return };
+        if self.hold != Hold::Owned || !self.confirmed {
+            return;
+        }
+        let next = announcing.next + 1;
+        let at = match ANNOUNCE_AT.get(next) {
+            Some(after) => (announcing.since + *after).max(scope.now + Duration::from_millis(1)),
+            None => scope.now + ANNOUNCE_REFRESH,
+        };
+        self.announcing = Some(Announcing { next, at, ..announcing });
+        let addresses = self.vip.addresses.iter().map(|a| a.address()).collect();
+        scope.out.push_back(Output::Announce(Announcement { group: self.id, interface, addresses }));
+    }
+
+    /// The first announcement was sent: the takeover is complete.
+    pub(crate) fn announced(&mut self, scope: &mut Scope<'_>) {
+        let Some(takeover) = self.takeover.take() else { return };
+        let steps = Steps {
+            detected: takeover.detected - takeover.sign,
+            decided: takeover.decided - takeover.sign,
+            address_in: takeover.address_in.unwrap_or(scope.now) - takeover.sign,
+            announced: scope.now - takeover.sign,
+        };
+        self.steps = Some(steps);
+        let message = format!("{} is here: {}", self.vip.name, explain::change(self, scope));
+        let event = Event { steps: Some(steps), ..self.event(Level::Info, Kind::Takeover, message) };
+        scope.event(event);
+    }
+
+    pub(super) fn close_sessions(&self, scope: &mut Scope<'_>) {
+        let addresses = self.vip.addresses.iter().map(|a| a.address()).collect();
+        scope.out.push_back(Output::CloseSessions { addresses });
+    }
+}
