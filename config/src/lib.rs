@@ -66,7 +66,9 @@ pub enum NodeError {
         nodes: String,
     },
     /// Several nodes have one of the host's addresses.
-    #[error("this host has the addresses of several nodes in [cluster] ({nodes}); say which it is with --node")]
+    #[error(
+        "this host has the addresses of several nodes in [cluster] ({nodes}); say which it is with --node"
+    )]
     SeveralLocal {
         /// Those nodes with their addresses.
         nodes: String,

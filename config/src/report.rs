@@ -53,23 +53,13 @@ fn line(
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        line(
-            f,
-            (&self.file, self.line, self.column),
-            "error",
-            (&self.message, self.hint.as_deref()),
-        )
+        line(f, (&self.file, self.line, self.column), "error", (&self.message, self.hint.as_deref()))
     }
 }
 
 impl fmt::Display for Warning {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        line(
-            f,
-            (&self.file, self.line, self.column),
-            "warning",
-            (&self.message, self.hint.as_deref()),
-        )
+        line(f, (&self.file, self.line, self.column), "warning", (&self.message, self.hint.as_deref()))
     }
 }
 
@@ -179,8 +169,8 @@ pub(crate) struct Report<'t> {
 
 impl<'t> Report<'t> {
     pub(crate) fn new(file: &str, text: &'t str) -> Self {
-        let lines =
-            std::iter::once(0).chain(text.bytes().enumerate().filter(|(_, b)| *b == b'\n').map(|(i, _)| i + 1));
+        let lines = std::iter::once(0)
+            .chain(text.bytes().enumerate().filter(|(_, b)| *b == b'\n').map(|(i, _)| i + 1));
         Self { file: file.into(), text, lines: lines.collect(), errors: vec![], warnings: vec![] }
     }
 

@@ -8,7 +8,9 @@
 
 use crate::report::{At, Problem, Report, did_you_mean, nearest, quote};
 use crate::spec;
-use serde::de::{DeserializeOwned, Deserializer, IgnoredAny, IntoDeserializer, MapAccess, SeqAccess, Visitor};
+use serde::de::{
+    DeserializeOwned, Deserializer, IgnoredAny, IntoDeserializer, MapAccess, SeqAccess, Visitor,
+};
 use serde::{Deserialize, forward_to_deserialize_any};
 use std::fmt;
 use std::marker::PhantomData;
@@ -197,7 +199,8 @@ impl<T: Shape> Shape for List<T> {
     const EXPECTED: &'static str = "a list";
 
     fn text(text: &str) -> Result<Self, Problem> {
-        Err(unexpected::<Self>(&format!("the string {}", quote(text))).hint(format!("in brackets: [{}]", quote(text))))
+        Err(unexpected::<Self>(&format!("the string {}", quote(text)))
+            .hint(format!("in brackets: [{}]", quote(text))))
     }
 
     fn sequence<'de, A: SeqAccess<'de>>(mut list: A) -> Result<Result<Self, Problem>, A::Error> {
@@ -212,8 +215,9 @@ impl<T: Shape> Shape for List<T> {
         while table.next_key::<String>()?.is_some() {
             table.next_value::<IgnoredAny>()?;
         }
-        Ok(Err(unexpected::<Self>("a single table")
-            .hint("a list has brackets, [{ ... }]; tables that may stand several times have double ones, [[vip]]")))
+        Ok(Err(unexpected::<Self>("a single table").hint(
+            "a list has brackets, [{ ... }]; tables that may stand several times have double ones, [[vip]]",
+        )))
     }
 }
 

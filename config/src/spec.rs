@@ -5,8 +5,8 @@
 use crate::report::Problem;
 use crate::shape::{Field, List, Section, Shape, Table, keys_of};
 use crate::value::{
-    Count, Endpoint, FilePath, Interface, Kind, Lease, Name, NodeAddress, Number, Port, Reference, ServerName,
-    Socket, User, Version,
+    Count, Endpoint, FilePath, Interface, Kind, Lease, Name, NodeAddress, Number, Port, Reference,
+    ServerName, Socket, User, Version,
 };
 use serde::Deserialize;
 use serde::de::MapAccess;

@@ -158,7 +158,8 @@ impl Shape for Lease {
     }
 
     fn integer(number: i128) -> Result<Self, Problem> {
-        Err(Problem::new(format!("{number} has no unit")).hint(format!("in quotes and seconds: \"{number}s\"")))
+        Err(Problem::new(format!("{number} has no unit"))
+            .hint(format!("in quotes and seconds: \"{number}s\"")))
     }
 }
 
@@ -237,7 +238,8 @@ impl Shape for Version {
         match number {
             2 => Ok(Self(VrrpVersion::V2)),
             3 => Ok(Self(VrrpVersion::V3)),
-            _ => Err(Problem::new(format!("there is no VRRP version {number}")).hint("2 (RFC 3768) or 3 (RFC 9568)")),
+            _ => Err(Problem::new(format!("there is no VRRP version {number}"))
+                .hint("2 (RFC 3768) or 3 (RFC 9568)")),
         }
     }
 
@@ -300,8 +302,10 @@ impl Shape for NodeAddress {
             return Err(Problem::new(format!("{address} is {what}, no host can have it")));
         }
         if matches!(address, IpAddr::V6(v6) if v6.is_unicast_link_local()) {
-            return Err(Problem::new(format!("{address} is link-local: it means something else on every link"))
-                .hint("give the node's global or unique local (fd..) address"));
+            return Err(Problem::new(format!(
+                "{address} is link-local: it means something else on every link"
+            ))
+            .hint("give the node's global or unique local (fd..) address"));
         }
         Ok(Self(address))
     }
@@ -314,8 +318,9 @@ impl Shape for Cidr {
         let Some((address, prefix)) = text.split_once('/') else {
             let address = ip(text)?;
             let length = if address.is_ipv4() { 24 } else { 64 };
-            return Err(Problem::new(format!("{address} has no prefix length"))
-                .hint(format!("the length of its subnet's prefix belongs to it, for example \"{address}/{length}\"")));
+            return Err(Problem::new(format!("{address} has no prefix length")).hint(format!(
+                "the length of its subnet's prefix belongs to it, for example \"{address}/{length}\""
+            )));
         };
         let address = ip(address)?;
         let longest = if address.is_ipv4() { 32 } else { 128 };
@@ -376,14 +381,15 @@ fn host_and_port(text: &str) -> Result<(&str, u16), Problem> {
             let (host, port) =
                 text.rsplit_once(':').ok_or_else(|| bad().hint(format!("as in \"{text}:3306\"")))?;
             if host.contains(':') {
-                let problem =
-                    Problem::new(format!("{} leaves open where the address ends", quote(text)));
+                let problem = Problem::new(format!("{} leaves open where the address ends", quote(text)));
                 let bracketed = if host.parse::<Ipv6Addr>().is_ok() {
                     format!("\"[{host}]:{port}\"")
                 } else {
                     format!("\"[{text}]:3306\"")
                 };
-                return Err(problem.hint(format!("an IPv6 address with a port stands in brackets: {bracketed}")));
+                return Err(
+                    problem.hint(format!("an IPv6 address with a port stands in brackets: {bracketed}"))
+                );
             }
             (host, port)
         }
@@ -391,9 +397,7 @@ fn host_and_port(text: &str) -> Result<(&str, u16), Problem> {
     let digits = !port.is_empty() && port.bytes().all(|b| b.is_ascii_digit());
     match port.parse::<u16>() {
         Ok(port) if digits && port > 0 => Ok((host, port)),
-        Ok(_) | Err(_) => {
-            Err(Problem::new(format!("{} is not a port: 1 to 65535 is allowed", quote(port))))
-        }
+        Ok(_) | Err(_) => Err(Problem::new(format!("{} is not a port: 1 to 65535 is allowed", quote(port)))),
     }
 }
 
@@ -404,7 +408,11 @@ impl Shape for Bind {
         let (host, port) = host_and_port(text)?;
         let address = match host {
             "" => None,
-            "*" => return Err(Problem::new("\"*\" is not an address").hint(format!("all addresses: \":{port}\""))),
+            "*" => {
+                return Err(
+                    Problem::new("\"*\" is not an address").hint(format!("all addresses: \":{port}\""))
+                );
+            }
             host => Some(ip(host).map_err(|p| p.hint("a listener is bound to an address, not to a name"))?),
         };
         if address.is_some_and(|a| a.is_multicast()) {

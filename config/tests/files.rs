@@ -115,9 +115,30 @@ fn survives(text: &str) -> Result<(), TestCaseError> {
 
 /// Pieces of files, to cut into others.
 const PIECES: [&str; 24] = [
-    "[", "]", "[[vip]]\n", "[[pool]]\n", "[pool.check]\n", "[election]\n", "\"", "'", "=", "{", "}", ",", "\n", ".",
-    "-1", "99999999999999999999999999999999999999999999", "1e400", "1979-05-27", "\"250ms\"", "name = \"x\"\n",
-    "fallback = \"x\"\n", "\u{0}", "ä", "nodes = [\"px1\"]\n",
+    "[",
+    "]",
+    "[[vip]]\n",
+    "[[pool]]\n",
+    "[pool.check]\n",
+    "[election]\n",
+    "\"",
+    "'",
+    "=",
+    "{",
+    "}",
+    ",",
+    "\n",
+    ".",
+    "-1",
+    "99999999999999999999999999999999999999999999",
+    "1e400",
+    "1979-05-27",
+    "\"250ms\"",
+    "name = \"x\"\n",
+    "fallback = \"x\"\n",
+    "\u{0}",
+    "ä",
+    "nodes = [\"px1\"]\n",
 ];
 
 proptest! {

@@ -140,8 +140,9 @@ fn one_a_family(
         };
         let family = Family::of(value);
         if let Some(first) = kept.iter().find(|a| Family::of(a.value) == family) {
-            let problem = Problem::new(format!("the node has two {family} addresses, {} and {value}", first.value))
-                .hint("one of each family: those on which the nodes reach each other");
+            let problem =
+                Problem::new(format!("the node has two {family} addresses, {} and {value}", first.value))
+                    .hint("one of each family: those on which the nodes reach each other");
             report.error(&span, problem);
             complete = false;
         } else {

@@ -84,7 +84,9 @@ fn interval(wanted: Duration, version: VrrpVersion) -> Result<(), Problem> {
     if wanted < step || wanted > max {
         let hint = match version {
             VrrpVersion::V2 if wanted < step => "vrrp-version = 3 allows intervals down to 10ms".to_owned(),
-            VrrpVersion::V2 | VrrpVersion::V3 if wanted < step => format!("the nearest is \"{}\"", show(step)),
+            VrrpVersion::V2 | VrrpVersion::V3 if wanted < step => {
+                format!("the nearest is \"{}\"", show(step))
+            }
             VrrpVersion::V2 | VrrpVersion::V3 => format!("the nearest is \"{}s\"", seconds(max)),
         };
         return Err(Problem::new(format!(

@@ -32,8 +32,12 @@ pub(super) fn judge(
     report: &mut Report<'_>,
 ) -> Listeners {
     let mut names = Vec::new();
-    let mut listeners =
-        Listeners { settings: vec![], names: Names { what: "listener", names: vec![] }, binds: vec![], pools: vec![] };
+    let mut listeners = Listeners {
+        settings: vec![],
+        names: Names { what: "listener", names: vec![] },
+        binds: vec![],
+        pools: vec![],
+    };
     for (position, table) in tables.into_iter().enumerate() {
         let Some(At { value, span }) = table else {
             names.push(None);
@@ -47,7 +51,8 @@ pub(super) fn judge(
         let bind = bind.need("bind", missing, &span, report).ok();
         let missing = "the [[pool]] it serves from: pool = \"primary\"";
         let pool = pool.need("pool", missing, &span, report).ok();
-        let pool = pool.and_then(|At { value, span }| pools.find("pool", &At { value: value.0, span }, report));
+        let pool =
+            pool.and_then(|At { value, span }| pools.find("pool", &At { value: value.0, span }, report));
         let Number(max_connections) =
             max_connections.or("max-connections", Number(DEFAULT_MAX_CONNECTIONS), report);
         let idle_timeout = idle_timeout.ok("idle-timeout", report);

@@ -30,8 +30,9 @@ pub(crate) fn config(spec: Spec, report: &mut Report<'_>) -> Config {
     if drafts.is_empty() && listeners.names.is_empty() {
         report.error(
             &(0..0),
-            Problem::new("nothing to do: there is neither a [[vip]] nor a [[listen]]")
-                .hint("a [[vip]] is an address that moves between the nodes, a [[listen]] a port that is balanced"),
+            Problem::new("nothing to do: there is neither a [[vip]] nor a [[listen]]").hint(
+                "a [[vip]] is an address that moves between the nodes, a [[listen]] a port that is balanced",
+            ),
         );
     }
     let vips = vip::judge(drafts, &cluster, &election, &listeners.names, report);
@@ -48,10 +49,7 @@ pub(crate) fn config(spec: Spec, report: &mut Report<'_>) -> Config {
     }
 }
 
-fn status(
-    field: Field<Table<StatusSpec>>,
-    report: &mut Report<'_>,
-) -> Option<At<std::net::SocketAddr>> {
+fn status(field: Field<Table<StatusSpec>>, report: &mut Report<'_>) -> Option<At<std::net::SocketAddr>> {
     let At { value, span } = field.ok("[status]", report)?;
     let StatusSpec { http } = value.open(report);
     let http = http.need("http", "the status page's address: http = \"127.0.0.1:9112\"", &span, report);
@@ -59,11 +57,7 @@ fn status(
 }
 
 /// Opens a list of tables; `None` stands for one that could not be read.
-fn open<S: Section>(
-    field: Field<List<Table<S>>>,
-    key: &str,
-    report: &mut Report<'_>,
-) -> Vec<Option<At<S>>> {
+fn open<S: Section>(field: Field<List<Table<S>>>, key: &str, report: &mut Report<'_>) -> Vec<Option<At<S>>> {
     let Ok(list) = field.get(key, report) else { return vec![None] };
     let Some(At { value, span }) = list else { return vec![] };
     let tables = value.open(key, report);
@@ -118,8 +112,7 @@ impl Names {
     /// The position of the thing that a key refers to.
     fn find(&self, key: &str, wanted: &At<String>, report: &mut Report<'_>) -> Option<usize> {
         let known = || self.names.iter().flatten().map(|n| n.value.as_str());
-        let found =
-            self.names.iter().position(|n| n.as_ref().is_some_and(|n| n.value == wanted.value));
+        let found = self.names.iter().position(|n| n.as_ref().is_some_and(|n| n.value == wanted.value));
         // One whose name could not be read may be the one that is meant.
         if found.is_none() && self.names.iter().all(Option::is_some) {
             let what = self.what;

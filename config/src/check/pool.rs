@@ -42,8 +42,12 @@ pub(super) struct Pools {
 pub(super) fn judge(tables: Vec<Option<At<PoolSpec>>>, report: &mut Report<'_>) -> Pools {
     let mut names = Vec::new();
     let mut fallbacks = Vec::new();
-    let mut pools =
-        Pools { settings: vec![], names: Names { what: "pool", names: vec![] }, places: vec![], servers: vec![] };
+    let mut pools = Pools {
+        settings: vec![],
+        names: Names { what: "pool", names: vec![] },
+        places: vec![],
+        servers: vec![],
+    };
     for table in tables {
         // One that could not be read has been reported; its position is kept.
         let draft = table.map_or_else(PoolDraft::unreadable, |t| draft(t, report));
@@ -358,7 +362,9 @@ fn check(table: At<Table<CheckSpec>>, report: &mut Report<'_>) -> Option<Check> 
                     show(*value),
                     show(interval)
                 ))
-                .hint("a server that does not answer is found out later than \"interval\" and \"fall\" suggest"),
+                .hint(
+                    "a server that does not answer is found out later than \"interval\" and \"fall\" suggest",
+                ),
             );
         }
     }

@@ -39,8 +39,7 @@ pub(super) fn judge(
     report: &mut Report<'_>,
 ) -> Vec<VipGroup> {
     let unreadable = tables.iter().any(Option::is_none);
-    let drafts: Vec<_> =
-        tables.into_iter().flatten().map(|t| draft(t, cluster, listeners, report)).collect();
+    let drafts: Vec<_> = tables.into_iter().flatten().map(|t| draft(t, cluster, listeners, report)).collect();
     Names::new("vip", drafts.iter().map(|d| d.name.clone()).collect(), report);
     in_two_places(&drafts, cluster, report);
     for draft in &drafts {
@@ -158,8 +157,11 @@ fn version(draft: &Draft, election: &Election, report: &mut Report<'_>) {
     for cidr in draft.addresses.iter().filter(|c| c.value.address().is_ipv6()) {
         report.error(
             &cidr.span,
-            Problem::new(format!("{} cannot float by VRRP version 2, which knows IPv4 only", cidr.value.address()))
-                .hint("vrrp-version = 3 carries both families"),
+            Problem::new(format!(
+                "{} cannot float by VRRP version 2, which knows IPv4 only",
+                cidr.value.address()
+            ))
+            .hint("vrrp-version = 3 carries both families"),
         );
     }
 }
@@ -232,8 +234,10 @@ fn families(draft: &Draft, cluster: &Cluster, election: &Election, report: &mut 
         let rides = draft.addresses.iter().any(|a| Family::of(a.value.address()) == other)
             && without(other).is_empty();
         if rides {
-            let problem =
-                format!("{lack}: the {family} addresses of {} follow the election over {other}", draft.show());
+            let problem = format!(
+                "{lack}: the {family} addresses of {} follow the election over {other}",
+                draft.show()
+            );
             report.warning(&first.span, Problem::new(problem).hint(hint));
         } else {
             let problem = format!("{lack}, so {} cannot be elected over {family} unicast", draft.show());
@@ -274,7 +278,8 @@ fn priorities(drafts: &[Draft], cluster: &Cluster, report: &mut Report<'_>) {
             report.error(place, Problem::new(problem).hint(hint));
         }
         if let Some((a, b)) = pairs().find(|(a, b)| of(*a) < of(*b)) {
-            let problem = format!("node {} has a higher priority than {}, against the order here", show(b), show(a));
+            let problem =
+                format!("node {} has a higher priority than {}, against the order here", show(b), show(a));
             let hint = "a priority in the file counts before the order; make both say the same";
             report.warning(place, Problem::new(problem).hint(hint));
         }
@@ -295,12 +300,7 @@ fn stand_in(nodes: Vec<usize>) -> VipGroup {
 
 /// The number of each group's virtual router: as the file says, else from the
 /// names of cluster and group, so that every node comes to the same.
-fn vrids(
-    cluster: &str,
-    drafts: &[Draft],
-    unreadable: bool,
-    report: &mut Report<'_>,
-) -> Vec<NonZeroU8> {
+fn vrids(cluster: &str, drafts: &[Draft], unreadable: bool, report: &mut Report<'_>) -> Vec<NonZeroU8> {
     let mut taken: Vec<(NonZeroU8, &Draft)> = Vec::new();
     for draft in drafts {
         let Ok(Some(vrid)) = &draft.vrid else { continue };
