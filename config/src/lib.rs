@@ -8,6 +8,7 @@
 //! The file is judged alone, so that it can be judged on any machine: no
 //! interface, no address of this host and no other file is looked at.
 
+mod address;
 mod check;
 mod digest;
 mod duration;

@@ -2,11 +2,11 @@
 //!
 //! Nothing is missing or wrong at this level; [`crate::check`] judges.
 
+use crate::address::{Endpoint, NodeAddress, Socket};
 use crate::report::Problem;
 use crate::shape::{Field, List, Section, Shape, Table, keys_of};
 use crate::value::{
-    Count, Endpoint, FilePath, Interface, Kind, Lease, Name, NodeAddress, Number, Port, Reference,
-    ServerName, Socket, User, Version,
+    Count, FilePath, Interface, Kind, Lease, Name, Number, Port, Reference, ServerName, User, Version,
 };
 use serde::Deserialize;
 use serde::de::MapAccess;
@@ -170,7 +170,7 @@ pub(crate) struct StatusSpec {
 #[derive(Debug)]
 pub(crate) enum ServerEntry {
     Short(Endpoint),
-    Long(Table<ServerSpec>),
+    Long(Box<Table<ServerSpec>>),
 }
 
 impl Shape for ServerEntry {
@@ -181,6 +181,6 @@ impl Shape for ServerEntry {
     }
 
     fn table<'de, A: MapAccess<'de>>(table: A) -> Result<Result<Self, Problem>, A::Error> {
-        Ok(<Table<ServerSpec> as Shape>::table(table)?.map(Self::Long))
+        Ok(<Table<ServerSpec> as Shape>::table(table)?.map(|table| Self::Long(Box::new(table))))
     }
 }

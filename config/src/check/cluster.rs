@@ -1,10 +1,10 @@
 //! `[cluster]`.
 
 use super::{Names, empty_list};
+use crate::address::NodeAddress;
 use crate::report::{At, Problem, Report, quote};
 use crate::shape::{Field, Reported, Table};
 use crate::spec::{ClusterSpec, NodeSpec};
-use crate::value::NodeAddress;
 use std::net::IpAddr;
 use std::num::NonZeroU8;
 use std::ops::Range;
@@ -200,6 +200,12 @@ fn gather(drafts: Vec<Draft>, place: Range<usize>, report: &mut Report<'_>) -> C
 }
 
 impl Cluster {
+    /// Those of the nodes that have no address of a family.
+    pub(super) fn without(&self, family: Family, nodes: &[usize]) -> Vec<usize> {
+        let none = |n: &&usize| self.settings.nodes.get(**n).is_none_or(|m| m.address(family).is_none());
+        nodes.iter().filter(none).copied().collect()
+    }
+
     /// Names of nodes for a sentence.
     pub(super) fn show(&self, nodes: &[usize]) -> String {
         let names = nodes.iter().filter_map(|n| self.settings.nodes.get(*n)).map(|n| quote(&n.name));

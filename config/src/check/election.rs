@@ -51,10 +51,9 @@ pub(super) fn judge(field: Field<Table<ElectionSpec>>, report: &mut Report<'_>) 
     };
     let interval = match advert_interval.get("advert-interval", report) {
         Ok(None) if version_known => Ok(default),
-        Ok(Some(At { value, span })) if version_known => match interval(value, version) {
-            Ok(()) => Ok(value),
-            Err(problem) => Err(report.error(&span, problem)),
-        },
+        Ok(Some(At { value, span })) if version_known => {
+            interval(value, version).map(|()| value).map_err(|problem| report.error(&span, problem))
+        }
         // In which unit it would count is not known.
         Ok(Some(_) | None) | Err(_) => Err(()),
     };

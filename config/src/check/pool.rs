@@ -4,11 +4,12 @@ use super::cluster::Cluster;
 use super::election::within;
 use super::listen::Listeners;
 use super::{Names, empty_list};
+use crate::address::Endpoint;
 use crate::duration::show;
 use crate::report::{At, Problem, Report, quote};
-use crate::shape::{Field, List, Table};
+use crate::shape::{Field, List, Reported, Table};
 use crate::spec::{CheckSpec, PoolSpec, ServerEntry, ServerSpec};
-use crate::value::{Endpoint, Kind, Number};
+use crate::value::{FilePath, Kind, Number, User};
 use std::net::IpAddr;
 use std::ops::Range;
 use std::time::Duration;
@@ -346,75 +347,87 @@ fn check(table: At<Table<CheckSpec>>, report: &mut Report<'_>) -> Option<Check> 
         value.open(report);
     let missing = "kind = \"tcp\" connects, kind = \"mysql\" logs in and asks";
     let kind = kind.need("kind", missing, &span, report).ok().map(|k| k.value);
-    let asked = interval.get("interval", report);
-    if let Ok(Some(At { value, span })) = &asked {
-        within("interval", *value, MIN_INTERVAL, HOUR, span, report);
-    }
-    let interval = asked.ok().flatten().map_or(DEFAULT_INTERVAL, |i| i.value);
-    let timeout = timeout.ok("timeout", report);
-    if let Some(At { value, span }) = &timeout {
-        within("timeout", *value, SHORTEST, HOUR, span, report);
-        if *value > interval {
-            report.warning(
-                span,
-                Problem::new(format!(
-                    "a check may take longer ({}) than the time to the next ({})",
-                    show(*value),
-                    show(interval)
-                ))
-                .hint(
-                    "a server that does not answer is found out later than \"interval\" and \"fall\" suggest",
-                ),
-            );
-        }
-    }
-    let user = user.get("user", report);
-    let password_file = password_file.ok("password-file", report);
-    let role = role.ok("role", report);
-    let max_lag = max_lag.ok("max-lag", report);
+    let (interval, timeout) = times(interval, timeout, report);
+    let login = Login {
+        user: user.get("user", report),
+        password_file: password_file.ok("password-file", report),
+        role: role.ok("role", report),
+        max_lag: max_lag.ok("max-lag", report),
+    };
     let rise = rise.or("rise", Number(DEFAULT_RISE), report).0;
     let fall = fall.or("fall", Number(DEFAULT_FALL), report).0;
     let kind = match kind? {
         Kind::Tcp => {
-            let present = [
-                ("user", user.ok().flatten().map(|a| a.span)),
-                ("password-file", password_file.map(|a| a.span)),
-                ("role", role.map(|a| a.span)),
-                ("max-lag", max_lag.map(|a| a.span)),
-            ];
-            for (key, span) in present {
-                let Some(span) = span else { continue };
-                report.error(
-                    &span,
-                    Problem::new(format!("{key} does not fit a check of kind \"tcp\", which only connects"))
-                        .hint("kind = \"mysql\" logs in and asks"),
-                );
-            }
+            login.refuse(report);
             CheckKind::Tcp
         }
-        Kind::Mysql => {
-            if let Ok(None) = user {
-                report.error(
-                    &span,
-                    Problem::new("user is missing: a check of kind \"mysql\" logs in")
-                        .hint("a user of its own with few rights: user = \"vipd\""),
-                );
-            }
-            CheckKind::Mysql(MysqlCheck {
-                user: user.ok().flatten().map(|u| u.value.0).unwrap_or_default(),
-                password_file: password_file.map(|p| p.value.0),
-                role: role.as_ref().map_or(Role::Any, |r| r.value),
-                max_lag: self::max_lag(max_lag, role.as_ref(), report),
-            })
-        }
+        Kind::Mysql => CheckKind::Mysql(login.mysql(&span, report)),
     };
-    Some(Check {
-        kind,
-        interval,
-        timeout: timeout.map_or(DEFAULT_TIMEOUT.min(interval), |t| t.value),
-        rise,
-        fall,
-    })
+    Some(Check { kind, interval, timeout, rise, fall })
+}
+
+/// Interval and timeout of a check.
+fn times(
+    interval: Field<Duration>,
+    timeout: Field<Duration>,
+    report: &mut Report<'_>,
+) -> (Duration, Duration) {
+    let interval = bounded(interval, "interval", DEFAULT_INTERVAL, MIN_INTERVAL..=HOUR, report);
+    let Some(At { value, span }) = timeout.ok("timeout", report) else {
+        return (interval, DEFAULT_TIMEOUT.min(interval));
+    };
+    within("timeout", value, SHORTEST, HOUR, &span, report);
+    if value > interval {
+        let problem = format!(
+            "a check may take longer ({}) than the time to the next ({})",
+            show(value),
+            show(interval)
+        );
+        let hint = "a server that does not answer is found out later than \"interval\" and \"fall\" suggest";
+        report.warning(&span, Problem::new(problem).hint(hint));
+    }
+    (interval, value)
+}
+
+/// The keys of a check that logs in.
+struct Login {
+    user: Result<Option<At<User>>, Reported>,
+    password_file: Option<At<FilePath>>,
+    role: Option<At<Role>>,
+    max_lag: Option<At<Duration>>,
+}
+
+impl Login {
+    /// They mean nothing to a check that only connects.
+    fn refuse(self, report: &mut Report<'_>) {
+        let present = [
+            ("user", self.user.ok().flatten().map(|a| a.span)),
+            ("password-file", self.password_file.map(|a| a.span)),
+            ("role", self.role.map(|a| a.span)),
+            ("max-lag", self.max_lag.map(|a| a.span)),
+        ];
+        for (key, span) in present {
+            let Some(span) = span else { continue };
+            let problem = format!("{key} does not fit a check of kind \"tcp\", which only connects");
+            report.error(&span, Problem::new(problem).hint("kind = \"mysql\" logs in and asks"));
+        }
+    }
+
+    fn mysql(self, check: &Range<usize>, report: &mut Report<'_>) -> MysqlCheck {
+        if let Ok(None) = self.user {
+            report.error(
+                check,
+                Problem::new("user is missing: a check of kind \"mysql\" logs in")
+                    .hint("a user of its own with few rights: user = \"vipd\""),
+            );
+        }
+        MysqlCheck {
+            user: self.user.ok().flatten().map(|u| u.value.0).unwrap_or_default(),
+            password_file: self.password_file.map(|p| p.value.0),
+            role: self.role.as_ref().map_or(Role::Any, |r| r.value),
+            max_lag: max_lag(self.max_lag, self.role.as_ref(), report),
+        }
+    }
 }
 
 fn max_lag(

@@ -7,7 +7,9 @@ use crate::report::{At, Problem, Report};
 use crate::shape::Reported;
 use crate::spec::VipSpec;
 use siphasher::sip::SipHasher13;
+use std::collections::BTreeMap;
 use std::hash::Hasher as _;
+use std::net::IpAddr;
 use std::num::NonZeroU8;
 use std::ops::Range;
 use vipd_core::settings::{Cidr, Family, Transport, VipGroup, VrrpVersion};
@@ -124,7 +126,7 @@ fn too_many(addresses: &[At<Cidr>], span: &Range<usize>, report: &mut Report<'_>
 
 /// An address has one place: a node's own, or once in one group.
 fn in_two_places(drafts: &[Draft], cluster: &Cluster, report: &mut Report<'_>) {
-    let mut seen: Vec<(&Draft, &At<Cidr>)> = Vec::new();
+    let mut seen: BTreeMap<IpAddr, (&Draft, &At<Cidr>)> = BTreeMap::new();
     for draft in drafts {
         for cidr in &draft.addresses {
             let address = cidr.value.address();
@@ -136,7 +138,7 @@ fn in_two_places(drafts: &[Draft], cluster: &Cluster, report: &mut Report<'_>) {
                         .hint("a VIP is an address that no host has for itself"),
                 );
             }
-            if let Some((group, first)) = seen.iter().find(|(_, c)| c.value.address() == address) {
+            if let Some((group, first)) = seen.get(&address) {
                 let line = report.line(&first.span);
                 let problem = if std::ptr::eq(*group, draft) {
                     Problem::new(format!("{address} stands twice in this group (line {line})"))
@@ -144,8 +146,9 @@ fn in_two_places(drafts: &[Draft], cluster: &Cluster, report: &mut Report<'_>) {
                     Problem::new(format!("{address} is in {} already (line {line})", group.show()))
                 };
                 report.error(&cidr.span, problem.hint("a VIP belongs to one group, once"));
+            } else {
+                seen.insert(address, (draft, cidr));
             }
-            seen.push((draft, cidr));
         }
     }
 }
@@ -173,15 +176,11 @@ fn subnets(draft: &Draft, cluster: &Cluster, report: &mut Report<'_>) {
     else {
         return;
     };
-    let without = |family| -> Vec<usize> {
-        let none = |n: &&usize| cluster.settings.nodes.get(**n).is_none_or(|m| m.address(family).is_none());
-        nodes.iter().filter(none).copied().collect()
-    };
     for cidr in &draft.addresses {
         let family = Family::of(cidr.value.address());
         let other = draft.addresses.iter().any(|a| Family::of(a.value.address()) != family);
         // The group's interface is found by its other family.
-        if other && without(family).len() == nodes.len() {
+        if other && cluster.without(family, nodes).len() == nodes.len() {
             continue;
         }
         let holds = |n: &&usize| {
@@ -213,16 +212,12 @@ fn families(draft: &Draft, cluster: &Cluster, election: &Election, report: &mut 
     if !unicast || !cluster.complete || !draft.complete {
         return;
     }
-    let without = |family| -> Vec<usize> {
-        let none = |n: &&usize| cluster.settings.nodes.get(**n).is_none_or(|m| m.address(family).is_none());
-        nodes.iter().filter(none).copied().collect()
-    };
     let [v4, v6] = Family::ALL;
     for (family, other) in [(v4, v6), (v6, v4)] {
         let Some(first) = draft.addresses.iter().find(|a| Family::of(a.value.address()) == family) else {
             continue;
         };
-        let lacking = without(family);
+        let lacking = cluster.without(family, nodes);
         if lacking.is_empty() {
             continue;
         }
@@ -232,7 +227,7 @@ fn families(draft: &Draft, cluster: &Cluster, election: &Election, report: &mut 
         };
         let hint = "addresses = [\"10.77.0.11\", \"fd77::11\"] gives a node one of each family";
         let rides = draft.addresses.iter().any(|a| Family::of(a.value.address()) == other)
-            && without(other).is_empty();
+            && cluster.without(other, nodes).is_empty();
         if rides {
             let problem = format!(
                 "{lack}: the {family} addresses of {} follow the election over {other}",

@@ -1,0 +1,233 @@
+//! Which interface carries which group, and from which of this host's own
+//! addresses it advertises there.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use vipd_core::node::{Link, Settings};
+use vipd_core::settings::{Cidr, Family, Transport, VipGroup};
+use vipd_core::wire::Mac;
+
+/// An interface as the kernel described it last.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Interface {
+    /// Its name.
+    pub name: String,
+    /// Its Ethernet address.
+    pub mac: Option<Mac>,
+    /// Whether it is up and has a carrier.
+    pub up: bool,
+    /// This host's own addresses on it.
+    pub addresses: Vec<Cidr>,
+}
+
+/// The interfaces, by the kernel's index.
+#[derive(Debug, Default)]
+pub struct Interfaces(BTreeMap<u32, Interface>);
+
+impl Interfaces {
+    /// Takes the newest description of an interface.
+    pub fn set(&mut self, index: u32, interface: Interface) {
+        self.0.insert(index, interface);
+    }
+
+    /// The interface is gone.
+    pub fn remove(&mut self, index: u32) {
+        self.0.remove(&index);
+    }
+
+    /// An interface's Ethernet address.
+    #[must_use]
+    pub fn mac(&self, index: u32) -> Option<Mac> {
+        self.0.get(&index).and_then(|i| i.mac)
+    }
+
+    /// All own addresses of the host.
+    pub fn addresses(&self) -> impl Iterator<Item = IpAddr> + '_ {
+        self.0.values().flat_map(|i| i.addresses.iter().map(|a| a.address()))
+    }
+
+    /// The link of a group, as seen by the node at position `me`.
+    #[must_use]
+    pub fn link(&self, vip: &VipGroup, settings: &Settings, me: usize) -> Link {
+        let (index, interface) = match self.find(vip, settings, me) {
+            Ok(found) => found,
+            Err(reason) => return Link::Down { reason },
+        };
+        if !interface.up {
+            return Link::Down { reason: format!("{} has no carrier or is down", interface.name) };
+        }
+        let sources = sources(vip, settings, me, interface);
+        if sources.is_empty() {
+            return Link::Down { reason: no_source(vip, settings, me, interface) };
+        }
+        Link::Up { interface: index, sources }
+    }
+
+    /// The interface of a group: the one that is named, else the one whose
+    /// subnet holds one of its addresses, else the one with this node's own address.
+    fn find(&self, vip: &VipGroup, settings: &Settings, me: usize) -> Result<(u32, &Interface), String> {
+        if let Some(name) = &vip.interface {
+            return self.one(|i| i.name == *name).ok_or_else(|| format!("there is no interface {name}"));
+        }
+        let holds = |i: &Interface| {
+            let own = |vip: &Cidr| i.addresses.iter().any(|a| a.contains(vip.address()));
+            vip.addresses.iter().any(own)
+        };
+        let node = settings.cluster.nodes.get(me);
+        let is_mine = |i: &Interface| {
+            i.addresses.iter().any(|a| node.is_some_and(|n| n.addresses.contains(&a.address())))
+        };
+        // Of several in the subnet, the one that carries the node's address.
+        self.one(|i| holds(i) && is_mine(i)).or_else(|| self.one(holds)).or_else(|| self.one(is_mine)).ok_or_else(
+            || {
+                let first = vip.addresses.first().map(ToString::to_string).unwrap_or_default();
+                format!("no interface of this host is in the subnet of {first}: name one with `interface`")
+            },
+        )
+    }
+
+    fn one(&self, is_it: impl Fn(&Interface) -> bool) -> Option<(u32, &Interface)> {
+        self.0.iter().find(|(_, i)| is_it(i)).map(|(index, i)| (*index, i))
+    }
+}
+
+/// The addresses to advertise from: at unicast the node's own from the file,
+/// as the peers expect them; at multicast the interface's, and link-local for
+/// IPv6 (RFC 9568 section 5.1.2.1).
+fn sources(vip: &VipGroup, settings: &Settings, me: usize, interface: &Interface) -> Vec<IpAddr> {
+    let own = settings.cluster.nodes.get(me);
+    let here = |address: &IpAddr| interface.addresses.iter().any(|a| a.address() == *address);
+    let of_file = |family| own.and_then(|n| n.address(family)).filter(here);
+    let is_vip = |address: &IpAddr| vip.addresses.iter().any(|v| v.address() == *address);
+    let on_link = |family| {
+        let mut all = interface.addresses.iter().map(|a| a.address()).filter(|a| !is_vip(a));
+        match family {
+            Family::V4 => all.find(IpAddr::is_ipv4),
+            Family::V6 => all.find(|a| matches!(a, IpAddr::V6(six) if six.is_unicast_link_local())),
+        }
+    };
+    let source = |family| match (settings.election.transport, family) {
+        (Transport::Unicast, _) => of_file(family),
+        (Transport::Multicast, Family::V4) => of_file(family).or_else(|| on_link(family)),
+        (Transport::Multicast, Family::V6) => on_link(family),
+    };
+    Family::ALL.into_iter().filter(|f| vip.of_family(*f).next().is_some()).filter_map(source).collect()
+}
+
+fn no_source(vip: &VipGroup, settings: &Settings, me: usize, interface: &Interface) -> String {
+    let wanted = match settings.election.transport {
+        Transport::Unicast => settings.cluster.nodes.get(me).map_or_else(String::new, |n| {
+            let list: Vec<String> = n.addresses.iter().map(ToString::to_string).collect();
+            format!("{} of node {}", list.join(" or "), n.name)
+        }),
+        Transport::Multicast => "an address of its own".to_owned(),
+    };
+    format!("{} does not have {wanted} (yet), from which {} would be advertised", interface.name, vip.name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::num::NonZeroU8;
+    use std::time::Duration;
+    use vipd_core::settings::{ClusterSettings, ElectionSettings, Member, VrrpVersion};
+
+    fn cidr(text: &str) -> Cidr {
+        let (address, prefix) = text.split_once('/').expect("a prefix");
+        Cidr::new(address.parse().expect("an address"), prefix.parse().expect("a number")).expect("a subnet")
+    }
+
+    fn vip(addresses: &[&str], interface: Option<&str>) -> VipGroup {
+        VipGroup {
+            name: "main".into(),
+            addresses: addresses.iter().map(|a| cidr(a)).collect(),
+            interface: interface.map(Into::into),
+            vrid: NonZeroU8::MIN,
+            nodes: vec![0],
+            track: vec![],
+        }
+    }
+
+    fn settings(transport: Transport, own: &[&str]) -> Settings {
+        Settings {
+            cluster: ClusterSettings {
+                name: "orders".into(),
+                nodes: vec![Member {
+                    name: "px1".into(),
+                    addresses: own.iter().map(|a| a.parse().expect("an address")).collect(),
+                    priority: None,
+                }],
+                peer_port: 7112,
+            },
+            election: ElectionSettings {
+                advert_interval: Duration::from_secs(1),
+                version: VrrpVersion::V3,
+                transport,
+                preempt: false,
+                preempt_delay: Duration::ZERO,
+                lease: Duration::from_secs(3),
+            },
+            vips: vec![],
+            listeners: vec![],
+            pools: vec![],
+            digests: vec![],
+        }
+    }
+
+    fn host() -> Interfaces {
+        let mut all = Interfaces::default();
+        let interface = |name: &str, addresses: &[&str]| Interface {
+            name: name.into(),
+            mac: None,
+            up: true,
+            addresses: addresses.iter().map(|a| cidr(a)).collect(),
+        };
+        all.set(1, interface("lo", &["127.0.0.1/8"]));
+        all.set(2, interface("eth0", &["10.77.0.11/24", "fd77::11/64", "fe80::11/64"]));
+        all.set(3, interface("eth1", &["10.88.0.11/24"]));
+        all
+    }
+
+    fn source(text: &str) -> IpAddr {
+        text.parse().expect("an address")
+    }
+
+    #[test]
+    fn an_interface_is_found_by_subnet_or_by_name() {
+        let unicast = settings(Transport::Unicast, &["10.77.0.11"]);
+        let link = host().link(&vip(&["10.77.0.100/24"], None), &unicast, 0);
+        assert_eq!(link, Link::Up { interface: 2, sources: vec![source("10.77.0.11")] });
+        let multicast = settings(Transport::Multicast, &["10.77.0.11"]);
+        let link = host().link(&vip(&["10.99.0.100/24"], Some("eth1")), &multicast, 0);
+        assert_eq!(link, Link::Up { interface: 3, sources: vec![source("10.88.0.11")] });
+    }
+
+    #[test]
+    fn ipv6_multicast_is_sent_from_the_link_local_address() {
+        let both = vip(&["10.77.0.100/24", "fd77::100/64"], None);
+        let multicast = settings(Transport::Multicast, &["10.77.0.11"]);
+        let sources = vec![source("10.77.0.11"), source("fe80::11")];
+        assert_eq!(host().link(&both, &multicast, 0), Link::Up { interface: 2, sources });
+        let unicast = settings(Transport::Unicast, &["10.77.0.11", "fd77::11"]);
+        let sources = vec![source("10.77.0.11"), source("fd77::11")];
+        assert_eq!(host().link(&both, &unicast, 0), Link::Up { interface: 2, sources });
+    }
+
+    #[test]
+    fn what_is_missing_is_said() {
+        let reason = |vip: &VipGroup, own: &str| match host().link(vip, &settings(Transport::Unicast, &[own]), 0) {
+            Link::Down { reason } => reason,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(reason(&vip(&["10.77.0.100/24"], Some("eth7")), "10.77.0.11"), "there is no interface eth7");
+        assert!(reason(&vip(&["10.77.0.100/24"], None), "10.77.0.12").contains("10.77.0.12 of node px1"));
+        let nowhere = reason(&vip(&["192.0.2.1/24"], None), "198.51.100.1");
+        assert!(nowhere.contains("name one with `interface`"), "{nowhere}");
+        let mut down = host();
+        let mut eth0 = down.0[&2].clone();
+        eth0.up = false;
+        down.set(2, eth0);
+        let link = down.link(&vip(&["10.77.0.100/24"], None), &settings(Transport::Unicast, &["10.77.0.11"]), 0);
+        assert_eq!(link, Link::Down { reason: "eth0 has no carrier or is down".into() });
+    }
+}
