@@ -339,6 +339,7 @@ impl Group {
             priority: self.election.params().priority,
             since: scope.now - self.since,
             why: explain::standing(self, scope),
+            switching: self.in_transition(),
             steps: self.steps,
         }
     }

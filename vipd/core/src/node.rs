@@ -534,6 +534,8 @@ pub struct GroupStatus {
     pub since: Duration,
     /// Why it is what it is.
     pub why: String,
+    /// Whether a planned switchover of it is under way here.
+    pub switching: bool,
     /// The last takeover's steps.
     pub steps: Option<crate::event::Steps>,
 }

@@ -145,15 +145,8 @@ impl Node {
     }
 
     /// Takes over changed settings; elections, addresses and sessions that did
-    /// not change are not touched.
-    ///
-    /// # Errors
-    /// The keys that need a restart; nothing is changed then.
-    pub fn reconfigure(&mut self, settings: Settings, now: Time) -> Result<(), Vec<&'static str>> {
-        let keys = needs_restart(&self.settings, &settings);
-        if !keys.is_empty() {
-            return Err(keys);
-        }
+    /// not change are not touched. What [`Node::needs_restart`] names must not differ.
+    pub fn reconfigure(&mut self, settings: Settings, now: Time) {
         self.settings = settings;
         let changes = self.pools.reconfigure(self.settings.pools.clone(), now);
         let vips = self.settings.vips.clone();
@@ -176,21 +169,21 @@ impl Node {
         self.servers_changed(Some(changes), now);
         self.say_hello(now);
         self.settle(now);
-        Ok(())
     }
-}
 
-/// The keys in which two settings differ that cannot change while running.
-fn needs_restart(old: &Settings, new: &Settings) -> Vec<&'static str> {
-    let mut keys = vec![];
-    if old.cluster != new.cluster {
-        keys.push("cluster");
+    /// The keys in which two settings differ that cannot change while running.
+    #[must_use]
+    pub fn needs_restart(old: &Settings, new: &Settings) -> Vec<&'static str> {
+        let mut keys = vec![];
+        if old.cluster != new.cluster {
+            keys.push("cluster");
+        }
+        if old.election.version != new.election.version {
+            keys.push("election.vrrp-version");
+        }
+        if old.election.transport != new.election.transport {
+            keys.push("election.transport");
+        }
+        keys
     }
-    if old.election.version != new.election.version {
-        keys.push("election.vrrp-version");
-    }
-    if old.election.transport != new.election.transport {
-        keys.push("election.transport");
-    }
-    keys
 }

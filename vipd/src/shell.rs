@@ -1,0 +1,436 @@
+//! The one loop that drives the node: the sole caller of [`Node`].
+//!
+//! Packets, the kernel's answers, checks, operators and the clock come in;
+//! every output is carried out before the next input is taken. The loop runs
+//! on a thread and a current-thread runtime of its own, so that no load of the
+//! balancer delays an advert.
+
+pub mod calls;
+pub mod links;
+pub mod sockets;
+pub mod status;
+
+use crate::check::{Checker, Report};
+use crate::control::api::{self, EventKind};
+use crate::control::call::{Call, Refusal, Reply};
+use crate::control::events::EventLog;
+use crate::guard::Guard;
+use crate::kernel::{Kernel, KernelEvent};
+use crate::net::{Announcer, Timer, clock};
+use crate::resolve::{Resolved, Resolver};
+use arc_swap::ArcSwap;
+use calls::Switchover;
+use links::{Interface, Interfaces};
+use sockets::{Packet, Sockets};
+use std::collections::BTreeMap;
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use tokio::runtime::Handle;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::mpsc;
+use tracing::{error, info, warn};
+use vipd_balancer::Balancer;
+use vipd_config::Config;
+use vipd_core::event::{Event, Level};
+use vipd_core::node::{Announcement, Input, Link, Node, Output, Settings};
+use vipd_core::pool::{Pools, ServerKey};
+use vipd_core::settings::Family;
+use vipd_core::time::Time;
+
+/// What a reload has read, and who waits for it.
+type Loaded = (Result<Config, vipd_config::Errors>, Option<Reply<Result<String, Refusal>>>);
+
+/// What the loop is made of.
+#[derive(Debug)]
+pub struct Parts {
+    /// The decisions.
+    pub node: Node,
+    /// The rtnetlink owner, and what it tells.
+    pub kernel: (Kernel, mpsc::Receiver<KernelEvent>),
+    /// The crash guard.
+    pub guard: Guard,
+    /// The data path.
+    pub balancer: Balancer,
+    /// The pools it reads.
+    pub pools: Arc<ArcSwap<Pools>>,
+    /// The checks, and what they report.
+    pub checker: (Checker, mpsc::Receiver<Report>),
+    /// The names of servers, and what was found.
+    pub resolver: (Resolver, mpsc::Receiver<Resolved>),
+    /// What operators ask.
+    pub calls: mpsc::Receiver<Call>,
+    /// What people are told.
+    pub events: EventLog,
+    /// Where files are read.
+    pub aux: Handle,
+    /// The configuration file.
+    pub config: PathBuf,
+}
+
+/// The loop's state.
+struct Shell {
+    node: Node,
+    kernel: Kernel,
+    guard: Guard,
+    balancer: Balancer,
+    pools: Arc<ArcSwap<Pools>>,
+    checker: Checker,
+    resolver: Resolver,
+    events: EventLog,
+    aux: Handle,
+    config: PathBuf,
+    config_errors: Vec<String>,
+    interfaces: Interfaces,
+    sockets: Sockets,
+    announcers: BTreeMap<u32, Announcer>,
+    switchovers: Vec<Switchover>,
+    loaded: mpsc::Sender<Loaded>,
+    stopped: bool,
+}
+
+/// Runs until a signal asks for the end and everything is handed over; gives
+/// back what is to be ended after that.
+///
+/// # Errors
+/// The system has no timer or no signals for the loop.
+pub async fn run(parts: Parts) -> io::Result<(Balancer, Guard)> {
+    let (packets, mut packets_in) = mpsc::channel(sockets::WAITING);
+    // One reload at a time is read; a second waits for its turn.
+    let (loaded, mut loaded_in) = mpsc::channel(4);
+    let (kernel, mut kernel_in) = parts.kernel;
+    let (checker, mut reports) = parts.checker;
+    let (resolver, mut resolved) = parts.resolver;
+    let mut calls = parts.calls;
+    let transport = parts.node.settings().election.transport;
+    let mut shell = Shell {
+        node: parts.node,
+        kernel,
+        guard: parts.guard,
+        balancer: parts.balancer,
+        pools: parts.pools,
+        checker,
+        resolver,
+        events: parts.events,
+        aux: parts.aux,
+        config: parts.config,
+        config_errors: vec![],
+        interfaces: Interfaces::default(),
+        sockets: Sockets::new(transport, packets),
+        announcers: BTreeMap::new(),
+        switchovers: vec![],
+        loaded,
+        stopped: false,
+    };
+    let (mut terminate, mut interrupt, mut hangup) = signals()?;
+    let mut timer = Timer::new()?;
+    shell.drain();
+    while !shell.stopped {
+        let deadline = shell.node.next_deadline().unwrap_or(Time::MAX);
+        tokio::select! {
+            biased;
+            Some(packet) = packets_in.recv() => shell.packet(&packet),
+            Some(event) = kernel_in.recv() => shell.kernel_event(event),
+            _ = terminate.recv() => shell.handle(Input::Stop),
+            _ = interrupt.recv() => shell.handle(Input::Stop),
+            due = timer.sleep_until(deadline) => {
+                due?;
+                // Packets that wait in the sockets come before the verdict that nobody spoke.
+                tokio::task::yield_now().await;
+                while let Ok(packet) = packets_in.try_recv() {
+                    shell.packet(&packet);
+                }
+                shell.handle(Input::Tick);
+            }
+            Some(report) = reports.recv() => shell.report(report),
+            Some(found) = resolved.recv() => shell.resolved(&found),
+            Some(call) = calls.recv() => shell.call(call),
+            Some((config, reply)) = loaded_in.recv() => shell.reloaded(config, reply),
+            _ = hangup.recv() => shell.reload(None),
+        }
+        shell.look_at_switchovers();
+    }
+    Ok((shell.balancer, shell.guard))
+}
+
+fn signals() -> io::Result<(Signal, Signal, Signal)> {
+    Ok((signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?, signal(SignalKind::hangup())?))
+}
+
+impl Shell {
+    fn handle(&mut self, input: Input<'_>) {
+        self.node.handle(input, clock::now());
+        self.drain();
+    }
+
+    /// Carries out every output.
+    fn drain(&mut self) {
+        while let Some(output) = self.node.next_output() {
+            match output {
+                Output::Advert(packet) => self.sockets.send(&packet),
+                Output::Peer { node, bytes } => {
+                    let cluster = &self.node.settings().cluster;
+                    if let Some(member) = cluster.nodes.get(node) {
+                        self.sockets.send_peer(&member.addresses, cluster.peer_port, &bytes);
+                    }
+                }
+                Output::Addresses(plan) => self.kernel.apply(plan),
+                Output::Announce(announcement) => self.announce(&announcement),
+                Output::CloseSessions { addresses } => self.balancer.close_local(&addresses),
+                Output::Pools(pools) => self.pools.store(pools),
+                Output::CloseServer { server, why } => self.balancer.close_server(server, why),
+                Output::Guard(state) => self.guard.update(&state),
+                Output::Event(event) => self.tell(&event),
+                Output::Stopped => self.stopped = true,
+            }
+        }
+    }
+
+    /// Announces addresses, and tells the node when it is done.
+    fn announce(&mut self, announcement: &Announcement) {
+        let interface = announcement.interface;
+        let Some(mac) = self.interfaces.mac(interface) else { return };
+        if self.announcers.get(&interface).is_none_or(|a| a.mac() != mac) {
+            match Announcer::open(interface, mac) {
+                Ok(announcer) => {
+                    self.announcers.insert(interface, announcer);
+                }
+                Err(error) => return warn!(%error, "cannot announce addresses"),
+            }
+        }
+        if let Some(announcer) = self.announcers.get(&interface) {
+            let done = announcer.announce(&announcement.addresses);
+            if let Some(error) = done.error {
+                warn!(%error, unsent = done.unsent.len(), "some announcements were not sent; they are repeated");
+            }
+        }
+        self.node.handle(Input::Announced { group: announcement.group }, clock::now());
+    }
+
+    fn tell(&self, event: &Event) {
+        let (vip, peer) = (event.vip.as_deref().unwrap_or_default(), event.peer.as_deref().unwrap_or_default());
+        match event.level {
+            Level::Info => info!(kind = event.kind.as_str(), vip, peer, "{}", event.message),
+            Level::Warn => warn!(kind = event.kind.as_str(), vip, peer, "{}", event.message),
+            Level::Error => error!(kind = event.kind.as_str(), vip, peer, "{}", event.message),
+        }
+        self.events.push(status::event(event));
+    }
+
+    // ---- what comes in ------------------------------------------------------
+
+    fn packet(&mut self, packet: &Packet) {
+        match packet {
+            Packet::Advert { interface, source, destination, ttl, payload } => self.handle(Input::Packet {
+                interface: *interface,
+                source: *source,
+                destination: *destination,
+                ttl: *ttl,
+                payload,
+            }),
+            Packet::Peer { source, ttl, payload } => {
+                self.handle(Input::PeerPacket { source: *source, ttl: *ttl, payload });
+            }
+        }
+    }
+
+    fn kernel_event(&mut self, event: KernelEvent) {
+        match event {
+            KernelEvent::Applied { group, generation, result } => {
+                self.handle(Input::Applied { group, generation, result });
+            }
+            KernelEvent::Restored { group, addresses } => {
+                self.handle(Input::Restored { group, addresses });
+            }
+            KernelEvent::Link { index, name, mac, up, addresses } => {
+                self.interfaces.set(index, Interface { name, mac, up, addresses });
+                self.relink();
+            }
+            KernelEvent::LinkRemoved { index } => {
+                self.interfaces.remove(index);
+                self.sockets.close(index);
+                self.announcers.remove(&index);
+                self.relink();
+            }
+        }
+    }
+
+    /// Looks for every group's interface anew; the node notes what changed.
+    fn relink(&mut self) {
+        self.open_peer_sockets();
+        let (settings, me) = (self.node.settings(), self.node.me());
+        let links: Vec<(usize, Link)> = self
+            .node
+            .groups()
+            .map(|(id, vip)| (id, self.interfaces.link(vip, settings, me)))
+            .collect();
+        for (group, link) in links {
+            let link = self.open_advert_sockets(link);
+            self.handle(Input::Link { group, link });
+        }
+    }
+
+    fn open_advert_sockets(&mut self, link: Link) -> Link {
+        let Link::Up { interface, sources } = &link else { return link };
+        for source in sources {
+            if let Err(error) = self.sockets.open_advert(*interface, Family::of(*source)) {
+                let reason = format!("cannot open the socket for adverts: {error}");
+                return Link::Down { reason };
+            }
+        }
+        link
+    }
+
+    /// Opens the peer sockets of this node's addresses that the host has by now.
+    fn open_peer_sockets(&mut self) {
+        let cluster = &self.node.settings().cluster;
+        let Some(me) = cluster.nodes.get(self.node.me()) else { return };
+        for address in &me.addresses {
+            if !self.interfaces.addresses().any(|a| a == *address) {
+                continue;
+            }
+            let local = SocketAddr::new(*address, cluster.peer_port);
+            if let Err(error) = self.sockets.open_peer(local) {
+                warn!(%local, %error, "cannot open the peer port: switchovers will not be seamless");
+            }
+        }
+    }
+
+    fn report(&mut self, report: Report) {
+        if report.generation == self.checker.generation() {
+            let server = ServerKey { pool: report.pool, server: report.server };
+            self.handle(Input::Probe { server, probe: report.probe });
+        }
+    }
+
+    fn resolved(&mut self, found: &Resolved) {
+        if found.generation == self.resolver.generation() {
+            let server = ServerKey { pool: found.pool, server: found.server };
+            self.handle(Input::Resolved { server, addresses: found.addresses.to_vec() });
+        }
+    }
+
+    // ---- operators ------------------------------------------------------------
+
+    fn call(&mut self, call: Call) {
+        let now = clock::now();
+        // An answer that nobody waits for any more is dropped.
+        match call {
+            Call::Status { reply } => {
+                let errors = self.config_errors.clone();
+                let _ = reply.send(status::document(&self.node, &self.balancer.stats(), errors, now));
+            }
+            Call::Why { subject, reply } => {
+                let _ = reply.send(calls::why(&self.node, subject.as_deref(), now));
+            }
+            Call::Switchover { vip, to, reply } => {
+                let begun = Switchover::begin(&mut self.node, vip, to.as_deref(), reply, now);
+                self.switchovers.extend(begun);
+            }
+            Call::Reload { reply } => self.reload(Some(reply)),
+            Call::Maintenance { on, reply } => {
+                self.node.set_maintenance(on, now);
+                let done = if on { "this node owns nothing now" } else { "this node takes part again" };
+                let _ = reply.send(Ok(done.to_owned()));
+            }
+            Call::Server { pool, server, state, reply } => {
+                let _ = reply.send(calls::server(&mut self.node, &pool, &server, state, now));
+            }
+        }
+        self.drain();
+    }
+
+    fn look_at_switchovers(&mut self) {
+        if !self.switchovers.is_empty() {
+            let now = clock::now();
+            let waiting = std::mem::take(&mut self.switchovers);
+            self.switchovers = waiting.into_iter().filter_map(|s| s.look(&self.node, now)).collect();
+        }
+    }
+
+    /// Reads the configuration file, away from this thread.
+    fn reload(&self, reply: Option<Reply<Result<String, Refusal>>>) {
+        let (path, loaded) = (self.config.clone(), self.loaded.clone());
+        self.aux.spawn_blocking(move || {
+            let config = Config::load(&path);
+            // The loop has ended if nobody takes it.
+            let _ = loaded.blocking_send((config, reply));
+        });
+    }
+
+    fn reloaded(
+        &mut self,
+        config: Result<Config, vipd_config::Errors>,
+        reply: Option<Reply<Result<String, Refusal>>>,
+    ) {
+        let outcome = match config {
+            Ok(config) => self.take_over(config),
+            Err(errors) => Err(errors.to_string()),
+        };
+        match &outcome {
+            Ok(done) => {
+                self.config_errors.clear();
+                self.tell_config(api::Level::Info, done);
+            }
+            Err(errors) => {
+                self.config_errors = errors.lines().map(str::to_owned).collect();
+                self.tell_config(api::Level::Error, &format!("the configuration stays as it was: {errors}"));
+            }
+        }
+        if let Some(reply) = reply {
+            let _ = reply.send(outcome.map_err(Refusal));
+        }
+    }
+
+    fn tell_config(&self, level: api::Level, message: &str) {
+        match level {
+            api::Level::Info => info!(kind = "config", "{message}"),
+            api::Level::Warning | api::Level::Error => error!(kind = "config", "{message}"),
+        }
+        self.events.push(api::Event::new(level, EventKind::Config, message));
+    }
+
+    /// Takes over changed settings, all of them or none.
+    fn take_over(&mut self, config: Config) -> Result<String, String> {
+        let new = settings(config);
+        let old = self.node.settings();
+        let keys = Node::needs_restart(old, &new);
+        if !keys.is_empty() {
+            return Err(format!("{} cannot change while vipd runs: restart it", keys.join(", ")));
+        }
+        let changed: Vec<&str> = old
+            .digests
+            .iter()
+            .zip(&new.digests)
+            .filter(|(a, b)| a != b)
+            .map(|((key, _), _)| *key)
+            .collect();
+        let done = match changed.as_slice() {
+            [] if *old == new => "reloaded: nothing changed".to_owned(),
+            [] => "reloaded".to_owned(),
+            keys => format!("reloaded: changed {}", keys.join(", ")),
+        };
+        self.balancer.reconfigure(&new.listeners, &new.pools).map_err(|e| e.to_string())?;
+        self.resolver.update(&new.pools);
+        self.checker.update(&new.pools, &self.resolver);
+        self.node.reconfigure(new, clock::now());
+        self.drain();
+        self.relink();
+        Ok(done)
+    }
+}
+
+/// A configuration as the core takes it.
+#[must_use]
+pub fn settings(config: Config) -> Settings {
+    let digests = config.digests();
+    Settings {
+        cluster: config.cluster,
+        election: config.election,
+        vips: config.vips,
+        listeners: config.listeners,
+        pools: config.pools,
+        digests,
+    }
+}

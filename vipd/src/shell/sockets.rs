@@ -1,0 +1,175 @@
+//! The sockets of the election, and the tasks that read them.
+
+use crate::net::{AdvertSocket, PeerSocket};
+use std::collections::BTreeMap;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tracing::{debug, trace};
+use vipd_core::node::Transmit;
+use vipd_core::settings::{Family, Transport};
+
+/// Longest packet that is read: 255 IPv6 addresses and a trailer.
+const BUFFER: usize = 8192;
+/// Packets that wait for the loop. It reads them in microseconds; a flood
+/// beyond that is dropped here instead of growing memory.
+pub const WAITING: usize = 4096;
+
+/// A packet for the loop.
+#[derive(Debug)]
+pub enum Packet {
+    /// Of IP protocol 112.
+    Advert {
+        /// The interface it came in by.
+        interface: u32,
+        /// Its source.
+        source: IpAddr,
+        /// Its destination.
+        destination: IpAddr,
+        /// Its TTL or hop limit.
+        ttl: u8,
+        /// What follows the IP header.
+        payload: Vec<u8>,
+    },
+    /// Of the peer port.
+    Peer {
+        /// Its source.
+        source: IpAddr,
+        /// Its TTL or hop limit.
+        ttl: u8,
+        /// Its bytes.
+        payload: Vec<u8>,
+    },
+}
+
+#[derive(Debug)]
+struct Reading<S> {
+    socket: Arc<S>,
+    task: JoinHandle<()>,
+}
+
+impl<S> Drop for Reading<S> {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// The open sockets.
+#[derive(Debug)]
+pub struct Sockets {
+    transport: Transport,
+    packets: mpsc::Sender<Packet>,
+    adverts: BTreeMap<(u32, Family), Reading<AdvertSocket>>,
+    peers: BTreeMap<IpAddr, Reading<PeerSocket>>,
+}
+
+impl Sockets {
+    /// No sockets yet; what they read goes to `packets`.
+    #[must_use]
+    pub fn new(transport: Transport, packets: mpsc::Sender<Packet>) -> Self {
+        Self { transport, packets, adverts: BTreeMap::new(), peers: BTreeMap::new() }
+    }
+
+    /// Opens the socket of an interface and family unless it is open.
+    ///
+    /// # Errors
+    /// What [`AdvertSocket::open`] says.
+    pub fn open_advert(&mut self, interface: u32, family: Family) -> io::Result<()> {
+        if self.adverts.contains_key(&(interface, family)) {
+            return Ok(());
+        }
+        let socket = Arc::new(AdvertSocket::open(interface, family, self.transport)?);
+        let task = tokio::spawn(read_adverts(Arc::clone(&socket), self.packets.clone()));
+        self.adverts.insert((interface, family), Reading { socket, task });
+        Ok(())
+    }
+
+    /// Opens the peer socket of one of this node's own addresses unless it is open.
+    ///
+    /// # Errors
+    /// What [`PeerSocket::bind`] says.
+    pub fn open_peer(&mut self, local: SocketAddr) -> io::Result<()> {
+        if self.peers.contains_key(&local.ip()) {
+            return Ok(());
+        }
+        let socket = Arc::new(PeerSocket::bind(local)?);
+        let task = tokio::spawn(read_peers(Arc::clone(&socket), self.packets.clone()));
+        self.peers.insert(local.ip(), Reading { socket, task });
+        Ok(())
+    }
+
+    /// The interface is gone, and its sockets with it.
+    pub fn close(&mut self, interface: u32) {
+        self.adverts.retain(|(index, _), _| *index != interface);
+    }
+
+    /// Sends an advert. One that cannot be sent is as one that was lost.
+    pub fn send(&self, packet: &Transmit) {
+        let key = (packet.interface, Family::of(packet.source));
+        let Some(reading) = self.adverts.get(&key) else { return };
+        match reading.socket.send(packet.source, packet.destination, &packet.bytes) {
+            Ok(()) => trace!(destination = %packet.destination, "advert sent"),
+            Err(error) => debug!(destination = %packet.destination, %error, "advert not sent"),
+        }
+    }
+
+    /// Sends a datagram to a node, by the first family both have.
+    pub fn send_peer(&self, addresses: &[IpAddr], port: u16, bytes: &[u8]) {
+        for address in addresses {
+            let family = Family::of(*address);
+            let Some((_, reading)) = self.peers.iter().find(|(own, _)| Family::of(**own) == family) else {
+                continue;
+            };
+            if let Err(error) = reading.socket.send(SocketAddr::new(*address, port), bytes) {
+                debug!(%address, %error, "peer message not sent");
+            }
+            return;
+        }
+    }
+}
+
+async fn read_adverts(socket: Arc<AdvertSocket>, packets: mpsc::Sender<Packet>) {
+    let mut buffer = vec![0; BUFFER];
+    loop {
+        match socket.receive(&mut buffer).await {
+            Ok(received) => {
+                let packet = Packet::Advert {
+                    interface: received.interface,
+                    source: received.source,
+                    destination: received.destination,
+                    ttl: received.hop_limit,
+                    payload: received.payload.to_vec(),
+                };
+                // A full queue loses the packet, as the network may.
+                let _ = packets.try_send(packet);
+            }
+            Err(error) => {
+                // The interface went down; the socket is good once it is up again.
+                debug!(%error, "reading adverts");
+                tokio::task::yield_now().await;
+            }
+        }
+    }
+}
+
+async fn read_peers(socket: Arc<PeerSocket>, packets: mpsc::Sender<Packet>) {
+    let mut buffer = vec![0; BUFFER];
+    loop {
+        match socket.receive(&mut buffer).await {
+            Ok(received) => {
+                let packet = Packet::Peer {
+                    source: received.source.ip(),
+                    ttl: received.hop_limit,
+                    payload: received.payload.to_vec(),
+                };
+                let _ = packets.try_send(packet);
+            }
+            Err(error) => {
+                debug!(%error, "reading peer messages");
+                tokio::task::yield_now().await;
+            }
+        }
+    }
+}
