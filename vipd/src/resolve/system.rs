@@ -204,20 +204,27 @@ fn answer(found: Result<hickory_resolver::lookup::Lookup, NetError>, family: Fam
                 false => Answer::Addresses(addresses),
             }
         }
-        Err(NetError::Dns(DnsError::NoRecordsFound(none))) => match none.response_code {
-            ResponseCode::NXDomain => Answer::Nothing("there is no such name (NXDOMAIN)".to_owned()),
-            ResponseCode::NoError => Answer::Nothing("the name has no address".to_owned()),
-            code => Answer::Failed(format!("the name servers answer: {code}")),
-        },
+        Err(NetError::Dns(DnsError::NoRecordsFound(none))) => {
+            let code = none.response_code;
+            if code == ResponseCode::NXDomain {
+                Answer::Nothing("there is no such name (NXDOMAIN)".to_owned())
+            } else if code == ResponseCode::NoError {
+                Answer::Nothing("the name has no address".to_owned())
+            } else {
+                Answer::Failed(format!("the name servers answer: {code}"))
+            }
+        }
         Err(error) => Answer::Failed(error_text(&error)),
     }
 }
 
 /// An error in words that do not change from one time to the next.
 fn error_text(error: &NetError) -> String {
-    match error {
-        NetError::Timeout => "the name servers do not answer".to_owned(),
-        NetError::Io(error) => format!("asking the name servers: {}", crate::words(error)),
-        error => error.to_string(),
+    if let NetError::Timeout = error {
+        return "the name servers do not answer".to_owned();
     }
+    if let NetError::Io(error) = error {
+        return format!("asking the name servers: {}", crate::words(error));
+    }
+    error.to_string()
 }

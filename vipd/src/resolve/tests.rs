@@ -1,1 +1,306 @@
+//! Lookups against a name server made by hand on 127.0.0.1.
 
+use super::*;
+use hickory_resolver::proto::op::{Message, Metadata, ResponseCode};
+use hickory_resolver::proto::rr::{RData, Record, RecordType};
+use std::path::Path;
+use std::sync::Mutex;
+use tokio::net::UdpSocket;
+use vipd_core::settings::{Balance, Server};
+
+type Outcome = Result<(), Box<dyn std::error::Error>>;
+
+const LIMIT: Duration = Duration::from_secs(20);
+
+/// What the name server answers, whatever the name.
+#[derive(Clone)]
+struct Zone {
+    code: ResponseCode,
+    v4: Vec<IpAddr>,
+    v6: Vec<IpAddr>,
+    ttl: u32,
+    /// No answer to a question for AAAA.
+    mute_v6: bool,
+}
+
+impl Default for Zone {
+    fn default() -> Self {
+        Self { code: ResponseCode::NoError, v4: vec![], v6: vec![], ttl: 60, mute_v6: false }
+    }
+}
+
+struct NameServer {
+    zone: Arc<Mutex<Zone>>,
+    /// Grows with each question for A.
+    questions: watch::Receiver<usize>,
+    port: u16,
+}
+
+impl NameServer {
+    async fn start(zone: Zone) -> std::io::Result<Self> {
+        let socket = UdpSocket::bind("127.0.0.1:0").await?;
+        let port = socket.local_addr()?.port();
+        let zone = Arc::new(Mutex::new(zone));
+        let shared = Arc::clone(&zone);
+        let (asked, questions) = watch::channel(0);
+        drop(tokio::spawn(async move {
+            let mut buffer = [0; 1500];
+            while let Ok((length, from)) = socket.recv_from(&mut buffer).await {
+                let zone = shared.lock().map(|z| z.clone()).unwrap_or_default();
+                let Ok(question) = Message::from_vec(&buffer[..length]) else { continue };
+                if question.queries.first().is_some_and(|q| q.query_type() == RecordType::A) {
+                    asked.send_modify(|n| *n += 1);
+                } else if zone.mute_v6 {
+                    continue;
+                }
+                let answer = reply(&question, &zone).to_vec().unwrap_or_default();
+                socket.send_to(&answer, from).await?;
+            }
+            std::io::Result::Ok(())
+        }));
+        Ok(Self { zone, questions, port })
+    }
+
+    fn set(&self, zone: Zone) {
+        if let Ok(mut now) = self.zone.lock() {
+            *now = zone;
+        }
+    }
+}
+
+fn reply(question: &Message, zone: &Zone) -> Message {
+    let Metadata { id, op_code, .. } = question.metadata;
+    let mut reply = Message::response(id, op_code);
+    reply.metadata.response_code = zone.code;
+    reply.metadata.recursion_desired = true;
+    reply.metadata.recursion_available = true;
+    for query in &question.queries {
+        reply.add_query(query.clone());
+        let addresses = if query.query_type() == RecordType::A { &zone.v4 } else { &zone.v6 };
+        for address in addresses {
+            reply.add_answer(Record::from_rdata(query.name().clone(), zone.ttl, RData::from(*address)));
+        }
+    }
+    reply
+}
+
+fn pool(hosts: &[&str]) -> Pool {
+    let server = |host: &&str| Server {
+        name: (*host).to_owned(),
+        host: host.parse().map_or_else(|_| Host::Name((*host).to_owned()), Host::Address),
+        port: 3306,
+        weight: 100,
+        max_connections: None,
+        backup: false,
+    };
+    Pool {
+        name: "a".to_owned(),
+        balance: Balance::First,
+        servers: hosts.iter().map(server).collect(),
+        fallback: None,
+        check: None,
+        connect_timeout: Duration::from_secs(1),
+        retries: 0,
+    }
+}
+
+struct Lab {
+    resolver: Resolver,
+    events: mpsc::Receiver<Resolved>,
+    files: tempfile::TempDir,
+}
+
+impl Lab {
+    fn start(port: u16, hosts: &str, servers: &[&str]) -> std::io::Result<Self> {
+        let files = tempfile::tempdir()?;
+        let (hosts_file, resolv_conf) = (files.path().join("hosts"), files.path().join("resolv.conf"));
+        std::fs::write(&hosts_file, hosts)?;
+        std::fs::write(&resolv_conf, "nameserver 127.0.0.1\noptions timeout:1 attempts:1\n")?;
+        let (sender, events) = mpsc::channel(64);
+        let system = System::new(hosts_file, resolv_conf, port);
+        let resolver = Resolver::with_system(Handle::current(), &[pool(servers)], sender, system);
+        Ok(Self { resolver, events, files })
+    }
+
+    fn hosts(&self) -> std::path::PathBuf {
+        self.files.path().join("hosts")
+    }
+
+    async fn event(&mut self) -> Result<Resolved, Box<dyn std::error::Error>> {
+        Ok(tokio::time::timeout(LIMIT, self.events.recv()).await?.ok_or("the resolver has ended")?)
+    }
+
+    async fn addresses(&mut self) -> Result<Vec<String>, Box<dyn std::error::Error>> {
+        Ok(self.event().await?.addresses.iter().map(ToString::to_string).collect())
+    }
+
+    async fn problem(&mut self) -> Result<String, Box<dyn std::error::Error>> {
+        let event = self.event().await?;
+        Ok(event.problem.ok_or_else(|| format!("no problem: {:?}", event.addresses))?.to_string())
+    }
+}
+
+fn v4(last: &[u8]) -> Vec<IpAddr> {
+    last.iter().map(|n| IpAddr::from([10, 77, 0, *n])).collect()
+}
+
+#[tokio::test]
+async fn a_name_is_followed_at_the_pace_of_its_time_to_live() -> Outcome {
+    let server = NameServer::start(Zone { v4: v4(&[22, 21]), ttl: 1, ..Zone::default() }).await?;
+    let mut lab = Lab::start(server.port, "", &["db1.internal."])?;
+    assert_eq!(lab.addresses().await?, ["10.77.0.21", "10.77.0.22"]);
+    // Another order is no change: the next event is the next addresses.
+    server.set(Zone { v4: v4(&[21, 22]), ttl: 1, ..Zone::default() });
+    let mut questions = server.questions.clone();
+    questions.wait_for(|n| *n >= 2).await?;
+    server.set(Zone { v4: v4(&[30]), ttl: 1, ..Zone::default() });
+    assert_eq!(lab.addresses().await?, ["10.77.0.30"]);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_request_comes_before_the_time_to_live_but_not_at_once() -> Outcome {
+    let server = NameServer::start(Zone { v4: v4(&[21]), ttl: 3600, ..Zone::default() }).await?;
+    let start = Instant::now();
+    let mut lab = Lab::start(server.port, "", &["db1.internal."])?;
+    assert_eq!(lab.addresses().await?, ["10.77.0.21"]);
+    server.set(Zone { v4: v4(&[22]), ttl: 3600, ..Zone::default() });
+    let lookup = lab.resolver.lookup(&Host::Name("db1.internal.".to_owned()));
+    for _ in 0..100 {
+        lookup.refresh();
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(lab.addresses().await?, ["10.77.0.22"]);
+    assert!(start.elapsed() >= EARLY_EVERY && start.elapsed() < Duration::from_secs(60));
+    assert_eq!(*server.questions.borrow(), 2, "a hundred requests, one lookup");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_failure_keeps_what_was_known_and_is_told_once() -> Outcome {
+    let server = NameServer::start(Zone { v4: v4(&[21]), ttl: 1, ..Zone::default() }).await?;
+    let mut lab = Lab::start(server.port, "", &["db1.internal."])?;
+    assert_eq!(lab.addresses().await?, ["10.77.0.21"]);
+    server.set(Zone { code: ResponseCode::NXDomain, ..Zone::default() });
+    let gone = lab.event().await?;
+    assert_eq!(
+        (&*gone.addresses, gone.problem.as_deref()),
+        (&v4(&[21])[..], Some("there is no such name (NXDOMAIN)"))
+    );
+    // The same failure again is no event: the next one is that it is over.
+    let mut questions = server.questions.clone();
+    let now = *questions.borrow_and_update();
+    questions.wait_for(|n| *n > now).await?;
+    server.set(Zone { v4: v4(&[21]), ttl: 1, ..Zone::default() });
+    let back = lab.event().await?;
+    assert_eq!((&*back.addresses, back.problem), (&v4(&[21])[..], None));
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_name_unknown_at_the_start_is_asked_for_again() -> Outcome {
+    let server = NameServer::start(Zone { code: ResponseCode::ServFail, ..Zone::default() }).await?;
+    let mut lab = Lab::start(server.port, "", &["db1.internal."])?;
+    let mut lookup = lab.resolver.lookup(&Host::Name("db1.internal.".to_owned()));
+    assert!(!lookup.is_answered());
+    let problem = lab.problem().await?;
+    assert!(problem.to_lowercase().contains("server failure"), "{problem}");
+    assert_eq!(lookup.addresses().await, Err(format!("db1.internal. does not resolve: {problem}")));
+    server.set(Zone { v4: v4(&[21]), ..Zone::default() });
+    assert_eq!(lab.addresses().await?, ["10.77.0.21"]);
+    assert_eq!(lookup.addresses().await.as_deref(), Ok(&v4(&[21])[..]));
+    Ok(())
+}
+
+#[tokio::test]
+async fn both_families_are_asked_and_one_may_fail() -> Outcome {
+    let v6: Vec<IpAddr> = vec!["fd77::21".parse()?];
+    let zone = Zone { v4: v4(&[21]), v6: v6.clone(), ttl: 1, ..Zone::default() };
+    let server = NameServer::start(zone.clone()).await?;
+    let mut lab = Lab::start(server.port, "", &["db1.internal."])?;
+    let mut both = lab.addresses().await?;
+    both.sort();
+    assert_eq!(both, ["10.77.0.21", "fd77::21"]);
+    // AAAA is not answered any more while A moves: the old AAAA is kept.
+    server.set(Zone { v4: v4(&[22]), mute_v6: true, ..zone });
+    let mut both = lab.addresses().await?;
+    both.sort();
+    assert_eq!(both, ["10.77.0.22", "fd77::21"]);
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_hosts_file_comes_first_and_its_changes_are_seen() -> Outcome {
+    let server =
+        NameServer::start(Zone { v4: v4(&[99]), v6: vec!["fd77::99".parse()?], ..Zone::default() }).await?;
+    let mut lab = Lab::start(server.port, "10.77.0.21 DB1 db1.internal\n", &["db1"])?;
+    assert_eq!(lab.addresses().await?, ["10.77.0.21"]);
+    assert_eq!(*server.questions.borrow(), 0);
+    replace(&lab.hosts(), "10.77.0.22 db1\n")?;
+    lab.resolver.lookup(&Host::Name("db1".to_owned())).refresh();
+    assert_eq!(lab.addresses().await?, ["10.77.0.22"]);
+    Ok(())
+}
+
+/// As editors and configuration management do it.
+fn replace(path: &Path, text: &str) -> std::io::Result<()> {
+    let new = path.with_extension("new");
+    std::fs::write(&new, text)?;
+    std::fs::rename(new, path)
+}
+
+#[tokio::test]
+async fn without_a_name_server_the_file_is_named() -> Outcome {
+    let mut lab = Lab::start(1, "", &["db1.internal."])?;
+    assert_eq!(lab.problem().await?, "the name servers do not answer");
+    let path = lab.files.path().join("resolv.conf");
+    std::fs::remove_file(&path)?;
+    let missing = format!("reading {}: no such file or directory", path.display());
+    assert_eq!(lab.problem().await?, missing);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_reload_sends_again_what_is_known_and_forgets_what_is_gone() -> Outcome {
+    let server = NameServer::start(Zone { v4: v4(&[21]), ttl: 3600, ..Zone::default() }).await?;
+    let mut lab = Lab::start(server.port, "", &["db1.internal.", "10.77.0.5"])?;
+    let first = lab.event().await?;
+    assert_eq!((first.generation, first.pool, first.server), (0, 0, 0));
+    let generation = lab.resolver.update(&[pool(&["10.77.0.5", "db1.internal.", "db1.internal."])]);
+    let mut places = Vec::new();
+    for _ in 0..2 {
+        let event = lab.event().await?;
+        assert_eq!((event.generation, &*event.addresses), (generation, &v4(&[21])[..]));
+        places.push((event.pool, event.server));
+    }
+    assert_eq!(places, [(0, 1), (0, 2)]);
+    assert_eq!(*server.questions.borrow(), 1, "one name, one lookup");
+    let mut lookup = lab.resolver.lookup(&Host::Name("db1.internal.".to_owned()));
+    lab.resolver.update(&[]);
+    lookup.addresses().await?;
+    let ended = async { while lookup.known.changed().await.is_ok() {} };
+    tokio::time::timeout(LIMIT, ended).await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_address_needs_no_lookup() -> Outcome {
+    let lab = Lab::start(1, "", &["10.77.0.5"])?;
+    let mut lookup = lab.resolver.lookup(&Host::Address(IpAddr::from([10, 77, 0, 5])));
+    assert!(lookup.is_answered());
+    assert_eq!(lookup.addresses().await.as_deref(), Ok(&v4(&[5])[..]));
+    Ok(())
+}
+
+#[test]
+fn a_name_that_lost_a_family_for_certain_loses_its_address() {
+    let both: Arc<[IpAddr]> = [IpAddr::from([10, 0, 0, 1]), IpAddr::from([1; 16])].into();
+    let before = Known { addresses: both, problem: None };
+    let found = Found {
+        v4: Answer::Addresses(v4(&[1])),
+        v6: Answer::Nothing("no".to_owned()),
+        order: [Family::V4, Family::V6],
+        ttl: Duration::ZERO,
+    };
+    assert_eq!(&*merge(&found, &before).addresses, &v4(&[1])[..]);
+}

@@ -100,6 +100,20 @@ pub(super) async fn login(
     user: &str,
     password: &[u8],
 ) -> Result<(), LoginError> {
+    let result = attempt(wire, greeting, user, password).await;
+    if matches!(result, Err(LoginError::Plugin(_) | LoginError::PublicKey)) {
+        // An answer that cannot be right: the server denies access, which
+        // counts less than a login that is broken off.
+        wire.write(&[]).await?;
+        wire.read(true).await.map(drop).or_else(|error| match error {
+            WireError::Server(_) => Ok(()),
+            error @ (WireError::Closed | WireError::Io(_) | WireError::Malformed(_)) => Err(error),
+        })?;
+    }
+    result
+}
+
+async fn attempt(wire: &mut Wire, greeting: Greeting, user: &str, password: &[u8]) -> Result<(), LoginError> {
     let Greeting { version: _, mut plugin, mut challenge } = greeting;
     // A server's default plugin need not be the account's: where it is
     // foreign, offer the commonest and let the server switch.

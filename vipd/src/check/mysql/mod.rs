@@ -7,8 +7,8 @@
 //! probe waits on for it, and only patience ([`PATIENCE`]) ends it.
 //!
 //! The protocol is spoken by our own small client. `mysql_async` panics on
-//! what a server may send (a version in foreign digits, a public key that is
-//! none, an empty packet), and a panic ends this daemon.
+//! what a server may send (an RSA public key that is none, an empty packet in
+//! the place of a row), and a panic ends this daemon.
 
 mod login;
 mod password;

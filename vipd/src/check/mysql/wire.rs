@@ -17,6 +17,8 @@ const MAX_PACKET: usize = 1 << 20;
 const MAX_COLUMNS: u64 = 512;
 /// The most rows taken: MySQL allows 256 replication channels.
 const MAX_ROWS: usize = 1024;
+/// The most bytes of all rows of an answer together.
+const MAX_ANSWER: usize = 4 << 20;
 /// The most characters of a server's message that are shown.
 const MAX_MESSAGE: usize = 300;
 
@@ -56,10 +58,10 @@ pub(crate) struct ServerError {
 
 impl From<io::Error> for WireError {
     fn from(error: io::Error) -> Self {
-        match error.kind() {
-            io::ErrorKind::UnexpectedEof | io::ErrorKind::BrokenPipe => Self::Closed,
-            _ => Self::Io(error),
+        if matches!(error.kind(), io::ErrorKind::UnexpectedEof | io::ErrorKind::BrokenPipe) {
+            return Self::Closed;
         }
+        Self::Io(error)
     }
 }
 
@@ -183,13 +185,15 @@ impl Wire {
 
     async fn rows(&mut self, columns: Arc<[String]>) -> Result<Vec<Row>, WireError> {
         let mut rows = Vec::new();
+        let mut size = 0;
         loop {
             let packet = self.read(true).await?;
             if is_eof(&packet) {
                 return Ok(rows);
             }
-            if rows.len() == MAX_ROWS {
-                return Err(WireError::Malformed("too many rows"));
+            size += packet.len();
+            if rows.len() == MAX_ROWS || size > MAX_ANSWER {
+                return Err(WireError::Malformed("the answer is too long"));
             }
             let mut reader = Reader(&packet);
             let values: Option<Vec<_>> = columns.iter().map(|_| reader.value()).collect();
