@@ -1,1 +1,70 @@
-//! .
+//! The data path of vipd: listeners, and the sessions between clients and
+//! the servers that [`vipd_core::pool`] picks for them.
+//!
+//! ```text
+//!            one worker per core: a thread, a current-thread runtime, no locks
+//!   client ──▶ its own SO_REUSEPORT socket ──▶ pick ──▶ connect, elsewhere if it fails ──▶ relay
+//!                                               ▲
+//!                            View: pools, routes, counters (one ArcSwap)
+//! ```
+//!
+//! * [`Balancer`] is the handle: it binds, swaps pools, closes sessions, counts.
+//! * `bind` makes listening sockets; `holder` finds who holds a port.
+//! * `shared` is what workers and handle have in common; `stats` what is counted.
+//! * `worker` is a worker's thread, its acceptors, and the commands it takes.
+//! * `session` is a client from its acceptance to its end; `relay` its middle.
+//!
+//! A client that cannot be served is reset, never left waiting; so is one whose
+//! address or server was taken from under it: it notices at once.
+
+mod balancer;
+mod bind;
+mod holder;
+mod relay;
+mod session;
+mod shared;
+mod stats;
+mod worker;
+
+pub use balancer::Balancer;
+pub use stats::{CloseCause, ListenerStats, ServerStats, Stats};
+
+use std::io;
+
+/// What can go wrong with the balancer as a whole. What goes wrong with one
+/// session is a [`CloseCause`].
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A listener's address cannot be had.
+    #[error("listener {listener}: cannot listen on {address}: {source}{hint}")]
+    Bind {
+        /// The listener's name.
+        listener: String,
+        /// The address and port.
+        address: std::net::SocketAddr,
+        /// What can be said beyond the kernel's word: who holds the port, what is missing.
+        hint: String,
+        /// The kernel's word.
+        #[source]
+        source: io::Error,
+    },
+    /// A worker cannot be started.
+    #[error("cannot start worker {worker} of the balancer: {source}")]
+    Worker {
+        /// The worker's number.
+        worker: usize,
+        /// The kernel's word.
+        #[source]
+        source: io::Error,
+    },
+    /// A worker does not take commands any more; nothing was changed on it.
+    #[error(
+        "worker {worker} of the balancer does not answer: it has {} commands to carry out",
+        balancer::COMMANDS
+    )]
+    Stalled {
+        /// The worker's number.
+        worker: usize,
+    },
+}

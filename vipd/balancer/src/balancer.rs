@@ -1,0 +1,334 @@
+//! The handle on all workers.
+
+use crate::shared::{ListenerShared, Route, ServerTally, Shared, View};
+use crate::stats::Stats;
+use crate::worker::{self, Command, Listening};
+use crate::{Error, bind};
+use arc_swap::ArcSwap;
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+use tokio::sync::{Notify, mpsc};
+use vipd_core::pool::{Pools, ServerKey};
+use vipd_core::settings::Listener;
+
+/// Commands that may wait for a worker. A worker carries one out in
+/// microseconds (a walk over its sessions), and they come no faster than
+/// servers and addresses change: a full queue means a worker that hangs.
+pub(crate) const COMMANDS: usize = 1024;
+
+/// The running balancer. Its methods return at once, unless they say otherwise,
+/// and may be called from any thread. Dropped, it resets all sessions and joins its workers.
+#[derive(Debug)]
+pub struct Balancer {
+    shared: Arc<Shared>,
+    workers: Vec<Handle>,
+    control: Mutex<Control>,
+}
+
+#[derive(Debug)]
+struct Handle {
+    commands: mpsc::Sender<Command>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// What only the handle knows.
+#[derive(Debug, Default)]
+struct Control {
+    listeners: Vec<Active>,
+    /// Removed, but not without sessions yet.
+    retired: Vec<(Arc<ListenerShared>, String)>,
+    servers: BTreeMap<(String, String), Arc<ServerTally>>,
+    slots: usize,
+    numbers: u64,
+}
+
+/// A listener as it was last configured.
+#[derive(Clone, Debug)]
+struct Active {
+    settings: Listener,
+    shared: Arc<ListenerShared>,
+    /// The name of its pool, which outlives a change of its position.
+    pool: String,
+    /// The number of its sockets.
+    number: u64,
+    addresses: Vec<SocketAddr>,
+}
+
+impl Balancer {
+    /// Binds all listeners and starts `workers` threads (one at least), by
+    /// default as many as there are processors.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Bind`] when an address cannot be had, [`Error::Worker`] when a
+    /// thread cannot be had. Nothing is left of the others then.
+    pub fn start(listeners: &[Listener], pools: Arc<Pools>, workers: Option<usize>) -> Result<Self, Error> {
+        let workers = workers
+            .unwrap_or_else(|| std::thread::available_parallelism().map_or(1, std::num::NonZero::get))
+            .max(1);
+        let shared = Arc::new(Shared {
+            view: ArcSwap::default(),
+            sessions: AtomicU32::new(0),
+            draining: AtomicBool::new(false),
+            ended: Notify::new(),
+        });
+        let mut balancer = Self { shared, workers: vec![], control: Mutex::default() };
+        for index in 0..workers {
+            let handle = balancer.spawn(index).map_err(|source| Error::Worker { worker: index, source })?;
+            balancer.workers.push(handle);
+        }
+        balancer.reconfigure(listeners, pools)?;
+        Ok(balancer)
+    }
+
+    fn spawn(&self, index: usize) -> std::io::Result<Handle> {
+        let (commands, received) = mpsc::channel(COMMANDS);
+        let shared = Arc::clone(&self.shared);
+        let (told, made) = std::sync::mpsc::channel();
+        let thread =
+            std::thread::Builder::new().name(format!("balancer-{index}")).spawn(
+                move || match worker::runtime() {
+                    Ok(runtime) => {
+                        let _ = told.send(Ok(()));
+                        worker::run(&runtime, index, shared, received);
+                    }
+                    Err(e) => {
+                        let _ = told.send(Err(e));
+                    }
+                },
+            )?;
+        made.recv().unwrap_or_else(|_| Err(std::io::Error::other("its thread ended")))?;
+        Ok(Handle { commands, thread: Some(thread) })
+    }
+
+    /// Puts new pools in use: each connection from now on is made by them.
+    pub fn set_pools(&self, pools: Arc<Pools>) {
+        let mut control = self.control();
+        let view = control.view(pools);
+        self.shared.view.store(Arc::new(view));
+    }
+
+    /// Takes a new list of listeners, and the pools that it refers to. A
+    /// listener of the same name and address keeps its sockets, and any
+    /// listener of the same name its sessions and numbers. Those of a removed
+    /// one go on until they end.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Bind`] when a new address cannot be had: nothing was changed
+    /// then. [`Error::Stalled`] likewise.
+    pub fn reconfigure(&self, listeners: &[Listener], pools: Arc<Pools>) -> Result<(), Error> {
+        let mut control = self.control();
+        let mut add: Vec<Vec<Listening>> = self.workers.iter().map(|_| vec![]).collect();
+        let (mut slots, mut numbers) = (control.slots, control.numbers);
+        let mut next = Vec::with_capacity(listeners.len());
+        for settings in listeners {
+            let old = control.listeners.iter().find(|l| l.settings.name == settings.name);
+            let pool = pools.pools().get(settings.pool).map_or_else(String::new, |p| p.name().to_owned());
+            if let Some(old) = old.filter(|l| l.settings.bind == settings.bind) {
+                next.push(Active { settings: settings.clone(), pool, ..old.clone() });
+                continue;
+            }
+            let ours = control.listeners.iter().any(|l| l.settings.bind.port == settings.bind.port)
+                || next.iter().any(|l: &Active| l.settings.bind.port == settings.bind.port);
+            let sockets = bind::listen(settings, self.workers.len(), ours)?;
+            let shared = old.map(|o| Arc::clone(&o.shared)).unwrap_or_else(|| {
+                slots += 1;
+                let max = settings.max_connections;
+                Arc::new(ListenerShared::new(&settings.name, slots - 1, max, self.workers.len()))
+            });
+            let addresses = local_addresses(sockets.first());
+            for (add, sockets) in add.iter_mut().zip(sockets) {
+                add.push(Listening { number: numbers, listener: Arc::clone(&shared), sockets });
+            }
+            next.push(Active { settings: settings.clone(), shared, pool, number: numbers, addresses });
+            numbers += 1;
+        }
+        let kept: Vec<u64> = next.iter().map(|l| l.number).collect();
+        let remove: Vec<u64> =
+            control.listeners.iter().map(|l| l.number).filter(|n| !kept.contains(n)).collect();
+        let permits = self.permits()?;
+
+        control.slots = slots;
+        control.numbers = numbers;
+        control.replace(next);
+        let view = control.view(pools);
+        self.shared.view.store(Arc::new(view));
+        for (permit, add) in permits.into_iter().zip(add) {
+            permit.send(Command::Listen { add, remove: remove.clone() });
+        }
+        for listener in &control.listeners {
+            listener.shared.set_max(listener.settings.max_connections);
+        }
+        Ok(())
+    }
+
+    /// Resets the sessions whose clients connected to one of these addresses,
+    /// so that the clients notice at once.
+    ///
+    /// The kernel sends the reset only while the address is still this node's:
+    /// call this before the address goes, if there is time. (If there is none,
+    /// the new owner's kernel resets the clients at their next word.)
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Stalled`] when a worker hangs; the others have closed theirs.
+    pub fn close_local(&self, addresses: &[IpAddr]) -> Result<(), Error> {
+        let addresses: Arc<[IpAddr]> = addresses.into();
+        self.tell(|| Command::CloseLocal(Arc::clone(&addresses)))
+    }
+
+    /// Resets the sessions on a server, by its position in the pools that are
+    /// in use. Put pools in use that do not use it before: else it gets new ones.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Stalled`] when a worker hangs; the others have closed theirs.
+    pub fn close_server(&self, server: ServerKey) -> Result<(), Error> {
+        match self.shared.view.load().server(server) {
+            Some(tally) => self.tell(|| Command::CloseServer(Arc::clone(tally))),
+            None => Ok(()),
+        }
+    }
+
+    /// Stops accepting. Sessions go on; clients that are connected but not
+    /// accepted yet still get one.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Stalled`] when a worker hangs; the others have stopped.
+    pub fn stop_accepting(&self) -> Result<(), Error> {
+        self.control().listeners.iter_mut().for_each(|l| l.addresses.clear());
+        self.tell(|| Command::StopAccepting)
+    }
+
+    /// Stops accepting, waits until all sessions have ended or `limit` has
+    /// passed, and resets those that are left. Resolves to their number.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Stalled`] when a worker hangs.
+    pub async fn drain(&self, limit: Duration) -> Result<u32, Error> {
+        self.shared.draining.store(true, Ordering::SeqCst);
+        self.stop_accepting()?;
+        let ended = async {
+            loop {
+                let mut ended = std::pin::pin!(self.shared.ended.notified());
+                ended.as_mut().enable();
+                if self.sessions() == 0 {
+                    return;
+                }
+                ended.await;
+            }
+        };
+        if tokio::time::timeout(limit, ended).await.is_ok() {
+            return Ok(0);
+        }
+        let left = self.sessions();
+        self.tell(|| Command::CloseAll)?;
+        Ok(left)
+    }
+
+    /// The number of sessions now.
+    #[must_use]
+    pub fn sessions(&self) -> u32 {
+        self.shared.sessions.load(Ordering::SeqCst)
+    }
+
+    /// The numbers as of now.
+    #[must_use]
+    pub fn stats(&self) -> Stats {
+        let mut control = self.control();
+        control.retired.retain(|(l, _)| l.sessions() > 0);
+        let active = control.listeners.iter().map(|l| {
+            let mut stats = l.shared.stats();
+            stats.addresses.clone_from(&l.addresses);
+            stats
+        });
+        let listeners = active.chain(control.retired.iter().map(|(l, _)| l.stats())).collect();
+        let servers = self.shared.view.load().servers.iter().flatten().map(|s| s.stats()).collect();
+        Stats { listeners, servers }
+    }
+
+    fn control(&self) -> MutexGuard<'_, Control> {
+        // Nothing that holds the lock can panic half-way through a change.
+        self.control.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn permits(&self) -> Result<Vec<mpsc::Permit<'_, Command>>, Error> {
+        self.workers
+            .iter()
+            .enumerate()
+            .map(|(worker, w)| w.commands.try_reserve().map_err(|_| Error::Stalled { worker }))
+            .collect()
+    }
+
+    fn tell(&self, command: impl Fn() -> Command) -> Result<(), Error> {
+        let mut result = Ok(());
+        for (worker, handle) in self.workers.iter().enumerate() {
+            if handle.commands.try_send(command()).is_err() {
+                tracing::error!(worker, "a worker of the balancer does not take commands");
+                result = Err(Error::Stalled { worker });
+            }
+        }
+        result
+    }
+}
+
+impl Drop for Balancer {
+    fn drop(&mut self) {
+        for worker in &mut self.workers {
+            // A worker ends by this word, or when it has carried out what came before it.
+            let _ = worker.commands.try_send(Command::Stop);
+            let (closed, _) = mpsc::channel(1);
+            worker.commands = closed;
+        }
+        for thread in self.workers.iter_mut().filter_map(|w| w.thread.take()) {
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Control {
+    /// Makes `next` the list of listeners, and remembers those that are not in it any more.
+    fn replace(&mut self, next: Vec<Active>) {
+        let old = std::mem::replace(&mut self.listeners, next);
+        let gone =
+            old.into_iter().filter(|o| !self.listeners.iter().any(|l| Arc::ptr_eq(&l.shared, &o.shared)));
+        self.retired.extend(gone.map(|l| (l.shared, l.pool)));
+        self.retired.retain(|(l, _)| l.sessions() > 0);
+    }
+
+    fn view(&mut self, pools: Arc<Pools>) -> View {
+        let servers: Vec<Vec<_>> = pools
+            .pools()
+            .iter()
+            .map(|pool| pool.servers().iter().map(|s| self.tally(pool.name(), s.name())).collect())
+            .collect();
+        // Those of removed servers stay as long as they have sessions.
+        self.servers.retain(|_, tally| Arc::strong_count(tally) > 1);
+        let position = |name: &str| pools.pools().iter().position(|p| p.name() == name);
+        let mut routes = vec![None; self.slots];
+        for (shared, pool) in &self.retired {
+            routes[shared.slot] = position(pool).map(|pool| Route { pool, idle: None });
+        }
+        for listener in &self.listeners {
+            routes[listener.shared.slot] =
+                position(&listener.pool).map(|pool| Route { pool, idle: listener.settings.idle_timeout });
+        }
+        View { pools, servers, routes }
+    }
+
+    fn tally(&mut self, pool: &str, server: &str) -> Arc<ServerTally> {
+        let tally = self.servers.entry((pool.to_owned(), server.to_owned()));
+        Arc::clone(tally.or_insert_with(|| Arc::new(ServerTally::new(pool, server))))
+    }
+}
+
+fn local_addresses(sockets: Option<&Vec<TcpListener>>) -> Vec<SocketAddr> {
+    sockets.into_iter().flatten().filter_map(|s| s.local_addr().ok()).collect()
+}

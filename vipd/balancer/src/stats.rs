@@ -1,0 +1,178 @@
+//! What is counted, and why sessions end.
+
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+macro_rules! causes {
+    ($($(#[$doc:meta])* $name:ident = $text:literal,)*) => {
+        /// Why a session ended.
+        #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+        pub enum CloseCause {
+            $($(#[$doc])* $name,)*
+        }
+
+        impl CloseCause {
+            /// All causes, in the order of [`ListenerStats::closed`].
+            pub const ALL: [Self; CAUSES] = [$(Self::$name),*];
+
+            /// The cause in a log or a metric's label.
+            #[must_use]
+            pub const fn as_str(self) -> &'static str {
+                match self {
+                    $(Self::$name => $text,)*
+                }
+            }
+        }
+    };
+}
+
+/// How many causes there are.
+pub(crate) const CAUSES: usize = 12;
+
+causes! {
+    /// The client ended first; everything was delivered.
+    ClientClosed = "client-closed",
+    /// The server ended first; everything was delivered.
+    ServerClosed = "server-closed",
+    /// The client reset the connection, or stopped answering.
+    ClientError = "client-error",
+    /// The server reset the connection, or stopped answering.
+    ServerError = "server-error",
+    /// Nobody spoke for the listener's `idle-timeout`.
+    IdleTimeout = "idle-timeout",
+    /// The address that the client had connected to is no longer this node's.
+    AddressLost = "address-lost",
+    /// The server must not have sessions any more: it was demoted, or taken
+    /// out of service.
+    ServerWithdrawn = "server-withdrawn",
+    /// The balancer stops.
+    Stopped = "stopped",
+    /// No server was usable.
+    NoServer = "no-server",
+    /// Every usable server had as many sessions as it may.
+    ServersFull = "servers-full",
+    /// No connection to a server could be made.
+    ConnectFailed = "connect-failed",
+    /// This host has no descriptors, ports or memory left for another connection.
+    NoResources = "no-resources",
+}
+
+impl CloseCause {
+    /// Whether the client never got as far as a server.
+    #[must_use]
+    pub const fn refused(self) -> bool {
+        match self {
+            Self::NoServer | Self::ServersFull | Self::ConnectFailed | Self::NoResources => true,
+            Self::ClientClosed
+            | Self::ServerClosed
+            | Self::ClientError
+            | Self::ServerError
+            | Self::IdleTimeout
+            | Self::AddressLost
+            | Self::ServerWithdrawn
+            | Self::Stopped => false,
+        }
+    }
+
+    /// Whether whoever is still there is told by a reset: a plain end could be
+    /// taken for the whole of what the other side had to say.
+    pub(crate) const fn resets(self) -> bool {
+        match self {
+            Self::ClientClosed | Self::ServerClosed | Self::IdleTimeout => false,
+            Self::ClientError
+            | Self::ServerError
+            | Self::AddressLost
+            | Self::ServerWithdrawn
+            | Self::Stopped
+            | Self::NoServer
+            | Self::ServersFull
+            | Self::ConnectFailed
+            | Self::NoResources => true,
+        }
+    }
+}
+
+impl std::fmt::Display for CloseCause {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// The balancer's numbers at one moment.
+#[derive(Clone, Debug, Default)]
+pub struct Stats {
+    /// Those of each listener; one that was removed stays until its last
+    /// session has ended.
+    pub listeners: Vec<ListenerStats>,
+    /// Those of each server, in the order of the settings.
+    pub servers: Vec<ServerStats>,
+}
+
+/// A listener's numbers.
+#[derive(Clone, Debug)]
+pub struct ListenerStats {
+    /// Its name.
+    pub name: String,
+    /// Where it listens; nowhere if it was removed, or drains.
+    pub addresses: Vec<SocketAddr>,
+    /// Sessions now, those that still wait for a server included.
+    pub sessions: u32,
+    /// Sessions since its start.
+    pub total: u64,
+    /// Bytes delivered to servers.
+    pub bytes_in: u64,
+    /// Bytes delivered to clients.
+    pub bytes_out: u64,
+    /// Sessions ended, by cause, in the order of [`CloseCause::ALL`].
+    pub closed: [u64; CAUSES],
+    /// Connections that could not be accepted: most often for want of descriptors.
+    pub accept_errors: u64,
+}
+
+impl ListenerStats {
+    /// Sessions that ended for a cause.
+    #[must_use]
+    pub fn closed(&self, cause: CloseCause) -> u64 {
+        self.closed[cause as usize]
+    }
+}
+
+/// A server's numbers.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct ServerStats {
+    /// Its pool's name.
+    pub pool: String,
+    /// Its name.
+    pub server: String,
+    /// Sessions now, those that are being connected included.
+    pub sessions: u32,
+    /// Sessions since it was first configured.
+    pub total: u64,
+    /// Connections to it that failed.
+    pub connect_errors: u64,
+}
+
+/// A number that one thread writes and others read: no locked instruction.
+#[derive(Debug, Default)]
+pub(crate) struct Counter(AtomicU64);
+
+impl Counter {
+    pub(crate) fn add(&self, n: u64) {
+        self.0.store(self.0.load(Ordering::Relaxed).wrapping_add(n), Ordering::Relaxed);
+    }
+
+    pub(crate) fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// What one worker counts of one listener, on cache lines of its own.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+pub(crate) struct Tally {
+    pub(crate) total: Counter,
+    pub(crate) bytes_in: Counter,
+    pub(crate) bytes_out: Counter,
+    pub(crate) closed: [Counter; CAUSES],
+    pub(crate) accept_errors: Counter,
+}

@@ -1,0 +1,243 @@
+//! A worker: a thread with a runtime of its own, its acceptors, and the
+//! commands that the handle sends.
+
+use crate::bind;
+use crate::relay::Buffers;
+use crate::session::{self, Sessions};
+use crate::shared::{Admission, ListenerShared, ServerTally, Shared, View};
+use crate::stats::{CloseCause, Tally};
+use nix::errno::Errno;
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::future::poll_fn;
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::io;
+use std::net::{IpAddr, SocketAddr, TcpListener as StdListener};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::runtime::{Builder, LocalOptions, LocalRuntime};
+use tokio::sync::{mpsc, oneshot};
+use vipd_core::pool::{Connection, NoServer, PickState, Picked};
+
+/// The pause after an accept that failed for want of descriptors or memory:
+/// trying at once would only burn the processor that could free some.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// What a worker can be told.
+#[derive(Debug)]
+pub(crate) enum Command {
+    /// To listen on some sockets, and no longer on others (by number).
+    Listen { add: Vec<Listening>, remove: Vec<u64> },
+    /// To end the sessions to these addresses.
+    CloseLocal(Arc<[IpAddr]>),
+    /// To end the sessions on this server.
+    CloseServer(Arc<ServerTally>),
+    /// To accept nothing more.
+    StopAccepting,
+    /// To end all sessions.
+    CloseAll,
+    /// To end itself.
+    Stop,
+}
+
+/// A listener's sockets on one worker.
+#[derive(Debug)]
+pub(crate) struct Listening {
+    /// The number by which they are removed again.
+    pub(crate) number: u64,
+    pub(crate) listener: Arc<ListenerShared>,
+    pub(crate) sockets: Vec<StdListener>,
+}
+
+/// What the sessions of a worker share.
+#[derive(Debug)]
+pub(crate) struct Worker {
+    index: usize,
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) registry: Sessions,
+    pub(crate) buffers: Buffers,
+    picks: RefCell<PickState>,
+    random: Cell<u64>,
+}
+
+impl Worker {
+    fn new(index: usize, shared: Arc<Shared>) -> Self {
+        Self {
+            index,
+            shared,
+            registry: Sessions::default(),
+            buffers: Buffers::default(),
+            picks: RefCell::default(),
+            random: Cell::new(RandomState::new().build_hasher().finish() | 1),
+        }
+    }
+
+    /// This worker's numbers of a session's listener.
+    pub(crate) fn tally<'a>(&self, admission: &'a Admission) -> &'a Tally {
+        &admission.listener().tallies[self.index]
+    }
+
+    /// A number for balancing (xorshift64*, Vigna 2016), not for secrets.
+    pub(crate) fn random(&self) -> u64 {
+        let mut x = self.random.get();
+        x ^= x >> 12;
+        x ^= x << 25;
+        x ^= x >> 27;
+        self.random.set(x);
+        x.wrapping_mul(0x2545_f491_4f6c_dd1d)
+    }
+
+    pub(crate) fn pick(
+        &self,
+        view: &View,
+        pool: usize,
+        connection: &Connection<'_>,
+    ) -> Result<Picked, NoServer> {
+        view.pools.pick(pool, &mut self.picks.borrow_mut(), connection, |key| view.load(key))
+    }
+}
+
+/// Makes the runtime of a worker's thread.
+pub(crate) fn runtime() -> io::Result<LocalRuntime> {
+    Builder::new_current_thread().enable_all().build_local(LocalOptions::default())
+}
+
+/// The life of a worker, on its own thread.
+pub(crate) fn run(
+    runtime: &LocalRuntime,
+    index: usize,
+    shared: Arc<Shared>,
+    commands: mpsc::Receiver<Command>,
+) {
+    runtime.block_on(obey(Rc::new(Worker::new(index, shared)), commands));
+}
+
+async fn obey(worker: Rc<Worker>, mut commands: mpsc::Receiver<Command>) {
+    // Dropping its sender ends an acceptor.
+    let mut acceptors: BTreeMap<u64, Vec<oneshot::Sender<()>>> = BTreeMap::new();
+    loop {
+        match commands.recv().await {
+            Some(Command::Listen { add, remove }) => {
+                for Listening { number, listener, sockets } in add {
+                    for socket in sockets {
+                        let (end, ended) = oneshot::channel();
+                        acceptors.entry(number).or_default().push(end);
+                        let acceptor = Acceptor::new(Rc::clone(&worker), Arc::clone(&listener));
+                        tokio::task::spawn_local(acceptor.run(socket, ended));
+                    }
+                }
+                for number in remove {
+                    acceptors.remove(&number);
+                }
+            }
+            Some(Command::CloseLocal(addresses)) => worker.registry.borrow_mut().close_local(&addresses),
+            Some(Command::CloseServer(server)) => worker.registry.borrow_mut().close_server(&server),
+            Some(Command::StopAccepting) => acceptors.clear(),
+            Some(Command::CloseAll) => worker.registry.borrow_mut().close_all(CloseCause::Stopped),
+            Some(Command::Stop) | None => break,
+        }
+    }
+    drop(acceptors);
+    worker.registry.borrow_mut().close_all(CloseCause::Stopped);
+    while !worker.registry.borrow().is_empty() {
+        tokio::task::yield_now().await;
+    }
+}
+
+/// Accepts on one socket.
+struct Acceptor {
+    worker: Rc<Worker>,
+    listener: Arc<ListenerShared>,
+    /// A client that was accepted in the moment in which another worker took
+    /// the last room. All others wait in the kernel's queue.
+    waiting: Option<(TcpStream, SocketAddr)>,
+}
+
+impl Acceptor {
+    fn new(worker: Rc<Worker>, listener: Arc<ListenerShared>) -> Self {
+        Self { worker, listener, waiting: None }
+    }
+
+    async fn run(mut self, socket: StdListener, ended: oneshot::Receiver<()>) {
+        let socket = match TcpListener::from_std(socket) {
+            Ok(socket) => socket,
+            Err(error) => {
+                tracing::error!(listener = %self.listener.name, %error, "a worker cannot watch its socket");
+                return;
+            }
+        };
+        tokio::select! {
+            _ = ended => {}
+            () = self.accept(&socket) => {}
+        }
+        // Whoever is connected already was promised a session.
+        while let Some(admission) = self.listener.try_admit(&self.worker.shared) {
+            let next = match self.waiting.take() {
+                Some(client) => Poll::Ready(Ok(client)),
+                None => poll_fn(|cx| Poll::Ready(socket.poll_accept(cx))).await,
+            };
+            let Poll::Ready(Ok((client, peer))) = next else { break };
+            self.start(admission, client, peer);
+        }
+        if let Some((client, _)) = self.waiting.take() {
+            let _ = client.set_zero_linger();
+        }
+    }
+
+    /// Accepts for ever. No error ends it: a listener that is gone without a
+    /// word is worse than any.
+    async fn accept(&mut self, socket: &TcpListener) {
+        loop {
+            self.listener.room().await;
+            match socket.accept().await {
+                Ok(client) => self.waiting = Some(client),
+                Err(error) => {
+                    self.failed(&error).await;
+                    continue;
+                }
+            }
+            let admission = self.listener.admit(&self.worker.shared).await;
+            if let Some((client, peer)) = self.waiting.take() {
+                self.start(admission, client, peer);
+            }
+        }
+    }
+
+    fn start(&self, admission: Admission, client: TcpStream, peer: SocketAddr) {
+        if let Err(error) = session::start(&self.worker, admission, client, peer) {
+            self.count();
+            tracing::debug!(listener = %self.listener.name, client = %peer, %error, "cannot take a client");
+        }
+    }
+
+    async fn failed(&self, error: &io::Error) {
+        self.count();
+        let errno = bind::errno(error);
+        tracing::debug!(listener = %self.listener.name, %error, "cannot accept");
+        // The client's own faults (accept(2) passes on what happened to its
+        // connection meanwhile) are no reason to wait.
+        let its_own = [
+            Errno::ECONNABORTED,
+            Errno::EINTR,
+            Errno::EPROTO,
+            Errno::ENETDOWN,
+            Errno::ENETUNREACH,
+            Errno::EHOSTDOWN,
+            Errno::EHOSTUNREACH,
+            Errno::ENOPROTOOPT,
+            Errno::ENONET,
+            Errno::EOPNOTSUPP,
+            Errno::EPERM,
+        ];
+        if !its_own.contains(&errno) {
+            tokio::time::sleep(ACCEPT_PAUSE).await;
+        }
+    }
+
+    fn count(&self) {
+        self.listener.tallies[self.worker.index].accept_errors.add(1);
+    }
+}

@@ -1,0 +1,230 @@
+//! Who gets in, and to which server.
+
+mod common;
+
+use common::*;
+use std::collections::BTreeMap;
+use std::io::{ErrorKind, Read};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpStream};
+use std::time::Duration;
+use vipd_balancer::{Balancer, CloseCause, Error};
+use vipd_core::settings::{Balance, Bind, Listener};
+
+#[test]
+fn a_refused_connection_is_made_elsewhere() {
+    let balancer = balancer(&[nobody(), nobody(), named(b"one")]);
+    assert_eq!(name(&mut connect(&balancer)), "one");
+    let errors: Vec<_> = balancer.stats().servers.iter().map(|s| s.connect_errors).collect();
+    assert_eq!(errors, [1, 1, 0]);
+    assert_closed(&balancer, CloseCause::ClientClosed, 1);
+}
+
+#[test]
+fn retries_have_an_end() {
+    let mut pool = pool("pool", &[nobody(), nobody(), echo()]);
+    pool.retries = 1;
+    let balancer = start(&listener("main"), &pool);
+    assert_reset(&mut connect(&balancer));
+    assert_closed(&balancer, CloseCause::ConnectFailed, 1);
+    let few = common::balancer(&[nobody()]);
+    assert_reset(&mut connect(&few));
+    assert_closed(&few, CloseCause::ConnectFailed, 1);
+}
+
+#[test]
+fn a_retry_goes_as_far_as_the_fallback() {
+    let mut main = pool("main", &[nobody()]);
+    main.fallback = Some(1);
+    let pools = build(&[main, pool("fallback", &[named(b"two")])]);
+    let balancer = Balancer::start(&[listener("main")], pools, Some(1)).expect("starts");
+    assert_eq!(name(&mut connect(&balancer)), "two");
+}
+
+#[test]
+fn a_server_that_does_not_answer_is_given_up() {
+    let (hung, held) = hung();
+    let mut pool = pool("pool", &[hung, named(b"two")]);
+    pool.connect_timeout = Duration::from_millis(100);
+    let balancer = start(&listener("main"), &pool);
+    assert_eq!(name(&mut connect(&balancer)), "two");
+    assert_eq!(balancer.stats().servers[0].connect_errors, 1);
+    drop(held);
+}
+
+#[test]
+fn without_a_server_clients_are_reset() {
+    let mut pool = pool("pool", &[nobody()]);
+    pool.servers[0].weight = 0;
+    let balancer = start(&listener("main"), &pool);
+    for n in 1..=3 {
+        assert_reset(&mut connect(&balancer));
+        assert_closed(&balancer, CloseCause::NoServer, n);
+    }
+}
+
+#[test]
+fn a_full_server_takes_no_more() {
+    let mut pool = pool("pool", &[named(b"one"), named(b"two")]);
+    pool.servers[0].max_connections = Some(1);
+    pool.servers[1].max_connections = Some(2);
+    let balancer = start(&listener("main"), &pool);
+    let mut clients: Vec<_> = (0..3)
+        .map(|_| {
+            let mut client = connect(&balancer);
+            (name(&mut client), client)
+        })
+        .collect();
+    assert_eq!(clients.iter().map(|c| c.0.as_str()).collect::<Vec<_>>(), ["one", "two", "two"]);
+    assert_reset(&mut connect(&balancer));
+    assert_eq!(stats(&balancer).closed(CloseCause::ServersFull), 1);
+    clients.remove(0);
+    until("it has room", || balancer.stats().servers[0].sessions == 0);
+    assert_eq!(name(&mut connect(&balancer)), "one");
+}
+
+#[test]
+fn connections_spread_over_servers_and_workers() {
+    let mut pool = pool("pool", &[named(b"one"), named(b"two"), named(b"six")]);
+    pool.balance = Balance::LeastConnections;
+    pool.servers[2].weight = 2;
+    let balancer = start(&listener("main"), &pool);
+    let mut seen = BTreeMap::new();
+    let clients: Vec<_> = (0..40)
+        .map(|_| {
+            let mut client = connect(&balancer);
+            *seen.entry(name(&mut client)).or_insert(0) += 1;
+            client
+        })
+        .collect();
+    assert_eq!(
+        seen.into_iter().collect::<Vec<_>>(),
+        [("one".into(), 10), ("six".into(), 20), ("two".into(), 10)]
+    );
+    drop(clients);
+    assert_closed(&balancer, CloseCause::ClientClosed, 40);
+}
+
+#[test]
+fn more_clients_than_the_limit_wait_for_their_turn() {
+    const LIMIT: u32 = 3;
+    let balancer =
+        start(&Listener { max_connections: LIMIT, ..listener("main") }, &pool("pool", &[named(b"one")]));
+    let mut clients: Vec<_> = (0..30).map(|_| connect(&balancer)).collect();
+    let mut served = 0;
+    while !clients.is_empty() {
+        // Whoever has a session hears the server's name; it then leaves.
+        clients.retain_mut(|client| {
+            client.set_read_timeout(Some(Duration::from_millis(1))).expect("a socket");
+            assert!(stats(&balancer).sessions <= LIMIT);
+            match client.read(&mut [0; 3]) {
+                Ok(n) => {
+                    assert_eq!(n, 3);
+                    served += 1;
+                    false
+                }
+                Err(e) => {
+                    assert_eq!(e.kind(), ErrorKind::WouldBlock, "{e}");
+                    true
+                }
+            }
+        });
+    }
+    assert_eq!(served, 30);
+    assert_closed(&balancer, CloseCause::ClientClosed, 30);
+}
+
+#[test]
+fn raising_the_limit_lets_the_waiting_in() {
+    let limited = Listener { max_connections: 1, ..listener("main") };
+    let pool = pool("pool", &[named(b"one")]);
+    let balancer = start(&limited, &pool);
+    let mut first = connect(&balancer);
+    assert_eq!(name(&mut first), "one");
+    let mut second = connect(&balancer);
+    balancer
+        .reconfigure(&[Listener { max_connections: 2, ..limited }], build(&[pool]))
+        .expect("nothing to bind");
+    assert_eq!(name(&mut second), "one");
+}
+
+#[test]
+fn an_address_that_is_not_here_yet_is_listened_on() {
+    let vip = [IpAddr::from([192, 0, 2, 1]), IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1))];
+    for address in vip {
+        let bind = Bind { address: Some(address), port: 0 };
+        let balancer = start(&Listener { bind, ..listener("vip") }, &pool("pool", &[nobody()]));
+        assert_eq!(common::address(&balancer).ip(), address);
+    }
+}
+
+#[test]
+fn a_listener_without_address_listens_on_both_families() {
+    let bind = Bind { address: None, port: 0 };
+    let balancer = start(&Listener { bind, ..listener("all") }, &pool("pool", &[named(b"one")]));
+    let addresses = stats(&balancer).addresses;
+    assert_eq!(addresses.len(), 2, "{addresses:?}");
+    for local in [loopback(1), Ipv6Addr::LOCALHOST.into()] {
+        let port = addresses.iter().find(|a| a.is_ipv6() == local.is_ipv6()).map_or(0, SocketAddr::port);
+        assert_eq!(name(&mut connect_to((local, port).into())), "one");
+    }
+}
+
+#[test]
+fn a_port_that_is_held_is_refused_with_its_holder() {
+    let holder = listen();
+    // Even one that would share it: half of the clients would be its own.
+    let sharing = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
+    sharing.set_reuse_port(true).expect("a socket");
+    sharing.bind(&SocketAddr::from((loopback(1), 0)).into()).expect("binds");
+    sharing.listen(1).expect("listens");
+    let sharing_at = sharing.local_addr().expect("an address").as_socket().expect("of IPv4");
+    for held in [holder.local_addr().expect("an address"), sharing_at] {
+        let bind = Bind { address: Some(held.ip()), port: held.port() };
+        let error = Balancer::start(&[Listener { bind, ..listener("write") }], build(&[]), Some(1));
+        let text = match error {
+            Err(e @ Error::Bind { .. }) => e.to_string(),
+            other => panic!("{other:?}"),
+        };
+        let pid = format!("(pid {})", std::process::id());
+        assert!(text.starts_with(&format!("listener write: cannot listen on {held}: ")), "{text}");
+        assert!(text.contains("held by ") && text.ends_with(&pid), "{text}");
+    }
+}
+
+#[test]
+fn a_reload_touches_only_what_changed() {
+    let (one, two) = (pool("one", &[named(b"one")]), pool("two", &[named(b"two")]));
+    let (stays, goes) = (listener("stays"), listener("goes"));
+    let listeners = [stays.clone(), Listener { pool: 1, ..goes }];
+    let balancer = Balancer::start(&listeners, build(&[one.clone(), two.clone()]), Some(2)).expect("starts");
+    let at = |i: usize| balancer.stats().listeners[i].addresses[0];
+    let (staying, going) = (at(0), at(1));
+    let mut sessions = [connect_to(staying), connect_to(going)];
+    assert_eq!(sessions.each_mut().map(name), ["one", "two"]);
+
+    // A change that cannot be made changes nothing.
+    let held = listen().local_addr().expect("an address");
+    let holder = std::net::TcpListener::bind(held).expect("binds");
+    let bind = Bind { address: Some(held.ip()), port: held.port() };
+    let refused = balancer.reconfigure(&[Listener { bind, ..listener("new") }], build(&[]));
+    assert!(matches!(refused, Err(Error::Bind { .. })), "{refused:?}");
+    assert_eq!(name(&mut connect_to(going)), "two");
+    drop(holder);
+
+    // Pools change places, one listener goes, one comes.
+    let next = [Listener { pool: 1, ..stays }, Listener { pool: 0, bind, ..listener("new") }];
+    balancer.reconfigure(&next, build(&[two, one])).expect("binds");
+    assert_eq!(at(0), staying);
+    assert_eq!(name(&mut connect_to(staying)), "one");
+    assert_eq!(name(&mut connect_to(held)), "two");
+    until("nobody listens", || TcpStream::connect(going).is_err());
+    let old = balancer.stats().listeners;
+    assert_eq!(old.iter().map(|l| l.name.as_str()).collect::<Vec<_>>(), ["stays", "new", "goes"]);
+    for mut session in sessions {
+        session.set_read_timeout(Some(Duration::from_millis(20))).expect("a socket");
+        let quiet = session.read(&mut [0; 1]).map_err(|e| e.kind());
+        assert_eq!(quiet, Err(ErrorKind::WouldBlock), "the session goes on");
+    }
+    until("all sessions ended", || balancer.sessions() == 0);
+    assert_eq!(balancer.stats().listeners.len(), 2, "its last session has ended");
+}
