@@ -1,15 +1,22 @@
 //! Bytes of the network, and the types they stand for.
 //!
 //! * [`advert`]: VRRP adverts, versions 2 and 3.
+//! * [`arp`]: gratuitous ARP.
+//! * [`ndp`]: unsolicited neighbour advertisements.
 //! * [`peer`]: what nodes tell each other beside VRRP.
 
 pub mod advert;
+pub mod arp;
+pub mod ndp;
 pub mod peer;
 
 use std::net::IpAddr;
 
 /// The IP protocol number of VRRP, also the next header of its pseudo-header.
 pub const PROTOCOL: u8 = 112;
+
+/// An Ethernet address.
+pub type Mac = [u8; 6];
 
 /// A running Internet checksum (RFC 1071).
 #[derive(Clone, Copy, Debug, Default)]

@@ -1,0 +1,23 @@
+//! The daemon's sockets on the wire: adverts, messages between nodes and
+//! announcements; and its clock.
+//!
+//! * [`advert`]: raw sockets of IP protocol 112.
+//! * [`announce`]: gratuitous ARP and neighbour advertisements.
+//! * [`clock`]: the time, and a timer exact to the microsecond.
+//! * [`peer`]: UDP between nodes.
+
+pub mod advert;
+pub mod announce;
+pub mod clock;
+mod datagram;
+pub mod peer;
+pub(crate) mod readable;
+
+pub use advert::AdvertSocket;
+pub use announce::Announcer;
+pub use clock::Timer;
+pub use peer::PeerSocket;
+
+/// The TTL or hop limit of everything a node sends to a node: a receiver that
+/// demands it knows that no router lies between (GTSM, RFC 5082).
+pub const HOP_LIMIT: u8 = 255;
