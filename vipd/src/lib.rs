@@ -1,7 +1,9 @@
 //! The daemon's parts that touch the world.
 
 pub mod check;
+pub mod cli;
 pub mod control;
+pub mod ctl;
 pub mod resolve;
 
 use std::io;
