@@ -1,1 +1,7 @@
-fn main() {}
+//! The operator's command.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    vipd::ctl::main()
+}

@@ -57,7 +57,11 @@ fn node(out: &mut Metrics, doc: &StatusDoc) {
     );
     out.sample("vipd_config_errors", &[], doc.config_errors.len());
 
-    out.family("vipd_advert_rejected_total", "counter", "Adverts that were not acted on, by cause.");
+    out.family(
+        "vipd_advert_rejected_total",
+        "counter",
+        "Adverts and messages of nodes that were not accepted, by cause.",
+    );
     let mut causes: BTreeMap<&str, u64> = BTreeMap::new();
     for rejected in &doc.counters.adverts_rejected {
         let count = causes.entry(&rejected.cause).or_default();

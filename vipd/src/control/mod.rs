@@ -14,6 +14,7 @@
 
 pub mod api;
 pub mod call;
+mod convert;
 pub mod events;
 pub mod http;
 pub mod instance;

@@ -203,7 +203,7 @@ impl Connection {
                             self.send(&Response::Event { event: Box::new(event.as_ref().clone()) }).await?;
                         }
                         Err(RecvError::Lagged(missed)) => {
-                            let message = format!("{missed} events were missed: they came faster than they were read");
+                            let message = format!("{missed} events were missed: read them faster");
                             return self.send(&failure(ErrorCode::Lagged, message)).await;
                         }
                         Err(RecvError::Closed) => break,

@@ -235,4 +235,4 @@ fn bytes(n: u64) -> String {
 }
 
 #[cfg(test)]
-pub(super) mod tests;
+pub(crate) mod tests;

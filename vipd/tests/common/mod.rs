@@ -19,7 +19,7 @@ use vipd::control::instance::Instance;
 use vipd::control::{http, server};
 
 /// What the daemon says of itself.
-pub const STATUS: &str = r#"{"cluster":"orders","node":"px1","version":"0.1.0",
+pub(crate) const STATUS: &str = r#"{"cluster":"orders","node":"px1","version":"0.1.0",
  "vips":[{"name":"main","addresses":["192.0.2.100/24"],"state":"active","owner":"px1","priority":200,"since":"2026-11-20T12:00:00Z","why":"px2 let go of it"}],
  "peers":[{"name":"px2","address":"192.0.2.12","state":"backup","last-heard-ms":12,"config-match":true}],
  "listeners":[{"name":"write","bind":"192.0.2.100:3306","sessions":3,"total":120,"bytes-in":1,"bytes-out":2}],
@@ -30,16 +30,16 @@ pub const STATUS: &str = r#"{"cluster":"orders","node":"px1","version":"0.1.0",
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// The daemon; it ends when dropped.
-pub struct Fake {
-    pub dir: TempDir,
-    pub http: std::net::SocketAddr,
+pub(crate) struct Fake {
+    pub(crate) dir: TempDir,
+    pub(crate) http: std::net::SocketAddr,
     log: Option<EventLog>,
     orders: std_mpsc::Receiver<String>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Fake {
-    pub fn start() -> Self {
+    pub(crate) fn start() -> Self {
         let dir = tempfile::tempdir().expect("a scratch directory");
         let runtime_dir = dir.path().to_owned();
         let (ordered, orders) = std_mpsc::channel();
@@ -53,16 +53,16 @@ impl Fake {
         Self { dir, http, log: Some(log), orders, thread: Some(thread) }
     }
 
-    pub fn socket(&self) -> PathBuf {
+    pub(crate) fn socket(&self) -> PathBuf {
         self.dir.path().join(SOCKET)
     }
 
-    pub fn log(&self) -> &EventLog {
+    pub(crate) fn log(&self) -> &EventLog {
         self.log.as_ref().expect("it runs")
     }
 
     /// Ends the daemon, and waits until it has.
-    pub fn stop(&mut self) {
+    pub(crate) fn stop(&mut self) {
         self.log = None;
         if let Some(thread) = self.thread.take() {
             thread.join().expect("no panic in the daemon");
@@ -70,18 +70,18 @@ impl Fake {
     }
 
     /// The orders that came, oldest first.
-    pub fn orders(&self) -> Vec<String> {
+    pub(crate) fn orders(&self) -> Vec<String> {
         self.orders.try_iter().collect()
     }
 
-    pub fn connect(&self) -> Talk {
+    pub(crate) fn connect(&self) -> Talk {
         let stream = UnixStream::connect(self.socket()).expect("it listens");
         stream.set_read_timeout(Some(PATIENCE)).expect("a valid time-out");
         Talk(BufReader::new(stream))
     }
 
     /// All responses to one line.
-    pub fn ask(&self, line: &[u8]) -> Vec<Response> {
+    pub(crate) fn ask(&self, line: &[u8]) -> Vec<Response> {
         let mut talk = self.connect();
         talk.send(line);
         std::iter::from_fn(|| talk.next()).collect()
@@ -95,15 +95,15 @@ impl Drop for Fake {
 }
 
 /// A connection to the daemon.
-pub struct Talk(BufReader<UnixStream>);
+pub(crate) struct Talk(BufReader<UnixStream>);
 
 impl Talk {
-    pub fn send(&mut self, line: &[u8]) {
+    pub(crate) fn send(&mut self, line: &[u8]) {
         // A daemon that has had enough closes before all is written.
         let _ = self.0.get_mut().write_all(line);
     }
 
-    pub fn next(&mut self) -> Option<Response> {
+    pub(crate) fn next(&mut self) -> Option<Response> {
         let mut line = Vec::new();
         match self.0.read_until(b'\n', &mut line) {
             Ok(0) => None,
@@ -171,7 +171,7 @@ async fn decide(mut calls: Receiver<Call>, ordered: &std_mpsc::Sender<String>) {
     }
 }
 
-pub fn status() -> StatusDoc {
+pub(crate) fn status() -> StatusDoc {
     serde_json::from_str(STATUS).expect("the document above")
 =======
 //! Two network namespaces joined by a veth pair, for one test, on a thread of

@@ -268,17 +268,17 @@ pub struct DnsDoc {
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct Counters {
-    /// Adverts that were not acted on, by cause and sender.
+    /// Adverts and messages of nodes that were not accepted, by cause and sender.
     pub adverts_rejected: Vec<Rejected>,
 }
 
-/// Adverts of one sender that were not acted on, for one cause.
+/// Packets of one sender that were not accepted, for one cause.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct Rejected {
     /// The cause, in kebab case.
     pub cause: String,
-    /// The sender's address.
+    /// The sender's address; "others" where there are too many to keep apart.
     pub sender: String,
     /// How many.
     pub count: u64,

@@ -1,0 +1,175 @@
+//! The decisions' words as those of the interface. Both sides are spelt out:
+//! a new word over there is a compile error here, never a silent change of
+//! what programs read.
+
+use super::api::{Event, EventKind, Level, Rejected, ServerOrder, ServerRole, ServerState, Steps, VipState};
+use std::time::Duration;
+use vipd_core::probe::ObservedRole;
+use vipd_core::wire::peer;
+use vipd_core::{event, health, rejects};
+
+/// Whole microseconds, at most 584,000 years of them.
+fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}
+
+impl From<event::Event> for Event {
+    fn from(from: event::Event) -> Self {
+        let event::Event { level, kind, vip, peer, server, message, steps } = from;
+        let (pool, server) = server.unzip();
+        Self {
+            level: level.into(),
+            kind: kind.into(),
+            vip,
+            pool,
+            server,
+            peer,
+            message,
+            steps: steps.map(Into::into),
+        }
+    }
+}
+
+impl From<event::Level> for Level {
+    fn from(from: event::Level) -> Self {
+        match from {
+            event::Level::Info => Self::Info,
+            event::Level::Warn => Self::Warning,
+            event::Level::Error => Self::Error,
+        }
+    }
+}
+
+impl From<event::Kind> for EventKind {
+    fn from(from: event::Kind) -> Self {
+        match from {
+            event::Kind::VipState => Self::VipState,
+            event::Kind::Failover => Self::Failover,
+            event::Kind::Switchover => Self::Switchover,
+            event::Kind::AddressRestored => Self::AddressRestored,
+            event::Kind::AddressRefused => Self::AddressRefused,
+            event::Kind::PacketRejected => Self::PacketRejected,
+            event::Kind::Peer => Self::Peer,
+            event::Kind::Server => Self::Server,
+            event::Kind::Reload => Self::Reload,
+            event::Kind::Daemon => Self::Daemon,
+        }
+    }
+}
+
+impl From<event::Steps> for Steps {
+    fn from(from: event::Steps) -> Self {
+        Self {
+            detected_us: micros(from.detected),
+            decided_us: micros(from.decided),
+            address_in_us: micros(from.address_in),
+            announced_us: micros(from.announced),
+        }
+    }
+}
+
+impl From<peer::State> for VipState {
+    fn from(from: peer::State) -> Self {
+        match from {
+            peer::State::Init => Self::Init,
+            peer::State::Backup => Self::Backup,
+            peer::State::Active => Self::Active,
+            peer::State::Fault => Self::Fault,
+        }
+    }
+}
+
+impl From<health::State> for ServerState {
+    fn from(from: health::State) -> Self {
+        match from {
+            health::State::Up => Self::Up,
+            health::State::Down => Self::Down,
+            health::State::Drain => Self::Drain,
+            health::State::Maint => Self::Maint,
+            health::State::Unknown => Self::Unknown,
+        }
+    }
+}
+
+impl From<ObservedRole> for ServerRole {
+    fn from(from: ObservedRole) -> Self {
+        match from {
+            ObservedRole::Primary => Self::Primary,
+            ObservedRole::Replica => Self::Replica,
+        }
+    }
+}
+
+impl From<ServerOrder> for health::Admin {
+    fn from(from: ServerOrder) -> Self {
+        match from {
+            ServerOrder::Ready => Self::Ready,
+            ServerOrder::Drain => Self::Drain,
+            ServerOrder::Maint => Self::Maint,
+        }
+    }
+}
+
+impl From<rejects::Rejected> for Rejected {
+    fn from(from: rejects::Rejected) -> Self {
+        Self {
+            cause: from.cause.as_str().to_owned(),
+            sender: from.sender.map_or_else(|| "others".to_owned(), |s| s.to_string()),
+            count: from.count,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn words_are_the_same_on_both_sides() {
+        let kinds = [
+            event::Kind::VipState,
+            event::Kind::Failover,
+            event::Kind::Switchover,
+            event::Kind::AddressRestored,
+            event::Kind::AddressRefused,
+            event::Kind::PacketRejected,
+            event::Kind::Peer,
+            event::Kind::Server,
+            event::Kind::Reload,
+            event::Kind::Daemon,
+        ];
+        for kind in kinds {
+            assert_eq!(json!(EventKind::from(kind)), json!(kind.as_str()));
+        }
+        for state in peer::State::ALL {
+            assert_eq!(VipState::from(state).to_string(), state.as_str());
+            assert_eq!(json!(VipState::from(state)), json!(state.as_str()));
+        }
+        use health::State::{Down, Drain, Maint, Unknown, Up};
+        for state in [Up, Down, Drain, Maint, Unknown] {
+            assert_eq!(ServerState::from(state).to_string(), state.as_str());
+            assert_eq!(json!(ServerState::from(state)), json!(state.as_str()));
+        }
+    }
+
+    #[test]
+    fn an_event_keeps_all_it_has() {
+        let mut from =
+            event::Event::new(event::Level::Warn, event::Kind::Failover, "x").of_vip("main").of_peer("px2");
+        from.server = Some(("pool".into(), "db1".into()));
+        from.steps = Some(event::Steps {
+            detected: Duration::from_micros(1),
+            decided: Duration::from_nanos(2_999),
+            address_in: Duration::from_millis(3),
+            announced: Duration::MAX,
+        });
+        let steps = Steps { detected_us: 1, decided_us: 2, address_in_us: 3000, announced_us: u64::MAX };
+        let expected = Event::new(Level::Warning, EventKind::Failover, "x")
+            .vip("main")
+            .peer("px2")
+            .server("pool", "db1")
+            .steps(steps);
+        assert_eq!(Event::from(from), expected);
+    }
+}

@@ -1,0 +1,140 @@
+//! The command line of `vipctl`.
+
+use crate::control::api::ServerOrder;
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use std::path::PathBuf;
+
+/// Asks a running vipd, and gives it orders.
+#[derive(Debug, Parser)]
+#[command(name = "vipctl", version, after_help = EXIT_CODES)]
+pub struct Cli {
+    /// Where vipd keeps its control socket.
+    #[arg(long, value_name = "DIR", default_value = "/run/vipd")]
+    pub runtime_dir: PathBuf,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+const EXIT_CODES: &str = "Exit status: 0 done, 1 refused or not so, 2 wrong usage, 3 no vipd is running.";
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Shows VIPs, peers, listeners, pools and servers.
+    Status {
+        /// As JSON, for programs.
+        #[arg(long)]
+        json: bool,
+        /// Again each second, and when something happens.
+        #[arg(long)]
+        watch: bool,
+    },
+    /// Says why things are as they are.
+    Why {
+        /// A VIP or a server; everything when absent.
+        #[arg(value_name = "VIP|POOL/SERVER")]
+        subject: Option<String>,
+    },
+    /// Hands a VIP to another node.
+    Switchover {
+        /// The VIP; every VIP this node owns when absent.
+        vip: Option<String>,
+        /// The node that takes it; the next by preference when absent.
+        #[arg(long, value_name = "NODE")]
+        to: Option<String>,
+        /// Whether to ask.
+        #[command(flatten)]
+        consent: Consent,
+    },
+    /// Shows what happened.
+    Events {
+        /// Go on with what happens next.
+        #[arg(long)]
+        follow: bool,
+        /// As JSON, an object a line, for programs.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Makes vipd read its configuration file again.
+    Reload,
+    /// Takes this node out of the election, or puts it back.
+    Maintenance {
+        /// Out, or back.
+        state: Switch,
+        /// Whether to ask.
+        #[command(flatten)]
+        consent: Consent,
+    },
+    /// Takes a server out of its pool, or puts it back.
+    Server {
+        /// The server.
+        #[arg(value_name = "POOL/SERVER", value_parser = parse_server)]
+        server: ServerName,
+        /// What it is to be.
+        state: ServerOrder,
+        /// Whether to ask.
+        #[command(flatten)]
+        consent: Consent,
+    },
+    /// Removes what a vipd that is no longer running left on this host.
+    Release {
+        /// Whether to ask.
+        #[command(flatten)]
+        consent: Consent,
+    },
+}
+
+/// Whether to ask before something that clients may notice.
+#[derive(Args, Clone, Copy, Debug)]
+pub struct Consent {
+    /// Do not ask.
+    #[arg(long)]
+    pub yes: bool,
+}
+
+/// On or off.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
+pub enum Switch {
+    /// On.
+    On,
+    /// Off.
+    Off,
+}
+
+/// A server and its pool.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct ServerName {
+    /// The pool.
+    pub pool: String,
+    /// The server in it.
+    pub server: String,
+}
+
+fn parse_server(text: &str) -> Result<ServerName, String> {
+    match text.split_once('/') {
+        Some((pool, server)) if !pool.is_empty() && !server.is_empty() => {
+            Ok(ServerName { pool: pool.into(), server: server.into() })
+        }
+        Some(_) | None => Err("a server is named by its pool and itself, as in `primary/db1`".into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_server_has_a_pool() {
+        assert!(parse_server("p/s").is_ok_and(|n| n.pool == "p" && n.server == "s"));
+        for bad in ["db1", "/db1", "primary/", "/"] {
+            assert!(parse_server(bad).is_err(), "{bad}");
+        }
+    }
+}

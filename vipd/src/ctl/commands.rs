@@ -1,0 +1,202 @@
+//! What each command asks and prints.
+
+use super::args::{Cli, Command, Consent, ServerName, Switch};
+use super::client::{Client, ClientError, Conversation, Next};
+use super::consent::{self, status};
+use super::{Failure, Screen, release, unexpected};
+use crate::control::api::{ErrorCode, EventDoc, Request, Response, ServerOrder, StatusDoc};
+use crate::control::{clean, text};
+use jiff::Timestamp;
+use std::io::Write;
+use std::time::{Duration, Instant};
+
+/// How often `--watch` draws without a reason.
+const REDRAW: Duration = Duration::from_secs(1);
+
+/// Events come in company: one drawing shows them all.
+const SETTLE: Duration = Duration::from_millis(50);
+
+pub(super) fn run(cli: &Cli, screen: &mut Screen<impl Write>) -> Result<(), Failure> {
+    let client = Client::new(&cli.runtime_dir);
+    match &cli.command {
+        Command::Status { json, watch: false } => {
+            let doc = status(&client)?;
+            let text = if *json { pretty(&doc)? } else { table(&doc, screen.colour) };
+            screen.line(text.trim_end())
+        }
+        Command::Status { json, watch: true } => watch(&client, *json, screen),
+        Command::Why { subject } => {
+            let response = client.ask(&Request::Why { subject: subject.clone() })?;
+            let Response::Why { text } = response else { return Err(unexpected(response)) };
+            screen.line(clean(&text).trim_end())
+        }
+        Command::Switchover { vip, to, consent } => {
+            let what = || Ok(consent::of_switchover(&status(&client)?, vip.as_deref(), to.as_deref()));
+            consent::ask(*consent, "switchover", what)?;
+            switchover(&client, Request::Switchover { vip: vip.clone(), to: to.clone() }, screen)
+        }
+        Command::Events { follow, json } => events(&client, *follow, *json, screen),
+        Command::Reload => order(&client, &Request::Reload {}, screen),
+        Command::Maintenance { state, consent } => maintenance(&client, *state, *consent, screen),
+        Command::Server { server, state, consent } => set_server(&client, server, *state, *consent, screen),
+        Command::Release { consent } => {
+            consent::ask(*consent, "release", || Ok(consent::OF_RELEASE.into()))?;
+            let released = release::release(&cli.runtime_dir)?;
+            if released.is_empty() {
+                return screen.line("Nothing was left on this host.");
+            }
+            released.iter().try_for_each(|what| screen.line(&format!("removed {}", clean(what))))
+        }
+    }
+}
+
+/// An order whose answer is a sentence.
+fn order(client: &Client, request: &Request, screen: &mut Screen<impl Write>) -> Result<(), Failure> {
+    let response = client.ask(request)?;
+    let Response::Done { message } = response else { return Err(unexpected(response)) };
+    screen.line(&clean(&message))
+}
+
+fn switchover(client: &Client, request: Request, screen: &mut Screen<impl Write>) -> Result<(), Failure> {
+    let response = client.ask(&request)?;
+    let Response::Switched { moves } = response else { return Err(unexpected(response)) };
+    moves.iter().try_for_each(|m| {
+        let took = text::micros(m.took_us);
+        screen
+            .line(&clean(&format!("{} owns {} now: it had it from {} after {took}", m.owner, m.vip, m.from)))
+    })
+}
+
+fn maintenance(
+    client: &Client,
+    state: Switch,
+    consent: Consent,
+    screen: &mut Screen<impl Write>,
+) -> Result<(), Failure> {
+    let on = match state {
+        Switch::On => {
+            let what = || Ok(consent::of_maintenance(&status(client)?));
+            consent::ask(consent, "maintenance on", what)?;
+            true
+        }
+        Switch::Off => false,
+    };
+    order(client, &Request::Maintenance { on }, screen)
+}
+
+fn set_server(
+    client: &Client,
+    name: &ServerName,
+    state: ServerOrder,
+    consent: Consent,
+    screen: &mut Screen<impl Write>,
+) -> Result<(), Failure> {
+    let ServerName { pool, server } = name;
+    match state {
+        ServerOrder::Ready | ServerOrder::Drain => {}
+        ServerOrder::Maint => {
+            let what = || Ok(consent::of_maint(&status(client)?, pool, server));
+            consent::ask(consent, "server ... maint", what)?;
+        }
+    }
+    order(client, &Request::Server { pool: pool.clone(), server: server.clone(), state }, screen)
+}
+
+fn events(client: &Client, follow: bool, json: bool, screen: &mut Screen<impl Write>) -> Result<(), Failure> {
+    let mut conversation = client.open(&Request::Events { follow, since: None })?;
+    let patience = (!follow).then_some(conversation.patience());
+    let mut last = None;
+    loop {
+        let response = match conversation.next(patience)? {
+            Next::Response(response) => *response,
+            Next::Quiet => return Err(ClientError::Silent.into()),
+            Next::End => return Err(ClientError::Closed.into()),
+        };
+        if response == (Response::End {}) {
+            return Ok(());
+        }
+        let Response::Event { event } = response else { return Err(unexpected(response)) };
+        let missing = last.map_or(0, |last| event.seq.saturating_sub(last).saturating_sub(1));
+        if missing > 0 && !json {
+            screen.line(&format!("({missing} events were lost: they came too fast)"))?;
+        }
+        last = Some(event.seq);
+        screen.line(&event_line(&event, json, screen.colour)?)?;
+    }
+}
+
+fn event_line(event: &EventDoc, json: bool, colour: bool) -> Result<String, Failure> {
+    if json { compact(event) } else { Ok(text::event(event, colour)) }
+}
+
+fn watch(client: &Client, json: bool, screen: &mut Screen<impl Write>) -> Result<(), Failure> {
+    let mut doc = Ok(status(client)?);
+    let mut follower = None;
+    loop {
+        match &doc {
+            Ok(doc) if json => screen.line(&compact(doc)?)?,
+            Ok(doc) => draw(&table(doc, screen.colour), screen)?,
+            // What a program reads holds only documents.
+            Err(_) if json => {}
+            Err(failure) => draw(&format!("{}\n", clean(&super::chain(failure))), screen)?,
+        }
+        if follower.is_none() {
+            // Only what is to come: it is a reason to look again.
+            follower = client.open(&Request::Events { follow: true, since: Some(u64::MAX) }).ok();
+        }
+        if !settle(follower.as_mut()) {
+            follower = None;
+        }
+        doc = status(client);
+    }
+}
+
+/// Waits for the next time to draw; false if the follower has ended.
+fn settle(follower: Option<&mut Conversation>) -> bool {
+    let mut until = Instant::now() + REDRAW;
+    let Some(follower) = follower else {
+        std::thread::sleep(REDRAW);
+        return false;
+    };
+    loop {
+        let left = until.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return true;
+        }
+        match follower.next(Some(left)) {
+            Ok(Next::Response(response)) if matches!(*response, Response::Event { .. }) => {
+                until = until.min(Instant::now() + SETTLE);
+            }
+            Ok(Next::Quiet) => return true,
+            Ok(Next::Response(_) | Next::End) | Err(_) => {
+                std::thread::sleep(until.saturating_duration_since(Instant::now()));
+                return false;
+            }
+        }
+    }
+}
+
+/// Draws over what was there, without the flicker of an empty screen between.
+fn draw(text: &str, screen: &mut Screen<impl Write>) -> Result<(), Failure> {
+    if !screen.terminal {
+        return screen.line(text);
+    }
+    let lines = text.replace('\n', "\x1b[K\n");
+    write!(screen.out, "\x1b[H{lines}\x1b[J").and_then(|()| screen.out.flush()).map_err(Failure::Output)
+}
+
+fn table(doc: &StatusDoc, colour: bool) -> String {
+    text::status(doc, Timestamp::now(), colour)
+}
+
+fn pretty(doc: &StatusDoc) -> Result<String, Failure> {
+    serde_json::to_string_pretty(doc).map_err(no_json)
+}
+
+fn compact(doc: &impl serde::Serialize) -> Result<String, Failure> {
+    serde_json::to_string(doc).map_err(no_json)
+}
+
+fn no_json(error: serde_json::Error) -> Failure {
+    Failure::Daemon { code: ErrorCode::Other, message: format!("the answer has no form in JSON: {error}") }
+}

@@ -1,0 +1,145 @@
+//! `vipctl`, the operator's command.
+//!
+//! * [`args`]: its command line.
+//! * [`client`]: its end of the control socket.
+//! * `commands`: what each command asks and prints.
+//! * `consent`: asking before something that clients may notice.
+//! * `release`: what works without a daemon.
+
+pub mod args;
+pub mod client;
+mod commands;
+mod consent;
+mod release;
+
+use crate::control::api::{ErrorCode, Response};
+use crate::control::clean;
+use crate::control::instance::ClaimError;
+use args::Cli;
+use clap::Parser;
+use client::ClientError;
+use std::error::Error;
+use std::io::{self, IsTerminal, Write};
+use std::process::ExitCode;
+
+/// Runs `vipctl` with this process's arguments, terminal and environment.
+#[must_use]
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let stdout = io::stdout();
+    let mut screen =
+        Screen { colour: takes_colour(&stdout), terminal: stdout.is_terminal(), out: stdout.lock() };
+    let failure = match commands::run(&cli, &mut screen) {
+        Ok(()) => return ExitCode::SUCCESS,
+        Err(failure) => failure,
+    };
+    let code = failure.exit_code();
+    if let Failure::Output(error) = &failure
+        && error.kind() == io::ErrorKind::BrokenPipe
+    {
+        // Whoever read has had enough, as in `vipctl events | head`.
+        return ExitCode::SUCCESS;
+    }
+    // Without standard error, the exit code has to do.
+    let _ = writeln!(io::stderr(), "vipctl: {}", clean(&chain(&failure)));
+    ExitCode::from(code)
+}
+
+/// Where answers are printed.
+struct Screen<W> {
+    out: W,
+    terminal: bool,
+    colour: bool,
+}
+
+impl<W: Write> Screen<W> {
+    fn line(&mut self, text: &str) -> Result<(), Failure> {
+        writeln!(self.out, "{text}").and_then(|()| self.out.flush()).map_err(Failure::Output)
+    }
+}
+
+/// Colours are for terminals, and for people who want them (no-color.org).
+fn takes_colour(out: &impl IsTerminal) -> bool {
+    let unwanted = std::env::var_os("NO_COLOR").is_some_and(|v| !v.is_empty());
+    let dumb = std::env::var_os("TERM").is_some_and(|v| v == "dumb");
+    out.is_terminal() && !unwanted && !dumb
+}
+
+/// Why a command did not do what it should.
+#[derive(Debug, thiserror::Error)]
+enum Failure {
+    #[error(transparent)]
+    Client(#[from] ClientError),
+    #[error("refused: {0}")]
+    Refused(String),
+    #[error("nothing was changed")]
+    Declined,
+    #[error("{message}")]
+    Daemon { code: ErrorCode, message: String },
+    #[error("{0}")]
+    Usage(String),
+    #[error("vipd is running on this host: use `vipctl switchover` or stop it first")]
+    Running,
+    #[error("cannot see whether a vipd is running: run this as root")]
+    Claim(#[source] ClaimError),
+    #[error("cannot write the answer")]
+    Output(#[source] io::Error),
+}
+
+impl Failure {
+    /// 1 refused or not so, 2 usage, 3 no daemon.
+    const fn exit_code(&self) -> u8 {
+        match self {
+            Self::Client(error) => match error {
+                ClientError::Absent(_) | ClientError::Dead(_) | ClientError::Silent | ClientError::Closed => {
+                    3
+                }
+                ClientError::Forbidden(_) | ClientError::Strange(_) | ClientError::Io(..) => 1,
+            },
+            Self::Daemon { code, .. } => match code {
+                ErrorCode::Stopping => 3,
+                ErrorCode::Version
+                | ErrorCode::Malformed
+                | ErrorCode::TooLong
+                | ErrorCode::Busy
+                | ErrorCode::Timeout
+                | ErrorCode::Lagged
+                | ErrorCode::Other => 1,
+            },
+            Self::Usage(_) => 2,
+            Self::Refused(_) | Self::Declined | Self::Running | Self::Claim(_) | Self::Output(_) => 1,
+        }
+    }
+}
+
+/// An error and what caused it, in one line.
+fn chain(error: &dyn Error) -> String {
+    let causes = std::iter::successors(Some(error), |e| (*e).source());
+    let mut texts: Vec<String> = Vec::new();
+    for text in causes.map(ToString::to_string) {
+        // Some say their cause themselves.
+        if !texts.last().is_some_and(|t| t.contains(&text)) {
+            texts.push(text);
+        }
+    }
+    texts.join(": ")
+}
+
+/// A response that is no answer to what was asked.
+fn unexpected(response: Response) -> Failure {
+    match response {
+        // Several lines, such as a configuration's errors, stand by themselves.
+        Response::Refused { reason } if reason.contains('\n') => Failure::Refused(format!("\n{reason}")),
+        Response::Refused { reason } => Failure::Refused(reason),
+        Response::Error { code, message } => Failure::Daemon { code, message },
+        Response::Status { .. }
+        | Response::Why { .. }
+        | Response::Switched { .. }
+        | Response::Done { .. }
+        | Response::Event { .. }
+        | Response::End {} => Failure::Daemon {
+            code: ErrorCode::Other,
+            message: "vipd answered another question: use the vipctl that came with it".into(),
+        },
+    }
+}

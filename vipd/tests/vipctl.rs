@@ -1,0 +1,235 @@
+//! `vipctl` as it is run, against a daemon that decides nothing.
+
+mod common;
+
+use common::Fake;
+use std::io::{BufRead, BufReader};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixListener;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use vipd::control::api::{Event, EventDoc, EventKind, Level, SOCKET, StatusDoc, Steps};
+use vipd::control::instance::Instance;
+
+/// The user without rights.
+const NOBODY: u32 = 65534;
+
+/// The exit status and the two outputs.
+struct Ran {
+    code: Option<i32>,
+    out: String,
+    err: String,
+}
+
+impl Ran {
+    /// Asserts the exit status, and that a failure is told in one clear line.
+    #[track_caller]
+    fn exits(self, code: i32) -> Self {
+        assert_eq!(self.code, Some(code), "out: {}\nerr: {}", self.out, self.err);
+        if code == 0 {
+            assert_eq!(self.err, "");
+        } else if code != 2 {
+            assert!(self.err.starts_with("vipctl: "), "{}", self.err);
+        }
+        self
+    }
+}
+
+fn command(runtime_dir: &Path, args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_vipctl"));
+    command.arg("--runtime-dir").arg(runtime_dir).args(args).stdin(Stdio::null());
+    command
+}
+
+fn vipctl(runtime_dir: &Path, args: &[&str]) -> Ran {
+    let output = command(runtime_dir, args).output().expect("vipctl runs");
+    Ran {
+        code: output.status.code(),
+        out: String::from_utf8(output.stdout).expect("text"),
+        err: String::from_utf8(output.stderr).expect("text"),
+    }
+}
+
+#[test]
+fn status_for_people_and_for_programs() {
+    let fake = Fake::start();
+    let table = vipctl(fake.dir.path(), &["status"]).exits(0).out;
+    assert!(table.starts_with("orders on px1, vipd 0.1.0\n"), "{table}");
+    assert!(table.contains("px2 let go of it") && !table.contains('\x1b'), "{table}");
+    let json = vipctl(fake.dir.path(), &["status", "--json"]).exits(0).out;
+    assert_eq!(serde_json::from_str::<StatusDoc>(&json).expect("JSON"), common::status());
+}
+
+#[test]
+fn watch_draws_when_something_happens_and_ends_with_its_reader() {
+    let fake = Fake::start();
+    let mut child = command(fake.dir.path(), &["status", "--watch", "--json"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("vipctl runs");
+    let mut lines = BufReader::new(child.stdout.take().expect("piped")).lines();
+    for _ in 0..3 {
+        fake.log().push(Event::new(Level::Info, EventKind::VipState, "x"));
+        let line = lines.next().expect("another").expect("text");
+        assert_eq!(serde_json::from_str::<StatusDoc>(&line).expect("JSON"), common::status());
+    }
+    drop(lines);
+    let output = child.wait_with_output().expect("it ends");
+    assert_eq!((output.status.code(), output.stderr), (Some(0), vec![]));
+}
+
+#[test]
+fn why_of_everything_something_and_nothing() {
+    let fake = Fake::start();
+    for args in [&["why"][..], &["why", "main"]] {
+        let ran = vipctl(fake.dir.path(), args).exits(0);
+        assert_eq!(ran.out, "main is here: px2 let go of it\nand nobody else wants it\n");
+    }
+    let ran = vipctl(fake.dir.path(), &["why", "other"]).exits(1);
+    assert_eq!(ran.err, "vipctl: refused: there is no VIP and no server other\n");
+}
+
+#[test]
+fn a_switchover_tells_its_outcome() {
+    let fake = Fake::start();
+    let ran = vipctl(fake.dir.path(), &["switchover", "main", "--to", "px2", "--yes"]).exits(0);
+    assert_eq!(ran.out, "px2 owns main now: it had it from px1 after 2.345 ms\n");
+    let ran = vipctl(fake.dir.path(), &["switchover", "--to", "px3", "--yes"]).exits(1);
+    assert_eq!(ran.err, "vipctl: refused: px3 was not heard for 4s\n");
+    assert_eq!(fake.orders(), ["switchover Some(\"main\") Some(\"px2\")", "switchover None Some(\"px3\")"]);
+}
+
+#[test]
+fn orders_that_clients_notice_need_a_yes() {
+    let fake = Fake::start();
+    let dangerous: [&[&str]; 4] =
+        [&["switchover"], &["maintenance", "on"], &["server", "primary/db1", "maint"], &["release"]];
+    for args in dangerous {
+        let ran = vipctl(fake.dir.path(), args).exits(2);
+        assert!(ran.err.contains("add --yes"), "{}", ran.err);
+    }
+    assert!(fake.orders().is_empty());
+
+    vipctl(fake.dir.path(), &["maintenance", "on", "--yes"]).exits(0);
+    vipctl(fake.dir.path(), &["maintenance", "off"]).exits(0);
+    let ran = vipctl(fake.dir.path(), &["server", "primary/db1", "maint", "--yes"]).exits(0);
+    assert_eq!(ran.out, "primary/db1 is maint\n");
+    vipctl(fake.dir.path(), &["server", "primary/db1", "drain"]).exits(0);
+    vipctl(fake.dir.path(), &["server", "primary/db1", "ready"]).exits(0);
+    let orders = [
+        "maintenance true",
+        "maintenance false",
+        "server primary/db1 maint",
+        "server primary/db1 drain",
+        "server primary/db1 ready",
+    ];
+    assert_eq!(fake.orders(), orders);
+}
+
+#[test]
+fn a_refused_reload_prints_every_error_on_its_line() {
+    let fake = Fake::start();
+    let ran = vipctl(fake.dir.path(), &["reload"]).exits(1);
+    let lines: Vec<&str> = ran.err.lines().collect();
+    assert_eq!(lines[1..], ["vipd.toml:1:1: error: one", "vipd.toml:2:1: error: two"]);
+}
+
+#[test]
+fn events_are_lines_with_the_steps_of_takeovers() {
+    let mut fake = Fake::start();
+    let mut child = command(fake.dir.path(), &["events", "--follow"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("vipctl runs");
+    let mut lines = BufReader::new(child.stdout.take().expect("piped")).lines();
+    let steps = Steps { detected_us: 1_000, decided_us: 2_000, address_in_us: 3_000, announced_us: 4_000 };
+    fake.log().push(Event::new(Level::Info, EventKind::Failover, "px1 owns main").vip("main").steps(steps));
+    let line = lines.next().expect("an event").expect("text");
+    assert!(line.contains("info     px1 owns main (detected 1.000 ms, decided 2.000 ms"), "{line}");
+    assert!(line.contains("address in 3.000 ms, announced 4.000 ms"), "{line}");
+
+    let json = vipctl(fake.dir.path(), &["events", "--json"]).exits(0).out;
+    let doc: EventDoc = serde_json::from_str(json.trim_end()).expect("one object a line");
+    assert_eq!(doc.event.steps, Some(steps));
+
+    fake.stop();
+    let output = child.wait_with_output().expect("it ends");
+    assert_eq!(output.status.code(), Some(3));
+    assert_eq!(String::from_utf8(output.stderr).expect("text"), "vipctl: vipd is stopping\n");
+}
+
+#[test]
+fn without_a_daemon_one_sentence_and_three() {
+    let dir = tempfile::tempdir().expect("a scratch directory");
+    let absent = vipctl(dir.path(), &["status"]).exits(3);
+    assert!(absent.err.contains("no vipd is running") && absent.err.lines().count() == 1, "{}", absent.err);
+
+    drop(UnixListener::bind(dir.path().join(SOCKET)).expect("a place"));
+    let dead = vipctl(dir.path(), &["status"]).exits(3);
+    assert!(dead.err.contains("ended without cleaning up"), "{}", dead.err);
+    vipctl(dir.path(), &["status", "--watch"]).exits(3);
+    vipctl(dir.path(), &["events", "--follow"]).exits(3);
+    vipctl(dir.path(), &["switchover", "--yes"]).exits(3);
+}
+
+#[test]
+fn a_daemon_that_hangs_up_is_no_daemon() {
+    let dir = tempfile::tempdir().expect("a scratch directory");
+    let listener = UnixListener::bind(dir.path().join(SOCKET)).expect("a place");
+    let thread = std::thread::spawn(move || drop(listener.accept().expect("vipctl comes")));
+    let ran = vipctl(dir.path(), &["status"]).exits(3);
+    assert!(ran.err.contains("without an answer"), "{}", ran.err);
+    thread.join().expect("no panic");
+}
+
+#[test]
+fn whoever_may_not_talk_is_told_how_to() {
+    if !nix::unistd::geteuid().is_root() {
+        return; // The owner of the socket may always talk, and only root can be another.
+    }
+    let fake = Fake::start();
+    // The directory is open, as /run/vipd is; the socket is not.
+    std::fs::set_permissions(fake.dir.path(), std::fs::Permissions::from_mode(0o755)).expect("ours");
+    let copy = fake.dir.path().join("vipctl");
+    std::fs::copy(env!("CARGO_BIN_EXE_vipctl"), &copy).expect("a copy that others may run");
+    let output = Command::new(&copy)
+        .uid(NOBODY)
+        .gid(NOBODY)
+        .arg("--runtime-dir")
+        .arg(fake.dir.path())
+        .arg("status")
+        .output()
+        .expect("vipctl runs");
+    let err = String::from_utf8(output.stderr).expect("text");
+    assert_eq!(output.status.code(), Some(1), "{err}");
+    assert!(err.contains("use sudo or join that group"), "{err}");
+}
+
+#[test]
+fn wrong_usage_is_two() {
+    let fake = Fake::start();
+    let wrong: [&[&str]; 6] = [
+        &[],
+        &["dance"],
+        &["doctor"],
+        &["maintenance"],
+        &["server", "db1", "ready"],
+        &["server", "primary/db1", "asleep"],
+    ];
+    for args in wrong {
+        vipctl(fake.dir.path(), args).exits(2);
+    }
+    vipctl(fake.dir.path(), &["--help"]).exits(0);
+    vipctl(fake.dir.path(), &["--version"]).exits(0);
+}
+
+#[test]
+fn release_is_not_for_a_host_with_a_running_daemon() {
+    let dir = tempfile::tempdir().expect("a scratch directory");
+    let _daemon = Instance::claim(dir.path()).expect("the only one");
+    let ran = vipctl(dir.path(), &["release", "--yes"]).exits(1);
+    assert!(ran.err.contains("vipd is running on this host: use `vipctl switchover`"), "{}", ran.err);
+}
