@@ -14,7 +14,7 @@ fn line(request: &Request) -> Vec<u8> {
 }
 
 fn event(message: &str) -> Event {
-    Event::new(Level::Info, EventKind::VipState, message).vip("main")
+    Event::new(Level::Info, EventKind::Vip, message).vip("main")
 }
 
 fn code(response: &Response) -> Option<ErrorCode> {

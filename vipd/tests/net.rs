@@ -1,8 +1,8 @@
 //! The daemon's sockets, between two network namespaces.
 
-mod common;
+mod namespaces;
 
-use common::{HERE, Net, Outcome, THERE, index, lab, mac};
+use namespaces::{HERE, Net, Outcome, THERE, index, lab, mac};
 use nix::sys::socket::{AddressFamily, SockFlag, SockProtocol, SockType, setsockopt, socket, sockopt};
 use socket2::{Domain, Protocol, Socket, Type};
 use std::io::Read;
@@ -181,18 +181,18 @@ fn a_neighbour_believes_the_announcement() {
     lab(|net| async move {
         // The neighbour knows the addresses at another MAC.
         net.there(|| {
-            common::sh(
+            namespaces::sh(
                 "ip neigh add 10.9.0.100 lladdr 02:00:00:00:00:99 dev vb nud stale
                  ip neigh add fd09::100 lladdr 02:00:00:00:00:99 dev vb nud stale",
             )
         })?;
-        let (mac, text) = (mac(HERE), common::output("ip -o link show va")?);
+        let (mac, text) = (mac(HERE), namespaces::output("ip -o link show va")?);
         let done = Announcer::open(index(HERE), mac)?.announce(&[ip("10.9.0.100"), ip("fd09::100")]);
         assert!(done.error.is_none(), "{done:?}");
         // veth delivers before send returns, or shortly after in its softirq.
         let own =
             text.split("link/ether ").nth(1).and_then(|t| t.split(' ').next()).ok_or("no MAC")?.to_owned();
-        let known = |address: &str| net.there(|| common::output(&format!("ip neigh show {address}")));
+        let known = |address: &str| net.there(|| namespaces::output(&format!("ip neigh show {address}")));
         for address in ["10.9.0.100", "fd09::100"] {
             let deadline = Instant::now() + Duration::from_secs(2);
             while !known(address)?.contains(&own) {
@@ -206,7 +206,7 @@ fn a_neighbour_believes_the_announcement() {
 #[test]
 fn an_interface_that_is_down_or_absent_is_an_error_not_a_hang() {
     lab(|_net| async move {
-        common::sh("ip link set va down")?;
+        namespaces::sh("ip link set va down")?;
         let announcer = Announcer::open(index(HERE), [2; 6])?;
         let done = announcer.announce(&[ip("10.9.0.100"), ip("10.9.0.101")]);
         assert_eq!(done.unsent.len(), 2);

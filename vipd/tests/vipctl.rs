@@ -71,7 +71,7 @@ fn watch_draws_when_something_happens_and_ends_with_its_reader() {
         .expect("vipctl runs");
     let mut lines = BufReader::new(child.stdout.take().expect("piped")).lines();
     for _ in 0..3 {
-        fake.log().push(Event::new(Level::Info, EventKind::VipState, "x"));
+        fake.log().push(Event::new(Level::Info, EventKind::Vip, "x"));
         let line = lines.next().expect("another").expect("text");
         assert_eq!(serde_json::from_str::<StatusDoc>(&line).expect("JSON"), common::status());
     }
@@ -146,7 +146,7 @@ fn events_are_lines_with_the_steps_of_takeovers() {
         .expect("vipctl runs");
     let mut lines = BufReader::new(child.stdout.take().expect("piped")).lines();
     let steps = Steps { detected_us: 1_000, decided_us: 2_000, address_in_us: 3_000, announced_us: 4_000 };
-    fake.log().push(Event::new(Level::Info, EventKind::Failover, "px1 owns main").vip("main").steps(steps));
+    fake.log().push(Event::new(Level::Info, EventKind::Takeover, "px1 owns main").vip("main").steps(steps));
     let line = lines.next().expect("an event").expect("text");
     assert!(line.contains("info     px1 owns main (detected 1.000 ms, decided 2.000 ms"), "{line}");
     assert!(line.contains("address in 3.000 ms, announced 4.000 ms"), "{line}");

@@ -125,7 +125,7 @@ mod tests {
     use super::*;
 
     fn event(message: &str) -> Event {
-        Event::new(Level::Info, EventKind::VipState, message)
+        Event::new(Level::Info, EventKind::Vip, message)
     }
 
     #[tokio::test]

@@ -119,26 +119,34 @@ impl fmt::Display for Level {
 #[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, PartialEq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum EventKind {
-    /// A VIP group changed its state on this node.
-    VipState,
-    /// This node took a VIP group over and announced it.
-    Failover,
-    /// A planned switchover began, ended or was refused.
+    /// The daemon started.
+    Start,
+    /// The daemon is stopping.
+    Stop,
+    /// A VIP's state changed, other than by a takeover.
+    Vip,
+    /// This node took over a VIP.
+    Takeover,
+    /// An operator moved a VIP.
     Switchover,
-    /// Somebody deleted an address, and it was put back.
-    AddressRestored,
-    /// The kernel refused an address.
-    AddressRefused,
-    /// A packet was not accepted.
-    PacketRejected,
-    /// Another node appeared, vanished or differs in its settings.
+    /// Something keeps this node from owning a VIP, or does no longer.
+    Fault,
+    /// A VIP's address was put back, or left over and removed.
+    Address,
+    /// Another node was heard, lost, or differs in its settings.
     Peer,
+    /// Adverts were not acted on.
+    Advert,
     /// A server's state or role changed.
     Server,
-    /// The configuration was read again, or could not be.
-    Reload,
-    /// The daemon itself: start, stop, guard, maintenance.
-    Daemon,
+    /// A pool lost its last usable server, or has one again.
+    Pool,
+    /// A listener opened or closed.
+    Listener,
+    /// The configuration was read again.
+    Config,
+    /// An operator took this node out of the election, or put it back.
+    Maintenance,
     /// One that this version does not know.
     #[serde(other)]
     Other,

@@ -86,11 +86,11 @@ fn an_event_has_milliseconds_and_only_the_names_it_is_about() -> Result<(), Box<
     let doc = EventDoc {
         seq: 7,
         time: "2026-11-20T12:00:00.12Z".parse()?,
-        event: Event::new(Level::Info, EventKind::Failover, "px1 took over").vip("main").steps(steps),
+        event: Event::new(Level::Info, EventKind::Takeover, "px1 took over").vip("main").steps(steps),
     };
     let value = serde_json::to_value(&doc)?;
     let expected = json!({
-        "seq": 7, "time": "2026-11-20T12:00:00.120Z", "level": "info", "kind": "failover", "vip": "main",
+        "seq": 7, "time": "2026-11-20T12:00:00.120Z", "level": "info", "kind": "takeover", "vip": "main",
         "message": "px1 took over",
         "steps": {"detected-us": 1, "decided-us": 2, "address-in-us": 3, "announced-us": 4},
     });

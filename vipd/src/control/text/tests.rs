@@ -169,7 +169,7 @@ fn an_event_is_one_line() {
     let plain = doc_of(Event::new(Level::Warning, EventKind::Server, "primary/db1 is down: refused"));
     assert_eq!(event(&plain, false), "2026-11-20T12:10:00.000Z  warning  primary/db1 is down: refused");
     let steps = Steps { detected_us: 10, decided_us: 1_020, address_in_us: 12_030, announced_us: 3_012_040 };
-    let takeover = doc_of(Event::new(Level::Info, EventKind::Failover, "px1 owns main now").steps(steps));
+    let takeover = doc_of(Event::new(Level::Info, EventKind::Takeover, "px1 owns main now").steps(steps));
     assert_eq!(
         event(&takeover, false),
         "2026-11-20T12:10:00.000Z  info     px1 owns main now (detected 0.010 ms, decided 1.020 ms, \
