@@ -233,28 +233,52 @@ impl<T> List<T> {
 pub(crate) trait Section: DeserializeOwned {
     /// The table as people write it: `[election]`, `[[vip]]`, `a node`.
     const NAME: &'static str;
-    /// Keys of a later version: known, not supported by this one.
-    const LATER: &'static [&'static str];
+    /// Keys of a later version, each with the value that says what this
+    /// version does anyway, if there is one.
+    const LATER: &'static [(&'static str, Option<&'static str>)];
+}
+
+/// A key that its section does not know.
+#[derive(Debug)]
+pub(crate) struct Unknown {
+    key: At<String>,
+    /// Its value, where that is a word or a truth value.
+    value: Option<String>,
+}
+
+/// Any value, of which only words and truth values are looked at.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Anything {
+    Word(String),
+    Truth(bool),
+    Other(IgnoredAny),
 }
 
 /// A table with the keys in it that its section does not know.
 #[derive(Debug)]
 pub(crate) struct Table<S> {
     section: S,
-    unknown: Vec<At<String>>,
+    unknown: Vec<Unknown>,
     known: &'static [&'static str],
 }
 
 impl<S: Section> Table<S> {
     /// The section; reports the keys that it does not know.
     pub(crate) fn open(self, report: &mut Report<'_>) -> S {
-        for At { value: key, span } in self.unknown {
-            let problem = if S::LATER.contains(&key.as_str()) {
-                Problem::new(format!("{key} in {} is not supported by this version of vipd", S::NAME))
-                    .hint("take it out: it would have no effect")
-            } else {
-                Problem::new(format!("unknown key {} in {}", quote(&key), S::NAME))
-                    .hint(unknown_key_hint::<S>(&key, self.known))
+        for Unknown { key: At { value: key, span }, value } in self.unknown {
+            let problem = match S::LATER.iter().find(|(later, _)| *later == key) {
+                Some((_, now)) if now.is_some() && value.as_deref() == *now => continue,
+                Some((_, now)) => {
+                    let hint = now.map_or_else(
+                        || "take it out: it would have no effect".to_owned(),
+                        |now| format!("take it out, or say {now}, which is what this version does"),
+                    );
+                    Problem::new(format!("{key} in {} is not supported by this version of vipd", S::NAME))
+                        .hint(hint)
+                }
+                None => Problem::new(format!("unknown key {} in {}", quote(&key), S::NAME))
+                    .hint(unknown_key_hint::<S>(&key, self.known)),
             };
             report.error(&span, problem);
         }
@@ -269,7 +293,7 @@ fn unknown_key_hint<S: Section>(key: &str, known: &[&str]) -> String {
     if let Some(hint) = did_you_mean(key, known.iter().copied()) {
         return hint;
     }
-    if let Some(later) = nearest(key, S::LATER.iter().copied()) {
+    if let Some(later) = nearest(key, S::LATER.iter().map(|(later, _)| *later)) {
         return format!("\"{later}\" would be the name, but it is not supported by this version of vipd");
     }
     let homes: Vec<_> = spec::homes(key).collect();
@@ -304,7 +328,7 @@ impl<S: Section> Shape for Table<S> {
 /// says which it knows when it asks to be deserialized.
 struct Sieve<'a, A> {
     access: A,
-    unknown: &'a mut Vec<At<String>>,
+    unknown: &'a mut Vec<Unknown>,
     known: &'a mut &'static [&'static str],
 }
 
@@ -343,9 +367,13 @@ impl<'de, A: MapAccess<'de>> MapAccess<'de> for Sieve<'_, A> {
                 return seed.deserialize(key.into_inner().into_deserializer()).map(Some);
             }
             let span = key.span();
-            self.unknown.push(At { value: key.into_inner(), span });
-            // Whatever its value is: the key is what is refused.
-            let _ = self.access.next_value::<IgnoredAny>();
+            let value = match self.access.next_value::<Anything>() {
+                Ok(Anything::Word(word)) => Some(word),
+                Ok(Anything::Truth(truth)) => Some(truth.to_string()),
+                // Whatever it is: the key is what is refused.
+                Ok(Anything::Other(_)) | Err(_) => None,
+            };
+            self.unknown.push(Unknown { key: At { value: key.into_inner(), span }, value });
         }
         Ok(None)
     }

@@ -17,7 +17,7 @@ macro_rules! sections {
     ($($section:ident = $name:literal, later $later:expr;)*) => {
         $(impl Section for $section {
             const NAME: &'static str = $name;
-            const LATER: &'static [&'static str] = $later;
+            const LATER: &'static [(&'static str, Option<&'static str>)] = $later;
         })*
 
         /// Every section with its keys.
@@ -28,15 +28,15 @@ macro_rules! sections {
 }
 
 sections! {
-    Spec = "the file", later &["dns"];
-    ClusterSpec = "[cluster]", later &["witnesses", "key-file"];
+    Spec = "the file", later &[("dns", None)];
+    ClusterSpec = "[cluster]", later &[("witnesses", None), ("key-file", None)];
     NodeSpec = "a node of [cluster]", later &[];
-    ElectionSpec = "[election]", later &["quorum"];
+    ElectionSpec = "[election]", later &[("quorum", Some("none"))];
     VipSpec = "[[vip]]", later &[];
     ListenSpec = "[[listen]]", later &[];
-    PoolSpec = "[[pool]]", later &["source", "proxy-protocol"];
+    PoolSpec = "[[pool]]", later &[("source", Some("auto")), ("proxy-protocol", Some("off"))];
     ServerSpec = "a server of [[pool]]", later &[];
-    CheckSpec = "[pool.check]", later &["galera"];
+    CheckSpec = "[pool.check]", later &[("galera", Some("false"))];
     StatusSpec = "[status]", later &[];
 }
 

@@ -327,3 +327,25 @@ fn addresses_of_a_family_that_no_node_has_follow_the_other() -> Outcome {
     assert_eq!(config.warnings, []);
     Ok(())
 }
+
+/// What a later version will add may be said already where it changes nothing.
+#[test]
+fn a_later_key_may_say_what_this_version_does() {
+    let text = |quorum: &str| {
+        format!(
+            r#"
+            [cluster]
+            name = "orders"
+            nodes = [{{ name = "px1", address = "10.77.0.11" }}, {{ name = "px2", address = "10.77.0.12" }}]
+            [election]
+            quorum = "{quorum}"
+            [[vip]]
+            name = "main"
+            addresses = ["10.77.0.100/24"]
+            "#
+        )
+    };
+    assert!(Config::parse(&text("none"), "f").is_ok());
+    let refused = Config::parse(&text("majority"), "f").expect_err("not built yet").to_string();
+    assert!(refused.contains("quorum in [election] is not supported by this version"), "{refused}");
+}

@@ -4,15 +4,23 @@
 //! * [`cli`]: the command line.
 //! * [`control`]: what operators ask and are told.
 //! * [`ctl`]: the operators' command.
+//! * [`daemon`]: puts the parts together.
+//! * [`guard`]: cleans up after a daemon that was killed.
+//! * [`kernel`]: the addresses the kernel holds.
 //! * [`net`]: adverts, messages between nodes, announcements, the clock.
 //! * [`resolve`]: names of servers.
+//! * [`shell`]: the one loop that drives the decisions.
 
 pub mod check;
 pub mod cli;
 pub mod control;
 pub mod ctl;
+pub mod daemon;
+pub mod guard;
+pub mod kernel;
 pub mod net;
 pub mod resolve;
+pub mod shell;
 
 use std::io;
 

@@ -1,1 +1,51 @@
-fn main() {}
+//! `vipd`: the daemon.
+
+use anyhow::Context as _;
+use clap::Parser as _;
+use std::process::ExitCode;
+use vipd::cli::{Cli, Command};
+use vipd_config::Config;
+
+fn main() -> ExitCode {
+    match Cli::parse().command {
+        Command::Check(check) => judge(&check.config.path),
+        Command::Guard => vipd::guard::main(),
+        Command::Run(run) => match vipd::daemon::run(&run) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                complain(&error);
+                ExitCode::FAILURE
+            }
+        },
+    }
+}
+
+/// Says whether a file is right.
+fn judge(path: &std::path::Path) -> ExitCode {
+    match Config::load(path) {
+        Ok(config) => {
+            let told = tell_right(path, &config).context("cannot write to standard output");
+            told.map_or(ExitCode::FAILURE, |()| ExitCode::SUCCESS)
+        }
+        Err(errors) => {
+            complain(&errors);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn tell_right(path: &std::path::Path, config: &Config) -> std::io::Result<()> {
+    use std::io::Write as _;
+    let mut out = std::io::stdout().lock();
+    for warning in &config.warnings {
+        writeln!(out, "{warning}")?;
+    }
+    let (nodes, vips) = (config.cluster.nodes.len(), config.vips.len());
+    let (listeners, pools) = (config.listeners.len(), config.pools.len());
+    let counts = format!("{nodes} nodes, {vips} VIPs, {listeners} listeners, {pools} pools");
+    writeln!(out, "{}: right ({counts})", path.display())
+}
+
+fn complain(what: &dyn std::fmt::Display) {
+    eprintln!("{what}");
+}

@@ -18,7 +18,6 @@ use crate::guard::Guard;
 use crate::kernel::{Kernel, KernelEvent};
 use crate::net::{Announcer, Timer, clock};
 use crate::resolve::{Resolved, Resolver};
-use arc_swap::ArcSwap;
 use calls::Switchover;
 use links::{Interface, Interfaces};
 use sockets::{Packet, Sockets};
@@ -26,7 +25,6 @@ use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::Arc;
 use tokio::runtime::Handle;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
@@ -35,7 +33,7 @@ use vipd_balancer::Balancer;
 use vipd_config::Config;
 use vipd_core::event::{Event, Level};
 use vipd_core::node::{Announcement, Input, Link, Node, Output, Settings};
-use vipd_core::pool::{Pools, ServerKey};
+use vipd_core::pool::ServerKey;
 use vipd_core::settings::Family;
 use vipd_core::time::Time;
 
@@ -53,8 +51,6 @@ pub struct Parts {
     pub guard: Guard,
     /// The data path.
     pub balancer: Balancer,
-    /// The pools it reads.
-    pub pools: Arc<ArcSwap<Pools>>,
     /// The checks, and what they report.
     pub checker: (Checker, mpsc::Receiver<Report>),
     /// The names of servers, and what was found.
@@ -75,7 +71,6 @@ struct Shell {
     kernel: Kernel,
     guard: Guard,
     balancer: Balancer,
-    pools: Arc<ArcSwap<Pools>>,
     checker: Checker,
     resolver: Resolver,
     events: EventLog,
@@ -109,7 +104,6 @@ pub async fn run(parts: Parts) -> io::Result<(Balancer, Guard)> {
         kernel,
         guard: parts.guard,
         balancer: parts.balancer,
-        pools: parts.pools,
         checker,
         resolver,
         events: parts.events,
@@ -177,11 +171,13 @@ impl Shell {
                 }
                 Output::Addresses(plan) => self.kernel.apply(plan),
                 Output::Announce(announcement) => self.announce(&announcement),
-                Output::CloseSessions { addresses } => self.balancer.close_local(&addresses),
-                Output::Pools(pools) => self.pools.store(pools),
-                Output::CloseServer { server, why } => self.balancer.close_server(server, why),
+                Output::CloseSessions { addresses } => {
+                    stalled(self.balancer.close_local(&addresses));
+                }
+                Output::Pools(pools) => self.balancer.set_pools(pools),
+                Output::CloseServer { server, why: _ } => stalled(self.balancer.close_server(server)),
                 Output::Guard(state) => self.guard.update(&state),
-                Output::Event(event) => self.tell(&event),
+                Output::Event(event) => self.tell(event),
                 Output::Stopped => self.stopped = true,
             }
         }
@@ -208,14 +204,14 @@ impl Shell {
         self.node.handle(Input::Announced { group: announcement.group }, clock::now());
     }
 
-    fn tell(&self, event: &Event) {
+    fn tell(&self, event: Event) {
         let (vip, peer) = (event.vip.as_deref().unwrap_or_default(), event.peer.as_deref().unwrap_or_default());
         match event.level {
             Level::Info => info!(kind = event.kind.as_str(), vip, peer, "{}", event.message),
             Level::Warn => warn!(kind = event.kind.as_str(), vip, peer, "{}", event.message),
             Level::Error => error!(kind = event.kind.as_str(), vip, peer, "{}", event.message),
         }
-        self.events.push(status::event(event));
+        self.events.push(event.into());
     }
 
     // ---- what comes in ------------------------------------------------------
@@ -411,13 +407,21 @@ impl Shell {
             [] => "reloaded".to_owned(),
             keys => format!("reloaded: changed {}", keys.join(", ")),
         };
-        self.balancer.reconfigure(&new.listeners, &new.pools).map_err(|e| e.to_string())?;
+        let pools = self.node.preview_pools(&new.pools, clock::now());
+        self.balancer.reconfigure(&new.listeners, pools).map_err(|e| e.to_string())?;
         self.resolver.update(&new.pools);
         self.checker.update(&new.pools, &self.resolver);
         self.node.reconfigure(new, clock::now());
         self.drain();
         self.relink();
         Ok(done)
+    }
+}
+
+/// A worker that hangs cannot close its sessions; the others have.
+fn stalled(result: Result<(), vipd_balancer::Error>) {
+    if let Err(error) = result {
+        error!(%error, "sessions may stay open");
     }
 }
 

@@ -77,7 +77,10 @@ impl Reject {
             Self::Advert(_) => "it is damaged or forged",
             Self::Peer(peer::Malformed::Garbage) => "something else uses the peer port",
             Self::Peer(peer::Malformed::Version) => "that host runs a newer vipd: upgrade this one",
-            Self::Ttl => "its TTL is not 255, so it did not come from this link",
+            Self::Ttl => {
+                "its TTL is not 255, so it may come from another link (keepalived over IPv6 unicast needs \
+                 `unicast_ttl 255`)"
+            }
             Self::UnknownVrid => "no VIP here has this VRID: another cluster, or files that differ",
             Self::VersionMismatch => "set `[election] vrrp-version` alike on every host",
             Self::IntervalMismatch => "VRRPv2 wants the same `advert-interval` on every host",

@@ -4,7 +4,6 @@ use super::status::rejected_lines;
 use crate::control::api::{Moved, ServerOrder};
 use crate::control::call::{Refusal, Reply};
 use std::time::Duration;
-use vipd_core::health::Admin;
 use vipd_core::node::{GroupStatus, Node};
 use vipd_core::time::Time;
 use vipd_core::wire::peer::State;
@@ -90,12 +89,7 @@ pub fn server(
     order: ServerOrder,
     now: Time,
 ) -> Result<String, Refusal> {
-    let admin = match order {
-        ServerOrder::Ready => Admin::Ready,
-        ServerOrder::Drain => Admin::Drain,
-        ServerOrder::Maint => Admin::Maint,
-    };
-    node.set_admin(pool, server, admin, now).map_err(Refusal)?;
+    node.set_admin(pool, server, order.into(), now).map_err(Refusal)?;
     Ok(format!("{pool}/{server}: {order}"))
 }
 

@@ -1,18 +1,14 @@
 //! The node's state as the documents of the control plane.
 
-use crate::control::api::{
-    self, Counters, ListenerDoc, PeerDoc, PeerState, PoolDoc, Rejected, ServerDoc, ServerRole, ServerState,
-    StatusDoc, VipDoc, VipState,
-};
+use crate::control::api::{Counters, ListenerDoc, PeerDoc, PeerState, PoolDoc, ServerDoc, StatusDoc, VipDoc};
 use jiff::Timestamp;
 use std::net::SocketAddr;
 use std::time::Duration;
 use vipd_balancer::Stats;
-use vipd_core::event::{Event, Kind, Level, Steps};
-use vipd_core::health::{ServerStatus, State as Health};
+use vipd_core::health::ServerStatus;
 use vipd_core::node::{GroupStatus, Node};
 use vipd_core::peers::Peer;
-use vipd_core::probe::{Lag, ObservedRole};
+use vipd_core::probe::Lag;
 use vipd_core::settings::{Host, Member};
 use vipd_core::time::Time;
 use vipd_core::wire::peer::State;
@@ -34,15 +30,7 @@ pub fn document(node: &Node, stats: &Stats, config_errors: Vec<String>, now: Tim
         dns: vec![],
         config_errors,
         counters: Counters {
-            adverts_rejected: node
-                .rejected(now)
-                .iter()
-                .map(|r| Rejected {
-                    cause: r.cause.to_string(),
-                    sender: r.sender.map_or_else(|| "others".to_owned(), |s| s.to_string()),
-                    count: r.count,
-                })
-                .collect(),
+            adverts_rejected: node.rejected(now).into_iter().map(Into::into).collect(),
         },
     }
 }
@@ -56,27 +44,12 @@ fn vip(group: &GroupStatus) -> VipDoc {
     VipDoc {
         name: group.name.clone(),
         addresses: group.addresses.iter().map(ToString::to_string).collect(),
-        state: match group.state {
-            State::Init => VipState::Init,
-            State::Backup => VipState::Backup,
-            State::Active => VipState::Active,
-            State::Fault => VipState::Fault,
-        },
+        state: group.state.into(),
         owner: group.owner.clone(),
         priority: group.priority,
         since: ago(group.since),
         why: group.why.clone(),
-        steps: group.steps.map(steps),
-    }
-}
-
-fn steps(steps: Steps) -> api::Steps {
-    let micros = |d: Duration| u64::try_from(d.as_micros()).unwrap_or(u64::MAX);
-    api::Steps {
-        detected_us: micros(steps.detected),
-        decided_us: micros(steps.decided),
-        address_in_us: micros(steps.address_in),
-        announced_us: micros(steps.announced),
+        steps: group.steps.map(Into::into),
     }
 }
 
@@ -141,17 +114,8 @@ fn server(status: &ServerStatus<'_>, stats: &Stats, now: Time) -> ServerDoc {
     ServerDoc {
         name: status.server.name.clone(),
         address: address(status),
-        state: match status.reason.state() {
-            Health::Up => ServerState::Up,
-            Health::Down => ServerState::Down,
-            Health::Drain => ServerState::Drain,
-            Health::Maint => ServerState::Maint,
-            Health::Unknown => ServerState::Unknown,
-        },
-        role: status.role.map(|role| match role {
-            ObservedRole::Primary => ServerRole::Primary,
-            ObservedRole::Replica => ServerRole::Replica,
-        }),
+        state: status.reason.state().into(),
+        role: status.role.map(Into::into),
         lag_ms: match status.lag {
             Some(Lag::Known(lag)) => Some(u64::try_from(lag.as_millis()).unwrap_or(u64::MAX)),
             Some(Lag::Unknown(_)) | None => None,
@@ -188,32 +152,4 @@ pub fn rejected_lines(node: &Node, now: Time) -> Vec<String> {
         format!("{count} packets of {sender} not accepted ({cause}), the last {last} ago: {}", cause.advice())
     };
     node.rejected(now).iter().map(line).collect()
-}
-
-/// An event as a document, without its number and time.
-#[must_use]
-pub fn event(event: &Event) -> api::Event {
-    let level = match event.level {
-        Level::Info => api::Level::Info,
-        Level::Warn => api::Level::Warning,
-        Level::Error => api::Level::Error,
-    };
-    let kind = match event.kind {
-        Kind::Vip => api::EventKind::Vip,
-        Kind::Takeover => api::EventKind::Takeover,
-        Kind::Switchover => api::EventKind::Switchover,
-        Kind::Address => api::EventKind::Address,
-        Kind::Advert => api::EventKind::Advert,
-        Kind::Peer => api::EventKind::Peer,
-        Kind::Server => api::EventKind::Server,
-        Kind::Maintenance => api::EventKind::Maintenance,
-    };
-    api::Event {
-        vip: event.vip.clone(),
-        pool: event.server.as_ref().map(|(pool, _)| pool.clone()),
-        server: event.server.as_ref().map(|(_, server)| server.clone()),
-        peer: event.peer.clone(),
-        steps: event.steps.map(steps),
-        ..api::Event::new(level, kind, event.message.clone())
-    }
 }

@@ -125,14 +125,14 @@ pub struct ServerStatus<'a> {
 }
 
 /// The state of all servers of all pools.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct PoolsState {
     pools: Vec<PoolState>,
     generation: u64,
     built: Arc<Pools>,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct PoolState {
     settings: settings::Pool,
     demands: Option<Demands>,

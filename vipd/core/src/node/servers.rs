@@ -3,8 +3,10 @@
 use super::{Node, Output};
 use crate::event::{Event, Kind, Level};
 use crate::health::{Admin, Change, Changes, PoolsState, State};
-use crate::pool::ServerKey;
+use crate::pool::{Pools, ServerKey};
+use crate::settings::Pool;
 use crate::time::Time;
+use std::sync::Arc;
 
 impl Node {
     /// Asks something of a server: to work, to drain, to be out of service.
@@ -36,6 +38,14 @@ impl Node {
     #[must_use]
     pub const fn servers(&self) -> &PoolsState {
         &self.pools
+    }
+
+    /// The pools as they would be with other settings.
+    #[must_use]
+    pub fn preview_pools(&self, pools: &[Pool], now: Time) -> Arc<Pools> {
+        let mut preview = self.pools.clone();
+        preview.reconfigure(pools.to_vec(), now);
+        preview.build()
     }
 
     /// Passes on what followed from a probe, a look-up or a command.

@@ -1,0 +1,259 @@
+//! `vipd run`: puts the parts together, and takes them apart again.
+//!
+//! Threads: this one runs the shell; `aux` runs checks, look-ups and the
+//! control plane; the balancer has workers of its own.
+
+use crate::check::Checker;
+use crate::cli::Run;
+use crate::control::api::{Event, EventKind, Level};
+use crate::control::call::{self, Calls};
+use crate::control::events::{EventLog, EventStore};
+use crate::control::instance::{ClaimError, Instance, Socket};
+use crate::control::{http, notify, server};
+use crate::guard::Guard;
+use crate::kernel::Kernel;
+use crate::net::clock;
+use crate::resolve::Resolver;
+use crate::shell::{self, Parts};
+use nix::unistd::Uid;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+use tokio::runtime::{Builder, Handle};
+use tokio::sync::{mpsc, oneshot};
+use tracing::{info, warn};
+use vipd_balancer::Balancer;
+use vipd_config::{Config, Errors, NodeError};
+use vipd_core::node::{Node, Settings};
+use vipd_core::settings::Cidr;
+
+/// Checks and look-ups that may wait for the shell, which takes one in microseconds.
+const REPORTS: usize = 1024;
+/// Sessions that are not of a VIP may go on for this long after a stop.
+const DRAIN_FOR: Duration = Duration::from_secs(10);
+
+/// Why the daemon cannot run, or had to end.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The configuration is wrong.
+    #[error("{0}")]
+    Config(#[from] Errors),
+    /// This host is none of the nodes.
+    #[error("{0}")]
+    Node(#[from] NodeError),
+    /// The process may not do what it must.
+    #[error(
+        "vipd needs {0} and does not have it: start it as root, or with `AmbientCapabilities=CAP_NET_ADMIN \
+         CAP_NET_RAW CAP_NET_BIND_SERVICE` in its systemd unit, or `setcap \
+         cap_net_admin,cap_net_raw,cap_net_bind_service+ep` on its file"
+    )]
+    Capability(&'static str),
+    /// There is no place for another daemon.
+    #[error("{0}")]
+    Claim(#[from] ClaimError),
+    /// A listener cannot be bound.
+    #[error("{0}")]
+    Balancer(#[from] vipd_balancer::Error),
+    /// The status address cannot be bound.
+    #[error("[status] http = \"{address}\": {source}; is another program using the port?")]
+    Status {
+        /// The address.
+        address: SocketAddr,
+        /// The error.
+        #[source]
+        source: io::Error,
+    },
+    /// The system refused something.
+    #[error("cannot {what}: {source}")]
+    System {
+        /// What was tried.
+        what: &'static str,
+        /// The error.
+        #[source]
+        source: io::Error,
+    },
+}
+
+fn system(what: &'static str) -> impl FnOnce(io::Error) -> Error {
+    move |source| Error::System { what, source }
+}
+
+/// Runs until it is told to stop.
+///
+/// # Errors
+/// Why it cannot start, or had to end.
+pub fn run(run: &Run) -> Result<(), Error> {
+    let config = Config::load(&run.config.path)?;
+    log_to_stderr();
+    for warning in &config.warnings {
+        warn!("{warning}");
+    }
+    let me = match &run.node {
+        Some(name) => config.node_named(name)?,
+        None => config.find_node(&local_addresses()?)?,
+    };
+    capabilities()?;
+    // Before any thread, and before the lock that a child would share.
+    let guard = Guard::spawn(&run.runtime_dir).map_err(system("start the crash guard"))?;
+    let instance = Instance::claim(&run.runtime_dir)?;
+    let socket = instance.listen()?;
+    let status = config.status.as_ref().map(|s| s.http);
+    let node = Node::new(shell::settings(config), me, seed(), clock::now());
+    let result = Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(system("make the event loop"))
+        .and_then(|runtime| runtime.block_on(serve(node, guard, socket, status, run)));
+    drop(instance);
+    result
+}
+
+async fn serve(
+    node: Node,
+    guard: Guard,
+    socket: Socket,
+    status: Option<SocketAddr>,
+    run: &Run,
+) -> Result<(), Error> {
+    let settings = node.settings().clone();
+    let name = settings.cluster.nodes.get(node.me()).map(|n| n.name.clone()).unwrap_or_default();
+    let (events, store) = EventLog::new();
+    let (calls, calls_in) = call::channel();
+    let aux = Aux::start()?;
+    let http = status.map(|address| listen(address, &aux.handle)).transpose()?;
+    aux.handle.spawn(control(socket, http, calls, store));
+    let balancer =
+        Balancer::start(&settings.listeners, node.preview_pools(&settings.pools, clock::now()), None)?;
+    let kernel = Kernel::start(&run.runtime_dir, &vips(&settings)).await.map_err(system("talk to the kernel"))?;
+    let (reports, reports_in) = mpsc::channel(REPORTS);
+    let (found, found_in) = mpsc::channel(REPORTS);
+    let resolver = Resolver::start(aux.handle.clone(), &settings.pools, found);
+    let checker = Checker::start(aux.handle.clone(), &settings.pools, &resolver, reports);
+    let version = env!("CARGO_PKG_VERSION");
+    info!(node = name, cluster = settings.cluster.name, version, "vipd starts");
+    events.push(Event::new(Level::Info, EventKind::Start, format!("vipd {version} starts on {name}")));
+    let parts = Parts {
+        node,
+        kernel,
+        guard,
+        balancer,
+        checker: (checker, reports_in),
+        resolver: (resolver, found_in),
+        calls: calls_in,
+        events: events.clone(),
+        aux: aux.handle.clone(),
+        config: run.config.path.clone(),
+    };
+    let (balancer, guard) = shell::run(parts).await.map_err(system("run the event loop"))?;
+    guard.goodbye();
+    events.push(Event::new(Level::Info, EventKind::Stop, "everything is handed over and released"));
+    let left = balancer.drain(DRAIN_FOR).await?;
+    if left > 0 {
+        warn!(left, "sessions were still open and are closed");
+    }
+    info!("vipd stops");
+    drop(events);
+    aux.stop();
+    Ok(())
+}
+
+/// The control plane, until the events end.
+async fn control(socket: Socket, http: Option<std::net::TcpListener>, calls: Calls, store: EventStore) {
+    notify::ready();
+    let alive = tokio::spawn(notify::keep_alive(calls.clone()));
+    let pages = http.and_then(|l| tokio::net::TcpListener::from_std(l).ok());
+    let pages = pages.map(|listener| tokio::spawn(http::serve(listener, calls.clone())));
+    if let Err(error) = server::serve(socket, calls, store).await {
+        warn!(%error, "the control socket does not work");
+    }
+    notify::stopping();
+    alive.abort();
+    if let Some(pages) = pages {
+        pages.abort();
+    }
+}
+
+/// The thread of everything that may take its time.
+struct Aux {
+    handle: Handle,
+    end: oneshot::Sender<()>,
+    thread: std::thread::JoinHandle<()>,
+}
+
+impl Aux {
+    fn start() -> Result<Self, Error> {
+        let what = "start a thread";
+        let runtime = Builder::new_current_thread().enable_all().build().map_err(system(what))?;
+        let handle = runtime.handle().clone();
+        let (end, ended) = oneshot::channel();
+        let thread = std::thread::Builder::new()
+            .name("aux".to_owned())
+            .spawn(move || {
+                // Both a word and a lost sender end it.
+                let _ = runtime.block_on(ended);
+                runtime.shutdown_timeout(Duration::from_millis(100));
+            })
+            .map_err(system(what))?;
+        Ok(Self { handle, end, thread })
+    }
+
+    fn stop(self) {
+        let _ = self.end.send(());
+        let _ = self.thread.join();
+    }
+}
+
+fn listen(address: SocketAddr, aux: &Handle) -> Result<std::net::TcpListener, Error> {
+    let _context = aux.enter();
+    let listener = std::net::TcpListener::bind(address);
+    listener
+        .and_then(|l| l.set_nonblocking(true).map(|()| l))
+        .map_err(|source| Error::Status { address, source })
+}
+
+fn vips(settings: &Settings) -> Vec<Cidr> {
+    settings.vips.iter().flat_map(|v| v.addresses.iter().copied()).collect()
+}
+
+/// Messages of this run differ from those of the last by the time since boot.
+fn seed() -> u32 {
+    let nanos = clock::now().as_nanos() ^ u64::from(std::process::id());
+    u32::try_from((nanos ^ (nanos >> 32)) & 0xffff_ffff).unwrap_or(0)
+}
+
+/// All addresses of this host.
+fn local_addresses() -> Result<Vec<IpAddr>, Error> {
+    let all = nix::ifaddrs::getifaddrs()
+        .map_err(|e| Error::System { what: "list this host's addresses", source: e.into() })?;
+    let ip = |interface: nix::ifaddrs::InterfaceAddress| {
+        let address = interface.address?;
+        address
+            .as_sockaddr_in()
+            .map(|a| IpAddr::V4(a.ip()))
+            .or_else(|| address.as_sockaddr_in6().map(|a| IpAddr::V6(a.ip())))
+    };
+    Ok(all.filter_map(ip).collect())
+}
+
+/// What the daemon must be allowed to do; asked early, so that the answer is one sentence.
+fn capabilities() -> Result<(), Error> {
+    const CAP_NET_ADMIN: u64 = 1 << 12;
+    const CAP_NET_RAW: u64 = 1 << 13;
+    let status = std::fs::read_to_string("/proc/self/status").map_err(system("read /proc/self/status"))?;
+    let line = status.lines().find_map(|l| l.strip_prefix("CapEff:"));
+    let held = line.and_then(|l| u64::from_str_radix(l.trim(), 16).ok());
+    let held = held.unwrap_or(if Uid::effective().is_root() { u64::MAX } else { 0 });
+    match (held & CAP_NET_ADMIN != 0, held & CAP_NET_RAW != 0) {
+        (true, true) => Ok(()),
+        (false, _) => Err(Error::Capability("CAP_NET_ADMIN (to add addresses)")),
+        (true, false) => Err(Error::Capability("CAP_NET_RAW (to send adverts and gratuitous ARP)")),
+    }
+}
+
+fn log_to_stderr() {
+    let level = std::env::var("VIPD_LOG").unwrap_or_else(|_| "info".to_owned());
+    let filter = tracing_subscriber::EnvFilter::try_new(&level)
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
+    // A second subscriber in one process (tests) is no harm.
+    let _ = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).try_init();
+}
