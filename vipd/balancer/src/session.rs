@@ -114,11 +114,13 @@ impl Entry {
 struct Session {
     worker: Rc<Worker>,
     id: usize,
-    admission: Admission,
+    server: Option<(TcpStream, Place)>,
     client: TcpStream,
     peer: SocketAddr,
-    server: Option<(TcpStream, Place)>,
     cause: Option<CloseCause>,
+    /// Last, because it is dropped last: who sees that the session is not
+    /// counted any more finds its sockets closed.
+    admission: Admission,
 }
 
 /// Takes a client over from its acceptor.
@@ -132,7 +134,7 @@ pub(crate) fn start(
     worker.tally(&admission).total.add(1);
     let id = worker.registry.borrow_mut().add(local);
     let session =
-        Session { worker: Rc::clone(worker), id, admission, client, peer, server: None, cause: None };
+        Session { worker: Rc::clone(worker), id, server: None, client, peer, cause: None, admission };
     let task = tokio::task::spawn_local(run(session));
     if let Some(entry) = worker.registry.borrow_mut().entry(id) {
         entry.task = Some(task.abort_handle());
