@@ -139,3 +139,44 @@ fn error(listener: &Listener, address: SocketAddr, source: io::Error) -> Error {
     };
     Error::Bind { listener: listener.name.clone(), address, hint, source }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn loopback() -> Listener {
+        Listener {
+            name: "l".into(),
+            bind: Bind { address: Some(Ipv4Addr::LOCALHOST.into()), port: 0 },
+            pool: 0,
+            max_connections: 1,
+            idle_timeout: None,
+        }
+    }
+
+    /// Tuning each accepted socket by itself would cost six system calls a session.
+    #[test]
+    fn accepted_sockets_inherit_what_their_listener_has() -> Result<(), Box<dyn std::error::Error>> {
+        let sockets = listen(&loopback(), 1, false)?;
+        let listener = &sockets[0][0];
+        let _client = std::net::TcpStream::connect(listener.local_addr()?)?;
+        listener.set_nonblocking(false)?;
+        let (accepted, _) = listener.accept()?;
+        let socket = SockRef::from(&accepted);
+        assert!(socket.tcp_nodelay()? && socket.keepalive()?);
+        assert_eq!(socket.tcp_keepalive_time()?, KEEPALIVE_IDLE);
+        assert_eq!(socket.tcp_keepalive_interval()?, KEEPALIVE_INTERVAL);
+        assert_eq!(socket.tcp_keepalive_retries()?, KEEPALIVE_PROBES);
+        assert_eq!(socket.tcp_user_timeout()?, Some(USER_TIMEOUT));
+        Ok(())
+    }
+
+    #[test]
+    fn workers_share_an_address() -> Result<(), Box<dyn std::error::Error>> {
+        let sockets = listen(&loopback(), 3, false)?;
+        let addresses: Vec<_> = sockets.iter().flatten().map(|s| s.local_addr()).collect::<Result<_, _>>()?;
+        assert_eq!(addresses.len(), 3);
+        assert!(addresses.iter().all(|a| *a == addresses[0]), "{addresses:?}");
+        Ok(())
+    }
+}

@@ -134,8 +134,8 @@ impl Future for Relay<'_> {
         let this = self.get_mut();
         let Flows { up, down, first } = &mut this.flows;
         let (mut taken_up, mut taken_down) = (0, 0);
-        let polled_up = up.poll(cx, this.client, this.server, this.buffers, &mut taken_up);
-        let polled_down = down.poll(cx, this.server, this.client, this.buffers, &mut taken_down);
+        let polled_up = up.poll(cx, this.client, this.server, this.buffers, down.closed, &mut taken_up);
+        let polled_down = down.poll(cx, this.server, this.client, this.buffers, up.closed, &mut taken_down);
         let spoke = taken_up + taken_down > 0;
         if spoke {
             this.tally.bytes_in.add(taken_up);
@@ -178,13 +178,15 @@ impl Drop for Relay<'_> {
 
 impl Flow {
     /// Moves what can be moved; `taken` grows by what the sink took. Ready when
-    /// the source has ended and the sink was told.
+    /// the source has ended and the sink was told. As the `last` direction it
+    /// leaves the telling to the closing of the sockets, which comes next.
     fn poll(
         &mut self,
         cx: &mut Context<'_>,
         source: &mut TcpStream,
         sink: &mut TcpStream,
         buffers: &Buffers,
+        last: bool,
         taken: &mut u64,
     ) -> Poll<Result<(), Broken>> {
         if self.closed {
@@ -194,7 +196,9 @@ impl Flow {
         for _ in 0..ROUNDS {
             ready!(self.poll_unsent(cx, sink, buffers, taken))?;
             if self.ended {
-                ready!(Pin::new(&mut *sink).poll_shutdown(cx)).map_err(|_: io::Error| Broken::Sink)?;
+                if !last {
+                    ready!(Pin::new(&mut *sink).poll_shutdown(cx)).map_err(|_: io::Error| Broken::Sink)?;
+                }
                 self.closed = true;
                 return Poll::Ready(Ok(()));
             }

@@ -114,25 +114,32 @@ impl Entry {
 struct Session {
     worker: Rc<Worker>,
     id: usize,
-    admission: Admission,
+    server: Option<(TcpStream, Place)>,
     client: TcpStream,
     peer: SocketAddr,
-    server: Option<(TcpStream, Place)>,
     cause: Option<CloseCause>,
+    /// Last, because it is dropped last: who sees that the session is not
+    /// counted any more finds its sockets closed.
+    admission: Admission,
 }
 
-/// Takes a client over from its acceptor.
+/// Takes a client over from its acceptor, which may know the address that the
+/// client connected to.
 pub(crate) fn start(
     worker: &Rc<Worker>,
     admission: Admission,
     client: TcpStream,
     peer: SocketAddr,
+    local: Option<IpAddr>,
 ) -> io::Result<()> {
-    let local = client.local_addr()?.ip();
+    let local = match local {
+        Some(local) => local,
+        None => client.local_addr()?.ip(),
+    };
     worker.tally(&admission).total.add(1);
     let id = worker.registry.borrow_mut().add(local);
     let session =
-        Session { worker: Rc::clone(worker), id, admission, client, peer, server: None, cause: None };
+        Session { worker: Rc::clone(worker), id, server: None, client, peer, cause: None, admission };
     let task = tokio::task::spawn_local(run(session));
     if let Some(entry) = worker.registry.borrow_mut().entry(id) {
         entry.task = Some(task.abort_handle());
@@ -175,7 +182,9 @@ impl Session {
             // Another worker may have taken the last place since the pick.
             let Some(place) = tally.acquire(limit) else { continue };
             match self.attempt(&view, picked, tally).await {
-                Ok(stream) => return Ok((route.idle, stream, place)),
+                Ok(Some(stream)) => return Ok((route.idle, stream, place)),
+                // Nobody's failure: the newest pools know better.
+                Ok(None) => continue,
                 Err(error) if bind::no_resources(&error) => return Err(CloseCause::NoResources),
                 Err(error) => tracing::debug!(
                     listener = %self.admission.listener().name, client = %self.peer,
@@ -191,9 +200,13 @@ impl Session {
     }
 
     /// One server: the picked address, then its others, all within the
-    /// pool's `connect_timeout`.
-    async fn attempt(&self, view: &View, picked: Picked, tally: &Arc<ServerTally>) -> io::Result<TcpStream> {
-        let id = self.id;
+    /// pool's `connect_timeout`. `None` if it was withdrawn meanwhile.
+    async fn attempt(
+        &self,
+        view: &View,
+        picked: Picked,
+        tally: &Arc<ServerTally>,
+    ) -> io::Result<Option<TcpStream>> {
         self.enter(State::Connecting { server: Arc::clone(tally), withdrawn: false });
         let limit = view.pools.pools().get(picked.key.pool).map_or(Duration::ZERO, |p| p.connect_timeout());
         let others = view.pools.server(picked.key).map_or(&[][..], |s| s.addresses());
@@ -212,12 +225,12 @@ impl Session {
         });
         match result {
             Ok(stream) => {
-                if self.withdrawn(id) {
-                    return Err(io::Error::other("the server was withdrawn meanwhile"));
+                if self.withdrawn() {
+                    return Ok(None);
                 }
                 tally.total.fetch_add(1, Ordering::Relaxed);
                 self.enter(State::Relaying(Arc::clone(tally)));
-                Ok(stream)
+                Ok(Some(stream))
             }
             Err(error) => {
                 if !bind::no_resources(&error) {
@@ -235,9 +248,9 @@ impl Session {
         }
     }
 
-    fn withdrawn(&self, id: usize) -> bool {
+    fn withdrawn(&self) -> bool {
         let mut registry = self.worker.registry.borrow_mut();
-        matches!(registry.entry(id).map(|e| &e.state), Some(State::Connecting { withdrawn: true, .. }))
+        matches!(registry.entry(self.id).map(|e| &e.state), Some(State::Connecting { withdrawn: true, .. }))
     }
 
     async fn relay(&mut self, idle: Option<Duration>, stream: TcpStream, place: Place) -> CloseCause {

@@ -151,6 +151,8 @@ async fn obey(worker: Rc<Worker>, mut commands: mpsc::Receiver<Command>) {
 struct Acceptor {
     worker: Rc<Worker>,
     listener: Arc<ListenerShared>,
+    /// The address that clients connect to, when it is only one.
+    local: Option<IpAddr>,
     /// A client that was accepted in the moment in which another worker took
     /// the last room. All others wait in the kernel's queue.
     waiting: Option<(TcpStream, SocketAddr)>,
@@ -158,7 +160,7 @@ struct Acceptor {
 
 impl Acceptor {
     fn new(worker: Rc<Worker>, listener: Arc<ListenerShared>) -> Self {
-        Self { worker, listener, waiting: None }
+        Self { worker, listener, local: None, waiting: None }
     }
 
     async fn run(mut self, socket: StdListener, ended: oneshot::Receiver<()>) {
@@ -169,6 +171,7 @@ impl Acceptor {
                 return;
             }
         };
+        self.local = socket.local_addr().ok().map(|a| a.ip()).filter(|ip| !ip.is_unspecified());
         tokio::select! {
             _ = ended => {}
             () = self.accept(&socket) => {}
@@ -207,7 +210,7 @@ impl Acceptor {
     }
 
     fn start(&self, admission: Admission, client: TcpStream, peer: SocketAddr) {
-        if let Err(error) = session::start(&self.worker, admission, client, peer) {
+        if let Err(error) = session::start(&self.worker, admission, client, peer, self.local) {
             self.count();
             tracing::debug!(listener = %self.listener.name, client = %peer, %error, "cannot take a client");
         }
