@@ -21,6 +21,10 @@ pub(crate) struct Case {
 pub(crate) enum Need {
     /// keepalived is installed.
     Keepalived,
+    /// MariaDB's server is installed.
+    Mariadb,
+    /// `vipd` and `vipctl` are built.
+    Vipd,
 }
 
 impl Need {
@@ -30,6 +34,10 @@ impl Need {
             Self::Keepalived => {
                 (!lab::keepalived::is_installed()).then(|| "keepalived is not installed".to_owned())
             }
+            Self::Mariadb => {
+                (!lab::mariadb::is_installed()).then(|| "mariadb-server is not installed".to_owned())
+            }
+            Self::Vipd => lab::vipd::obstacle(),
         }
     }
 }
