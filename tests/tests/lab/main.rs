@@ -1,6 +1,10 @@
 //! The lab: real daemons on test hosts made of network namespaces.
 
+mod balancer;
+mod failover;
+mod interop;
 mod itself;
+mod upkeep;
 mod vectors;
 
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
@@ -47,7 +51,8 @@ fn main() -> std::process::ExitCode {
     // The tests measure time: more at once would disturb each other.
     arguments.test_threads = arguments.test_threads.or(Some(2));
     let obstacle = if arguments.list { None } else { lab::obstacle() };
-    let cases = [itself::CASES, vectors::CASES];
+    let cases =
+        [itself::CASES, failover::CASES, upkeep::CASES, balancer::CASES, interop::CASES, vectors::CASES];
     let trials = cases.into_iter().flatten().map(|case| trial(case, obstacle.clone())).collect();
     libtest_mimic::run(&arguments, trials).exit_code()
 }
