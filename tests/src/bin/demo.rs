@@ -151,9 +151,8 @@ impl Demo {
         println!("\n1. Pull the plug of {old}, which owns the address.");
         let event = Instant::now();
         self.lab.cut(&self.proxies[first])?;
-        let answered = self.whereabouts.wait_for(new, PATIENCE)?;
+        self.whereabouts.wait_for(new, PATIENCE)?;
         self.clients.main().wait_for_any(PATIENCE)?;
-        std::thread::sleep(answered.at.saturating_duration_since(event).max(200 * MS));
         let noticed = self.draw(event)?;
         println!("   {new} took over. Clients had no answer for {}.", millis_text(noticed));
         Ok((first, second))
@@ -180,7 +179,6 @@ impl Demo {
         self.daemons[from].ctl(&["switchover", "main", "--to", new, "--yes"])?;
         self.whereabouts.wait_for(new, PATIENCE)?;
         self.lab.addresses().wait_for(VIP.parse()?, &[new], PATIENCE)?;
-        std::thread::sleep(200 * MS);
         let noticed = self.draw(event)?;
         println!("   From {old} to {new}. The longest time without an answer: {}.", millis_text(noticed));
         if let Clients::Connections(probe) = &self.clients {
@@ -202,6 +200,8 @@ impl Demo {
         let gap = self.clients.main().longest_gap(event).context("no answers")?;
         let gone = gap.from.saturating_duration_since(event) + gap.length;
         let line = Timeline::around(event, gone, self.colour);
+        // What is drawn must have happened.
+        std::thread::sleep((event + line.after).saturating_duration_since(Instant::now()));
         let answers = self.whereabouts.since(event.checked_sub(line.before).unwrap_or(event));
         println!();
         for (hue, proxy) in self.proxies.iter().enumerate() {
@@ -302,7 +302,10 @@ impl Clients {
                     summary.answered,
                     shares.join(", ")
                 );
-                println!("  {} were cut off or led nowhere when the plug was pulled", summary.failed());
+                println!(
+                    "  not answered: {} cut off, {} refused, {} lost (under way when the plug was pulled)",
+                    summary.broken, summary.refused, summary.lost
+                );
             }
             Self::Sql { writer, readers, servers } => {
                 writer.stop()?;

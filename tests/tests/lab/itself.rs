@@ -127,7 +127,7 @@ fn connections_are_judged(lab: &Lab) -> Result<()> {
     let answered = probe.wait_answered(PATIENCE)?;
     ensure!(answered.by.as_deref() == Some("db1"), "{answered:?}");
     let up = Instant::now();
-    poll_until("connections are answered", PATIENCE, || Ok(probe.attempts(up).len() > 100))?;
+    poll_until("connections are answered", PATIENCE, || Ok(probe.attempts(up).len() > 300))?;
     drop(server);
     lab.cut(&b)?;
     let cut = Instant::now();
