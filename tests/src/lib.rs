@@ -6,6 +6,7 @@
 //! * [`scene`]: a client and two proxies that share a floating IP.
 //! * [`sim`]: the cluster in one thread, with a virtual clock.
 //! * [`stand_in`]: servers that stand in for databases.
+//! * [`timeline`]: what clients saw, drawn in a terminal.
 
 pub mod forge;
 pub mod lab;
@@ -13,3 +14,4 @@ pub mod probe;
 pub mod scene;
 pub mod sim;
 pub mod stand_in;
+pub mod timeline;

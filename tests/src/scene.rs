@@ -56,6 +56,8 @@ pub struct Plan {
     pub rest: String,
     /// For vipd: further lines of `[election]`.
     pub election: Vec<String>,
+    /// Whether the nodes are given their IPv6 addresses too.
+    pub both_families: bool,
 }
 
 impl Plan {
@@ -67,15 +69,23 @@ impl Plan {
             groups: vec![(51, vec![format!("{VIP}/16")])],
             rest: String::new(),
             election: Vec::new(),
+            both_families: false,
         }
     }
 
-    fn vipd(&self) -> String {
+    /// The text of vipd's configuration file.
+    #[must_use]
+    pub fn vipd_config(&self) -> String {
         let nodes = [("px1", PROXIES[0]), ("px2", PROXIES[1])];
         let mut config = vipd::Config::new(&nodes, self.interval, &[]);
         let named =
             self.groups.iter().map(|(vrid, addresses)| (format!("g{vrid}"), *vrid, addresses.clone()));
         config.vips = named.collect();
+        if self.both_families {
+            for ((_, own), v6) in config.nodes.iter_mut().zip(["fd77::11", "fd77::12"]) {
+                own.push(v6.to_owned());
+            }
+        }
         config.election.clone_from(&self.election);
         config.rest.clone_from(&self.rest);
         config.to_text()
@@ -222,6 +232,6 @@ impl Scene {
 fn start(host: &Host, kind: Kind, plan: &Plan, own: usize) -> Result<Daemon> {
     Ok(match kind {
         Kind::Keepalived => Daemon::Keepalived(keepalived::start(host, &plan.keepalived(own)?)?),
-        Kind::Vipd => Daemon::Vipd(Vipd::start(host, &plan.vipd())?),
+        Kind::Vipd => Daemon::Vipd(Vipd::start(host, &plan.vipd_config())?),
     })
 }

@@ -12,6 +12,7 @@ pub mod arp;
 pub mod host;
 pub mod init;
 pub mod keepalived;
+pub mod mariadb;
 mod namespace;
 mod packet;
 pub mod process;

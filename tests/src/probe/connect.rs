@@ -1,6 +1,7 @@
 //! A TCP connection every millisecond, with one request and one answer each,
 //! and what became of it.
 
+use super::answers::Answers;
 use super::{left, micros};
 use crate::lab::Host;
 use crate::lab::process::lock;
@@ -77,6 +78,7 @@ pub struct Summary {
 #[derive(Debug)]
 pub struct ConnectProbe {
     finished: Arc<(Mutex<Vec<Attempt>>, Condvar)>,
+    answers: Arc<Answers>,
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<Result<()>>>,
 }
@@ -94,14 +96,21 @@ impl ConnectProbe {
         let finished = Arc::new((Mutex::new(Vec::new()), Condvar::new()));
         let stop = Arc::new(AtomicBool::new(false));
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).context("cannot open an epoll")?;
-        let mut run =
-            Run { epoll, target, under_way: BTreeMap::new(), next_id: 0, finished: finished.clone() };
+        let answers = Arc::new(Answers::default());
+        let mut run = Run {
+            answers: Arc::clone(&answers),
+            epoll,
+            target,
+            under_way: BTreeMap::new(),
+            next_id: 0,
+            finished: finished.clone(),
+        };
         let stopped = Arc::clone(&stop);
         let thread = host.thread(move || {
             run.until_stopped(every, patience, &stopped);
             Ok(())
         });
-        Ok(Self { finished, stop, thread: Some(thread) })
+        Ok(Self { finished, answers, stop, thread: Some(thread) })
     }
 
     /// Waits until an attempt that begins from now on is answered.
@@ -118,6 +127,12 @@ impl ConnectProbe {
             .unwrap_or_else(std::sync::PoisonError::into_inner);
         let found = guard.iter().find(wanted).cloned();
         found.with_context(|| format!("no connection is answered within {patience:?}"))
+    }
+
+    /// The answers as they came, of all connections together.
+    #[must_use]
+    pub fn answers(&self) -> &Answers {
+        &self.answers
     }
 
     /// The finished attempts that began since a point in time, in the order of
@@ -196,6 +211,7 @@ struct Run {
     under_way: BTreeMap<u64, Pending>,
     next_id: u64,
     finished: Arc<(Mutex<Vec<Attempt>>, Condvar)>,
+    answers: Arc<Answers>,
 }
 
 impl Run {
@@ -274,6 +290,9 @@ impl Run {
             outcome,
             by: text.split_whitespace().next().map(Into::into),
         };
+        if let (Outcome::Answered, Some(by)) = (attempt.outcome, &attempt.by) {
+            self.answers.push(by);
+        }
         lock(&self.finished.0).push(attempt);
         self.finished.1.notify_all();
     }

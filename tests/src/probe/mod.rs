@@ -2,11 +2,15 @@
 //! inside a host's network namespace, so that their times and the test's are
 //! of one clock.
 
+pub mod answers;
 pub mod connect;
 pub mod echo;
+pub mod sql;
 
+pub use answers::{Answer, Answers, Gap};
 pub use connect::ConnectProbe;
 pub use echo::EchoProbe;
+pub use sql::SqlClient;
 
 use nix::sys::time::TimeSpec;
 use std::time::{Duration, Instant};

@@ -1,13 +1,13 @@
 //! The lab does what the other tests take for granted.
 
-use crate::Case;
+use crate::{Case, Need};
 use anyhow::{Context, Result, ensure};
 use std::net::IpAddr;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 use vipd_tests::lab::arp::ArpWatch;
-use vipd_tests::lab::{Host, Lab, poll_until, tool_path};
+use vipd_tests::lab::{Host, Lab, mariadb, poll_until, tool_path};
 use vipd_tests::probe::{ConnectProbe, EchoProbe, connect};
 
 pub(crate) const CASES: &[Case] = &[
@@ -18,6 +18,7 @@ pub(crate) const CASES: &[Case] = &[
     Case { name: "itself::answers_are_told_apart", needs: &[], run: answers_are_told_apart },
     Case { name: "itself::connections_are_judged", needs: &[], run: connections_are_judged },
     Case { name: "itself::nothing_stays_after_sigkill", needs: &[], run: nothing_stays_after_sigkill },
+    Case { name: "itself::mariadb_replicates", needs: &[Need::Mariadb], run: mariadb_replicates },
 ];
 
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -126,7 +127,7 @@ fn connections_are_judged(lab: &Lab) -> Result<()> {
     let answered = probe.wait_answered(PATIENCE)?;
     ensure!(answered.by.as_deref() == Some("db1"), "{answered:?}");
     let up = Instant::now();
-    poll_until("connections are answered", PATIENCE, || Ok(probe.attempts(up).len() > 100))?;
+    poll_until("connections are answered", PATIENCE, || Ok(probe.attempts(up).len() > 300))?;
     drop(server);
     lab.cut(&b)?;
     let cut = Instant::now();
@@ -159,4 +160,21 @@ fn nothing_stays_after_sigkill(_: &Lab) -> Result<()> {
     test.kill()?;
     test.wait()?;
     poll_until("everything in the lab has ended", PATIENCE, || Ok(!pids.iter().any(alive)))
+}
+
+fn mariadb_replicates(lab: &Lab) -> Result<()> {
+    let (a, b) = pair(lab)?;
+    let (first, second) = ("10.77.0.1".parse()?, "10.77.0.2".parse()?);
+    let servers = mariadb::replicated(&[(&a, first), (&b, second)])?;
+    servers[0].sql("INSERT INTO app.t VALUES (1, 'one')")?;
+    poll_until("a row is replicated", PATIENCE, || Ok(servers[1].sql("SELECT note FROM app.t")? == "one\n"))?;
+    let password = format!("-p{}", mariadb::PASSWORD);
+    let insert = "INSERT INTO app.t VALUES (2, 'two')";
+    let as_app = ["--no-defaults", "-h", "10.77.0.2", "-u", mariadb::APP_USER, &password, "-e", insert];
+    let refused = a.try_run("mariadb", &as_app)?;
+    let error = String::from_utf8_lossy(&refused.stderr).into_owned();
+    ensure!(error.contains("--read-only"), "a replica takes writes, or fails otherwise: {error}");
+    servers[1].promote()?;
+    a.run("mariadb", &as_app)?;
+    Ok(())
 }

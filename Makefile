@@ -1,0 +1,28 @@
+# What people type. Each target installs the Debian packages it needs where
+# they are missing; the lists stand here and nowhere else.
+TEST_PACKAGES  := iproute2 nftables keepalived mariadb-server
+BENCH_PACKAGES := iproute2 keepalived
+DEMO_PACKAGES  := iproute2
+ifeq ($(DB),mariadb)
+DEMO_PACKAGES  += mariadb-server
+endif
+
+.PHONY: help demo test bench-failover
+.DEFAULT_GOAL := help
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' Makefile
+
+demo: ## a failover in a small network of its own; DB=mariadb with real databases
+	@tests/install-packages $(DEMO_PACKAGES)
+	@cargo build --quiet --release --package vipd --package vipd-tests --bins
+	@target/release/demo $(if $(DB),--db $(DB))
+
+test: ## everything a change must pass
+	@tests/install-packages $(TEST_PACKAGES)
+	@tests/run-all
+
+bench-failover: ## what failovers cost, beside keepalived; ARGS='--runs 3 --only SIGKILL'
+	@tests/install-packages $(BENCH_PACKAGES)
+	@cargo build --quiet --release --package vipd --package vipd-tests --bins
+	@target/release/bench-failover $(ARGS)

@@ -1,0 +1,229 @@
+//! Clients through the balancer: servers that die, limits, databases.
+
+use crate::{Case, Need};
+use anyhow::{Context, Result, ensure};
+use nix::sys::signal::Signal;
+use std::collections::BTreeSet;
+use std::io::{BufRead, BufReader, ErrorKind, Write};
+use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::time::{Duration, Instant};
+use vipd_tests::lab::{Host, Lab, Process, mariadb, poll_until};
+use vipd_tests::probe::connect::Summary;
+use vipd_tests::probe::sql::Work;
+use vipd_tests::probe::{ConnectProbe, SqlClient};
+use vipd_tests::scene::{Kind, Plan, Scene, VIP};
+
+const VIPD: &[Need] = &[Need::Vipd];
+
+pub(crate) const CASES: &[Case] = &[
+    Case { name: "balancer::server_killed", needs: VIPD, run: server_killed },
+    Case { name: "balancer::server_unplugged", needs: VIPD, run: server_unplugged },
+    Case { name: "balancer::max_connections", needs: VIPD, run: max_connections },
+    Case { name: "balancer::lost_vip_closes_sessions", needs: VIPD, run: lost_vip_closes_sessions },
+    Case { name: "balancer::mariadb_roles", needs: &[Need::Vipd, Need::Mariadb], run: mariadb_roles },
+];
+
+const PATIENCE: Duration = Duration::from_secs(10);
+const MS: Duration = Duration::from_millis(1);
+const SECOND: Duration = Duration::from_secs(1);
+const ADDRESSES: [&str; 3] = ["10.77.0.21", "10.77.0.22", "10.77.0.23"];
+
+fn target(port: u16) -> Result<SocketAddr> {
+    Ok(SocketAddr::new(VIP.parse::<IpAddr>()?, port))
+}
+
+fn servers_text() -> String {
+    let entry = |(n, a): (usize, &&str)| format!("{{ name = \"db{}\", address = \"{a}:3306\" }}", n + 1);
+    ADDRESSES.iter().enumerate().map(entry).collect::<Vec<_>>().join(", ")
+}
+
+/// A plan with one listener on three servers.
+fn plan(listener: &str) -> Plan {
+    let mut plan = Plan::new(100 * MS);
+    plan.rest = format!(
+        "[[listen]]\nname = \"write\"\nbind = \"{VIP}:3306\"\npool = \"servers\"\n{listener}\n\
+         [[pool]]\nname = \"servers\"\nservers = [{}]\n\
+         [pool.check]\nkind = \"tcp\"\ninterval = \"100ms\"\ntimeout = \"200ms\"\nrise = 1\nfall = 2\n",
+        servers_text()
+    );
+    plan
+}
+
+fn hosts(lab: &Lab) -> Result<Vec<Host>> {
+    let host = |(n, a): (usize, &&str)| lab.host(&format!("db{}", n + 1), &[&format!("{a}/16")]);
+    ADDRESSES.iter().enumerate().map(host).collect()
+}
+
+fn serve(host: &Host, address: &str) -> Result<Process> {
+    host.tool(&["serve", host.name(), &format!("{address}:3306")])
+}
+
+/// The scene, the servers' hosts and the servers, all up.
+fn scene(lab: &Lab, listener: &str) -> Result<(Scene, Vec<Host>, Vec<Process>)> {
+    let hosts = hosts(lab)?;
+    let servers = hosts.iter().zip(ADDRESSES).map(|(h, a)| serve(h, a)).collect::<Result<Vec<_>>>()?;
+    let scene = Scene::new(lab, Kind::Vipd, plan(listener))?;
+    scene.vipd(0)?.wait_for_servers(&["db1", "db2", "db3"], "up", PATIENCE)?;
+    Ok((scene, hosts, servers))
+}
+
+/// The servers that answered the attempts since `since`.
+fn names(probe: &ConnectProbe, since: Instant) -> BTreeSet<String> {
+    probe.attempts(since).iter().filter_map(|a| a.by.as_deref().map(ToOwned::to_owned)).collect()
+}
+
+/// A dead server costs no new connection: another one is tried.
+fn server_killed(lab: &Lab) -> Result<()> {
+    let (scene, hosts, mut servers) = scene(lab, "")?;
+    let probe = ConnectProbe::start(&scene.client, target(3306)?, 2 * MS, 3 * SECOND)?;
+    let start = Instant::now();
+    poll_until("all three serve", PATIENCE, || Ok(names(&probe, start).len() == 3))?;
+    servers[1].signal(Signal::SIGKILL)?;
+    servers[1].wait(PATIENCE)?;
+    let killed = Instant::now();
+    scene.vipd(0)?.wait_for_servers(&["db2"], "down", PATIENCE)?;
+    let known = Instant::now();
+    probe.wait_answered(PATIENCE)?;
+    poll_until("many are answered", PATIENCE, || Ok(probe.attempts(known).len() > 100))?;
+    ensure!(!names(&probe, known).contains("db2"), "a dead server answers");
+    servers[1] = serve(&hosts[1], ADDRESSES[1])?;
+    let again = Instant::now();
+    poll_until("db2 serves again", PATIENCE, || Ok(names(&probe, again).contains("db2")))?;
+    let all = probe.finish(start)?;
+    // A session on it at its death is lost with it: those that began at least a moment later are not.
+    let later: Vec<_> = all.into_iter().filter(|a| a.at >= killed).collect();
+    let summary = Summary::of(&later);
+    ensure!(summary.answered > 100 && summary.failed() == 0, "{summary:?}");
+    Ok(())
+}
+
+/// A server that vanishes without a word costs time, but no new connection.
+fn server_unplugged(lab: &Lab) -> Result<()> {
+    let (scene, hosts, _servers) = scene(lab, "")?;
+    let probe = ConnectProbe::start(&scene.client, target(3306)?, 5 * MS, 8 * SECOND)?;
+    probe.wait_answered(PATIENCE)?;
+    lab.cut(&hosts[0])?;
+    let cut = Instant::now();
+    scene.vipd(0)?.wait_for_servers(&["db1"], "down", PATIENCE)?;
+    let known = Instant::now();
+    poll_until("many are answered", PATIENCE, || Ok(probe.attempts(known).len() > 50))?;
+    let summary = Summary::of(&probe.finish(cut + 20 * MS)?);
+    ensure!(summary.answered > 50 && summary.failed() == 0, "{summary:?}");
+    Ok(())
+}
+
+/// The third of two connections waits until one of them ends.
+fn max_connections(lab: &Lab) -> Result<()> {
+    let (scene, _hosts, _servers) = scene(lab, "max-connections = 2")?;
+    let target = target(3306)?;
+    scene.client.inside(|| {
+        let mut first = Session::open(target)?;
+        let mut second = Session::open(target)?;
+        first.ask()?;
+        second.ask()?;
+        let mut third = Session::open(target)?;
+        third.set_patience(300 * MS)?;
+        let early = third.ask();
+        ensure!(early.as_ref().is_err_and(Session::is_timeout), "the third is served: {early:?}");
+        drop(first);
+        third.set_patience(PATIENCE)?;
+        third.listen().context("the third is not served when the first has ended")?;
+        second.ask().context("the second suffers")?;
+        Ok(())
+    })
+}
+
+/// A host that has lost the address keeps no session on it, and the next
+/// owner serves.
+fn lost_vip_closes_sessions(lab: &Lab) -> Result<()> {
+    let (scene, _hosts, _servers) = scene(lab, "")?;
+    let target = target(3306)?;
+    let sessions = |vipd: usize| Ok(scene.vipd(vipd)?.status()?["listeners"][0]["sessions"].as_u64());
+    scene.client.inside(|| {
+        let mut session = Session::open(target)?;
+        session.ask()?;
+        let counted: Result<_> = sessions(0);
+        ensure!(counted? == Some(1), "the session is not counted");
+        lab.cut(&scene.proxies[0])?;
+        lab.addresses().wait_for(Scene::vip(), &["px2"], PATIENCE)?;
+        poll_until("px1 has no session any more", PATIENCE, || Ok(sessions(0)? == Some(0)))?;
+        Session::open(target)?.ask().context("px2 serves nobody")?;
+        Ok(())
+    })
+}
+
+/// Writes go to the primary, reads to replicas, and follow a promotion.
+fn mariadb_roles(lab: &Lab) -> Result<()> {
+    let hosts = hosts(lab)?;
+    let placed: Vec<(&Host, IpAddr)> =
+        hosts.iter().zip(ADDRESSES).map(|(h, a)| Ok((h, a.parse()?))).collect::<Result<_>>()?;
+    let servers = mariadb::replicated(&placed)?;
+    std::fs::write(lab.outside("/run/mysql.password".as_ref()), mariadb::PASSWORD)?;
+    let pool = |name: &str, role: &str| {
+        format!(
+            "[[pool]]\nname = \"{name}\"\nservers = [{}]\n[pool.check]\nkind = \"mysql\"\ninterval = \"100ms\"\n\
+             timeout = \"1s\"\nrise = 1\nfall = 2\nuser = \"{}\"\npassword-file = \"/run/mysql.password\"\n\
+             role = \"{role}\"\n",
+            servers_text(),
+            mariadb::CHECK_USER
+        )
+    };
+    let mut plan = Plan::new(100 * MS);
+    plan.rest = format!(
+        "[[listen]]\nname = \"write\"\nbind = \"{VIP}:3306\"\npool = \"primary\"\n\
+         [[listen]]\nname = \"read\"\nbind = \"{VIP}:3307\"\npool = \"replicas\"\n{}{}",
+        pool("primary", "primary"),
+        pool("replicas", "replica")
+    );
+    let scene = Scene::new(lab, Kind::Vipd, plan)?;
+    let mut writer = SqlClient::start(&scene.client, target(3306)?, Work::Write, 5 * MS);
+    let reader = SqlClient::start(&scene.client, target(3307)?, Work::Read, 5 * MS);
+    writer.wait_for("db1", PATIENCE)?;
+    let read = reader.wait_for_any(PATIENCE)?;
+    ensure!(&*read.by != "db1", "reads go to the primary");
+
+    // The primary dies; its first replica is promoted, and writes follow.
+    servers[0].process().signal(Signal::SIGKILL)?;
+    servers[1].promote()?;
+    servers[2].sql("STOP SLAVE")?;
+    servers[2].follow(ADDRESSES[1].parse()?)?;
+    writer.wait_for("db2", PATIENCE)?;
+    reader.wait_for("db3", PATIENCE)?;
+    writer.stop()?;
+    ensure!(!writer.acknowledged().is_empty(), "nothing was written");
+    Ok(())
+}
+
+/// A client's connection, one line at a time.
+struct Session {
+    stream: BufReader<TcpStream>,
+}
+
+impl Session {
+    fn open(target: SocketAddr) -> Result<Self> {
+        let stream = TcpStream::connect_timeout(&target, PATIENCE).context("cannot connect")?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        Ok(Self { stream: BufReader::new(stream) })
+    }
+
+    fn set_patience(&self, patience: Duration) -> Result<()> {
+        Ok(self.stream.get_ref().set_read_timeout(Some(patience))?)
+    }
+
+    fn ask(&mut self) -> Result<String> {
+        self.stream.get_mut().write_all(b"hello\n")?;
+        self.listen()
+    }
+
+    fn listen(&mut self) -> Result<String> {
+        let mut line = String::new();
+        let length = self.stream.read_line(&mut line)?;
+        ensure!(length > 0, "the connection was closed");
+        Ok(line)
+    }
+
+    fn is_timeout(error: &anyhow::Error) -> bool {
+        let kind = error.downcast_ref::<std::io::Error>().map(std::io::Error::kind);
+        matches!(kind, Some(ErrorKind::WouldBlock | ErrorKind::TimedOut))
+    }
+}

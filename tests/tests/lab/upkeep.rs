@@ -1,0 +1,189 @@
+//! What vipd does to stay right: addresses put back and cleared away, reloads,
+//! and adverts that are none.
+
+use crate::{Case, Need};
+use anyhow::{Context, Result, ensure};
+use nix::sys::signal::Signal;
+use std::net::Ipv4Addr;
+use std::time::{Duration, Instant};
+use vipd_tests::forge::Template;
+use vipd_tests::lab::vipd::Vipd;
+use vipd_tests::lab::{Lab, advert, poll_until};
+use vipd_tests::probe::EchoProbe;
+use vipd_tests::scene::{Kind, PROXIES, Plan, Scene, VIP};
+
+const VIPD: &[Need] = &[Need::Vipd];
+
+pub(crate) const CASES: &[Case] = &[
+    Case { name: "upkeep::deleted_vip_is_back", needs: VIPD, run: deleted_vip_is_back },
+    Case { name: "upkeep::start_clears_what_is_left", needs: VIPD, run: start_clears_what_is_left },
+    Case { name: "upkeep::stop_leaves_no_vip", needs: VIPD, run: stop_leaves_no_vip },
+    Case { name: "upkeep::reload_touches_only_the_change", needs: VIPD, run: reload_touches_only_the_change },
+    Case { name: "upkeep::bad_reload_changes_nothing", needs: VIPD, run: bad_reload_changes_nothing },
+    Case { name: "upkeep::bad_adverts_change_nothing", needs: VIPD, run: bad_adverts_change_nothing },
+    Case { name: "upkeep::status_has_the_shape", needs: VIPD, run: status_has_the_shape },
+    Case { name: "upkeep::bad_file_refuses_start", needs: VIPD, run: bad_file_refuses_start },
+];
+
+const PATIENCE: Duration = Duration::from_secs(10);
+const MS: Duration = Duration::from_millis(1);
+const SECOND: Duration = Duration::from_secs(1);
+
+fn deleted_vip_is_back(lab: &Lab) -> Result<()> {
+    let scene = Scene::new(lab, Kind::Vipd, Plan::new(100 * MS))?;
+    for _ in 0..5 {
+        let deleted = Instant::now();
+        scene.proxies[0].run("ip", &["addr", "del", &format!("{VIP}/16"), "dev", "eth0"])?;
+        poll_until("the address went and came back", PATIENCE, || {
+            Ok(lab.addresses().changes(Scene::vip(), deleted).len() >= 2)
+        })?;
+        let changes = lab.addresses().changes(Scene::vip(), deleted);
+        let away = changes[1].at.saturating_duration_since(changes[0].at);
+        ensure!(changes.iter().all(|c| &*c.host == "px1"), "{changes:?}");
+        ensure!(away < 50 * MS, "the address was away for {away:?}");
+    }
+    Ok(())
+}
+
+/// An address that an earlier run left behind goes when vipd starts as backup.
+fn start_clears_what_is_left(lab: &Lab) -> Result<()> {
+    let mut scene = Scene::new(lab, Kind::Vipd, Plan::new(100 * MS))?;
+    let second = scene.daemons[1].process();
+    second.signal_tree(Signal::SIGKILL)?;
+    second.wait(PATIENCE)?;
+    let address = format!("{VIP}/16");
+    scene.proxies[1].run("ip", &["addr", "add", &address, "dev", "eth0"])?;
+    lab.addresses().wait_for(Scene::vip(), &["px1", "px2"], PATIENCE)?;
+    scene.restart(1)?;
+    scene.vipd(1)?.wait_for_state("backup", PATIENCE)?;
+    lab.addresses().wait_for(Scene::vip(), &["px1"], SECOND)?;
+    Ok(())
+}
+
+fn stop_leaves_no_vip(lab: &Lab) -> Result<()> {
+    let scene = Scene::new(lab, Kind::Vipd, Plan::new(100 * MS))?;
+    for (number, left) in [(1, vec!["px1"]), (0, vec![])] {
+        let process = scene.daemons[number].process();
+        process.signal(Signal::SIGTERM)?;
+        process.wait(PATIENCE)?;
+        lab.addresses().wait_for(Scene::vip(), &left, SECOND)?;
+    }
+    Ok(())
+}
+
+fn reload_touches_only_the_change(lab: &Lab) -> Result<()> {
+    let mut plan = Plan::new(100 * MS);
+    plan.groups.push((52, vec!["10.77.0.101/16".to_owned()]));
+    let scene = Scene::new(lab, Kind::Vipd, plan)?;
+    let probe = EchoProbe::start(&scene.client, Scene::echo(), MS)?;
+    probe.wait_for("px1", PATIENCE)?;
+    let reloaded = Instant::now();
+    let mut changed = scene.plan.clone();
+    changed.groups[1].1 = vec!["10.77.0.102/16".to_owned()];
+    for number in [0, 1] {
+        scene.proxies[number].write_file("vipd.toml", &changed.vipd_config())?;
+        scene.vipd(number)?.ctl(&["reload"])?;
+    }
+    lab.addresses().wait_for("10.77.0.102".parse()?, &["px1"], PATIENCE)?;
+    lab.addresses().wait_for("10.77.0.101".parse()?, &[], PATIENCE)?;
+    let moves = lab.addresses().changes(Scene::vip(), reloaded);
+    ensure!(moves.is_empty(), "the group that did not change moved: {moves:?}");
+    let gap = probe.longest_gap(reloaded).context("no answer")?;
+    ensure!(gap.length < 50 * MS, "the reload cost {:?}", gap.length);
+    Ok(())
+}
+
+fn bad_reload_changes_nothing(lab: &Lab) -> Result<()> {
+    let scene = Scene::new(lab, Kind::Vipd, Plan::new(100 * MS))?;
+    let reloaded = Instant::now();
+    let broken = scene.plan.vipd_config().replace("advert-interval", "advert-intervall");
+    scene.proxies[0].write_file("vipd.toml", &broken)?;
+    let answer = scene.vipd(0)?.try_ctl(&["reload"])?;
+    ensure!(answer.status.code() == Some(1), "a broken file is taken: {answer:?}");
+    let said =
+        String::from_utf8_lossy(&answer.stderr).into_owned() + &String::from_utf8_lossy(&answer.stdout);
+    ensure!(said.contains("vipd.toml:") && said.contains("advert-interval"), "no help in: {said}");
+    scene.vipd(0)?.wait_for_state("active", PATIENCE)?;
+    let moves = lab.addresses().changes(Scene::vip(), reloaded);
+    ensure!(moves.is_empty(), "{moves:?}");
+    Ok(())
+}
+
+/// Malformed, truncated, forged: counted, told, and without any effect.
+fn bad_adverts_change_nothing(lab: &Lab) -> Result<()> {
+    let scene = Scene::new(lab, Kind::Vipd, Plan::new(100 * MS))?;
+    let stranger = lab.host("stranger", &["10.77.0.66/16"])?;
+    let vip: Ipv4Addr = VIP.parse()?;
+    let addresses = [vip];
+    let attacked = Instant::now();
+    for (target, other) in [(0, 1), (1, 0)] {
+        let sender = advert::Sender::new(&stranger, scene.proxies[target].mac()?)?;
+        let template = Template {
+            source: PROXIES[other].parse()?,
+            destination: PROXIES[target].parse()?,
+            vrid: 51,
+            centiseconds: 10,
+            addresses: &addresses,
+        };
+        for (_, packet) in template.bad() {
+            sender.send(&packet)?;
+        }
+        // Sound adverts, but of a stranger's cluster: with its addresses, and with ours.
+        for theirs in [Ipv4Addr::new(10, 77, 0, 200), vip] {
+            let foreign = Template { source: [10, 77, 0, 66].into(), addresses: &[theirs], ..template };
+            for priority in [254, 0] {
+                sender.send(&template_packet(&foreign, priority))?;
+            }
+        }
+    }
+    // Any effect of one of them would show within a few adverts.
+    std::thread::sleep(SECOND);
+    let moves = lab.addresses().changes(Scene::vip(), attacked);
+    ensure!(moves.is_empty(), "forged adverts moved the address: {moves:?}");
+    scene.vipd(0)?.wait_for_state("active", SECOND)?;
+    scene.vipd(1)?.wait_for_state("backup", SECOND)?;
+    for number in [0, 1] {
+        let why = scene.vipd(number)?.ctl(&["why", "g51"])?;
+        let told = ["checksum", "TTL"].iter().all(|cause| why.to_lowercase().contains(&cause.to_lowercase()));
+        ensure!(told && why.contains("10.77.0.66"), "the bad adverts are not told of: {why}");
+    }
+    Ok(())
+}
+
+fn template_packet(template: &Template<'_>, priority: u8) -> Vec<u8> {
+    template.packet(255, &template.advert(priority))
+}
+
+fn status_has_the_shape(lab: &Lab) -> Result<()> {
+    let scene = Scene::new(lab, Kind::Vipd, Plan::new(100 * MS))?;
+    let status = scene.vipd(0)?.status()?;
+    ensure!(status["cluster"] == "lab" && status["node"] == "px1", "{status}");
+    ensure!(status["version"].is_string(), "{status}");
+    let vip = &status["vips"][0];
+    ensure!(vip["name"] == "g51" && vip["state"] == "active" && vip["owner"] == "px1", "{status}");
+    ensure!(vip["addresses"][0] == format!("{VIP}/16") && vip["priority"] == 200, "{status}");
+    ensure!(vip["since"].is_string() && vip["why"].as_str().is_some_and(|w| !w.is_empty()), "{status}");
+    let peer = &status["peers"][0];
+    ensure!(peer["name"] == "px2" && peer["address"] == PROXIES[1], "{status}");
+    ensure!(peer["state"] == "backup" && peer["last-heard-ms"].is_u64(), "{status}");
+    ensure!(peer["config-match"] == true, "{status}");
+    for list in ["listeners", "pools"] {
+        ensure!(status[list].is_array(), "{list}: {status}");
+    }
+    let person = scene.vipd(0)?.ctl(&["status"])?;
+    ensure!(person.contains("g51") && person.contains("active") && person.contains(VIP), "{person}");
+    Ok(())
+}
+
+fn bad_file_refuses_start(lab: &Lab) -> Result<()> {
+    let host = lab.host("px1", &["10.77.0.11/16"])?;
+    let text = Plan::new(100 * MS).vipd_config();
+    let broken = text.replace("advert-interval", "advert-intervall").replace("[[vip]]", "[[vip]]\nvird = 51");
+    let vipd = Vipd::start(&host, &broken)?;
+    let status = vipd.process().wait(PATIENCE)?;
+    ensure!(status.code() == Some(1), "vipd ends with {status}");
+    for wrong in ["advert-intervall", "vird"] {
+        vipd.process().wait_for_line(wrong, SECOND).context("not every error is told")?;
+    }
+    Ok(())
+}
