@@ -11,7 +11,7 @@ use crate::control::events::{EventLog, EventStore};
 use crate::control::instance::{ClaimError, Instance, Socket};
 use crate::control::{http, notify, server};
 use crate::guard::Guard;
-use crate::kernel::Kernel;
+use crate::kernel::{self, KernelError, KernelSettings};
 use crate::net::clock;
 use crate::resolve::Resolver;
 use crate::shell::{self, Parts};
@@ -24,8 +24,7 @@ use tokio::sync::{mpsc, oneshot};
 use tracing::{info, warn};
 use vipd_balancer::Balancer;
 use vipd_config::{Config, Errors, NodeError};
-use vipd_core::node::{Node, Settings};
-use vipd_core::settings::Cidr;
+use vipd_core::node::Node;
 
 /// Checks and look-ups that may wait for the shell, which takes one in microseconds.
 const REPORTS: usize = 1024;
@@ -63,6 +62,9 @@ pub enum Error {
         #[source]
         source: io::Error,
     },
+    /// The kernel's addresses cannot be managed.
+    #[error("{0}")]
+    Kernel(#[from] KernelError),
     /// The system refused something.
     #[error("cannot {what}: {source}")]
     System {
@@ -124,7 +126,10 @@ async fn serve(
     aux.handle.spawn(control(socket, http, calls, store));
     let balancer =
         Balancer::start(&settings.listeners, node.preview_pools(&settings.pools, clock::now()), None)?;
-    let kernel = Kernel::start(&run.runtime_dir, &vips(&settings)).await.map_err(system("talk to the kernel"))?;
+    let addresses = settings.vips.iter().flat_map(|v| v.addresses.iter().map(|a| a.address())).collect();
+    let kernel = KernelSettings { runtime_dir: run.runtime_dir.clone(), addresses };
+    let (kernel, actor, kernel_events, leftovers) = kernel::start(kernel).await?;
+    tokio::spawn(actor.run());
     let (reports, reports_in) = mpsc::channel(REPORTS);
     let (found, found_in) = mpsc::channel(REPORTS);
     let resolver = Resolver::start(aux.handle.clone(), &settings.pools, found);
@@ -132,9 +137,14 @@ async fn serve(
     let version = env!("CARGO_PKG_VERSION");
     info!(node = name, cluster = settings.cluster.name, version, "vipd starts");
     events.push(Event::new(Level::Info, EventKind::Start, format!("vipd {version} starts on {name}")));
+    for leftover in leftovers {
+        let message =
+            format!("removed {} from {}, left by an earlier run", leftover.address, leftover.interface);
+        events.push(Event::new(Level::Warning, EventKind::Address, message));
+    }
     let parts = Parts {
         node,
-        kernel,
+        kernel: (kernel, kernel_events),
         guard,
         balancer,
         checker: (checker, reports_in),
@@ -209,10 +219,6 @@ fn listen(address: SocketAddr, aux: &Handle) -> Result<std::net::TcpListener, Er
     listener
         .and_then(|l| l.set_nonblocking(true).map(|()| l))
         .map_err(|source| Error::Status { address, source })
-}
-
-fn vips(settings: &Settings) -> Vec<Cidr> {
-    settings.vips.iter().flat_map(|v| v.addresses.iter().copied()).collect()
 }
 
 /// Messages of this run differ from those of the last by the time since boot.

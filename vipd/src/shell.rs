@@ -15,7 +15,7 @@ use crate::control::api::{self, EventKind};
 use crate::control::call::{Call, Refusal, Reply};
 use crate::control::events::EventLog;
 use crate::guard::Guard;
-use crate::kernel::{Kernel, KernelEvent};
+use crate::kernel::{self, KernelEvent, KernelHandle};
 use crate::net::{Announcer, Timer, clock};
 use crate::resolve::{Resolved, Resolver};
 use calls::Switchover;
@@ -46,7 +46,7 @@ pub struct Parts {
     /// The decisions.
     pub node: Node,
     /// The rtnetlink owner, and what it tells.
-    pub kernel: (Kernel, mpsc::Receiver<KernelEvent>),
+    pub kernel: (KernelHandle, mpsc::Receiver<KernelEvent>),
     /// The crash guard.
     pub guard: Guard,
     /// The data path.
@@ -68,7 +68,7 @@ pub struct Parts {
 /// The loop's state.
 struct Shell {
     node: Node,
-    kernel: Kernel,
+    kernel: KernelHandle,
     guard: Guard,
     balancer: Balancer,
     checker: Checker,
@@ -169,7 +169,7 @@ impl Shell {
                         self.sockets.send_peer(&member.addresses, cluster.peer_port, &bytes);
                     }
                 }
-                Output::Addresses(plan) => self.kernel.apply(plan),
+                Output::Addresses(plan) => self.kernel.submit(plan),
                 Output::Announce(announcement) => self.announce(&announcement),
                 Output::CloseSessions { addresses } => {
                     stalled(self.balancer.close_local(&addresses));
@@ -205,11 +205,12 @@ impl Shell {
     }
 
     fn tell(&self, event: Event) {
-        let (vip, peer) = (event.vip.as_deref().unwrap_or_default(), event.peer.as_deref().unwrap_or_default());
+        let (vip, peer) =
+            (event.vip.as_deref().unwrap_or_default(), event.peer.as_deref().unwrap_or_default());
         match event.level {
-            Level::Info => info!(kind = event.kind.as_str(), vip, peer, "{}", event.message),
-            Level::Warn => warn!(kind = event.kind.as_str(), vip, peer, "{}", event.message),
-            Level::Error => error!(kind = event.kind.as_str(), vip, peer, "{}", event.message),
+            Level::Info => info!(kind = ?event.kind, vip, peer, "{}", event.message),
+            Level::Warn => warn!(kind = ?event.kind, vip, peer, "{}", event.message),
+            Level::Error => error!(kind = ?event.kind, vip, peer, "{}", event.message),
         }
         self.events.push(event.into());
     }
@@ -234,16 +235,24 @@ impl Shell {
     fn kernel_event(&mut self, event: KernelEvent) {
         match event {
             KernelEvent::Applied { group, generation, result } => {
+                let result = result.map(|_| ());
                 self.handle(Input::Applied { group, generation, result });
             }
             KernelEvent::Restored { group, addresses } => {
+                let addresses = addresses.iter().map(|a| a.address()).collect();
                 self.handle(Input::Restored { group, addresses });
             }
-            KernelEvent::Link { index, name, mac, up, addresses } => {
+            KernelEvent::Lost { group, reason, .. } => self.handle(Input::Lost { group, reason }),
+            KernelEvent::Evicted { group, addresses } => {
+                let addresses = addresses.iter().map(|a| a.address()).collect();
+                self.handle(Input::Evicted { group, addresses });
+            }
+            KernelEvent::Link(link) => {
+                let kernel::Link { index, name, mac, up, mtu: _, addresses } = link;
                 self.interfaces.set(index, Interface { name, mac, up, addresses });
                 self.relink();
             }
-            KernelEvent::LinkRemoved { index } => {
+            KernelEvent::LinkRemoved { index, name: _ } => {
                 self.interfaces.remove(index);
                 self.sockets.close(index);
                 self.announcers.remove(&index);
@@ -256,11 +265,8 @@ impl Shell {
     fn relink(&mut self) {
         self.open_peer_sockets();
         let (settings, me) = (self.node.settings(), self.node.me());
-        let links: Vec<(usize, Link)> = self
-            .node
-            .groups()
-            .map(|(id, vip)| (id, self.interfaces.link(vip, settings, me)))
-            .collect();
+        let links: Vec<(usize, Link)> =
+            self.node.groups().map(|(id, vip)| (id, self.interfaces.link(vip, settings, me))).collect();
         for (group, link) in links {
             let link = self.open_advert_sockets(link);
             self.handle(Input::Link { group, link });
@@ -381,8 +387,8 @@ impl Shell {
 
     fn tell_config(&self, level: api::Level, message: &str) {
         match level {
-            api::Level::Info => info!(kind = "config", "{message}"),
-            api::Level::Warning | api::Level::Error => error!(kind = "config", "{message}"),
+            api::Level::Info => info!(kind = ?EventKind::Config, "{message}"),
+            api::Level::Warning | api::Level::Error => error!(kind = ?EventKind::Config, "{message}"),
         }
         self.events.push(api::Event::new(level, EventKind::Config, message));
     }
@@ -395,13 +401,8 @@ impl Shell {
         if !keys.is_empty() {
             return Err(format!("{} cannot change while vipd runs: restart it", keys.join(", ")));
         }
-        let changed: Vec<&str> = old
-            .digests
-            .iter()
-            .zip(&new.digests)
-            .filter(|(a, b)| a != b)
-            .map(|((key, _), _)| *key)
-            .collect();
+        let changed: Vec<&str> =
+            old.digests.iter().zip(&new.digests).filter(|(a, b)| a != b).map(|((key, _), _)| *key).collect();
         let done = match changed.as_slice() {
             [] if *old == new => "reloaded: nothing changed".to_owned(),
             [] => "reloaded".to_owned(),

@@ -120,6 +120,21 @@ pub enum Input<'a> {
         /// The addresses.
         addresses: Vec<IpAddr>,
     },
+    /// Planned addresses are gone and cannot be put back.
+    Lost {
+        /// The group's number.
+        group: usize,
+        /// Why not.
+        reason: String,
+    },
+    /// Somebody put a group's addresses here although this node does not hold
+    /// them; they are removed.
+    Evicted {
+        /// The group's number.
+        group: usize,
+        /// The addresses.
+        addresses: Vec<IpAddr>,
+    },
     /// An announcement was sent.
     Announced {
         /// The group's number.
@@ -355,6 +370,10 @@ impl Node {
             }
             Input::Restored { group, addresses } => {
                 self.with_group(group, now, |g, scope| g.restored(&addresses, scope));
+            }
+            Input::Lost { group, reason } => self.with_group(group, now, |g, scope| g.lost(&reason, scope)),
+            Input::Evicted { group, addresses } => {
+                self.with_group(group, now, |g, scope| g.evicted(&addresses, scope));
             }
             Input::Announced { group } => self.with_group(group, now, |g, scope| g.announced(scope)),
             Input::Probe { server, probe } => {

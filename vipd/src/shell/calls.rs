@@ -113,7 +113,8 @@ impl Switchover {
         reply: Reply<Result<Vec<Moved>, Refusal>>,
         now: Time,
     ) -> Option<Self> {
-        let owned = || node.group_status(now).into_iter().filter(|g| g.state == State::Active).map(|g| g.name);
+        let owned =
+            || node.group_status(now).into_iter().filter(|g| g.state == State::Active).map(|g| g.name);
         let vips: Vec<String> = vip.map_or_else(|| owned().collect(), |vip| vec![vip]);
         let refuse = |reply: Reply<_>, why: String| {
             // Nobody waits any more if this fails.

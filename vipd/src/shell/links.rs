@@ -78,12 +78,13 @@ impl Interfaces {
             i.addresses.iter().any(|a| node.is_some_and(|n| n.addresses.contains(&a.address())))
         };
         // Of several in the subnet, the one that carries the node's address.
-        self.one(|i| holds(i) && is_mine(i)).or_else(|| self.one(holds)).or_else(|| self.one(is_mine)).ok_or_else(
-            || {
+        self.one(|i| holds(i) && is_mine(i))
+            .or_else(|| self.one(holds))
+            .or_else(|| self.one(is_mine))
+            .ok_or_else(|| {
                 let first = vip.addresses.first().map(ToString::to_string).unwrap_or_default();
                 format!("no interface of this host is in the subnet of {first}: name one with `interface`")
-            },
-        )
+            })
     }
 
     fn one(&self, is_it: impl Fn(&Interface) -> bool) -> Option<(u32, &Interface)> {
@@ -215,11 +216,15 @@ mod tests {
 
     #[test]
     fn what_is_missing_is_said() {
-        let reason = |vip: &VipGroup, own: &str| match host().link(vip, &settings(Transport::Unicast, &[own]), 0) {
-            Link::Down { reason } => reason,
-            other => panic!("{other:?}"),
-        };
-        assert_eq!(reason(&vip(&["10.77.0.100/24"], Some("eth7")), "10.77.0.11"), "there is no interface eth7");
+        let reason =
+            |vip: &VipGroup, own: &str| match host().link(vip, &settings(Transport::Unicast, &[own]), 0) {
+                Link::Down { reason } => reason,
+                other => panic!("{other:?}"),
+            };
+        assert_eq!(
+            reason(&vip(&["10.77.0.100/24"], Some("eth7")), "10.77.0.11"),
+            "there is no interface eth7"
+        );
         assert!(reason(&vip(&["10.77.0.100/24"], None), "10.77.0.12").contains("10.77.0.12 of node px1"));
         let nowhere = reason(&vip(&["192.0.2.1/24"], None), "198.51.100.1");
         assert!(nowhere.contains("name one with `interface`"), "{nowhere}");
@@ -227,7 +232,8 @@ mod tests {
         let mut eth0 = down.0[&2].clone();
         eth0.up = false;
         down.set(2, eth0);
-        let link = down.link(&vip(&["10.77.0.100/24"], None), &settings(Transport::Unicast, &["10.77.0.11"]), 0);
+        let link =
+            down.link(&vip(&["10.77.0.100/24"], None), &settings(Transport::Unicast, &["10.77.0.11"]), 0);
         assert_eq!(link, Link::Down { reason: "eth0 has no carrier or is down".into() });
     }
 }

@@ -29,9 +29,7 @@ pub fn document(node: &Node, stats: &Stats, config_errors: Vec<String>, now: Tim
         pools: pools(node, stats, now),
         dns: vec![],
         config_errors,
-        counters: Counters {
-            adverts_rejected: node.rejected(now).into_iter().map(Into::into).collect(),
-        },
+        counters: Counters { adverts_rejected: node.rejected(now).into_iter().map(Into::into).collect() },
     }
 }
 
@@ -94,12 +92,8 @@ fn listeners(node: &Node, stats: &Stats) -> Vec<ListenerDoc> {
 }
 
 fn pools(node: &Node, stats: &Stats, now: Time) -> Vec<PoolDoc> {
-    let mut pools: Vec<PoolDoc> = node
-        .settings()
-        .pools
-        .iter()
-        .map(|p| PoolDoc { name: p.name.clone(), servers: vec![] })
-        .collect();
+    let mut pools: Vec<PoolDoc> =
+        node.settings().pools.iter().map(|p| PoolDoc { name: p.name.clone(), servers: vec![] }).collect();
     for status in node.servers().status() {
         if let Some(pool) = pools.get_mut(status.key.pool) {
             pool.servers.push(server(&status, stats, now));
@@ -109,8 +103,7 @@ fn pools(node: &Node, stats: &Stats, now: Time) -> Vec<PoolDoc> {
 }
 
 fn server(status: &ServerStatus<'_>, stats: &Stats, now: Time) -> ServerDoc {
-    let counted =
-        stats.servers.iter().find(|s| s.pool == status.pool.name && s.server == status.server.name);
+    let counted = stats.servers.iter().find(|s| s.pool == status.pool.name && s.server == status.server.name);
     ServerDoc {
         name: status.server.name.clone(),
         address: address(status),

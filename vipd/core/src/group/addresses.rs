@@ -130,10 +130,24 @@ impl Group {
         }
     }
 
+    /// Planned addresses are gone: as if the kernel had refused them.
+    pub(crate) fn lost(&mut self, reason: &str, scope: &mut Scope<'_>) {
+        match self.hold {
+            Hold::Owned => self.refused(reason, scope),
+            Hold::Silent => self.cannot_be_silent(reason, scope),
+            Hold::Absent => {}
+        }
+    }
+
+    /// Somebody put addresses here that another node may own.
+    pub(crate) fn evicted(&self, addresses: &[IpAddr], scope: &mut Scope<'_>) {
+        let message = format!("{}: somebody put {} here; it is removed", self.vip.name, list(addresses));
+        scope.event(self.event(Level::Warn, Kind::Address, message));
+    }
+
     /// Somebody deleted an address, and the kernel actor put it back.
     pub(crate) fn restored(&mut self, addresses: &[IpAddr], scope: &mut Scope<'_>) {
-        let list = addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
-        let message = format!("{}: somebody deleted {list}; it is back", self.vip.name);
+        let message = format!("{}: somebody deleted {}; it is back", self.vip.name, list(addresses));
         scope.event(self.event(Level::Warn, Kind::Address, message));
         if self.hold == Hold::Owned && self.confirmed {
             self.announce(Announcing { since: scope.now, next: 0, at: scope.now }, scope);
@@ -174,4 +188,8 @@ impl Group {
         let addresses = self.vip.addresses.iter().map(|a| a.address()).collect();
         scope.out.push_back(Output::CloseSessions { addresses });
     }
+}
+
+fn list(addresses: &[IpAddr]) -> String {
+    addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }
