@@ -125,7 +125,16 @@ pub async fn run(parts: Parts) -> io::Result<(Balancer, Guard)> {
         tokio::select! {
             biased;
             Some(packet) = packets_in.recv() => shell.packet(&packet),
-            Some(event) = kernel_in.recv() => shell.kernel_event(event),
+            Some(event) = kernel_in.recv() => {
+                let mut relink = shell.kernel_event(event);
+                // Interfaces come in one after the other: none is missing before all are in.
+                while let Ok(event) = kernel_in.try_recv() {
+                    relink |= shell.kernel_event(event);
+                }
+                if relink {
+                    shell.relink();
+                }
+            }
             _ = terminate.recv() => shell.handle(Input::Stop),
             _ = interrupt.recv() => shell.handle(Input::Stop),
             due = timer.sleep_until(deadline) => {
@@ -232,7 +241,8 @@ impl Shell {
         }
     }
 
-    fn kernel_event(&mut self, event: KernelEvent) {
+    /// Takes news of the kernel; true if the groups' interfaces must be looked for anew.
+    fn kernel_event(&mut self, event: KernelEvent) -> bool {
         match event {
             KernelEvent::Applied { group, generation, result } => {
                 let result = result.map(|_| ());
@@ -250,15 +260,16 @@ impl Shell {
             KernelEvent::Link(link) => {
                 let kernel::Link { index, name, mac, up, mtu: _, addresses } = link;
                 self.interfaces.set(index, Interface { name, mac, up, addresses });
-                self.relink();
+                return true;
             }
             KernelEvent::LinkRemoved { index, name: _ } => {
                 self.interfaces.remove(index);
                 self.sockets.close(index);
                 self.announcers.remove(&index);
-                self.relink();
+                return true;
             }
         }
+        false
     }
 
     /// Looks for every group's interface anew; the node notes what changed.

@@ -183,6 +183,11 @@ fn subnets(draft: &Draft, cluster: &Cluster, report: &mut Report<'_>) {
         if other && cluster.without(family, nodes).len() == nodes.len() {
             continue;
         }
+        // Every interface has a link-local subnet: the other addresses tell which is meant.
+        let global = |a: &At<Cidr>| !is_link_local(a.value.address());
+        if is_link_local(cidr.value.address()) && draft.addresses.iter().any(global) {
+            continue;
+        }
         let holds = |n: &&usize| {
             let member = cluster.settings.nodes.get(**n);
             member.is_some_and(|m| m.addresses.iter().any(|a| cidr.value.contains(*a)))
@@ -202,6 +207,10 @@ fn subnets(draft: &Draft, cluster: &Cluster, report: &mut Report<'_>) {
                 .hint("name it (interface = \"eth0\"), or correct the address or its prefix length"),
         );
     }
+}
+
+fn is_link_local(address: IpAddr) -> bool {
+    matches!(address, IpAddr::V6(six) if six.is_unicast_link_local())
 }
 
 /// Unicast adverts of a family go between addresses of that family.

@@ -69,9 +69,10 @@ impl Interfaces {
         if let Some(name) = &vip.interface {
             return self.one(|i| i.name == *name).ok_or_else(|| format!("there is no interface {name}"));
         }
+        let global: Vec<&Cidr> = vip.addresses.iter().filter(|a| !is_link_local(a.address())).collect();
         let holds = |i: &Interface| {
-            let own = |vip: &Cidr| i.addresses.iter().any(|a| a.contains(vip.address()));
-            vip.addresses.iter().any(own)
+            // A link-local address is in the subnet of every interface.
+            global.iter().any(|vip| i.addresses.iter().any(|a| a.contains(vip.address())))
         };
         let node = settings.cluster.nodes.get(me);
         let is_mine = |i: &Interface| {
@@ -92,6 +93,10 @@ impl Interfaces {
     }
 }
 
+fn is_link_local(address: IpAddr) -> bool {
+    matches!(address, IpAddr::V6(six) if six.is_unicast_link_local())
+}
+
 /// The addresses to advertise from: at unicast the node's own from the file,
 /// as the peers expect them; at multicast the interface's, and link-local for
 /// IPv6 (RFC 9568 section 5.1.2.1).
@@ -104,7 +109,7 @@ fn sources(vip: &VipGroup, settings: &Settings, me: usize, interface: &Interface
         let mut all = interface.addresses.iter().map(|a| a.address()).filter(|a| !is_vip(a));
         match family {
             Family::V4 => all.find(IpAddr::is_ipv4),
-            Family::V6 => all.find(|a| matches!(a, IpAddr::V6(six) if six.is_unicast_link_local())),
+            Family::V6 => all.find(|a| is_link_local(*a)),
         }
     };
     let source = |family| match (settings.election.transport, family) {
@@ -219,7 +224,7 @@ mod tests {
         let reason =
             |vip: &VipGroup, own: &str| match host().link(vip, &settings(Transport::Unicast, &[own]), 0) {
                 Link::Down { reason } => reason,
-                other => panic!("{other:?}"),
+                up @ (Link::Unknown | Link::Up { .. }) => panic!("{up:?}"),
             };
         assert_eq!(
             reason(&vip(&["10.77.0.100/24"], Some("eth7")), "10.77.0.11"),

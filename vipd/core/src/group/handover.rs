@@ -222,7 +222,8 @@ impl Group {
 
     /// The owner asks this node, or another, to be the next owner.
     pub(crate) fn asked_to_prepare(&mut self, from: usize, nonce: u32, me: bool, scope: &mut Scope<'_>) {
-        let followed = self.election.following().is_some_and(|o| o.who == Who::Node(from));
+        // A node that has just started may not have heard an advert yet.
+        let followed = self.election.following().is_none_or(|o| o.who == Who::Node(from));
         if self.election.word() != State::Backup || !followed || !self.taking_part {
             return;
         }

@@ -24,8 +24,10 @@ const TYPE_ADVERTISEMENT: u8 = 1;
 const HEADER: usize = 8;
 /// Bytes of authentication data behind a v2 packet's addresses.
 const V2_AUTHENTICATION: usize = 8;
-/// What may follow a packet: Ethernet's padding, keepalived's HMAC trailer.
-const TRAILER_MAX: usize = 64;
+/// Ethernet's padding may follow a packet: zeros, fewer than a smallest frame.
+const PADDING_MAX: usize = 46;
+/// keepalived 2.4 and later can add an HMAC of this length.
+const HMAC_TRAILER: usize = 28;
 /// The longest interval that version 3 can say.
 const V3_INTERVAL_MAX_CENTISECONDS: u16 = 0x0fff;
 
@@ -55,7 +57,8 @@ pub enum Malformed {
     /// Shorter than its header or the addresses it announces.
     #[error("truncated")]
     Truncated,
-    /// Much longer than the addresses it announces.
+    /// Longer than the addresses it announces, and what follows is neither
+    /// padding nor keepalived's trailer.
     #[error("oversized")]
     Oversized,
     /// Neither version 2 nor 3, or version 2 over IPv6.
@@ -183,10 +186,9 @@ fn message_of(
         VrrpVersion::V3 => 0,
     };
     let length = HEADER + each * count + authentication;
-    if payload.len() > length + TRAILER_MAX {
-        return Err(Malformed::Oversized);
-    }
-    payload.get(..length).ok_or(Malformed::Truncated)
+    let (message, trailer) = payload.split_at_checked(length).ok_or(Malformed::Truncated)?;
+    let padding = trailer.len() <= PADDING_MAX && trailer.iter().all(|b| *b == 0);
+    if padding || trailer.len() == HMAC_TRAILER { Ok(message) } else { Err(Malformed::Oversized) }
 }
 
 /// Whether the checksum holds over the message, or over all that came (a
@@ -285,6 +287,11 @@ mod tests {
         let mut bytes = advert(VrrpVersion::V3).write(A, GROUP);
         bytes.extend([0; 18]);
         assert!(Advert::parse(&bytes, A, GROUP).is_ok());
+        bytes.push(1);
+        assert_eq!(Advert::parse(&bytes, A, GROUP), Err(Malformed::Oversized));
+        bytes.extend([7; 9]);
+        assert!(Advert::parse(&bytes, A, GROUP).is_ok(), "28 bytes are keepalived's trailer");
+        bytes.truncate(12);
         bytes.extend([0; 1400]);
         assert_eq!(Advert::parse(&bytes, A, GROUP), Err(Malformed::Oversized));
     }
