@@ -1,0 +1,533 @@
+//! The task that owns the addresses.
+
+use super::monitor::{Batch, Monitor, Notice};
+use super::release::remove_leftovers;
+use super::request::{BATCH, Life, Refusal, Request, Requester, deletions, is_gone};
+use super::steps::{Placed, steps};
+use super::sysctl::{Switch, Switches};
+use super::table::{News, Seen, Table};
+use super::{Change, KernelError, KernelEvent, KernelSettings, LOOPBACK, Leftover, Link, Shared, Spot, held};
+use crate::net::clock;
+use nix::errno::Errno;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+use tracing::{debug, info, warn};
+use vipd_core::plan::{GroupPlan, Hold};
+use vipd_core::settings::{Cidr, Family};
+use vipd_core::time::Time;
+
+/// A pause between two attempts to read everything anew.
+const RESYNC_PAUSE: Duration = Duration::from_millis(100);
+
+/// The one owner of addresses. Spawn [`KernelActor::run`].
+pub struct KernelActor {
+    shared: Arc<Shared>,
+    events: mpsc::Sender<KernelEvent>,
+    requester: Requester,
+    monitor: Monitor,
+    table: Table,
+    groups: BTreeMap<usize, Group>,
+    /// Where planned addresses are, and whose they are.
+    places: BTreeMap<(u32, IpAddr), usize>,
+    /// Every address that is or was of a group.
+    floating: BTreeSet<IpAddr>,
+    /// Links as they were last told of.
+    told: BTreeMap<u32, Link>,
+    switches: Switches,
+    runtime_dir: PathBuf,
+    /// The list of held addresses as last written.
+    listed: held::Held,
+    /// A plan changed more than lives since the list and the switches were
+    /// brought up to date.
+    unsettled: bool,
+    /// Notifications were lost, or the monitor itself.
+    stale: Option<Stale>,
+    /// When to read everything anew again after that failed.
+    retry: Instant,
+}
+
+/// Why the table of links and addresses cannot be trusted.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Stale {
+    /// The kernel dropped notifications.
+    Overrun,
+    /// The connection to it broke.
+    Closed,
+}
+
+/// A group's newest plan that was carried out.
+struct Group {
+    plan: GroupPlan,
+    applied: Time,
+    /// `None` if not everything could be deleted: what is there is not known.
+    placed: Option<Placed>,
+}
+
+impl Group {
+    /// What is left of the lease.
+    fn left(&self, now: Time) -> Duration {
+        (self.applied + self.plan.lease).since(now)
+    }
+}
+
+impl KernelActor {
+    pub(super) async fn new(
+        settings: KernelSettings,
+        shared: Arc<Shared>,
+        events: mpsc::Sender<KernelEvent>,
+    ) -> Result<(Self, Vec<Leftover>), KernelError> {
+        let KernelSettings { runtime_dir, addresses } = settings;
+        let mut requester = Requester::open().map_err(KernelError::Open)?;
+        let monitor = Monitor::open()?;
+        let table = monitor.dump().await?;
+        let floating = addresses.into_iter().collect();
+        let removed = remove_leftovers(&table, &mut requester, &runtime_dir, &floating)?;
+        for leftover in &removed {
+            info!("removed {} from {}, left there by an earlier run", leftover.address, leftover.interface);
+        }
+        let actor = Self {
+            shared,
+            events,
+            requester,
+            monitor,
+            table,
+            groups: BTreeMap::new(),
+            places: BTreeMap::new(),
+            floating,
+            told: BTreeMap::new(),
+            switches: Switches::new(&runtime_dir),
+            runtime_dir,
+            listed: held::Held::new(),
+            unsettled: false,
+            stale: None,
+            retry: Instant::now(),
+        };
+        Ok((actor, removed))
+    }
+
+    /// Works until the receiver of its events is dropped.
+    pub async fn run(mut self) {
+        let all: BTreeSet<u32> = self.table.links().collect();
+        self.tell_links(&all).await;
+        let shared = Arc::clone(&self.shared);
+        let events = self.events.clone();
+        loop {
+            tokio::select! {
+                biased;
+                () = events.closed() => return,
+                () = shared.news.notified() => self.take_plans().await,
+                () = tokio::time::sleep_until(self.retry), if self.stale.is_some() => self.resync().await,
+                batch = self.monitor.next(), if self.stale != Some(Stale::Closed) => match batch {
+                    Batch::Messages(notices) => self.observe(notices).await,
+                    Batch::Overrun(notices) => {
+                        self.observe(notices).await;
+                        self.stale = Some(Stale::Overrun);
+                        self.resync().await;
+                    }
+                    Batch::Closed => {
+                        self.stale = Some(Stale::Closed);
+                        self.resync().await;
+                    }
+                },
+            }
+        }
+    }
+
+    async fn take_plans(&mut self) {
+        let plans = {
+            let mut waiting = self.shared.plans.lock().unwrap_or_else(PoisonError::into_inner);
+            std::mem::take(&mut *waiting)
+        };
+        for (plan, made) in plans.into_values() {
+            let (group, generation) = (plan.group, plan.generation);
+            let result = self.apply(plan, made).await;
+            if let Err(reason) = &result {
+                warn!(group, generation, "the kernel does not hold the addresses as planned: {reason}");
+            }
+            // The shell first: what follows can wait for it, not the reverse.
+            self.tell(KernelEvent::Applied { group, generation, result }).await;
+        }
+        if std::mem::take(&mut self.unsettled) {
+            self.settle();
+        }
+    }
+
+    async fn apply(&mut self, plan: GroupPlan, made: Time) -> Result<Change, String> {
+        let now = clock::now();
+        let waited = now - made;
+        if plan.hold != Hold::Absent && waited > plan.lease / 3 {
+            return Err(format!("the plan is {waited:?} old: this process stood still"));
+        }
+        let before = self.groups.remove(&plan.group);
+        if before.as_ref().is_none_or(|b| b.plan.addresses != plan.addresses) {
+            self.claim(&plan);
+        }
+        let placed = before.as_ref().and_then(|b| b.placed.as_ref());
+        let steps = steps(&plan, placed, &self.strays(&plan));
+        let put = match self.prepare(&plan) {
+            Ok(()) => self.put(&plan, &steps.put).await,
+            refused @ Err(_) => refused,
+        };
+        if let Err(reason) = put {
+            // All or nothing: what was there before is there still, and no more.
+            let held = |spot: &Spot| placed.is_some_and(|p| p.spots().contains(spot));
+            let undo: Vec<Spot> = steps.put.iter().filter(|spot| !held(spot)).copied().collect();
+            let undone = self.delete(&undo).await;
+            self.groups.extend(before.map(|b| (plan.group, b)));
+            self.unsettled = true;
+            return undone.and(Err(reason));
+        }
+        let result = self.delete(&steps.delete).await;
+        let after = result.is_ok().then(|| Placed::of(&plan));
+        if after.as_ref() != placed || after.is_none() {
+            self.unsettled = true;
+            self.places.retain(|_, group| *group != plan.group);
+            let spots = after.iter().flat_map(|p| p.spots());
+            self.places.extend(spots.map(|s| ((s.interface, s.address.address()), plan.group)));
+        }
+        self.groups.insert(plan.group, Group { plan, applied: now, placed: after });
+        let renewed = steps.put.len() - steps.new;
+        result.map(|removed| Change { added: steps.new, renewed, removed })
+    }
+
+    /// An address is of one group: the last that planned it. After a reload
+    /// groups may have other numbers.
+    fn claim(&mut self, plan: &GroupPlan) {
+        let claimed: BTreeSet<IpAddr> = plan.addresses.iter().map(|a| a.address()).collect();
+        self.places.retain(|(_, address), group| *group == plan.group || !claimed.contains(address));
+        for group in self.groups.values_mut() {
+            group.plan.addresses.retain(|a| !claimed.contains(&a.address()));
+            if let Some(placed) = &mut group.placed {
+                *placed = Placed::of(&group.plan);
+            }
+        }
+        self.groups.retain(|_, group| !group.plan.addresses.is_empty());
+        self.floating.extend(claimed);
+    }
+
+    /// Other places that hold addresses of a plan that says not to hold them.
+    fn strays(&self, plan: &GroupPlan) -> Vec<Spot> {
+        if plan.hold != Hold::Absent {
+            return Vec::new();
+        }
+        let planned = |spot: &Spot| plan.addresses.iter().any(|a| a.address() == spot.address.address());
+        self.table.spots().map(|(spot, _)| spot).filter(planned).collect()
+    }
+
+    /// What must be so before a silent address may be put on the loopback
+    /// interface: else it would be answered for all the same.
+    fn prepare(&mut self, plan: &GroupPlan) -> Result<(), String> {
+        let ipv4 = plan.addresses.iter().any(|a| Family::of(a.address()) == Family::V4);
+        if plan.hold != Hold::Silent {
+            return Ok(());
+        }
+        if !self.table.is_up(LOOPBACK) {
+            return Err("the loopback interface is down; `ip link set lo up`".into());
+        }
+        if ipv4 {
+            let name = self.name(plan.interface)?;
+            self.switches.raise(&name, Switch::ArpIgnore)?;
+            self.switches.raise(&name, Switch::ArpAnnounce)?;
+        }
+        Ok(())
+    }
+
+    async fn put(&mut self, plan: &GroupPlan, spots: &[Spot]) -> Result<(), String> {
+        let subnets = self.subnets(plan.interface);
+        let put = |spot: &Spot| Request::Put { spot: *spot, life: life(*spot, plan.lease, &subnets) };
+        let requests: Vec<_> = spots.iter().map(put).collect();
+        for spot in spots {
+            if self.table.get(*spot).is_some_and(|seen| seen.permanent && !seen.ours) {
+                let name = self.name(spot.interface)?;
+                warn!("{} on {name} is configured by somebody else too; taken over", spot.address);
+            }
+        }
+        self.request(&requests, |_| false).await.map(|_| ())
+    }
+
+    /// Gives how many there were.
+    async fn delete(&mut self, spots: &[Spot]) -> Result<usize, String> {
+        self.request(&deletions(spots), is_gone).await
+    }
+
+    /// Carries requests out and gives how many were not refused. Refusals
+    /// that are not `fine` make one error of the first.
+    async fn request(&mut self, requests: &[Request], fine: impl Fn(Errno) -> bool) -> Result<usize, String> {
+        let mut refusals = Vec::new();
+        for (number, batch) in requests.chunks(BATCH).enumerate() {
+            let refused = self.requester.apply(batch).map_err(|e| format!("netlink: {e}"))?;
+            refusals.extend(refused.into_iter().map(|(position, r)| (number * BATCH + position, r)));
+            if (number + 1) * BATCH < requests.len() {
+                // Many addresses take many milliseconds; adverts go out between.
+                tokio::task::yield_now().await;
+            }
+        }
+        let done = requests.len() - refusals.len();
+        let bad: Vec<&(usize, Refusal)> = refusals.iter().filter(|(_, r)| !fine(r.errno)).collect();
+        let Some((position, refusal)) = bad.first() else { return Ok(done) };
+        let spot = requests.get(*position).ok_or("netlink: an answer to no request")?.spot();
+        let name = self.name(spot.interface)?;
+        let more = if bad.len() > 1 { format!(" and {} more", bad.len() - 1) } else { String::new() };
+        Err(format!("{} on {name}: {refusal}{more}", spot.address))
+    }
+
+    fn name(&self, interface: u32) -> Result<String, String> {
+        let name = self.table.name(interface).map(ToOwned::to_owned);
+        name.ok_or_else(|| format!("there is no interface of index {interface}"))
+    }
+
+    /// The subnets of the host's own IPv6 addresses on an interface.
+    fn subnets(&self, interface: u32) -> Vec<Cidr> {
+        let link = self.table.link(interface, |a| a.is_ipv4() || self.floating.contains(&a));
+        link.map(|link| link.addresses).unwrap_or_default()
+    }
+
+    /// Takes notifications in, and puts right what they tell of.
+    async fn observe(&mut self, notices: Vec<Notice>) {
+        let (mut lost, mut strays) = (BTreeSet::new(), BTreeSet::new());
+        let (mut touched, mut demoted) = (BTreeSet::new(), BTreeSet::new());
+        for (message, port) in notices {
+            match self.table.take(&message) {
+                None => {}
+                Some(News::Link(index)) => {
+                    touched.insert(index);
+                }
+                Some(News::LinkGone(index, name)) => {
+                    self.told.remove(&index);
+                    self.tell(KernelEvent::LinkRemoved { index, name }).await;
+                }
+                Some(News::AddressGone(spot)) => {
+                    touched.insert(spot.interface);
+                    lost.insert(spot);
+                }
+                Some(News::Address(spot, seen)) => {
+                    touched.insert(spot.interface);
+                    if self.floating.contains(&spot.address.address()) {
+                        // An echo of our own request is no news.
+                        strays.extend((port != self.requester.port()).then_some(spot));
+                    } else if seen.secondary {
+                        demoted.insert(spot);
+                    }
+                }
+            }
+        }
+        self.restore(&lost).await;
+        self.evict(&strays).await;
+        self.reseat(&demoted);
+        self.tell_links(&touched).await;
+    }
+
+    /// Puts back what somebody deleted.
+    async fn restore(&mut self, lost: &BTreeSet<Spot>) {
+        let mut of_group: BTreeMap<usize, Vec<Spot>> = BTreeMap::new();
+        for spot in lost {
+            if let Some(group) = self.places.get(&(spot.interface, spot.address.address())) {
+                of_group.entry(*group).or_default().push(*spot);
+            }
+        }
+        for (number, spots) in of_group {
+            if let Some(event) = self.restore_group(number, &spots).await {
+                warn!("{event:?}");
+                self.tell(event).await;
+            }
+        }
+    }
+
+    async fn restore_group(&mut self, number: usize, lost: &[Spot]) -> Option<KernelEvent> {
+        let group = self.groups.get(&number)?;
+        let planned = |spot: &&Spot| {
+            let now_there = self.table.get(**spot).is_some();
+            !now_there && group.placed.as_ref().is_some_and(|placed| placed.spots().contains(spot))
+        };
+        let spots: Vec<Spot> = lost.iter().filter(planned).copied().collect();
+        let addresses = |spots: &[Spot]| spots.iter().map(|s| s.address).collect::<Vec<Cidr>>();
+        if spots.is_empty() {
+            return None;
+        }
+        let left = group.left(clock::now());
+        if left.is_zero() {
+            let reason = "the lease ran out before it was renewed".to_owned();
+            self.give_up(number);
+            return Some(KernelEvent::Lost { group: number, addresses: addresses(&spots), reason });
+        }
+        let subnets = self.subnets(group.plan.interface);
+        let put_back = |spot: &Spot| Request::PutBack { spot: *spot, life: life(*spot, left, &subnets) };
+        let requests: Vec<_> = spots.iter().map(put_back).collect();
+        // Back already: the news was older than our last request.
+        match self.request(&requests, |errno| errno == Errno::EEXIST).await {
+            Ok(0) => None,
+            Ok(_) => Some(KernelEvent::Restored { group: number, addresses: addresses(&spots) }),
+            Err(reason) => {
+                self.give_up(number);
+                Some(KernelEvent::Lost { group: number, addresses: addresses(&spots), reason })
+            }
+        }
+    }
+
+    /// Forgets where a group is: nothing is put back until its next plan.
+    fn give_up(&mut self, number: usize) {
+        self.places.retain(|_, group| *group != number);
+        if let Some(group) = self.groups.get_mut(&number) {
+            group.placed = None;
+        }
+    }
+
+    /// Deletes what somebody put here although no group is to hold it.
+    async fn evict(&mut self, strays: &BTreeSet<Spot>) {
+        let mut evicted: BTreeMap<usize, Vec<Cidr>> = BTreeMap::new();
+        for spot in strays {
+            let absent = |g: &&Group| {
+                g.plan.hold == Hold::Absent
+                    && g.plan.addresses.iter().any(|a| a.address() == spot.address.address())
+            };
+            let Some(group) = self.groups.values().find(absent).map(|g| g.plan.group) else { continue };
+            match self.delete(&[*spot]).await {
+                Ok(0) => {}
+                Ok(_) => evicted.entry(group).or_default().push(spot.address),
+                Err(reason) => warn!("somebody put a floating address here: {reason}"),
+            }
+        }
+        for (group, addresses) in evicted {
+            warn!(group, ?addresses, "somebody put floating addresses here; removed");
+            self.tell(KernelEvent::Evicted { group, addresses }).await;
+        }
+    }
+
+    /// The host's own address came back to a subnet in which a floating one
+    /// had become the first: the host would use that as its source. Putting
+    /// the floating ones anew makes the own address the first again.
+    fn reseat(&mut self, own: &BTreeSet<Spot>) {
+        for own in own {
+            let before_own = |(spot, seen): &(Spot, Seen)| {
+                spot.interface == own.interface
+                    && spot.address.prefix() == own.address.prefix()
+                    && own.address.contains(spot.address.address())
+                    && self.places.contains_key(&(spot.interface, spot.address.address()))
+                    && !seen.secondary
+            };
+            if !self.table.spots().any(|s| before_own(&s)) || !self.can_reseat(own.interface) {
+                continue;
+            }
+            let now = clock::now();
+            let mut requests = Vec::new();
+            for ((interface, address), group) in &self.places {
+                let Some(group) = self.groups.get(group) else { continue };
+                let same = *interface == own.interface && own.address.contains(*address);
+                let spots = group.placed.iter().flat_map(|p| p.spots());
+                let spot =
+                    spots.copied().find(|s| s.interface == *interface && s.address.address() == *address);
+                if let (true, Some(spot)) = (same, spot) {
+                    requests.push(Request::Delete { spot });
+                    requests.push(Request::Put { spot, life: life(spot, group.left(now), &[]) });
+                }
+            }
+            info!(
+                "{} is the first of its subnet again, before {} floating ones",
+                own.address,
+                requests.len() / 2
+            );
+            if let Err(error) = self.requester.apply(&requests) {
+                warn!("cannot put floating addresses behind {}: {error}", own.address);
+            }
+        }
+    }
+
+    fn can_reseat(&self, interface: u32) -> bool {
+        let name = self.table.name(interface).unwrap_or_default();
+        // Without it the own address would go with the floating one.
+        Switch::PromoteSecondaries.is_on(name).unwrap_or(false)
+    }
+
+    async fn tell_links(&mut self, touched: &BTreeSet<u32>) {
+        for index in touched {
+            let Some(link) = self.table.link(*index, |a| self.floating.contains(&a)) else { continue };
+            if self.told.get(index) != Some(&link) {
+                debug!(?link, "link");
+                self.told.insert(*index, link.clone());
+                self.tell(KernelEvent::Link(link)).await;
+            }
+        }
+    }
+
+    /// Reads everything anew and puts right what differs from the plans.
+    async fn resync(&mut self) {
+        self.retry = Instant::now() + RESYNC_PAUSE;
+        if self.stale == Some(Stale::Closed) {
+            match Monitor::open() {
+                Ok(monitor) => self.monitor = monitor,
+                Err(error) => return warn!("{error}; trying again"),
+            }
+        }
+        let table = match self.monitor.dump().await {
+            Ok(table) => table,
+            Err(error) => return warn!("{error}; trying again"),
+        };
+        self.stale = None;
+        let gone: Vec<u32> = self.table.links().filter(|index| table.name(*index).is_none()).collect();
+        for index in gone {
+            self.told.remove(&index);
+            let name = self.table.name(index).unwrap_or_default().to_owned();
+            self.tell(KernelEvent::LinkRemoved { index, name }).await;
+        }
+        self.table = table;
+        let planned = self.groups.values().filter_map(|g| g.placed.as_ref()).flat_map(|p| p.spots());
+        let lost = planned.filter(|spot| self.table.get(**spot).is_none()).copied().collect();
+        let floating = |spot: &Spot| self.floating.contains(&spot.address.address());
+        let strays = self.table.spots().map(|(spot, _)| spot).filter(floating).collect();
+        let secondary = self.table.spots().filter(|(spot, seen)| seen.secondary && !floating(spot));
+        let demoted = secondary.map(|(spot, _)| spot).collect();
+        let all = self.table.links().collect();
+        self.restore(&lost).await;
+        self.evict(&strays).await;
+        self.reseat(&demoted);
+        self.tell_links(&all).await;
+    }
+
+    /// Brings the list of held addresses and the switches up to date.
+    fn settle(&mut self) {
+        let (mut held, mut switches) = (held::Held::new(), BTreeSet::new());
+        for group in self.groups.values() {
+            let ipv4 = group.plan.addresses.iter().any(|a| Family::of(a.address()) == Family::V4);
+            let name = self.table.name(group.plan.interface).unwrap_or_default();
+            match group.plan.hold {
+                Hold::Silent if ipv4 => {
+                    switches.extend([Switch::ArpIgnore, Switch::ArpAnnounce].map(|s| (name.to_owned(), s)));
+                }
+                Hold::Owned if ipv4 => {
+                    switches.insert((name.to_owned(), Switch::PromoteSecondaries));
+                }
+                Hold::Absent | Hold::Silent | Hold::Owned => {}
+            }
+            for spot in group.placed.iter().flat_map(|p| p.spots()) {
+                let name = self.table.name(spot.interface).unwrap_or_default();
+                held.insert((name.to_owned(), spot.address));
+            }
+        }
+        self.switches.keep(&switches);
+        if held != self.listed {
+            if let Err(error) = held::write(&self.runtime_dir, &held) {
+                warn!("cannot list the held addresses in {}: {error}", self.runtime_dir.display());
+            }
+            self.listed = held;
+        }
+    }
+
+    /// A closed channel ends [`KernelActor::run`] at its next turn.
+    async fn tell(&self, event: KernelEvent) {
+        let _ = self.events.send(event).await;
+    }
+}
+
+/// The life of an address. An IPv6 address makes no route to its subnet where
+/// the host's own address has one: the kernel would give that route the
+/// address's end (`modify_prefix_route` in net/ipv6/addrconf.c).
+fn life(spot: Spot, lease: Duration, subnets: &[Cidr]) -> Life {
+    let address = spot.address.address();
+    let covered = address.is_ipv6() && subnets.iter().any(|own| own.contains(address));
+    Life::of(lease, spot.interface != LOOPBACK && !covered)
+}

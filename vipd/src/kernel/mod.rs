@@ -1,0 +1,228 @@
+//! The one owner of the kernel's addresses: makes [`GroupPlan`]s so, keeps
+//! them so, and tells of links.
+//!
+//! ```text
+//!              plans: the newest of each group        events, bounded
+//!   shell ───────────────► KernelHandle ──► KernelActor ──────────────► shell
+//!                                             │     ▲
+//!                       requests, many at once│     │ notifications, dumps
+//!                              (`request`)    ▼     │ (`monitor`, rtnetlink)
+//!                                             the kernel
+//! ```
+//!
+//! Every address is put with a life: the kernel itself takes it away when this
+//! process no longer renews it. An address that somebody else deletes is put
+//! back at once, unless its lease is over by then: a process that was frozen
+//! must not bring back what another node may own now.
+
+mod actor;
+mod held;
+mod monitor;
+mod release;
+pub(crate) mod request;
+mod steps;
+mod sysctl;
+mod table;
+
+pub use actor::KernelActor;
+pub use release::release_all;
+pub use sysctl::restore as restore_switches;
+
+use crate::net::clock;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::io;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use tokio::sync::{Notify, mpsc};
+use vipd_core::plan::GroupPlan;
+use vipd_core::settings::Cidr;
+use vipd_core::time::Time;
+use vipd_core::wire::Mac;
+
+/// The tag (IFA_PROTO) of our addresses: VRRP's IP protocol number.
+pub const TAG: u8 = 112;
+
+/// The index of the loopback interface, in every network namespace
+/// (`LOOPBACK_IFINDEX` in the kernel's include/net/flow.h).
+pub const LOOPBACK: u32 = 1;
+
+/// Events that may wait for the shell. It drains them in every turn; should it
+/// stall, the actor waits, and plans keep replacing each other meanwhile.
+pub const EVENT_BOUND: usize = 1024;
+
+/// An address on an interface.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct Spot {
+    /// The kernel's index of the interface.
+    pub interface: u32,
+    /// The address, with the prefix it has there.
+    pub address: Cidr,
+}
+
+/// What the actor needs to know before it starts.
+#[derive(Clone, Debug)]
+pub struct KernelSettings {
+    /// Where the lists of held addresses and raised switches are kept.
+    pub runtime_dir: PathBuf,
+    /// Every address of every VIP group: at start none of them is held.
+    pub addresses: Vec<IpAddr>,
+}
+
+/// What happened in the kernel.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum KernelEvent {
+    /// A plan was carried out, or not. A plan that a newer one replaced while
+    /// it waited is never answered.
+    Applied {
+        /// The plan's group.
+        group: usize,
+        /// The plan's generation.
+        generation: u64,
+        /// The change, acknowledged by the kernel, or why it was refused; then
+        /// some of it may be done nevertheless: plan [`Absent`] next.
+        ///
+        /// [`Absent`]: vipd_core::plan::Hold::Absent
+        result: Result<Change, String>,
+    },
+    /// Somebody deleted addresses that a plan holds; they are back.
+    Restored {
+        /// The group.
+        group: usize,
+        /// The addresses.
+        addresses: Vec<Cidr>,
+    },
+    /// Addresses that a plan holds are gone, and could not be put back.
+    Lost {
+        /// The group.
+        group: usize,
+        /// The addresses.
+        addresses: Vec<Cidr>,
+        /// Why.
+        reason: String,
+    },
+    /// Somebody put addresses here that the group's plan says not to hold;
+    /// they are gone again.
+    Evicted {
+        /// The group.
+        group: usize,
+        /// The addresses.
+        addresses: Vec<Cidr>,
+    },
+    /// An interface is there, or has changed.
+    Link(Link),
+    /// An interface is gone.
+    LinkRemoved {
+        /// The index it had.
+        index: u32,
+        /// The name it had.
+        name: String,
+    },
+}
+
+/// What a plan changed.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Change {
+    /// Addresses that were put where the group's last plan had none.
+    pub added: usize,
+    /// Addresses whose life was renewed.
+    pub renewed: usize,
+    /// Addresses that were deleted.
+    pub removed: usize,
+}
+
+/// An interface.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Link {
+    /// The kernel's index of it.
+    pub index: u32,
+    /// Its name.
+    pub name: String,
+    /// Its Ethernet address, if it has one.
+    pub mac: Option<Mac>,
+    /// It is switched on and has a carrier.
+    pub up: bool,
+    /// The longest packet, in bytes.
+    pub mtu: u32,
+    /// The host's own addresses on it that can be sent from, in order: no
+    /// floating ones, none that duplicate address detection still holds or
+    /// has refused.
+    pub addresses: Vec<Cidr>,
+}
+
+/// An address that was found and removed.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Leftover {
+    /// The name of the interface.
+    pub interface: String,
+    /// The address and its prefix.
+    pub address: String,
+}
+
+/// What went wrong with netlink itself, not with one request.
+#[derive(Debug, thiserror::Error)]
+pub enum KernelError {
+    /// The sockets could not be opened.
+    #[error("cannot open a netlink socket to the kernel: {0}")]
+    Open(#[source] io::Error),
+    /// The kernel's lists could not be read.
+    #[error("cannot list the kernel's links and addresses: {0}")]
+    Dump(#[source] rtnetlink::Error),
+    /// An address could not be removed.
+    #[error(
+        "cannot remove addresses of an earlier run: {0}; CAP_NET_ADMIN is needed (run as root, or grant it)"
+    )]
+    Remove(#[source] io::Error),
+    /// A file of the runtime directory.
+    #[error("cannot use the runtime directory {path}: {source}")]
+    RuntimeDir {
+        /// The directory.
+        path: PathBuf,
+        /// What the system says.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// Takes plans, from any thread.
+#[derive(Clone, Debug)]
+pub struct KernelHandle(Arc<Shared>);
+
+/// Plans that wait, with the time of their making.
+#[derive(Debug, Default)]
+struct Shared {
+    plans: Mutex<BTreeMap<usize, (GroupPlan, Time)>>,
+    news: Notify,
+}
+
+impl KernelHandle {
+    /// Hands a plan over. It replaces one of the same group that still waits.
+    ///
+    /// A plan that holds addresses is good for a third of its lease, the time
+    /// after which it would be renewed anyway: one that is older when its turn
+    /// comes, because the process stood still, is refused.
+    pub fn submit(&self, plan: GroupPlan) {
+        let mut plans = self.0.plans.lock().unwrap_or_else(PoisonError::into_inner);
+        plans.insert(plan.group, (plan, clock::now()));
+        drop(plans);
+        self.0.news.notify_one();
+    }
+}
+
+/// Reads what the kernel has, removes what an earlier run or anybody else left
+/// of the floating addresses, and gives the parts: where plans go, the actor
+/// to spawn, its events (one [`KernelEvent::Link`] for each interface first),
+/// and what was removed.
+///
+/// # Errors
+///
+/// If netlink cannot be used, or an address not be removed.
+pub async fn start(
+    settings: KernelSettings,
+) -> Result<(KernelHandle, KernelActor, mpsc::Receiver<KernelEvent>, Vec<Leftover>), KernelError> {
+    let shared = Arc::new(Shared::default());
+    let (sender, events) = mpsc::channel(EVENT_BOUND);
+    let (actor, removed) = KernelActor::new(settings, Arc::clone(&shared), sender).await?;
+    Ok((KernelHandle(shared), actor, events, removed))
+}

@@ -1,0 +1,48 @@
+//! Removes floating addresses without a daemon.
+
+use super::monitor::Monitor;
+use super::request::Requester;
+use super::table::{Seen, Table};
+use super::{KernelError, Leftover, Spot, held, sysctl};
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::path::Path;
+
+/// Removes every address that this program put on an interface and that is
+/// still there, and gives raised switches their earlier values: for
+/// `vipctl release`, when no daemon runs. Gives what was removed.
+///
+/// # Errors
+///
+/// If netlink or the files in the runtime directory cannot be used.
+pub async fn release_all(runtime_dir: &Path) -> Result<Vec<Leftover>, KernelError> {
+    let monitor = Monitor::open()?;
+    let table = monitor.dump().await?;
+    let mut requester = Requester::open().map_err(KernelError::Open)?;
+    remove_leftovers(&table, &mut requester, runtime_dir, &BTreeSet::new())
+}
+
+/// Removes addresses that bear our tag, that the list of held ones names, or
+/// that are floating.
+pub(super) fn remove_leftovers(
+    table: &Table,
+    requester: &mut Requester,
+    runtime_dir: &Path,
+    floating: &BTreeSet<IpAddr>,
+) -> Result<Vec<Leftover>, KernelError> {
+    let unusable = |source| KernelError::RuntimeDir { path: runtime_dir.to_owned(), source };
+    let held = held::read(runtime_dir).map_err(unusable)?;
+    let left_over = |(spot, seen): &(Spot, Seen)| {
+        let name = table.name(spot.interface).unwrap_or_default().to_owned();
+        seen.ours || floating.contains(&spot.address.address()) || held.contains(&(name, spot.address))
+    };
+    let spots: Vec<Spot> = table.spots().filter(left_over).map(|(spot, _)| spot).collect();
+    requester.delete(&spots).map_err(KernelError::Remove)?;
+    sysctl::restore(runtime_dir).map_err(unusable)?;
+    held::write(runtime_dir, &held::Held::new()).map_err(unusable)?;
+    let leftover = |spot: &Spot| Leftover {
+        interface: table.name(spot.interface).unwrap_or_default().to_owned(),
+        address: spot.address.to_string(),
+    };
+    Ok(spots.iter().map(leftover).collect())
+}

@@ -1,0 +1,154 @@
+//! From a plan to the changes that make it so. Pure.
+
+use super::{LOOPBACK, Spot};
+use std::collections::BTreeSet;
+use vipd_core::plan::{GroupPlan, Hold};
+use vipd_core::settings::{Cidr, Family};
+
+/// Where the addresses of a group are once its plan was carried out.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(super) struct Placed {
+    hold: Hold,
+    interface: u32,
+    spots: BTreeSet<Spot>,
+}
+
+impl Placed {
+    pub(super) fn of(plan: &GroupPlan) -> Self {
+        let spots = plan.addresses.iter().filter_map(|a| wanted(plan, *a)).collect();
+        Self { hold: plan.hold, interface: plan.interface, spots }
+    }
+
+    pub(super) fn spots(&self) -> &BTreeSet<Spot> {
+        &self.spots
+    }
+}
+
+/// The changes, in two parts: the deletions follow when everything is put, so
+/// that an address that moves between interface and loopback is local all the
+/// time and its connections live.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub(super) struct Steps {
+    /// Put there, or renew.
+    pub(super) put: Vec<Spot>,
+    /// Then delete.
+    pub(super) delete: Vec<Spot>,
+    /// How many of `put` were not there by the earlier plan.
+    pub(super) new: usize,
+}
+
+/// The steps from what the group's earlier plan left (`None`: unknown) to
+/// `plan`. `strays` are further places that hold the group's addresses.
+pub(super) fn steps(plan: &GroupPlan, before: Option<&Placed>, strays: &[Spot]) -> Steps {
+    let after = Placed::of(plan);
+    let put: Vec<Spot> = after.spots.iter().copied().collect();
+    if before == Some(&after) && plan.hold != Hold::Absent {
+        return Steps { put, delete: Vec::new(), new: 0 };
+    }
+    let mut delete = BTreeSet::new();
+    for address in &plan.addresses {
+        delete.insert(Spot { interface: plan.interface, address: *address });
+        delete.insert(Spot { interface: LOOPBACK, address: alone(*address) });
+    }
+    delete.extend(before.iter().flat_map(|b| b.spots.iter().copied()));
+    if plan.hold == Hold::Absent {
+        delete.extend(strays);
+    }
+    let new = put.iter().filter(|spot| before.is_none_or(|b| !b.spots.contains(spot))).count();
+    let delete = delete.into_iter().filter(|spot| !after.spots.contains(spot)).collect();
+    Steps { put, delete, new }
+}
+
+fn wanted(plan: &GroupPlan, address: Cidr) -> Option<Spot> {
+    match plan.hold {
+        Hold::Absent => None,
+        // Neither ARP (with arp_ignore) nor neighbour discovery answers on an
+        // interface for an address of another one.
+        Hold::Silent => Some(Spot { interface: LOOPBACK, address: alone(address) }),
+        Hold::Owned => Some(Spot { interface: plan.interface, address }),
+    }
+}
+
+/// The address without its subnet, which is not on the loopback interface.
+fn alone(address: Cidr) -> Cidr {
+    let longest = match Family::of(address.address()) {
+        Family::V4 => 32,
+        Family::V6 => 128,
+    };
+    // The longest prefix is never too long.
+    Cidr::new(address.address(), longest).unwrap_or(address)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    fn cidr(address: &str, prefix: u8) -> Cidr {
+        let cidr = address.parse().ok().and_then(|a| Cidr::new(a, prefix));
+        cidr.unwrap_or_else(|| unreachable!("a valid address"))
+    }
+
+    fn plan(hold: Hold) -> GroupPlan {
+        let addresses = vec![cidr("10.77.0.100", 24), cidr("fd77::100", 64)];
+        GroupPlan { group: 0, generation: 1, interface: 7, addresses, hold, lease: Duration::from_secs(3) }
+    }
+
+    fn on_interface() -> Vec<Spot> {
+        plan(Hold::Owned).addresses.into_iter().map(|address| Spot { interface: 7, address }).collect()
+    }
+
+    fn on_loopback() -> Vec<Spot> {
+        let addresses = [cidr("10.77.0.100", 32), cidr("fd77::100", 128)];
+        addresses.into_iter().map(|address| Spot { interface: LOOPBACK, address }).collect()
+    }
+
+    #[test]
+    fn every_change_of_hold() {
+        let both = || {
+            let mut all = [on_loopback(), on_interface()].concat();
+            all.sort();
+            all
+        };
+        let none = Vec::new;
+        // (before, after, put, delete, new)
+        let rows = [
+            (None, Hold::Absent, none(), both(), 0),
+            (None, Hold::Silent, on_loopback(), on_interface(), 2),
+            (None, Hold::Owned, on_interface(), on_loopback(), 2),
+            (Some(Hold::Absent), Hold::Absent, none(), both(), 0),
+            (Some(Hold::Absent), Hold::Silent, on_loopback(), on_interface(), 2),
+            (Some(Hold::Absent), Hold::Owned, on_interface(), on_loopback(), 2),
+            (Some(Hold::Silent), Hold::Absent, none(), both(), 0),
+            (Some(Hold::Silent), Hold::Silent, on_loopback(), none(), 0),
+            (Some(Hold::Silent), Hold::Owned, on_interface(), on_loopback(), 2),
+            (Some(Hold::Owned), Hold::Absent, none(), both(), 0),
+            (Some(Hold::Owned), Hold::Silent, on_loopback(), on_interface(), 2),
+            (Some(Hold::Owned), Hold::Owned, on_interface(), none(), 0),
+        ];
+        for (before, after, put, delete, new) in rows {
+            let placed = before.map(|hold| Placed::of(&plan(hold)));
+            let steps = steps(&plan(after), placed.as_ref(), &[]);
+            assert_eq!(steps, Steps { put, delete, new }, "{before:?} -> {after:?}");
+        }
+    }
+
+    #[test]
+    fn what_a_group_gave_up_is_deleted() {
+        let before = Placed::of(&plan(Hold::Owned));
+        let mut after = plan(Hold::Owned);
+        after.addresses.remove(0);
+        after.interface = 8;
+        let steps = steps(&after, Some(&before), &[]);
+        assert_eq!(steps.put, [Spot { interface: 8, address: cidr("fd77::100", 64) }]);
+        assert!(on_interface().iter().all(|spot| steps.delete.contains(spot)), "{steps:?}");
+        assert_eq!(steps.new, 1);
+    }
+
+    #[test]
+    fn strays_go_only_when_nothing_is_held() {
+        let stray = Spot { interface: 9, address: cidr("10.77.0.100", 16) };
+        assert!(steps(&plan(Hold::Absent), None, &[stray]).delete.contains(&stray));
+        assert!(!steps(&plan(Hold::Owned), None, &[stray]).delete.contains(&stray));
+    }
+}
