@@ -64,6 +64,8 @@ impl Config {
                 text.push_str("  nopreempt\n");
             }
             if let Some((own, peers)) = &instance.unicast {
+                // Over IPv6 it would send the kernel's 64, which anybody's packet may arrive with.
+                let _ = writeln!(text, "  unicast_ttl 255");
                 let _ = writeln!(text, "  unicast_src_ip {own}\n  unicast_peer {{");
                 for peer in peers {
                     let _ = writeln!(text, "    {peer}");

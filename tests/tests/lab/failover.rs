@@ -140,7 +140,7 @@ fn planned_switchover(lab: &Lab) -> Result<()> {
     scene.vipd(1)?.wait_for_state("active", PATIENCE)?;
     // And back, asked of the one that is to get it.
     scene.vipd(0)?.wait_for_state("backup", PATIENCE)?;
-    scene.vipd(0)?.ctl(&["switchover", "g51", "--to", "px1", "--yes"])?;
+    scene.vipd(1)?.ctl(&["switchover", "g51", "--to", "px1", "--yes"])?;
     probe.wait_for("px1", PATIENCE)?;
     lab.addresses().wait_for(Scene::vip(), &["px1"], PATIENCE)?;
     connections.wait_answered(PATIENCE)?;

@@ -139,8 +139,8 @@ impl Group {
             Transition::Silencing { until, .. }
             | Transition::Preparing { until, .. }
             | Transition::Prepared { until, .. } => Some(until),
-            Transition::Lingering { until, release_at, .. } => {
-                Some(release_at.map_or(until, |at| at.min(until)))
+            Transition::Lingering { until, close_at, release_at, .. } => {
+                [Some(until), close_at, release_at].into_iter().flatten().min()
             }
         };
         let announce = self.announcing.map(|a| a.at);

@@ -15,8 +15,10 @@ pub(super) fn release(runtime_dir: &Path) -> Result<Vec<String>, Failure> {
     remove(runtime_dir)
 }
 
-/// What the kernel's part of this crate does of it.
-fn remove(_runtime_dir: &Path) -> Result<Vec<String>, Failure> {
-    // TO BE CONNECTED AT MERGE: block on `crate::kernel::release_all(runtime_dir)`.
-    Err(Failure::Refused("this build has no part that changes the kernel's addresses".into()))
+fn remove(runtime_dir: &Path) -> Result<Vec<String>, Failure> {
+    let refused = |e: &dyn std::fmt::Display| Failure::Refused(e.to_string());
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|e| refused(&e))?;
+    let removed = runtime.block_on(crate::kernel::release_all(runtime_dir)).map_err(|e| refused(&e))?;
+    Ok(removed.into_iter().map(|l| format!("{} from {}", l.address, l.interface)).collect())
 }

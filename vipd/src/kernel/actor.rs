@@ -2,7 +2,7 @@
 
 use super::monitor::{Batch, Monitor, Notice};
 use super::release::remove_leftovers;
-use super::request::{Life, Refusal, Request, Requester, is_gone};
+use super::request::{BATCH, Life, Refusal, Request, Requester, deletions, is_gone};
 use super::steps::{Placed, steps};
 use super::sysctl::{Switch, Switches};
 use super::table::{News, Seen, Table};
@@ -145,7 +145,7 @@ impl KernelActor {
         };
         for (plan, made) in plans.into_values() {
             let (group, generation) = (plan.group, plan.generation);
-            let result = self.apply(plan, made);
+            let result = self.apply(plan, made).await;
             if let Err(reason) = &result {
                 warn!(group, generation, "the kernel does not hold the addresses as planned: {reason}");
             }
@@ -157,7 +157,7 @@ impl KernelActor {
         }
     }
 
-    fn apply(&mut self, plan: GroupPlan, made: Time) -> Result<Change, String> {
+    async fn apply(&mut self, plan: GroupPlan, made: Time) -> Result<Change, String> {
         let now = clock::now();
         let waited = now - made;
         if plan.hold != Hold::Absent && waited > plan.lease / 3 {
@@ -169,16 +169,20 @@ impl KernelActor {
         }
         let placed = before.as_ref().and_then(|b| b.placed.as_ref());
         let steps = steps(&plan, placed, &self.strays(&plan));
-        if let Err(reason) = self.prepare(&plan).and_then(|()| self.put(&plan, &steps.put)) {
+        let put = match self.prepare(&plan) {
+            Ok(()) => self.put(&plan, &steps.put).await,
+            refused @ Err(_) => refused,
+        };
+        if let Err(reason) = put {
             // All or nothing: what was there before is there still, and no more.
             let held = |spot: &Spot| placed.is_some_and(|p| p.spots().contains(spot));
             let undo: Vec<Spot> = steps.put.iter().filter(|spot| !held(spot)).copied().collect();
-            let undone = self.delete(&undo);
+            let undone = self.delete(&undo).await;
             self.groups.extend(before.map(|b| (plan.group, b)));
             self.unsettled = true;
             return undone.and(Err(reason));
         }
-        let result = self.delete(&steps.delete);
+        let result = self.delete(&steps.delete).await;
         let after = result.is_ok().then(|| Placed::of(&plan));
         if after.as_ref() != placed || after.is_none() {
             self.unsettled = true;
@@ -233,7 +237,7 @@ impl KernelActor {
         Ok(())
     }
 
-    fn put(&mut self, plan: &GroupPlan, spots: &[Spot]) -> Result<(), String> {
+    async fn put(&mut self, plan: &GroupPlan, spots: &[Spot]) -> Result<(), String> {
         let subnets = self.subnets(plan.interface);
         let put = |spot: &Spot| Request::Put { spot: *spot, life: life(*spot, plan.lease, &subnets) };
         let requests: Vec<_> = spots.iter().map(put).collect();
@@ -243,31 +247,30 @@ impl KernelActor {
                 warn!("{} on {name} is configured by somebody else too; taken over", spot.address);
             }
         }
-        self.request(spots, &requests, |_| false).map(|_| ())
+        self.request(&requests, |_| false).await.map(|_| ())
     }
 
     /// Gives how many there were.
-    fn delete(&mut self, spots: &[Spot]) -> Result<usize, String> {
-        let requests: Vec<_> = spots.iter().map(|spot| Request::Delete { spot: *spot }).collect();
-        self.request(spots, &requests, is_gone)
+    async fn delete(&mut self, spots: &[Spot]) -> Result<usize, String> {
+        self.request(&deletions(spots), is_gone).await
     }
 
     /// Carries requests out and gives how many were not refused. Refusals
     /// that are not `fine` make one error of the first.
-    fn request(
-        &mut self,
-        spots: &[Spot],
-        requests: &[Request],
-        fine: impl Fn(Errno) -> bool,
-    ) -> Result<usize, String> {
-        if requests.is_empty() {
-            return Ok(0);
+    async fn request(&mut self, requests: &[Request], fine: impl Fn(Errno) -> bool) -> Result<usize, String> {
+        let mut refusals = Vec::new();
+        for (number, batch) in requests.chunks(BATCH).enumerate() {
+            let refused = self.requester.apply(batch).map_err(|e| format!("netlink: {e}"))?;
+            refusals.extend(refused.into_iter().map(|(position, r)| (number * BATCH + position, r)));
+            if (number + 1) * BATCH < requests.len() {
+                // Many addresses take many milliseconds; adverts go out between.
+                tokio::task::yield_now().await;
+            }
         }
-        let refusals = self.requester.apply(requests).map_err(|e| format!("netlink: {e}"))?;
         let done = requests.len() - refusals.len();
         let bad: Vec<&(usize, Refusal)> = refusals.iter().filter(|(_, r)| !fine(r.errno)).collect();
         let Some((position, refusal)) = bad.first() else { return Ok(done) };
-        let spot = spots.get(*position).ok_or("netlink: an answer to no request")?;
+        let spot = requests.get(*position).ok_or("netlink: an answer to no request")?.spot();
         let name = self.name(spot.interface)?;
         let more = if bad.len() > 1 { format!(" and {} more", bad.len() - 1) } else { String::new() };
         Err(format!("{} on {name}: {refusal}{more}", spot.address))
@@ -328,14 +331,14 @@ impl KernelActor {
             }
         }
         for (number, spots) in of_group {
-            if let Some(event) = self.restore_group(number, &spots) {
+            if let Some(event) = self.restore_group(number, &spots).await {
                 warn!("{event:?}");
                 self.tell(event).await;
             }
         }
     }
 
-    fn restore_group(&mut self, number: usize, lost: &[Spot]) -> Option<KernelEvent> {
+    async fn restore_group(&mut self, number: usize, lost: &[Spot]) -> Option<KernelEvent> {
         let group = self.groups.get(&number)?;
         let planned = |spot: &&Spot| {
             let now_there = self.table.get(**spot).is_some();
@@ -356,7 +359,7 @@ impl KernelActor {
         let put_back = |spot: &Spot| Request::PutBack { spot: *spot, life: life(*spot, left, &subnets) };
         let requests: Vec<_> = spots.iter().map(put_back).collect();
         // Back already: the news was older than our last request.
-        match self.request(&spots, &requests, |errno| errno == Errno::EEXIST) {
+        match self.request(&requests, |errno| errno == Errno::EEXIST).await {
             Ok(0) => None,
             Ok(_) => Some(KernelEvent::Restored { group: number, addresses: addresses(&spots) }),
             Err(reason) => {
@@ -383,7 +386,7 @@ impl KernelActor {
                     && g.plan.addresses.iter().any(|a| a.address() == spot.address.address())
             };
             let Some(group) = self.groups.values().find(absent).map(|g| g.plan.group) else { continue };
-            match self.delete(&[*spot]) {
+            match self.delete(&[*spot]).await {
                 Ok(0) => {}
                 Ok(_) => evicted.entry(group).or_default().push(spot.address),
                 Err(reason) => warn!("somebody put a floating address here: {reason}"),

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::io;
+use std::io::{self, Write};
 use std::path::Path;
 use vipd_core::settings::Cidr;
 
@@ -25,14 +25,16 @@ pub(super) fn read(runtime_dir: &Path) -> io::Result<Held> {
 /// Writes the file anew.
 pub(super) fn write(runtime_dir: &Path, held: &Held) -> io::Result<()> {
     let lines: String = held.iter().map(|(interface, address)| format!("{interface} {address}\n")).collect();
-    replace(&runtime_dir.join(FILE), &lines)
+    overwrite(&runtime_dir.join(FILE), &lines)
 }
 
-/// Replaces a file in one step: a reader sees the old or the new one.
-pub(super) fn replace(file: &Path, text: &str) -> io::Result<()> {
-    let new = file.with_extension("new");
-    fs::write(&new, text)?;
-    fs::rename(&new, file)
+/// Overwrites a file in place. Replacing it by another, or emptying it first,
+/// makes some file systems wait for the disk, and adverts would wait with
+/// them; what a power failure spoils is of no use after it.
+pub(super) fn overwrite(file: &Path, text: &str) -> io::Result<()> {
+    let mut file = fs::File::options().write(true).create(true).truncate(false).open(file)?;
+    file.write_all(text.as_bytes())?;
+    file.set_len(text.len() as u64)
 }
 
 fn line(line: &str) -> Option<(String, Cidr)> {

@@ -24,9 +24,10 @@ use std::io;
 use std::net::IpAddr;
 use std::time::Duration;
 
-/// Requests in one system call: the answers, should every one be an error, fit
-/// into the receive buffer several times.
-const BATCH: usize = 128;
+/// Requests in one system call: it takes 2 ms at most (200 IPv6 addresses on an
+/// interface, 60 us each), and the answers, should every one be an error, fit
+/// into the receive buffer many times.
+pub(super) const BATCH: usize = 32;
 /// Bytes of receive buffer.
 const RECEIVE_BUFFER: usize = 1 << 20;
 /// The longest answer: an error, the request's header and a text.
@@ -41,6 +42,15 @@ pub(super) enum Request {
     PutBack { spot: Spot, life: Life },
     /// Take it away.
     Delete { spot: Spot },
+}
+
+impl Request {
+    /// The address it is about.
+    pub(super) fn spot(&self) -> Spot {
+        match self {
+            Self::Put { spot, .. } | Self::PutBack { spot, .. } | Self::Delete { spot } => *spot,
+        }
+    }
 }
 
 /// How long an address lives, and whether it makes a route to its subnet.
@@ -118,8 +128,7 @@ impl Requester {
 
     /// Deletes addresses; one that is not there is as good as deleted.
     pub(crate) fn delete(&mut self, spots: &[Spot]) -> io::Result<()> {
-        let requests: Vec<_> = spots.iter().map(|spot| Request::Delete { spot: *spot }).collect();
-        match self.apply(&requests)?.into_iter().find(|(_, refusal)| !is_gone(refusal.errno)) {
+        match self.apply(&deletions(spots))?.into_iter().find(|(_, refusal)| !is_gone(refusal.errno)) {
             Some((_, refusal)) => Err(refusal.errno.into()),
             None => Ok(()),
         }
@@ -156,6 +165,13 @@ impl Requester {
             }
         }
     }
+}
+
+/// The requests that delete addresses, the last first: were the first of a
+/// subnet deleted first, the kernel would promote the next one and put all
+/// the others anew, each time (200 addresses: 60 ms instead of 2).
+pub(super) fn deletions(spots: &[Spot]) -> Vec<Request> {
+    spots.iter().rev().map(|spot| Request::Delete { spot: *spot }).collect()
 }
 
 /// Whether a refused deletion means that there is nothing to delete.

@@ -128,7 +128,7 @@ impl Switches {
             .map(|((interface, s), earlier)| format!("{interface} {} {earlier} {}\n", s.name(), s.wanted()))
             .collect();
         let saved =
-            if lines.is_empty() { remove(&self.file) } else { super::held::replace(&self.file, &lines) };
+            if lines.is_empty() { remove(&self.file) } else { super::held::overwrite(&self.file, &lines) };
         if let Err(error) = saved {
             warn!(
                 "cannot write {}: {error}; a crash would leave raised ARP switches behind",

@@ -29,6 +29,9 @@ const SILENCE_FOR: Duration = Duration::from_millis(200);
 const PREPARED_FOR: Duration = Duration::from_secs(1);
 /// The former owner takes packets that are on their way for this long.
 const LINGER_FOR: Duration = Duration::from_millis(500);
+/// Its sessions are closed this long before: the kernel sends their resets only
+/// while the address is there.
+const CLOSE_BEFORE: Duration = Duration::from_millis(100);
 /// A release is repeated while nobody has answered it: one packet may be lost.
 const RELEASE_AGAIN: Duration = Duration::from_millis(5);
 const RELEASES: u8 = 8;
@@ -50,7 +53,7 @@ pub(super) enum Transition {
     None,
     Asking { to: usize, nonce: u32, again_at: Time, until: Time, purpose: Purpose },
     Silencing { until: Time, purpose: Purpose },
-    Lingering { until: Time, release_at: Option<Time>, releases: u8 },
+    Lingering { until: Time, close_at: Option<Time>, release_at: Option<Time>, releases: u8 },
     Preparing { from: usize, nonce: u32, until: Time },
     Prepared { from: usize, nonce: u32, until: Time },
 }
@@ -82,6 +85,12 @@ impl Group {
                 self.released(purpose, scope);
             }
             Transition::Lingering { until, .. } if until <= scope.now => self.end_lingering(scope),
+            Transition::Lingering { close_at: Some(at), .. } if at <= scope.now => {
+                if let Transition::Lingering { close_at, .. } = &mut self.transition {
+                    *close_at = None;
+                }
+                self.close_sessions(scope);
+            }
             Transition::Lingering { release_at: Some(at), .. } if at <= scope.now => {
                 self.release_again(scope);
             }
@@ -195,7 +204,8 @@ impl Group {
             return;
         }
         let (until, release_at) = (scope.now + LINGER_FOR, Some(scope.now + RELEASE_AGAIN));
-        self.transition = Transition::Lingering { until, release_at, releases: 1 };
+        let close_at = Some(until.before(CLOSE_BEFORE));
+        self.transition = Transition::Lingering { until, close_at, release_at, releases: 1 };
         scope.guard_changed = true;
         if purpose == Purpose::Leave {
             // A node that leaves does not take over again.
@@ -214,7 +224,6 @@ impl Group {
 
     fn end_lingering(&mut self, scope: &mut Scope<'_>) {
         self.transition = Transition::None;
-        self.close_sessions(scope);
         self.plan(Hold::Absent, scope);
     }
 
