@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 use vipd_tests::lab::arp::ArpWatch;
-use vipd_tests::lab::{Lab, poll_until};
+use vipd_tests::lab::{self, Lab, poll_until};
 use vipd_tests::probe::connect::Summary;
 use vipd_tests::probe::{ConnectProbe, EchoProbe, millis_text};
 use vipd_tests::scene::{Kind, Plan, Scene};
@@ -138,7 +138,8 @@ const CASES: &[Case] = &[
 
 fn main() -> Result<()> {
     let arguments = Arguments::parse();
-    if let Some(reason) = vipd_tests::lab::obstacle() {
+    lab::become_root()?;
+    if let Some(reason) = lab::obstacle() {
         anyhow::bail!("no test hosts can be made here: {reason}");
     }
     let mut kinds = vec![Kind::Keepalived, Kind::Vipd];
@@ -436,9 +437,9 @@ fn cpu_share(scene: &Scene, _phase: Duration) -> Result<Measured> {
     let processes = [scene.daemons[0].process(), scene.daemons[1].process()];
     std::thread::sleep(SECOND);
     let start = Instant::now();
-    let before = processes.map(vipd_tests::lab::Process::cpu_time);
+    let before = processes.map(lab::Process::cpu_time);
     std::thread::sleep(FOR_GOOD);
-    let after = processes.map(vipd_tests::lab::Process::cpu_time);
+    let after = processes.map(lab::Process::cpu_time);
     let share = |n: usize| {
         let used = after[n].saturating_sub(before[n]).as_micros() * 1000 / start.elapsed().as_micros();
         Value::Millicores(u64::try_from(used).unwrap_or(u64::MAX))
