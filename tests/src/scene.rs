@@ -106,6 +106,7 @@ impl Plan {
         Ok(keepalived::Config {
             version: Version::V3,
             interval: self.interval,
+            unicast_ttl: None,
             instances: instances.collect(),
         })
     }
@@ -182,6 +183,9 @@ impl Scene {
         }
         let second = start(&px2, kind, &plan, 1)?;
         second.wait_for_backup(plan.groups.len(), patience)?;
+        if let Daemon::Vipd(first) = &first {
+            first.wait_for_peers(patience)?;
+        }
         Ok(Self {
             lab: lab.clone(),
             client,

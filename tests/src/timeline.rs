@@ -21,10 +21,11 @@ pub struct Timeline {
 }
 
 impl Timeline {
-    /// One that shows an outage of this length well.
+    /// One that shows an outage of this length well, in steps of two
+    /// milliseconds or more: clients ask every millisecond.
     #[must_use]
     pub fn around(event: Instant, outage: Duration, colour: bool) -> Self {
-        let after = (outage * 3 / 2).max(Duration::from_millis(24));
+        let after = (outage * 3 / 2).max(Duration::from_millis(120));
         Self { event, before: after / 4, after, colour }
     }
 

@@ -6,13 +6,13 @@ use anyhow::{Context, Result, ensure};
 use clap::Parser;
 use nix::sys::signal::Signal;
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 use vipd_tests::lab::arp::ArpWatch;
-use vipd_tests::lab::{Lab, poll_until};
+use vipd_tests::lab::{self, Lab, poll_until};
 use vipd_tests::probe::connect::Summary;
 use vipd_tests::probe::{ConnectProbe, EchoProbe, millis_text};
-use vipd_tests::scene::{Kind, Plan, Scene};
+use vipd_tests::scene::{ECHO_PORT, Kind, Plan, Scene};
 
 const MS: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);
@@ -138,7 +138,8 @@ const CASES: &[Case] = &[
 
 fn main() -> Result<()> {
     let arguments = Arguments::parse();
-    if let Some(reason) = vipd_tests::lab::obstacle() {
+    lab::become_root()?;
+    if let Some(reason) = lab::obstacle() {
         anyhow::bail!("no test hosts can be made here: {reason}");
     }
     let mut kinds = vec![Kind::Keepalived, Kind::Vipd];
@@ -407,6 +408,9 @@ fn switchover(scene: &Scene, phase: Duration) -> Result<Measured> {
 fn takeover_of_many(scene: &Scene, phase: Duration) -> Result<Measured> {
     let addresses: Vec<IpAddr> = (1..=200).map(|n| IpAddr::from([10, 77, 1, n])).collect();
     let watch = ArpWatch::start(&scene.client, &[], SECOND)?;
+    let last_address = addresses.last().copied().context("200 addresses")?;
+    let probe = EchoProbe::start(&scene.client, SocketAddr::new(last_address, ECHO_PORT), MS)?;
+    probe.wait_for("px1", 5 * SECOND)?;
     std::thread::sleep(scene.plan.interval + phase);
     let fault = Instant::now();
     scene.daemons[0].process().signal(Signal::SIGTERM)?;
@@ -422,12 +426,16 @@ fn takeover_of_many(scene: &Scene, phase: Duration) -> Result<Measured> {
         changes.iter().find(|c| c.present && &*c.host == "px2").map(|c| c.at)
     });
     let first_held = held.min().context("none held")?;
+    // An address that comes and goes again would show by then.
+    std::thread::sleep(SECOND * 3 / 2);
+    probe.wait_for("px2", FOR_GOOD)?;
     Ok(vec![
         (
             "first address in to last announced",
             Value::Time(last.saturating_duration_since(first_held.min(*first))),
         ),
         ("SIGTERM to last announced", Value::Time(last.saturating_duration_since(fault))),
+        ("no answer of the last address", outage(&probe, fault)?),
         ("held by the new owner", Value::Count(scene.lab.addresses().count(&addresses, "px2"))),
     ])
 }
@@ -436,9 +444,9 @@ fn cpu_share(scene: &Scene, _phase: Duration) -> Result<Measured> {
     let processes = [scene.daemons[0].process(), scene.daemons[1].process()];
     std::thread::sleep(SECOND);
     let start = Instant::now();
-    let before = processes.map(vipd_tests::lab::Process::cpu_time);
+    let before = processes.map(lab::Process::cpu_time);
     std::thread::sleep(FOR_GOOD);
-    let after = processes.map(vipd_tests::lab::Process::cpu_time);
+    let after = processes.map(lab::Process::cpu_time);
     let share = |n: usize| {
         let used = after[n].saturating_sub(before[n]).as_micros() * 1000 / start.elapsed().as_micros();
         Value::Millicores(u64::try_from(used).unwrap_or(u64::MAX))

@@ -41,6 +41,7 @@ enum Db {
 
 fn main() -> Result<()> {
     let arguments = Arguments::parse();
+    lab::become_root()?;
     if let Some(reason) = lab::obstacle() {
         bail!("this machine lets me make no test hosts: {reason}");
     }

@@ -39,6 +39,8 @@ pub struct Config {
     pub version: Version,
     /// `advert_int`: whole seconds for version 2, steps of 10 ms for version 3.
     pub interval: Duration,
+    /// `unicast_ttl`; without it unicast adverts over IPv6 have a hop limit of 64.
+    pub unicast_ttl: Option<u8>,
     /// The instances.
     pub instances: Vec<Instance>,
 }
@@ -64,8 +66,9 @@ impl Config {
                 text.push_str("  nopreempt\n");
             }
             if let Some((own, peers)) = &instance.unicast {
-                // Over IPv6 it would send the kernel's 64, which anybody's packet may arrive with.
-                let _ = writeln!(text, "  unicast_ttl 255");
+                if let Some(ttl) = self.unicast_ttl {
+                    let _ = writeln!(text, "  unicast_ttl {ttl}");
+                }
                 let _ = writeln!(text, "  unicast_src_ip {own}\n  unicast_peer {{");
                 for peer in peers {
                     let _ = writeln!(text, "    {peer}");

@@ -221,6 +221,29 @@ pub(crate) fn sibling(name: &str) -> Result<PathBuf> {
     Ok(dir.join(name))
 }
 
+/// For users other than root: runs this program again as the root of a user
+/// namespace, where the kernel lets them have one, and does not come back.
+/// Otherwise it does nothing; [`obstacle`] then says what is missing.
+///
+/// # Errors
+/// If a user namespace can be had, but not by this program.
+pub fn become_root() -> Result<()> {
+    use std::os::unix::process::CommandExt as _;
+
+    let unshare = ["--user", "--map-root-user", "--"];
+    let tried = || {
+        let mut command = Command::new("unshare");
+        command.args(unshare).arg("true").stdin(Stdio::null()).stderr(Stdio::null());
+        command.status().is_ok_and(|s| s.success())
+    };
+    if nix::unistd::geteuid().is_root() || !tried() {
+        return Ok(());
+    }
+    let own = std::env::current_exe().context("cannot tell where this program is")?;
+    let error = Command::new("unshare").args(unshare).arg(own).args(std::env::args_os().skip(1)).exec();
+    Err(error).context("cannot run this program again in a user namespace")
+}
+
 /// Why no lab can be made here, if so.
 #[must_use]
 pub fn obstacle() -> Option<String> {

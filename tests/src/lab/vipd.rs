@@ -45,6 +45,8 @@ pub struct Config {
     pub election: Vec<String>,
     /// Each `[[vip]]`: name, VRID and addresses.
     pub vips: Vec<(String, u8, Vec<String>)>,
+    /// `interface` of each `[[vip]]`, where it cannot be found by subnet.
+    pub interface: Option<String>,
     /// Listeners, pools and the rest, as text.
     pub rest: String,
 }
@@ -58,6 +60,7 @@ impl Config {
             interval,
             election: Vec::new(),
             vips: vec![("main".to_owned(), 51, addresses.iter().map(ToString::to_string).collect())],
+            interface: None,
             rest: String::new(),
         }
     }
@@ -75,6 +78,9 @@ impl Config {
         }
         for (name, vrid, addresses) in &self.vips {
             let _ = writeln!(text, "\n[[vip]]\nname = \"{name}\"\nvrid = {vrid}\naddresses = {addresses:?}");
+            if let Some(interface) = &self.interface {
+                let _ = writeln!(text, "interface = \"{interface}\"");
+            }
         }
         text.push('\n');
         text.push_str(&self.rest);
@@ -166,6 +172,17 @@ impl Vipd {
             Ok(!vips.is_empty() && vips.iter().all(|v| v["state"] == state))
         });
         reached.with_context(|| format!("the last status: {last}"))
+    }
+
+    /// Waits until this node sees every other node as backup.
+    ///
+    /// # Errors
+    /// If it does not within `patience`.
+    pub fn wait_for_peers(&self, patience: Duration) -> Result<()> {
+        poll_until(&format!("{} sees its peers as backup", self.host.name()), patience, || {
+            let peers = self.status()?["peers"].as_array().cloned().unwrap_or_default();
+            Ok(!peers.is_empty() && peers.iter().all(|p| p["state"] == "backup"))
+        })
     }
 
     /// Waits until every server of a pool that is named has this state.

@@ -60,8 +60,12 @@ impl Pair {
         let (own, peer) = if self.v6 { ("fd77::11", "fd77::12") } else { ("10.77.0.11", "10.77.0.12") };
         let unicast = if self.unicast { Some((own.parse()?, vec![peer.parse()?])) } else { None };
         let instance = Instance { vrid: 51, priority, addresses: self.with_prefixes()?, unicast, nopreempt };
-        let config =
-            keepalived::Config { version: self.version, interval: self.interval, instances: vec![instance] };
+        let config = keepalived::Config {
+            version: self.version,
+            interval: self.interval,
+            unicast_ttl: Some(255),
+            instances: vec![instance],
+        };
         keepalived::start(&self.ka, &config)
     }
 
@@ -73,6 +77,8 @@ impl Pair {
         };
         let mut config = vipd::Config::new(&nodes, self.interval, &[]);
         config.vips = vec![("main".to_owned(), 51, self.with_prefixes()?)];
+        // Every interface has the subnet of a link-local address.
+        config.interface = self.v6.then(|| "eth0".to_owned());
         let version = if self.version == Version::V2 { 2 } else { 3 };
         let transport = if self.unicast { "unicast" } else { "multicast" };
         config.election = vec![format!("vrrp-version = {version}"), format!("transport = \"{transport}\"")];

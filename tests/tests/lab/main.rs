@@ -50,7 +50,11 @@ fn main() -> std::process::ExitCode {
     let mut arguments = Arguments::from_args();
     // The tests measure time: more at once would disturb each other.
     arguments.test_threads = arguments.test_threads.or(Some(2));
-    let obstacle = if arguments.list { None } else { lab::obstacle() };
+    let obstacle = if arguments.list {
+        None
+    } else {
+        lab::become_root().err().map(|e| format!("{e:#}")).or_else(lab::obstacle)
+    };
     let cases =
         [itself::CASES, failover::CASES, upkeep::CASES, balancer::CASES, interop::CASES, vectors::CASES];
     let trials = cases.into_iter().flatten().map(|case| trial(case, obstacle.clone())).collect();

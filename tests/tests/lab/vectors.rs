@@ -138,6 +138,7 @@ fn capture(lab: &Lab, number: usize, setup: &Setup) -> Result<[Vector; 2]> {
     let config = Config {
         version: setup.version,
         interval: Duration::from_millis(setup.interval_ms),
+        unicast_ttl: None,
         instances: vec![Instance {
             vrid,
             priority: 255,
