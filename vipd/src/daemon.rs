@@ -97,6 +97,7 @@ pub fn run(run: &Run) -> Result<(), Error> {
     capabilities()?;
     // Before any thread, and before the lock that a child would share.
     let guard = Guard::spawn(&run.runtime_dir).map_err(system("start the crash guard"))?;
+    guard.on_panic();
     let instance = Instance::claim(&run.runtime_dir)?;
     let socket = instance.listen()?;
     let status = config.status.as_ref().map(|s| s.http);

@@ -61,11 +61,11 @@ impl Net {
             sh(&format!("ip link add {THERE} type veth peer name {HERE}"))?;
             let target = format!("/proc/{}/fd/{}", nix::unistd::getpid(), std::os::fd::AsRawFd::as_raw_fd(&net.here));
             sh(&format!("ip link set {HERE} netns {target}"))?;
-            sh(&format!("ip link set {THERE} up; ip addr add 10.9.0.2/24 dev {THERE}; ip addr add fd09::2/64 dev {THERE}"))
+            sh(&format!("ip link set {THERE} up; ip addr add 10.9.0.2/24 dev {THERE}; ip addr add fd09::2/64 dev {THERE} nodad"))
         })
         .map_err(|e| format!("{e} (thread {tid})"))?;
         sh(&format!(
-            "ip link set {HERE} up; ip addr add 10.9.0.1/24 dev {HERE}; ip addr add fd09::1/64 dev {HERE}"
+            "ip link set {HERE} up; ip addr add 10.9.0.1/24 dev {HERE}; ip addr add fd09::1/64 dev {HERE} nodad"
         ))?;
         Ok(net)
     }

@@ -1,0 +1,295 @@
+//! The crash guard, beside a daemon that is killed.
+
+mod namespaces;
+
+use namespaces::{HERE, Net, Outcome, THERE, index, lab, output};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::Path;
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::time::{Duration, Instant};
+use vipd::guard::Guard;
+use vipd::kernel::{self, KernelEvent, KernelSettings};
+use vipd::net::AdvertSocket;
+use vipd::net::advert::BUFFER;
+use vipd_core::node::{GuardState, Transmit};
+use vipd_core::plan::{GroupPlan, Hold};
+use vipd_core::settings::{Cidr, Family, Transport};
+
+/// The runtime directory of the daemon that [`daemon`] is to be.
+const ROLE: &str = "VIPD_TEST_DAEMON";
+/// Longer than any test: what goes away is the guard's work.
+const LEASE: Duration = Duration::from_secs(600);
+
+fn cidr(address: [u8; 4], prefix: u8) -> Cidr {
+    Cidr::new(address.into(), prefix).expect("a valid length")
+}
+
+fn vip6() -> Cidr {
+    Cidr::new("fd09::100".parse().expect("an address"), 64).expect("a valid length")
+}
+
+/// A daemon with a guard, in a process of its own.
+struct Daemon {
+    child: Child,
+    orders: ChildStdin,
+    answers: BufReader<ChildStdout>,
+    dir: tempfile::TempDir,
+}
+
+impl Daemon {
+    fn start() -> Result<Self, Box<dyn std::error::Error>> {
+        let dir = tempfile::tempdir()?;
+        let mut child = Command::new(std::env::current_exe()?)
+            .args(["--ignored", "--exact", "daemon", "--nocapture"])
+            .env(ROLE, dir.path())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()?;
+        let orders = child.stdin.take().ok_or("no stdin")?;
+        let answers = BufReader::new(child.stdout.take().ok_or("no stdout")?);
+        let mut daemon = Self { child, orders, answers, dir };
+        assert!(daemon.guard()? > 0);
+        Ok(daemon)
+    }
+
+    /// Asks for the guard's process id, as soon as everything is held.
+    fn guard(&mut self) -> Result<i32, Box<dyn std::error::Error>> {
+        self.order("id")?;
+        loop {
+            let mut line = String::new();
+            if self.answers.read_line(&mut line)? == 0 {
+                return Err("the daemon has ended".into());
+            }
+            // Other lines are the test harness's.
+            if let Some((_, id)) = line.split_once("guard is ") {
+                return Ok(id.trim().parse()?);
+            }
+        }
+    }
+
+    fn order(&mut self, order: &str) -> std::io::Result<()> {
+        self.orders.write_all(format!("{order}\n").as_bytes())
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+#[ignore = "the daemon of the other tests, which start it"]
+fn daemon() -> Outcome {
+    let Some(dir) = std::env::var_os(ROLE) else { return Ok(()) };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(serve(Path::new(&dir)))
+}
+
+async fn serve(dir: &Path) -> Outcome {
+    // A panic on purpose is to leave no core file behind.
+    nix::sys::resource::setrlimit(nix::sys::resource::Resource::RLIMIT_CORE, 0, 0)?;
+    let guard = Guard::spawn_program(Path::new(env!("CARGO_BIN_EXE_vipd")), dir)?;
+    guard.on_panic();
+    let settings = KernelSettings { runtime_dir: dir.to_owned(), addresses: vec![] };
+    let (handle, actor, mut events, _) = kernel::start(settings).await?;
+    tokio::spawn(actor.run());
+    let interface = index(HERE);
+    let plan =
+        |group, addresses, hold| GroupPlan { group, generation: 1, interface, addresses, hold, lease: LEASE };
+    let owned = vec![cidr([10, 9, 0, 100], 24), vip6()];
+    let silent = vec![cidr([10, 9, 0, 101], 24)];
+    handle.submit(plan(0, owned.clone(), Hold::Owned));
+    handle.submit(plan(1, silent.clone(), Hold::Silent));
+    let mut applied = 0;
+    while applied < 2 {
+        if let Some(KernelEvent::Applied { result, .. }) = events.recv().await {
+            result?;
+            applied += 1;
+        }
+    }
+    let farewell = |source: &str, destination: &str, bytes: &[u8]| -> Result<_, std::net::AddrParseError> {
+        let (source, destination) = (source.parse()?, destination.parse()?);
+        Ok(Transmit { interface, source, destination, bytes: bytes.to_vec() })
+    };
+    // What was told earlier does not count.
+    guard.update(&GuardState {
+        addresses: vec![],
+        farewells: vec![farewell("10.9.0.1", "10.9.0.2", b"early")?],
+    });
+    guard.update(&GuardState {
+        addresses: owned.into_iter().chain(silent).map(|address| (interface, address)).collect(),
+        farewells: vec![
+            farewell("10.9.0.1", "10.9.0.2", b"bye 4")?,
+            farewell("fd09::1", "fd09::2", b"bye 6")?,
+        ],
+    });
+    let listener = TcpListener::bind(("0.0.0.0", 7000))?;
+    std::thread::spawn(move || listener.incoming().collect::<Vec<_>>());
+    for line in std::io::stdin().lines() {
+        match line?.as_str() {
+            "id" => answer(&format!("guard is {}", guard.id()))?,
+            "goodbye" => {
+                guard.goodbye();
+                std::process::exit(0);
+            }
+            other => panic!("{other}"),
+        }
+    }
+    Ok(())
+}
+
+fn answer(line: &str) -> std::io::Result<()> {
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "\n{line}")?;
+    out.flush()
+}
+
+fn listed() -> String {
+    output("ip -o addr").expect("ip works")
+}
+
+fn held() -> bool {
+    let listed = listed();
+    ["10.9.0.100/24", "fd09::100/64", "10.9.0.101/32"].iter().any(|a| listed.contains(a))
+}
+
+struct Ears {
+    v4: AdvertSocket,
+    v6: AdvertSocket,
+}
+
+impl Ears {
+    fn open(net: &Net) -> std::io::Result<Self> {
+        net.there(|| {
+            let open = |family| AdvertSocket::open(index(THERE), family, Transport::Unicast);
+            Ok(Self { v4: open(Family::V4)?, v6: open(Family::V6)? })
+        })
+    }
+
+    /// Waits for both farewells; the first tells the time.
+    async fn hear(&self) -> std::io::Result<Instant> {
+        let mut buffer = [0; BUFFER];
+        assert_eq!(self.v4.receive(&mut buffer).await?.payload, b"bye 4");
+        let first = Instant::now();
+        assert_eq!(self.v6.receive(&mut buffer).await?.payload, b"bye 6");
+        Ok(first)
+    }
+}
+
+/// Waits for the end of a process that is no child of ours.
+fn gone(process: i32) -> bool {
+    let deadline = Instant::now() + Duration::from_secs(5);
+    // A guard's parent is gone, too: whoever inherits it reaps it, or nobody
+    // does, in a container without a first process; then it is a zombie.
+    let lives = || {
+        let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
+        stat.rsplit(") ").next().is_some_and(|rest| !rest.is_empty() && !rest.starts_with('Z'))
+    };
+    while lives() {
+        if Instant::now() > deadline {
+            return false;
+        }
+        std::thread::yield_now();
+    }
+    true
+}
+
+#[test]
+fn sigkill_costs_milliseconds() {
+    lab(|net| async move {
+        let mut daemon = Daemon::start()?;
+        let ears = Ears::open(&net)?;
+        let guard = daemon.guard()?;
+        assert!(held());
+        let vip = SocketAddr::from(([10, 9, 0, 100], 7000));
+        let mut client = net.there(|| TcpStream::connect(vip))?;
+        client.set_read_timeout(Some(Duration::from_secs(5)))?;
+        let start = Instant::now();
+        daemon.child.kill()?;
+        let heard = ears.hear().await?;
+        eprintln!("from SIGKILL to the farewell: {:?}", heard - start);
+        assert!(heard - start < Duration::from_millis(50), "{:?}", heard - start);
+        assert!(!held(), "{}", listed());
+        // The client knows at once: the address was there until its end was sent.
+        match client.read(&mut [0; 1]) {
+            Ok(length) => assert_eq!(length, 0),
+            Err(error) => assert_eq!(error.kind(), ErrorKind::ConnectionReset),
+        }
+        assert!(gone(guard));
+        let arp_ignore = std::fs::read_to_string("/proc/sys/net/ipv4/conf/va/arp_ignore")?;
+        assert_eq!(arp_ignore.trim(), "0");
+        assert!(!daemon.dir.path().join("sysctl").exists());
+        Ok(())
+    });
+}
+
+#[test]
+fn after_a_goodbye_nothing_is_done() {
+    lab(|net| async move {
+        let mut daemon = Daemon::start()?;
+        let ears = Ears::open(&net)?;
+        let guard = daemon.guard()?;
+        daemon.order("goodbye")?;
+        assert!(daemon.child.wait()?.success());
+        assert!(gone(guard));
+        assert!(held(), "{}", listed());
+        let mut buffer = [0; BUFFER];
+        let silence = tokio::time::timeout(Duration::from_millis(20), ears.v4.receive(&mut buffer)).await;
+        assert!(silence.is_err(), "{silence:?}");
+        Ok(())
+    });
+}
+
+fn blocks_signals(process: i32) -> Result<bool, Box<dyn std::error::Error>> {
+    let status = std::fs::read_to_string(format!("/proc/{process}/status"))?;
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigBlk:")).ok_or("no mask")?;
+    Ok(u64::from_str_radix(mask.trim(), 16)? & (1 << (Signal::SIGTERM as u64 - 1)) != 0)
+}
+
+#[test]
+fn a_guard_that_dies_is_replaced_and_signals_do_not_end_it() {
+    lab(|net| async move {
+        let mut daemon = Daemon::start()?;
+        let ears = Ears::open(&net)?;
+        let first = daemon.guard()?;
+        kill(Pid::from_raw(first), Signal::SIGKILL)?;
+        let deadline = Instant::now() + Duration::from_secs(5);
+        let mut second = daemon.guard()?;
+        while second == first {
+            assert!(Instant::now() < deadline, "not replaced");
+            second = daemon.guard()?;
+        }
+        // Signals in the first moment of its life would still end it.
+        while !blocks_signals(second)? {
+            assert!(Instant::now() < deadline, "signals are not blocked");
+        }
+        for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGQUIT] {
+            kill(Pid::from_raw(second), signal)?;
+        }
+        assert!(held());
+        daemon.child.kill()?;
+        ears.hear().await?;
+        assert!(!held(), "{}", listed());
+        Ok(())
+    });
+}
+
+#[test]
+fn a_panic_is_a_crash() {
+    lab(|net| async move {
+        let mut daemon = Daemon::start()?;
+        let ears = Ears::open(&net)?;
+        let start = Instant::now();
+        daemon.order("a broken invariant")?;
+        let heard = ears.hear().await?;
+        eprintln!("from panic to the farewell: {:?}", heard - start);
+        assert!(!held(), "{}", listed());
+        assert!(!daemon.child.wait()?.success());
+        Ok(())
+    });
+}
