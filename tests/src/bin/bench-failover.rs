@@ -7,6 +7,7 @@ use clap::Parser;
 use nix::sys::signal::Signal;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
+use std::process::ExitCode;
 use std::time::{Duration, Instant};
 use vipd_tests::lab::arp::ArpWatch;
 use vipd_tests::lab::{self, Lab, poll_until};
@@ -136,8 +137,17 @@ const CASES: &[Case] = &[
     },
 ];
 
-fn main() -> Result<()> {
-    let arguments = Arguments::parse();
+fn main() -> ExitCode {
+    match run(&Arguments::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            eprintln!("error: {e:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(arguments: &Arguments) -> Result<()> {
     lab::become_root()?;
     if let Some(reason) = lab::obstacle() {
         anyhow::bail!("no test hosts can be made here: {reason}");

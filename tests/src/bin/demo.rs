@@ -1,12 +1,13 @@
 //! `make demo`: two proxies, one floating IP, three servers, real traffic, and
 //! somebody who pulls the plug.
-#![allow(clippy::print_stdout, reason = "what it shows on the terminal is its result")]
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "what it shows on the terminal is its result")]
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::{Parser, ValueEnum};
 use std::collections::BTreeMap;
 use std::io::IsTerminal as _;
 use std::net::{IpAddr, SocketAddr};
+use std::process::ExitCode;
 use std::time::{Duration, Instant};
 use vipd_tests::lab::vipd::{self, Vipd};
 use vipd_tests::lab::{self, Host, Lab, Process, mariadb};
@@ -39,8 +40,17 @@ enum Db {
     Mariadb,
 }
 
-fn main() -> Result<()> {
-    let arguments = Arguments::parse();
+fn main() -> ExitCode {
+    match run(&Arguments::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            eprintln!("error: {e:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(arguments: &Arguments) -> Result<()> {
     lab::become_root()?;
     if let Some(reason) = lab::obstacle() {
         bail!("this machine lets me make no test hosts: {reason}");
@@ -226,20 +236,14 @@ fn config(proxies: &[Host; 2], db: Db) -> Result<String> {
         Db::StandIn => format!(
             "[[listen]]\nname = \"write\"\nbind = \"{VIP}:3306\"\npool = \"servers\"\n\n\
              [[pool]]\nname = \"servers\"\nbalance = \"round-robin\"\nservers = [{servers}]\n\
-             [pool.check]\nkind = \"tcp\"\ninterval = \"250ms\"\ntimeout = \"1s\"\n"
+             [pool.check]\nkind = \"tcp\"\ninterval = \"250ms\"\ntimeout = \"250ms\"\n"
         ),
         Db::Mariadb => {
-            let mut paths = Vec::new();
-            for proxy in proxies {
-                paths.push(proxy.write_file("mysql.password", mariadb::PASSWORD)?);
-                // The same file on every host: the password lies at the same place too.
-                let shared = proxy.lab().outside("/run/mysql.password".as_ref());
-                std::fs::write(&shared, mariadb::PASSWORD).context("cannot write the password file")?;
-            }
+            let password = mariadb::password_file(proxies[0].lab())?;
             let check = |role: &str| {
                 format!(
-                    "[pool.check]\nkind = \"mysql\"\ninterval = \"250ms\"\ntimeout = \"1s\"\nuser = \"{}\"\n\
-                     password-file = \"/run/mysql.password\"\nrole = \"{role}\"\n",
+                    "[pool.check]\nkind = \"mysql\"\ninterval = \"250ms\"\ntimeout = \"250ms\"\nuser = \"{}\"\n\
+                     password-file = {password:?}\nrole = \"{role}\"\n",
                     mariadb::CHECK_USER
                 )
             };

@@ -1,6 +1,6 @@
 //! Real MariaDB servers on test hosts: a primary and its replicas, by GTID.
 
-use super::{Host, Process, poll_until};
+use super::{Host, Lab, Process, poll_until};
 use anyhow::{Context, Result, ensure};
 use std::fmt::Write as _;
 use std::net::IpAddr;
@@ -23,6 +23,22 @@ const PATIENCE: Duration = Duration::from_secs(60);
 #[must_use]
 pub fn is_installed() -> bool {
     Command::new("mariadbd").arg("--version").output().is_ok_and(|o| o.status.success())
+}
+
+/// Writes the password into a file that every host of a lab sees at the same
+/// place, as the same configuration file on every host wants it.
+///
+/// # Errors
+/// If it cannot be written.
+pub fn password_file(lab: &Lab) -> Result<PathBuf> {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    let path = Path::new(super::init::SCRATCH).join("mysql.password");
+    let outside = lab.outside(&path);
+    std::fs::write(&outside, PASSWORD).with_context(|| format!("cannot write {}", outside.display()))?;
+    std::fs::set_permissions(&outside, std::fs::Permissions::from_mode(0o600))
+        .with_context(|| format!("cannot protect {}", outside.display()))?;
+    Ok(path)
 }
 
 /// A running MariaDB server.

@@ -185,7 +185,8 @@ impl Vipd {
         })
     }
 
-    /// Waits until every server of a pool that is named has this state.
+    /// Waits until each of these servers has this state in one of its pools: a
+    /// replica is up among the replicas and down among the primaries.
     ///
     /// # Errors
     /// If it does not within `patience`.
@@ -193,9 +194,9 @@ impl Vipd {
         poll_until(&format!("servers {names:?} are {state}"), patience, || {
             let status = self.status()?;
             let pools = status["pools"].as_array().cloned().unwrap_or_default();
-            let servers = pools.iter().flat_map(|p| p["servers"].as_array().cloned().unwrap_or_default());
-            let named: Vec<Value> = servers.filter(|s| names.iter().any(|n| s["name"] == *n)).collect();
-            Ok(named.len() >= names.len() && named.iter().all(|s| s["state"] == state))
+            let servers: Vec<Value> =
+                pools.iter().flat_map(|p| p["servers"].as_array().cloned().unwrap_or_default()).collect();
+            Ok(names.iter().all(|n| servers.iter().any(|s| s["name"] == *n && s["state"] == state)))
         })
     }
 }

@@ -158,11 +158,11 @@ fn mariadb_roles(lab: &Lab) -> Result<()> {
     let placed: Vec<(&Host, IpAddr)> =
         hosts.iter().zip(ADDRESSES).map(|(h, a)| Ok((h, a.parse()?))).collect::<Result<_>>()?;
     let servers = mariadb::replicated(&placed)?;
-    std::fs::write(lab.outside("/run/mysql.password".as_ref()), mariadb::PASSWORD)?;
+    let password = mariadb::password_file(lab)?;
     let pool = |name: &str, role: &str| {
         format!(
             "[[pool]]\nname = \"{name}\"\nservers = [{}]\n[pool.check]\nkind = \"mysql\"\ninterval = \"100ms\"\n\
-             timeout = \"1s\"\nrise = 1\nfall = 2\nuser = \"{}\"\npassword-file = \"/run/mysql.password\"\n\
+             timeout = \"1s\"\nrise = 1\nfall = 2\nuser = \"{}\"\npassword-file = {password:?}\n\
              role = \"{role}\"\n",
             servers_text(),
             mariadb::CHECK_USER

@@ -138,7 +138,7 @@ fn capture(lab: &Lab, number: usize, setup: &Setup) -> Result<[Vector; 2]> {
     let config = Config {
         version: setup.version,
         interval: Duration::from_millis(setup.interval_ms),
-        unicast_ttl: None,
+        unicast_ttl: Some(255),
         instances: vec![Instance {
             vrid,
             priority: 255,
