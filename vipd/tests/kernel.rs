@@ -1,6 +1,4 @@
 //! The owner of the kernel's addresses, in a network namespace.
-#![allow(clippy::wildcard_enum_match_arm, reason = "a test waits for the event it is about")]
-
 mod namespaces;
 
 use namespaces::{HERE, Net, Outcome, index, lab, output, sh};

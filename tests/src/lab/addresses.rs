@@ -1,4 +1,8 @@
 //! Who holds which address: every change on every host, as its kernel tells it.
+//!
+//! A host holds an address that is on an interface of its network: it answers
+//! for it. One that is on loopback only is held silently, as vipd does for a
+//! moment during a switchover; that is kept apart.
 
 use super::Host;
 use super::process::lock;
@@ -32,6 +36,7 @@ pub struct Change {
 #[derive(Debug, Default)]
 struct State {
     holders: BTreeMap<IpAddr, BTreeSet<Arc<str>>>,
+    silent: BTreeMap<IpAddr, BTreeSet<Arc<str>>>,
     changes: Vec<Change>,
 }
 
@@ -52,6 +57,26 @@ impl AddressLog {
     #[must_use]
     pub fn holders(&self, address: IpAddr) -> Vec<String> {
         lock(&self.board.state).holders_of(address)
+    }
+
+    /// Waits until no host holds an address silently.
+    ///
+    /// # Errors
+    /// If one does for all of `patience`.
+    pub fn wait_for_silence_to_end(&self, address: IpAddr, patience: Duration) -> Result<()> {
+        let silent = |s: &mut State| s.silent.get(&address).is_some_and(|hosts| !hosts.is_empty());
+        let state = lock(&self.board.state);
+        let (mut state, _) = self
+            .board
+            .changed
+            .wait_timeout_while(state, patience, silent)
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        ensure!(
+            !silent(&mut state),
+            "{address} is held silently by {:?} after {patience:?}",
+            state.silent.get(&address)
+        );
+        Ok(())
     }
 
     /// How many of these addresses each host holds now.
@@ -142,8 +167,18 @@ impl AddressLog {
         text
     }
 
-    fn record(&self, host: &Arc<str>, address: IpAddr, present: bool) {
+    fn record(&self, host: &Arc<str>, address: IpAddr, interface: u32, present: bool) {
         let mut state = lock(&self.board.state);
+        if interface == LOOPBACK {
+            let silent = state.silent.entry(address).or_default();
+            if present {
+                silent.insert(Arc::clone(host));
+            } else {
+                silent.remove(host);
+            }
+            self.board.changed.notify_all();
+            return;
+        }
         let holders = state.holders.entry(address).or_default();
         let changed = if present { holders.insert(Arc::clone(host)) } else { holders.remove(host) };
         // A renewed lifetime is told as a new address.
@@ -173,8 +208,8 @@ pub(super) fn watch(host: &Host, log: &AddressLog) -> Result<()> {
             let log = AddressLog { board };
             match received {
                 Ok(length) => {
-                    for_each_address(&buffer[..length], |address, present| {
-                        log.record(&name, address, present);
+                    for_each_address(&buffer[..length], |address, interface, present| {
+                        log.record(&name, address, interface, present);
                     });
                 }
                 Err(Errno::EAGAIN | Errno::EINTR) => {}
@@ -185,6 +220,8 @@ pub(super) fn watch(host: &Host, log: &AddressLog) -> Result<()> {
     Ok(())
 }
 
+/// The index of the loopback interface in every network namespace.
+const LOOPBACK: u32 = 1;
 const RTM_NEWADDR: u16 = nix::libc::RTM_NEWADDR;
 const RTM_DELADDR: u16 = nix::libc::RTM_DELADDR;
 
@@ -213,13 +250,14 @@ fn subscribe() -> Result<OwnedFd> {
 }
 
 /// Calls `f` for each address in a buffer of rtnetlink messages (rtnetlink(7)).
-fn for_each_address(mut buffer: &[u8], mut f: impl FnMut(IpAddr, bool)) {
+fn for_each_address(mut buffer: &[u8], mut f: impl FnMut(IpAddr, u32, bool)) {
     while let Some((length, kind)) = header(buffer) {
         let Some(message) = buffer.get(16..length) else { return };
         if (kind == RTM_NEWADDR || kind == RTM_DELADDR)
             && let Some(address) = address_of(message)
+            && let Some(index) = message.get(4..8).and_then(|b| b.try_into().ok()).map(u32::from_ne_bytes)
         {
-            f(address, kind == RTM_NEWADDR);
+            f(address, index, kind == RTM_NEWADDR);
         }
         buffer = buffer.get(length.next_multiple_of(4)..).unwrap_or_default();
     }

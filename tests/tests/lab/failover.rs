@@ -143,6 +143,7 @@ fn planned_switchover(lab: &Lab) -> Result<()> {
     scene.vipd(1)?.ctl(&["switchover", "g51", "--to", "px1", "--yes"])?;
     probe.wait_for("px1", PATIENCE)?;
     lab.addresses().wait_for(Scene::vip(), &["px1"], PATIENCE)?;
+    lab.addresses().wait_for_silence_to_end(Scene::vip(), PATIENCE)?;
     connections.wait_answered(PATIENCE)?;
     let gap = outage(&probe, start)?;
     let summary = Summary::of(&connections.finish(start)?);

@@ -67,6 +67,7 @@ fn stop_leaves_no_vip(lab: &Lab) -> Result<()> {
         process.signal(Signal::SIGTERM)?;
         process.wait(PATIENCE)?;
         lab.addresses().wait_for(Scene::vip(), &left, SECOND)?;
+        lab.addresses().wait_for_silence_to_end(Scene::vip(), SECOND)?;
     }
     Ok(())
 }
