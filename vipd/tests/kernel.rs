@@ -1,6 +1,8 @@
 //! The owner of the kernel's addresses, in a network namespace.
-mod namespaces;
+
 #![allow(clippy::wildcard_enum_match_arm, reason = "a test waits for one event and lets the others pass")]
+
+mod namespaces;
 
 use namespaces::{HERE, Net, Outcome, index, lab, output, sh};
 use std::io::{Read, Write};
