@@ -15,8 +15,8 @@ help: ## this list
 
 demo: ## a failover in a small network of its own; DB=mariadb with real databases
 	@tests/install-packages $(DEMO_PACKAGES)
-	@cargo build --quiet --release --package vipd --package vipd-tests --bins
-	@target/release/demo $(if $(DB),--db $(DB))
+	@cargo build --package vipd --package vipd-tests --bins
+	@target/debug/demo $(if $(DB),--db $(DB))
 
 test: ## everything a change must pass
 	@tests/install-packages $(TEST_PACKAGES)

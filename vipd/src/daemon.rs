@@ -124,7 +124,6 @@ async fn serve(
     let (calls, calls_in) = call::channel();
     let aux = Aux::start()?;
     let http = status.map(|address| listen(address, &aux.handle)).transpose()?;
-    aux.handle.spawn(control(socket, http, calls, store));
     let balancer =
         Balancer::start(&settings.listeners, node.preview_pools(&settings.pools, clock::now()), None)?;
     let addresses = settings.vips.iter().flat_map(|v| v.addresses.iter().map(|a| a.address())).collect();
@@ -135,6 +134,8 @@ async fn serve(
     let (found, found_in) = mpsc::channel(REPORTS);
     let resolver = Resolver::start(aux.handle.clone(), &settings.pools, found);
     let checker = Checker::start(aux.handle.clone(), &settings.pools, &resolver, reports);
+    // Everything is bound by now: operators and systemd may come.
+    aux.handle.spawn(control(socket, http, calls, store));
     let version = env!("CARGO_PKG_VERSION");
     info!(node = name, cluster = settings.cluster.name, version, "vipd starts");
     events.push(Event::new(Level::Info, EventKind::Start, format!("vipd {version} starts on {name}")));

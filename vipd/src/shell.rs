@@ -214,12 +214,12 @@ impl Shell {
     }
 
     fn tell(&self, event: Event) {
-        let (vip, peer) =
-            (event.vip.as_deref().unwrap_or_default(), event.peer.as_deref().unwrap_or_default());
+        let Event { kind, vip, peer, message, .. } = &event;
+        let (vip, peer) = (vip.as_deref(), peer.as_deref());
         match event.level {
-            Level::Info => info!(kind = ?event.kind, vip, peer, "{}", event.message),
-            Level::Warn => warn!(kind = ?event.kind, vip, peer, "{}", event.message),
-            Level::Error => error!(kind = ?event.kind, vip, peer, "{}", event.message),
+            Level::Info => info!(?kind, vip, peer, "{message}"),
+            Level::Warn => warn!(?kind, vip, peer, "{message}"),
+            Level::Error => error!(?kind, vip, peer, "{message}"),
         }
         self.events.push(event.into());
     }

@@ -307,8 +307,8 @@ impl World {
                 }
                 Output::Announce(announcement) => {
                     let held = self.hosts[host].kernel.get(&announcement.group);
-                    let owned = held.is_none_or(|h| h.hold == Hold::Owned);
-                    assert!(owned, "host {host} announces what it holds silently");
+                    let owned = held.is_some_and(|h| h.hold == Hold::Owned);
+                    assert!(owned, "host {host} announces what its kernel does not hold");
                     let group = announcement.group;
                     if let Some(node) = &mut self.hosts[host].node {
                         node.handle(Input::Announced { group }, self.now);

@@ -6,6 +6,8 @@
 mod commands;
 mod packets;
 mod servers;
+#[cfg(test)]
+mod tests;
 
 use crate::election::Event as Happening;
 use crate::event::{Event, Kind, Level};
