@@ -37,6 +37,9 @@ use vipd_core::pool::ServerKey;
 use vipd_core::settings::Family;
 use vipd_core::time::Time;
 
+/// The loop's nice value.
+const ADVERTS_FIRST: i32 = -15;
+
 /// What a reload has read, and who waits for it.
 type Loaded = (Result<Config, vipd_config::Errors>, Option<Reply<Result<String, Refusal>>>);
 
@@ -117,6 +120,9 @@ pub async fn run(parts: Parts) -> io::Result<(Balancer, Guard)> {
         loaded,
         stopped: false,
     };
+    // Of this thread alone: busy workers shall not delay an advert. Without the
+    // right to it, the scheduler's fairness has to do.
+    let _ = rustix::process::setpriority_process(None, ADVERTS_FIRST);
     let (mut terminate, mut interrupt, mut hangup) = signals()?;
     let mut timer = Timer::new()?;
     shell.drain();

@@ -57,6 +57,8 @@ pub(crate) struct Group {
     pub(crate) taking_part: bool,
     /// Whether every tracked listener has a usable server.
     pub(crate) serving: bool,
+    /// Whether the servers' checks have told what there is to serve from.
+    pub(crate) warm: bool,
     retry_at: Option<Time>,
     /// Not before then is another node asked to take over because it is better off.
     step_back_at: Time,
@@ -121,6 +123,7 @@ impl Group {
             other_is_next: None,
             taking_part: true,
             serving: true,
+            warm: false,
             retry_at: None,
             step_back_at: now,
             cause: None,
@@ -317,7 +320,7 @@ impl Group {
             vrid: self.vip.vrid,
             state: self.election.word(),
             priority: self.election.params().priority,
-            serving: self.serving,
+            serving: self.serving && self.warm,
         }
     }
 

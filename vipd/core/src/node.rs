@@ -32,6 +32,9 @@ const TTL: u8 = 255;
 /// Bounds of the rhythm of hellos, which otherwise follows the adverts.
 const HELLO_MIN: Duration = Duration::from_millis(250);
 const HELLO_MAX: Duration = Duration::from_secs(1);
+/// Servers that have not been judged by then are not waited for: a name may
+/// never resolve.
+const WARM_WITHIN: Duration = Duration::from_secs(5);
 /// A stopping node waits this long for the kernel and its successors.
 const STOP_FOR: Duration = Duration::from_secs(3);
 
@@ -283,6 +286,8 @@ pub struct Node {
     rejects: Rejects,
     pools: PoolsState,
     hello_at: Time,
+    /// When waiting for the first verdict on every server ends.
+    warm_at: Option<Time>,
     nonce: u32,
     maintenance: bool,
     stopping: Option<Time>,
@@ -305,6 +310,7 @@ impl Node {
             rejects: Rejects::default(),
             pools: PoolsState::new(settings.pools.clone(), now),
             hello_at: now,
+            warm_at: Some(now + WARM_WITHIN),
             nonce: seed,
             maintenance: false,
             stopping: None,
@@ -322,7 +328,9 @@ impl Node {
     fn add_group(&mut self, vip: VipGroup, now: Time) {
         let params = group::params(&vip, self.me, &self.settings);
         if let Some(params) = params {
-            self.groups.push(Group::new(self.next_group, vip, params, now));
+            let mut group = Group::new(self.next_group, vip, params, now);
+            group.warm = self.warm_at.is_none();
+            self.groups.push(group);
             self.next_group += 1;
         }
     }
@@ -338,7 +346,7 @@ impl Node {
         let groups = self.groups.iter().chain(&self.leaving).filter_map(Group::deadline);
         let patience = self.patience();
         let peers = self.peers.iter().filter_map(|p| p.deadline(patience));
-        groups.chain(peers).chain(self.stopping).chain([self.hello_at]).min()
+        groups.chain(peers).chain(self.stopping).chain(self.warm_at).chain([self.hello_at]).min()
     }
 
     fn hello_interval(&self) -> Duration {
@@ -410,6 +418,7 @@ impl Node {
                 self.tell(Event::new(Level::Warn, Kind::Peer, message).of_peer(&name));
             }
         }
+        self.warm_up(now);
         if now >= self.hello_at {
             self.say_hello(now);
         }

@@ -240,6 +240,10 @@ impl Group {
             self.other_is_next = Some(scope.now + PREPARED_FOR);
             return;
         }
+        if !self.warm {
+            // It would have nothing to serve from; the owner asks again.
+            return;
+        }
         match self.transition {
             Transition::Prepared { nonce: known, from: asker, .. } if known == nonce && asker == from => {
                 self.ready(from, nonce, scope);

@@ -68,6 +68,23 @@ impl Node {
         }
     }
 
+    /// Looks whether every server has been judged once: until then another node
+    /// is the better owner.
+    pub(super) fn warm_up(&mut self, now: Time) {
+        let Some(at) = self.warm_at else { return };
+        let unknown = self.pools.status().any(|s| s.reason.state() == State::Unknown);
+        if unknown && now < at {
+            return;
+        }
+        self.warm_at = None;
+        for group in &mut self.groups {
+            group.warm = true;
+        }
+        if self.stopping.is_none() {
+            self.say_hello(now);
+        }
+    }
+
     /// Hands out the pools as they are now, and looks whether the listeners
     /// that groups track are served.
     pub(super) fn pools_changed(&mut self, now: Time) {
@@ -80,6 +97,7 @@ impl Node {
             news |= std::mem::replace(&mut group.serving, serving) != serving;
         }
         self.out.push_back(Output::Pools(pools));
+        self.warm_up(now);
         if news && self.stopping.is_none() {
             self.say_hello(now);
             self.step_back(now);

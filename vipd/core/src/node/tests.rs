@@ -395,3 +395,34 @@ fn maintenance_hands_over_and_takes_nothing() {
     node.set_maintenance(false, at(30_000));
     assert_eq!(node.group_status(at(30_000))[0].state, State::Backup);
 }
+
+#[test]
+fn a_node_that_has_not_judged_its_servers_is_not_ready_to_own() {
+    let vrid = NonZeroU8::new(100).unwrap_or(NonZeroU8::MIN);
+    let message = Message::Prepare { vrid, nonce: 7, to: node_id("px1") };
+    let prepare = Envelope { cluster: cluster_id("orders"), sender: node_id("px2"), message }.write();
+    let prepares = |node: &mut Node, now| {
+        peer_says(node, &prepare, now);
+        let silent = |o: &Output| matches!(o, Output::Addresses(p) if p.hold == Hold::Silent);
+        drain(node).iter().any(silent)
+    };
+    let mut cold = node(tracked());
+    assert!(!prepares(&mut cold, at(10)));
+    let probe = Probe::Failed("refused".into());
+    cold.handle(Input::Probe { server: ServerKey { pool: 0, server: 0 }, probe }, at(20));
+    assert!(prepares(&mut cold, at(30)), "a server that is down is known, too");
+    // A name that never resolves is not waited for without end.
+    let mut patient = node(tracked());
+    patient.handle(Input::PeerPacket { source: address(12), ttl: 255, payload: &prepare }, at(10));
+    let payload = advert(150).write(address(12), address(11));
+    for now in (1_000..=5_000).step_by(500) {
+        let (source, destination) = (address(12), address(11));
+        patient.handle(
+            Input::Packet { interface: LINK, source, destination, ttl: 255, payload: &payload },
+            at(now),
+        );
+        patient.handle(Input::Tick, at(now));
+    }
+    drain(&mut patient);
+    assert!(prepares(&mut patient, at(5_010)));
+}
