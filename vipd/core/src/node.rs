@@ -322,6 +322,7 @@ impl Node {
             node.add_group(vip, now);
         }
         node.pools_changed(now);
+        node.warm_up(now);
         node
     }
 

@@ -63,6 +63,7 @@ impl Node {
         if changes.pools {
             self.pools_changed(now);
         }
+        self.warm_up(now);
         for close in changes.close {
             self.out.push_back(Output::CloseServer { server: close.key, why: close.why });
         }
@@ -97,7 +98,6 @@ impl Node {
             news |= std::mem::replace(&mut group.serving, serving) != serving;
         }
         self.out.push_back(Output::Pools(pools));
-        self.warm_up(now);
         if news && self.stopping.is_none() {
             self.say_hello(now);
             self.step_back(now);
