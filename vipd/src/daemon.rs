@@ -11,7 +11,7 @@ use crate::control::events::{EventLog, EventStore};
 use crate::control::instance::{ClaimError, Instance, Socket};
 use crate::control::{http, notify, server};
 use crate::guard::Guard;
-use crate::kernel::{self, KernelError, KernelSettings};
+use crate::kernel::{self, KernelError, KernelEvent, KernelHandle, KernelSettings, Leftover};
 use crate::net::clock;
 use crate::resolve::Resolver;
 use crate::shell::{self, Parts};
@@ -128,8 +128,7 @@ async fn serve(
         Balancer::start(&settings.listeners, node.preview_pools(&settings.pools, clock::now()), None)?;
     let addresses = settings.vips.iter().flat_map(|v| v.addresses.iter().map(|a| a.address())).collect();
     let kernel = KernelSettings { runtime_dir: run.runtime_dir.clone(), addresses };
-    let (kernel, actor, kernel_events, leftovers) = kernel::start(kernel).await?;
-    tokio::spawn(actor.run());
+    let (kernel, kernel_events, leftovers) = start_kernel(kernel).await?;
     let (reports, reports_in) = mpsc::channel(REPORTS);
     let (found, found_in) = mpsc::channel(REPORTS);
     let resolver = Resolver::start(aux.handle.clone(), &settings.pools, found);
@@ -155,9 +154,9 @@ async fn serve(
         events: events.clone(),
         aux: aux.handle.clone(),
         config: run.config.path.clone(),
+        http: status,
     };
     let (balancer, guard) = shell::run(parts).await.map_err(system("run the event loop"))?;
-    guard.goodbye();
     events.push(Event::new(Level::Info, EventKind::Stop, "everything is handed over and released"));
     let left = balancer.drain(DRAIN_FOR).await?;
     if left > 0 {
@@ -166,7 +165,36 @@ async fn serve(
     info!("vipd stops");
     drop(events);
     aux.stop();
+    // If it was not dismissed, it looks after the rest when this process ends.
+    drop(guard);
     Ok(())
+}
+
+type KernelParts = (KernelHandle, mpsc::Receiver<KernelEvent>, Vec<Leftover>);
+
+/// Starts the owner of the addresses on a thread of its own: the kernel's lock
+/// on them may be held by somebody else, and adverts shall not wait for it.
+async fn start_kernel(settings: KernelSettings) -> Result<KernelParts, Error> {
+    let runtime = Builder::new_current_thread().enable_all().build().map_err(system("make an event loop"))?;
+    let (started, parts) = oneshot::channel();
+    let work = move || {
+        shell::come_first();
+        runtime.block_on(async {
+            match kernel::start(settings).await {
+                Ok((handle, actor, events, leftovers)) => {
+                    if started.send(Ok((handle, events, leftovers))).is_ok() {
+                        actor.run().await;
+                    }
+                }
+                // Nobody waits any more if this fails.
+                Err(error) => drop(started.send(Err(error))),
+            }
+        });
+    };
+    let thread = std::thread::Builder::new().name("kernel".to_owned()).spawn(work);
+    thread.map_err(system("start a thread"))?;
+    let ended = |_| Error::System { what: "talk to the kernel", source: io::ErrorKind::BrokenPipe.into() };
+    Ok(parts.await.map_err(ended)??)
 }
 
 /// The control plane, until the events end.

@@ -21,9 +21,9 @@ use crate::resolve::{Resolved, Resolver};
 use calls::Switchover;
 use links::{Interface, Interfaces};
 use sockets::{Packet, Sockets};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use tokio::runtime::Handle;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -36,8 +36,9 @@ use vipd_core::node::{Announcement, Input, Link, Node, Output, Settings};
 use vipd_core::pool::ServerKey;
 use vipd_core::settings::Family;
 use vipd_core::time::Time;
+use vipd_core::wire::Mac;
 
-/// The loop's nice value.
+/// The nice value of threads that adverts depend on.
 const ADVERTS_FIRST: i32 = -15;
 
 /// What a reload has read, and who waits for it.
@@ -66,6 +67,8 @@ pub struct Parts {
     pub aux: Handle,
     /// The configuration file.
     pub config: PathBuf,
+    /// Where the status is served.
+    pub http: Option<SocketAddr>,
 }
 
 /// The loop's state.
@@ -79,21 +82,24 @@ struct Shell {
     events: EventLog,
     aux: Handle,
     config: PathBuf,
+    http: Option<SocketAddr>,
     config_errors: Vec<String>,
     interfaces: Interfaces,
     sockets: Sockets,
     announcers: BTreeMap<u32, Announcer>,
     switchovers: Vec<Switchover>,
     loaded: mpsc::Sender<Loaded>,
-    stopped: bool,
+    /// Everything is released; whether the kernel has said so.
+    stopped: Option<bool>,
 }
 
 /// Runs until a signal asks for the end and everything is handed over; gives
-/// back what is to be ended after that.
+/// back what is to be ended after that. The guard is dismissed, unless it must
+/// look after what the kernel would not release.
 ///
 /// # Errors
 /// The system has no timer or no signals for the loop.
-pub async fn run(parts: Parts) -> io::Result<(Balancer, Guard)> {
+pub async fn run(parts: Parts) -> io::Result<(Balancer, Option<Guard>)> {
     let (packets, mut packets_in) = mpsc::channel(sockets::WAITING);
     // One reload at a time is read; a second waits for its turn.
     let (loaded, mut loaded_in) = mpsc::channel(4);
@@ -112,21 +118,20 @@ pub async fn run(parts: Parts) -> io::Result<(Balancer, Guard)> {
         events: parts.events,
         aux: parts.aux,
         config: parts.config,
+        http: parts.http,
         config_errors: vec![],
         interfaces: Interfaces::default(),
         sockets: Sockets::new(transport, packets),
         announcers: BTreeMap::new(),
         switchovers: vec![],
         loaded,
-        stopped: false,
+        stopped: None,
     };
-    // Of this thread alone: busy workers shall not delay an advert. Without the
-    // right to it, the scheduler's fairness has to do.
-    let _ = rustix::process::setpriority_process(None, ADVERTS_FIRST);
+    come_first();
     let (mut terminate, mut interrupt, mut hangup) = signals()?;
     let mut timer = Timer::new()?;
     shell.drain();
-    while !shell.stopped {
+    while shell.stopped.is_none() {
         let deadline = shell.node.next_deadline().unwrap_or(Time::MAX);
         tokio::select! {
             biased;
@@ -160,7 +165,18 @@ pub async fn run(parts: Parts) -> io::Result<(Balancer, Guard)> {
         }
         shell.look_at_switchovers();
     }
-    Ok((shell.balancer, shell.guard))
+    if shell.stopped == Some(true) {
+        shell.guard.goodbye();
+        return Ok((shell.balancer, None));
+    }
+    warn!("the kernel did not confirm that the addresses are gone: the guard looks after them");
+    Ok((shell.balancer, Some(shell.guard)))
+}
+
+/// Puts this thread before busy workers, which shall not delay an advert.
+/// Without the right to it, the scheduler's fairness has to do.
+pub fn come_first() {
+    let _ = rustix::process::setpriority_process(None, ADVERTS_FIRST);
 }
 
 fn signals() -> io::Result<(Signal, Signal, Signal)> {
@@ -193,15 +209,23 @@ impl Shell {
                 Output::CloseServer { server, why: _ } => stalled(self.balancer.close_server(server)),
                 Output::Guard(state) => self.guard.update(&state),
                 Output::Event(event) => self.tell(event),
-                Output::Stopped => self.stopped = true,
+                Output::Forget { group } => self.kernel.forget(Some(group), addresses(self.node.settings())),
+                Output::Stopped { clean } => self.stopped = Some(clean),
             }
         }
     }
 
     /// Announces addresses, and tells the node when it is done.
     fn announce(&mut self, announcement: &Announcement) {
+        if let Some(mac) = self.interfaces.mac(announcement.interface) {
+            self.send_announcement(announcement, mac);
+        }
+        // An interface without Ethernet addresses has nobody to be told.
+        self.node.handle(Input::Announced { group: announcement.group }, clock::now());
+    }
+
+    fn send_announcement(&mut self, announcement: &Announcement, mac: Mac) {
         let interface = announcement.interface;
-        let Some(mac) = self.interfaces.mac(interface) else { return };
         if self.announcers.get(&interface).is_none_or(|a| a.mac() != mac) {
             match Announcer::open(interface, mac) {
                 Ok(announcer) => {
@@ -216,7 +240,6 @@ impl Shell {
                 warn!(%error, unsent = done.unsent.len(), "some announcements were not sent; they are repeated");
             }
         }
-        self.node.handle(Input::Announced { group: announcement.group }, clock::now());
     }
 
     fn tell(&self, event: Event) {
@@ -412,9 +435,13 @@ impl Shell {
 
     /// Takes over changed settings, all of them or none.
     fn take_over(&mut self, config: Config) -> Result<String, String> {
+        let http = config.status.as_ref().map(|s| s.http);
         let new = settings(config);
         let old = self.node.settings();
-        let keys = Node::needs_restart(old, &new);
+        let mut keys = Node::needs_restart(old, &new);
+        if http != self.http {
+            keys.push("status.http");
+        }
         if !keys.is_empty() {
             return Err(format!("{} cannot change while vipd runs: restart it", keys.join(", ")));
         }
@@ -431,6 +458,7 @@ impl Shell {
         self.checker.update(&new.pools, &self.resolver);
         self.node.reconfigure(new, clock::now());
         self.drain();
+        self.kernel.forget(None, addresses(self.node.settings()));
         self.relink();
         Ok(done)
     }
@@ -441,6 +469,11 @@ fn stalled(result: Result<(), vipd_balancer::Error>) {
     if let Err(error) = result {
         error!(%error, "sessions may stay open");
     }
+}
+
+/// Every floating address of the settings.
+fn addresses(settings: &Settings) -> BTreeSet<IpAddr> {
+    settings.vips.iter().flat_map(|v| v.addresses.iter().map(|a| a.address())).collect()
 }
 
 /// A configuration as the core takes it.

@@ -169,6 +169,7 @@ impl World {
                 Power::Frozen(until) if until <= self.now => {
                     self.hosts[host].power = Power::Running;
                     self.note(format!("{host} thaws"));
+                    self.tell_links(host);
                 }
                 Power::Dead(_) | Power::Frozen(_) | Power::Running => {}
             }
@@ -234,7 +235,11 @@ impl World {
             }
             Due::Guard { host } => {
                 let guard = std::mem::take(&mut self.hosts[host].guard);
-                self.hosts[host].kernel.clear();
+                let deleted = |group: &usize| {
+                    let vips = &self.settings.vips[*group].addresses;
+                    guard.addresses.iter().any(|(_, a)| vips.contains(a))
+                };
+                self.hosts[host].kernel.retain(|group, _| !deleted(group));
                 for farewell in guard.farewells {
                     self.send(host, farewell);
                 }
@@ -247,7 +252,12 @@ impl World {
         if self.hosts[host].starts != start || stale || matches!(self.hosts[host].power, Power::Dead(_)) {
             return;
         }
-        let refused = plan.hold == Hold::Owned && self.rng.chance(self.refusals);
+        if let Power::Frozen(until) = self.hosts[host].power {
+            // The kernel actor is of the same process.
+            let after = (until - self.now) + Duration::from_nanos(1);
+            return self.schedule(after, Due::Apply { host, start, plan: plan.clone() });
+        }
+        let refused = plan.hold != Hold::Absent && self.rng.chance(self.refusals);
         if !refused {
             self.hosts[host].apply(plan, self.now);
         }
@@ -316,7 +326,8 @@ impl World {
                 }
                 Output::Guard(state) => self.hosts[host].guard = state,
                 Output::Event(event) => self.note(format!("{host}: {}", event.message)),
-                Output::Stopped => {
+                Output::Forget { .. } => {}
+                Output::Stopped { .. } => {
                     self.note(format!("{host} has stopped"));
                     assert!(
                         self.hosts[host].kernel.is_empty(),
@@ -461,6 +472,12 @@ impl World {
                 usize::from(!able.is_empty()),
                 "owners of group {group}: {owners:?}, able: {able:?}"
             );
+            for host in &able {
+                let status = self.hosts[*host].node.as_ref().map(|n| n.group_status(self.now));
+                let state = status.and_then(|s| s.iter().find(|g| g.id == group).map(|g| g.state));
+                let stands_by = matches!(state, Some(State::Backup | State::Active));
+                assert!(stands_by, "host {host} can take group {group} and is in {state:?}");
+            }
             for (index, host) in self.hosts.iter().enumerate() {
                 let holds = host.kernel.contains_key(&group);
                 assert!(

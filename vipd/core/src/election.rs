@@ -36,6 +36,8 @@ const ANSWER_GAP: Duration = Duration::from_millis(5);
 /// A backup whose timer runs out this much too late (or an interval, if that
 /// is longer) was asleep: it listens again before it judges anybody silent.
 const OVERSLEPT: Duration = Duration::from_millis(20);
+/// After a sleep, what was queued meanwhile is heard within this time.
+const SETTLE: Duration = Duration::from_millis(20);
 
 /// What an election runs by.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -94,9 +96,9 @@ pub enum Event {
     Advert(Heard),
     /// Time passed.
     Timer,
-    /// The program runs again, perhaps after a long pause: comes before every
-    /// other event. What is queued may be old.
-    Wake,
+    /// The program runs again, this long after something was due: comes before
+    /// every other event. After a pause what is queued may be old.
+    Wake(Duration),
 }
 
 /// Why ownership changed.
@@ -167,6 +169,8 @@ enum State {
         advert_at: Time,
         /// When the last advert went out.
         sent_at: Time,
+        /// How long after that another may own: what the last advert promised.
+        until_lost: Duration,
     },
 }
 
@@ -179,6 +183,8 @@ pub struct Election {
     interval: Duration,
     /// When this backup last woke after its timer had long run out.
     woke_at: Option<Time>,
+    /// Whether this node would serve: only then does it preempt.
+    eager: bool,
 }
 
 impl Election {
@@ -186,7 +192,7 @@ impl Election {
     #[must_use]
     pub fn new(params: Params) -> Self {
         let interval = params.interval;
-        Self { params, state: State::Init, interval, woke_at: None }
+        Self { params, state: State::Init, interval, woke_at: None, eager: true }
     }
 
     /// The parameters in force.
@@ -195,10 +201,35 @@ impl Election {
         &self.params
     }
 
-    /// Changes the parameters; timers that run go on, the next ones follow the new.
-    pub fn set_params(&mut self, params: Params) {
-        self.interval = params.interval;
+    /// Changes the parameters. An owner advertises at once, so that its backups
+    /// learn them; its own patience stays what its last advert promised.
+    pub fn set_params(&mut self, params: Params, now: Time) {
         self.params = params;
+        match &mut self.state {
+            State::Active { advert_at, .. } => {
+                self.interval = self.params.interval;
+                *advert_at = now;
+            }
+            // It follows its owner's interval.
+            State::Backup { owner: Some(_), .. } => {}
+            State::Init | State::Fault | State::Backup { owner: None, .. } => {
+                self.interval = self.params.interval;
+            }
+        }
+    }
+
+    /// Whether this node has something to serve: only then does it preempt.
+    pub const fn set_eager(&mut self, eager: bool) {
+        self.eager = eager;
+    }
+
+    /// Somebody else answers for the addresses under another number: a backup
+    /// does not take over for as long as it hears that.
+    pub fn postpone(&mut self, now: Time) {
+        let at = now + self.master_down_interval();
+        if let State::Backup { down_at, .. } = &mut self.state {
+            *down_at = at.max(*down_at);
+        }
     }
 
     /// The state's word.
@@ -255,16 +286,16 @@ impl Election {
     /// Takes an event. An owner that slept too long steps down first,
     /// whatever woke it.
     pub fn handle(&mut self, event: Event, now: Time) -> Outcome {
-        if let State::Active { sent_at, .. } = self.state {
+        if let State::Active { sent_at, until_lost, .. } = self.state {
             let slept = now - sent_at;
-            if slept > self.longest_sleep() {
+            if slept > until_lost {
                 self.become_backup(now, None, false);
                 let outcome = Outcome { disown: Some(Cause::Slept(slept)), ..Outcome::default() };
                 return match event {
                     Event::Advert(_) | Event::Shutdown | Event::Fault => {
                         Outcome { disown: outcome.disown, ..self.step(event, now) }
                     }
-                    Event::Startup | Event::Release | Event::Timer | Event::Wake => outcome,
+                    Event::Startup | Event::Release | Event::Timer | Event::Wake(_) => outcome,
                 };
             }
         }
@@ -287,14 +318,16 @@ impl Election {
             (State::Backup { .. }, Event::Timer) => self.backup_timer(now),
             (State::Active { .. }, Event::Advert(heard)) => self.active_hears(heard, now),
             (State::Active { .. }, Event::Timer) => self.active_timer(now),
-            (State::Backup { down_at, .. }, Event::Wake) => {
+            (State::Backup { down_at, .. }, Event::Wake(late)) => {
+                if late > OVERSLEPT {
+                    self.woke_at = Some(now);
+                }
                 if now - *down_at > OVERSLEPT.max(self.interval) {
                     self.become_backup(now, None, false);
-                    self.woke_at = Some(now);
                 }
                 Outcome::default()
             }
-            (State::Active { .. }, Event::Wake) => Outcome::default(),
+            (State::Active { .. }, Event::Wake(_)) => Outcome::default(),
             (State::Active { .. }, Event::Release) => {
                 self.become_backup(now, None, true);
                 Outcome { release: true, disown: Some(Cause::GivenUp), ..Outcome::default() }
@@ -336,8 +369,13 @@ impl Election {
 
     fn become_active(&mut self, cause: Cause, now: Time) -> Outcome {
         self.interval = self.params.interval;
-        self.state = State::Active { advert_at: now + self.params.interval, sent_at: now };
+        self.state = self.active(now + self.params.interval, now);
         Outcome { advertise: true, own: Some(cause), ..Outcome::default() }
+    }
+
+    /// Active, having advertised just now.
+    fn active(&self, advert_at: Time, sent_at: Time) -> State {
+        State::Active { advert_at, sent_at, until_lost: self.longest_sleep() }
     }
 
     fn backup_hears(&mut self, heard: Heard, now: Time) -> Outcome {
@@ -351,7 +389,7 @@ impl Election {
         let followed = Owner { who: heard.who, priority: heard.priority, at: now };
         if heard.priority >= mine {
             *preempt_at = None;
-        } else if mine == PRIORITY_OWNER || (preempt && !*yielded) {
+        } else if mine == PRIORITY_OWNER || (preempt && !*yielded && self.eager) {
             let delay = if mine == PRIORITY_OWNER { Duration::ZERO } else { self.params.preempt_delay };
             let at = *preempt_at.get_or_insert(now + delay);
             if now >= at {
@@ -372,9 +410,10 @@ impl Election {
 
     fn backup_hears_release(&mut self, heard: Heard, now: Time) -> Outcome {
         let mut wait = heard.wait.unwrap_or_else(|| self.skew());
-        if self.woke_at.is_some_and(|at| now - at < self.interval) {
-            // It may have waited in the queue while a successor took over.
-            wait = wait.max(self.interval + self.skew());
+        if self.woke_at.is_some_and(|at| now - at < SETTLE) {
+            // It may have waited in the queue while a successor took over: what
+            // that one said is heard first.
+            wait = wait.max(SETTLE);
         }
         let State::Backup { down_at, owner, released, .. } = &mut self.state else {
             return Outcome::default();
@@ -436,7 +475,7 @@ impl Election {
                 // Keep the rhythm when the timer came a little late.
                 let next = advert_at + self.params.interval;
                 if next > now {
-                    self.state = State::Active { advert_at: next, sent_at: now };
+                    self.state = self.active(next, now);
                 }
                 outcome
             }
@@ -445,7 +484,7 @@ impl Election {
     }
 
     fn advertise(&mut self, now: Time) -> Outcome {
-        self.state = State::Active { advert_at: now + self.params.interval, sent_at: now };
+        self.state = self.active(now + self.params.interval, now);
         Outcome { advertise: true, ..Outcome::default() }
     }
 }

@@ -178,6 +178,12 @@ impl Group {
             self.takeover = Some(Takeover::begin(cause, following.map(|o| o.at), due, scope.now));
         }
         self.carry_out(outcome, scope);
+        if before == State::Active && self.election.word() == State::Backup && !self.taking_part {
+            // It lost what it was about to hand over; it does not stand by for it.
+            if event != Happening::Release {
+                self.election.handle(Happening::Shutdown, scope.now);
+            }
+        }
         let after = self.election.word();
         if before != after {
             self.since = scope.now;
@@ -232,6 +238,7 @@ impl Group {
             heard.wait = self.wait_after(heard.who, scope);
         }
         let was_following = self.election.following().map(|o| o.who);
+        self.election.set_eager(self.warm && self.serving);
         self.happen(Happening::Advert(heard), scope);
         // The successor speaks: no release needs repeating.
         if heard.priority != PRIORITY_RELEASE
@@ -259,13 +266,16 @@ impl Group {
                 self.transition = Transition::None;
                 self.happen(Happening::Fault, scope);
                 if self.hold != Hold::Absent {
+                    self.close_sessions(scope);
                     self.plan(Hold::Absent, scope);
                 }
             }
             Link::Up { interface, .. } => {
-                let moved = self.interface.replace(*interface).is_some_and(|was| was != *interface);
+                let before = self.interface.replace(*interface);
                 self.fault = None;
-                if moved && self.hold != Hold::Absent {
+                scope.guard_changed = true;
+                if before != Some(*interface) {
+                    // Also of what it does not hold: somebody else may have put it there.
                     self.plan(self.hold, scope);
                 }
                 self.start_if_able(scope);
@@ -289,6 +299,11 @@ impl Group {
         };
         let message = format!("{}: {} -> {}: {why}", self.vip.name, before.as_str(), after.as_str());
         scope.event(self.event(level, Kind::Vip, message));
+    }
+
+    /// An owner of this group's addresses speaks under another number.
+    pub(crate) fn postpone(&mut self, now: Time) {
+        self.election.postpone(now);
     }
 
     /// Whether the group runs on an interface.
@@ -354,11 +369,12 @@ impl Group {
     /// Takes over changed settings without touching what did not change.
     pub(crate) fn reconfigure(&mut self, vip: VipGroup, params: Params, scope: &mut Scope<'_>) {
         if *self.election.params() != params {
-            self.election.set_params(params);
+            self.election.set_params(params, scope.now);
         }
         let moved = self.vip.addresses != vip.addresses;
         self.vip = vip;
-        if moved && self.hold != Hold::Absent {
+        scope.guard_changed = true;
+        if moved {
             self.plan(self.hold, scope);
         }
     }

@@ -230,8 +230,16 @@ pub enum Output {
     Guard(GuardState),
     /// Tell people.
     Event(Event),
+    /// This group is no more; no plan for it follows.
+    Forget {
+        /// The group's number.
+        group: usize,
+    },
     /// Everything is handed over and released: the program may end.
-    Stopped,
+    Stopped {
+        /// The kernel has said so; else time ran out, and the guard has to look.
+        clean: bool,
+    },
 }
 
 /// What a part of a node needs of the whole while it handles an input.
@@ -331,6 +339,7 @@ impl Node {
         if let Some(params) = params {
             let mut group = Group::new(self.next_group, vip, params, now);
             group.warm = self.warm_at.is_none();
+            group.taking_part = !self.maintenance && self.stopping.is_none();
             self.groups.push(group);
             self.next_group += 1;
         }
@@ -361,7 +370,7 @@ impl Node {
 
     /// Takes an input. Whatever it is, owners that slept too long step down first.
     pub fn handle(&mut self, input: Input<'_>, now: Time) {
-        self.with_groups(now, |group, scope| group.happen(Happening::Wake, scope));
+        self.wake(now);
         match input {
             Input::Tick => self.tick(now),
             Input::Link { group, link } => self.with_group(group, now, |g, scope| g.set_link(link, scope)),
@@ -400,6 +409,12 @@ impl Node {
         self.settle(now);
     }
 
+    /// Owners that slept too long step down; backups that slept note it.
+    fn wake(&mut self, now: Time) {
+        let late = self.next_deadline().map_or(Duration::ZERO, |at| now - at);
+        self.with_groups(now, |group, scope| group.happen(Happening::Wake(late), scope));
+    }
+
     /// What must be done next; `None` when nothing is left.
     pub fn next_output(&mut self) -> Option<Output> {
         self.out.pop_front()
@@ -428,12 +443,14 @@ impl Node {
 
     /// What follows from any input.
     fn settle(&mut self, now: Time) {
-        self.leaving.retain(|g| !g.is_gone());
+        for gone in self.leaving.extract_if(.., |g| g.is_gone()) {
+            self.out.push_back(Output::Forget { group: gone.id });
+        }
         if self.stopping.is_some() && !self.stopped {
             let gone = self.groups.iter().chain(&self.leaving).all(Group::is_gone);
             if gone || self.stopping.is_some_and(|at| now >= at) {
                 self.stopped = true;
-                self.out.push_back(Output::Stopped);
+                self.out.push_back(Output::Stopped { clean: gone });
             }
         }
     }

@@ -2,6 +2,7 @@
 
 use crate::time::Time;
 use crate::wire::peer::{GroupReport, State};
+use std::net::IpAddr;
 use std::num::NonZeroU8;
 use std::time::Duration;
 
@@ -14,6 +15,8 @@ pub struct Peer {
     pub alive: bool,
     /// Its groups, by its last hello.
     pub reports: Vec<GroupReport>,
+    /// Where it advertises from, by its last hello: link-local addresses, for IPv6 multicast.
+    pub sources: Vec<IpAddr>,
     /// The keys in which its settings differ from this node's.
     pub differs: Vec<&'static str>,
     /// Whether it has ever said hello: a host that runs something else does not.

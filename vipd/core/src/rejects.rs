@@ -25,6 +25,8 @@ pub enum Reject {
     Ttl,
     /// A virtual router that is not configured here.
     UnknownVrid,
+    /// A node of ours advertises an address of this group under another VRID.
+    OtherVrid(usize),
     /// An advert in the other version.
     VersionMismatch,
     /// A version 2 advert with another interval (RFC 3768 section 7.1).
@@ -61,6 +63,7 @@ impl Reject {
             },
             Self::Ttl => "ttl",
             Self::UnknownVrid => "unknown-vrid",
+            Self::OtherVrid(_) => "other-vrid",
             Self::VersionMismatch => "version-mismatch",
             Self::IntervalMismatch => "interval-mismatch",
             Self::UnknownSender => "unknown-sender",
@@ -82,6 +85,9 @@ impl Reject {
                  `unicast_ttl 255`)"
             }
             Self::UnknownVrid => "no VIP here has this VRID: another cluster, or files that differ",
+            Self::OtherVrid(_) => {
+                "it advertises an address of ours under another VRID: the files differ; this node does not take it over"
+            }
             Self::VersionMismatch => "set `[election] vrrp-version` alike on every host",
             Self::IntervalMismatch => "VRRPv2 wants the same `advert-interval` on every host",
             Self::UnknownSender => {

@@ -6,7 +6,9 @@ use super::request::{BATCH, Life, Refusal, Request, Requester, deletions, is_gon
 use super::steps::{Placed, steps};
 use super::sysctl::{Switch, Switches};
 use super::table::{News, Seen, Table};
-use super::{Change, KernelError, KernelEvent, KernelSettings, LOOPBACK, Leftover, Link, Shared, Spot, held};
+use super::{
+    Change, Forgotten, KernelError, KernelEvent, KernelSettings, LOOPBACK, Leftover, Link, Shared, Spot, held,
+};
 use crate::net::clock;
 use nix::errno::Errno;
 use std::collections::{BTreeMap, BTreeSet};
@@ -155,9 +157,33 @@ impl KernelActor {
         if std::mem::take(&mut self.unsettled) {
             self.settle();
         }
+        let forgotten = self.shared.forgotten.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(forgotten) = forgotten {
+            self.forget(forgotten).await;
+        }
     }
 
-    async fn apply(&mut self, plan: GroupPlan, made: Time) -> Result<Change, String> {
+    /// What is no floating address any more may be the host's own.
+    async fn forget(&mut self, forgotten: Forgotten) {
+        for group in forgotten.groups {
+            if self.groups.get(&group).is_some_and(|g| g.plan.hold == Hold::Absent) {
+                self.groups.remove(&group);
+            }
+        }
+        let planned = self.groups.values().flat_map(|g| g.plan.addresses.iter().map(|a| a.address()));
+        self.floating = planned.chain(forgotten.configured).collect();
+        let all: BTreeSet<u32> = self.table.links().collect();
+        self.tell_links(&all).await;
+    }
+
+    async fn apply(&mut self, mut plan: GroupPlan, made: Time) -> Result<Change, String> {
+        if plan.hold == Hold::Absent {
+            // What is another group's by now is not this one's to delete.
+            let elsewhere = |a: &Cidr| {
+                self.places.iter().any(|((_, held), group)| *held == a.address() && *group != plan.group)
+            };
+            plan.addresses.retain(|a| !elsewhere(a));
+        }
         let now = clock::now();
         let waited = now - made;
         if plan.hold != Hold::Absent && waited > plan.lease / 3 {
@@ -199,6 +225,10 @@ impl KernelActor {
     /// groups may have other numbers.
     fn claim(&mut self, plan: &GroupPlan) {
         let claimed: BTreeSet<IpAddr> = plan.addresses.iter().map(|a| a.address()).collect();
+        self.floating.extend(&claimed);
+        if plan.hold == Hold::Absent {
+            return;
+        }
         self.places.retain(|(_, address), group| *group == plan.group || !claimed.contains(address));
         for group in self.groups.values_mut() {
             group.plan.addresses.retain(|a| !claimed.contains(&a.address()));
@@ -207,7 +237,6 @@ impl KernelActor {
             }
         }
         self.groups.retain(|_, group| !group.plan.addresses.is_empty());
-        self.floating.extend(claimed);
     }
 
     /// Other places that hold addresses of a plan that says not to hold them.
@@ -385,6 +414,9 @@ impl KernelActor {
                 g.plan.hold == Hold::Absent
                     && g.plan.addresses.iter().any(|a| a.address() == spot.address.address())
             };
+            if self.places.contains_key(&(spot.interface, spot.address.address())) {
+                continue;
+            }
             let Some(group) = self.groups.values().find(absent).map(|g| g.plan.group) else { continue };
             match self.delete(&[*spot]).await {
                 Ok(0) => {}

@@ -30,7 +30,7 @@ pub use sysctl::restore as restore_switches;
 
 use crate::net::clock;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -193,7 +193,15 @@ pub struct KernelHandle(Arc<Shared>);
 #[derive(Debug, Default)]
 struct Shared {
     plans: Mutex<BTreeMap<usize, (GroupPlan, Time)>>,
+    /// Groups that are no more, and the addresses that are configured still.
+    forgotten: Mutex<Option<Forgotten>>,
     news: Notify,
+}
+
+#[derive(Debug)]
+struct Forgotten {
+    groups: Vec<usize>,
+    configured: BTreeSet<IpAddr>,
 }
 
 impl KernelHandle {
@@ -206,6 +214,18 @@ impl KernelHandle {
         let mut plans = self.0.plans.lock().unwrap_or_else(PoisonError::into_inner);
         plans.insert(plan.group, (plan, clock::now()));
         drop(plans);
+        self.0.news.notify_one();
+    }
+
+    /// The settings have changed: a group may be no more, and of all addresses
+    /// only those `configured` (and those that plans hold) are floating ones.
+    /// What is not is the host's own business again.
+    pub fn forget(&self, group: Option<usize>, configured: BTreeSet<IpAddr>) {
+        let mut forgotten = self.0.forgotten.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut groups = forgotten.take().map(|f| f.groups).unwrap_or_default();
+        groups.extend(group);
+        *forgotten = Some(Forgotten { groups, configured });
+        drop(forgotten);
         self.0.news.notify_one();
     }
 }

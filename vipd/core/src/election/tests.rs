@@ -38,7 +38,7 @@ fn in_state(word: Word) -> Election {
             let due = election.deadline().unwrap_or_default();
             election.handle(Event::Timer, due);
             // Shift to 0 s, so that every state is entered at the same time.
-            election.state = State::Active { advert_at: at(1000), sent_at: at(0) };
+            election.state = election.active(at(1000), at(0));
         }
     }
     assert_eq!(election.word(), word);
@@ -57,7 +57,7 @@ fn transition_table() {
     let own = |cause| Outcome { advertise: true, own: Some(cause), ..none };
     let give = |release, cause| Outcome { release, disown: Some(cause), ..none };
     let rows = [
-        (Init, Event::Wake, Init, none),
+        (Init, Event::Wake(Duration::ZERO), Init, none),
         (Init, Event::Startup, Backup, none),
         (Init, Event::Shutdown, Init, none),
         (Init, Event::Fault, Fault, none),
@@ -65,7 +65,7 @@ fn transition_table() {
         (Init, advert(200), Init, none),
         (Init, advert(0), Init, none),
         (Init, Event::Timer, Init, none),
-        (Fault, Event::Wake, Fault, none),
+        (Fault, Event::Wake(Duration::ZERO), Fault, none),
         (Fault, Event::Startup, Backup, none),
         (Fault, Event::Shutdown, Init, none),
         (Fault, Event::Fault, Fault, none),
@@ -73,7 +73,7 @@ fn transition_table() {
         (Fault, advert(200), Fault, none),
         (Fault, advert(0), Fault, none),
         (Fault, Event::Timer, Fault, none),
-        (Backup, Event::Wake, Backup, none),
+        (Backup, Event::Wake(Duration::ZERO), Backup, none),
         (Backup, Event::Startup, Backup, none),
         (Backup, Event::Shutdown, Init, none),
         (Backup, Event::Fault, Fault, none),
@@ -84,7 +84,7 @@ fn transition_table() {
         (Backup, advert(0), Backup, none),
         (Backup, release_now, Active, own(Cause::Released(PEER))),
         (Backup, Event::Timer, Backup, none),
-        (Active, Event::Wake, Active, none),
+        (Active, Event::Wake(Duration::ZERO), Active, none),
         (Active, Event::Startup, Active, none),
         (Active, Event::Shutdown, Init, give(true, Cause::Shutdown)),
         (Active, Event::Fault, Fault, give(true, Cause::Fault)),
@@ -260,16 +260,50 @@ fn a_backup_that_overslept_listens_before_it_takes_over() {
     let mut election = in_state(Word::Backup);
     election.handle(Event::Advert(heard(200)), at(0));
     let woke = at(60_000);
-    assert_eq!(election.handle(Event::Wake, woke), Outcome::default());
+    assert_eq!(election.handle(Event::Wake(56 * SECOND), woke), Outcome::default());
     assert_eq!(election.handle(Event::Timer, woke), Outcome::default());
     // A release that waited in the queue may be an old one.
     let release = Heard { wait: Some(Duration::ZERO), ..heard(0) };
     assert_eq!(election.handle(Event::Advert(release), woke), Outcome::default());
     assert_eq!(election.handle(Event::Advert(heard(100)), woke), Outcome::default());
     assert_eq!(election.deadline(), Some(woke + election.master_down_interval()));
+    // If nobody speaks for it, the release was a real one, and is heeded soon.
+    let mut alone = in_state(Word::Backup);
+    alone.handle(Event::Advert(heard(200)), at(0));
+    alone.handle(Event::Wake(2 * SECOND), at(2_000));
+    alone.handle(Event::Advert(release), at(2_000));
+    assert_eq!(alone.deadline(), Some(at(2_020)));
     // A timer that is a little late is no sleep.
     let mut prompt = in_state(Word::Backup);
     let late = prompt.deadline().unwrap_or_default() + Duration::from_millis(900);
-    prompt.handle(Event::Wake, late);
+    prompt.handle(Event::Wake(Duration::from_millis(900)), late);
     assert!(prompt.handle(Event::Timer, late).own.is_some());
+}
+
+#[test]
+fn a_shorter_interval_does_not_throw_the_owner_out() {
+    let mut election = in_state(Word::Active);
+    let shorter = Params { interval: Duration::from_millis(40), lease: SECOND, ..params(150) };
+    election.set_params(shorter, at(700));
+    assert_eq!(election.handle(Event::Wake(Duration::ZERO), at(700)), Outcome::default());
+    assert!(election.handle(Event::Timer, at(700)).advertise, "the backups learn it at once");
+    assert_eq!(election.deadline(), Some(at(740)));
+    // From now on the new promise counts.
+    assert!(election.handle(Event::Timer, at(830)).disown.is_some());
+}
+
+#[test]
+fn a_node_that_has_nothing_to_serve_does_not_preempt() {
+    let mut election = Election::new(Params { preempt: true, ..params(200) });
+    election.set_eager(false);
+    election.handle(Event::Startup, at(0));
+    let taken = |election: &mut Election, from: u64| {
+        (0..100).map(|n| at(from + n * 100)).any(|now| {
+            election.handle(Event::Advert(heard(100)), now);
+            election.handle(Event::Timer, now).own.is_some()
+        })
+    };
+    assert!(!taken(&mut election, 100));
+    election.set_eager(true);
+    assert!(taken(&mut election, 20_000));
 }

@@ -31,6 +31,7 @@ impl Group {
     pub(crate) fn plan(&mut self, hold: Hold, scope: &mut Scope<'_>) {
         self.hold = hold;
         self.confirmed = false;
+        self.announcing = None;
         self.hold_generation = self.generation + 1;
         self.emit_plan(scope);
         scope.guard_changed = true;
@@ -85,7 +86,7 @@ impl Group {
                 self.announce(Announcing { since: scope.now, next: 0, at: scope.now }, scope);
             }
             Hold::Silent | Hold::Absent => match self.transition {
-                Transition::Silencing { purpose, .. } => self.released(purpose, scope),
+                Transition::Silencing { .. } => self.released(scope),
                 Transition::Preparing { from, nonce, until } if self.hold == Hold::Silent => {
                     self.transition = Transition::Prepared { from, nonce, until };
                     self.ready(from, nonce, scope);

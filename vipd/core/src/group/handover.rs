@@ -81,10 +81,17 @@ impl Group {
                     *again_at = scope.now + ASK_EVERY;
                 }
             }
-            Transition::Silencing { until, purpose, .. } if until <= scope.now => {
-                self.released(purpose, scope);
+            Transition::Silencing { until, purpose } if until <= scope.now => match purpose {
+                // By now the kernel has ended the lease, if it does nothing else.
+                Purpose::Leave => self.released(scope),
+                Purpose::Switchover | Purpose::StepBack => self.own_on(scope),
+            },
+            Transition::Lingering { until, close_at, .. } if until <= scope.now => {
+                if close_at.is_some() {
+                    self.close_sessions(scope);
+                }
+                self.end_lingering(scope);
             }
-            Transition::Lingering { until, .. } if until <= scope.now => self.end_lingering(scope),
             Transition::Lingering { close_at: Some(at), .. } if at <= scope.now => {
                 if let Transition::Lingering { close_at, .. } = &mut self.transition {
                     *close_at = None;
@@ -113,8 +120,10 @@ impl Group {
     /// nodes, and the RFC's skew (`None`) for strangers.
     pub(super) fn wait_after(&self, who: Who, scope: &Scope<'_>) -> Option<Duration> {
         let Who::Node(sender) = who else { return None };
-        if let Transition::Prepared { from, .. } | Transition::Preparing { from, .. } = self.transition
+        if let Transition::Prepared { from, until, .. } | Transition::Preparing { from, until, .. } =
+            self.transition
             && from == sender
+            && scope.now < until
         {
             return Some(Duration::ZERO);
         }
@@ -192,12 +201,29 @@ impl Group {
 
     fn silence(&mut self, purpose: Purpose, scope: &mut Scope<'_>) {
         self.announcing = None;
-        self.transition = Transition::Silencing { until: scope.now + SILENCE_FOR, purpose };
+        let patience = match purpose {
+            Purpose::Leave => self.election.params().lease,
+            Purpose::Switchover | Purpose::StepBack => SILENCE_FOR,
+        };
+        self.transition = Transition::Silencing { until: scope.now + patience, purpose };
         self.plan(Hold::Silent, scope);
     }
 
+    /// The kernel does not answer: nobody is told that the addresses are free.
+    fn own_on(&mut self, scope: &mut Scope<'_>) {
+        self.transition = Transition::None;
+        self.step_back_at = scope.now + RETRY_AFTER;
+        let message = format!(
+            "{} stays here: the kernel did not silence it within {} ms",
+            self.vip.name,
+            SILENCE_FOR.as_millis()
+        );
+        scope.event(self.event(Level::Warn, Kind::Switchover, message));
+        self.plan(Hold::Owned, scope);
+    }
+
     /// This node answers for the addresses no more: say so, and linger.
-    pub(super) fn released(&mut self, purpose: Purpose, scope: &mut Scope<'_>) {
+    pub(super) fn released(&mut self, scope: &mut Scope<'_>) {
         self.happen(Happening::Release, scope);
         if self.election.word() != State::Backup || self.cause != Some(Cause::GivenUp) {
             // It had lost the election meanwhile.
@@ -207,7 +233,7 @@ impl Group {
         let close_at = Some(until.before(CLOSE_BEFORE));
         self.transition = Transition::Lingering { until, close_at, release_at, releases: 1 };
         scope.guard_changed = true;
-        if purpose == Purpose::Leave {
+        if !self.taking_part {
             // A node that leaves does not take over again.
             self.happen(Happening::Shutdown, scope);
         }

@@ -4,6 +4,7 @@ use super::{Node, STOP_FOR, Settings};
 use crate::election::Who;
 use crate::event::{Event, Kind, Level};
 use crate::group::{self, Group, Purpose};
+use crate::settings::VipGroup;
 use crate::time::Time;
 use crate::wire::peer::State;
 
@@ -147,21 +148,23 @@ impl Node {
     /// Takes over changed settings; elections, addresses and sessions that did
     /// not change are not touched. What [`Node::needs_restart`] names must not differ.
     pub fn reconfigure(&mut self, settings: Settings, now: Time) {
+        self.wake(now);
         self.settings = settings;
         let changes = self.pools.reconfigure(self.settings.pools.clone(), now);
         let vips = self.settings.vips.clone();
         let (stay, go): (Vec<Group>, Vec<Group>) = std::mem::take(&mut self.groups)
             .into_iter()
-            .partition(|g| vips.iter().any(|v| v.name == g.vip.name && v.nodes.contains(&self.me)));
+            .partition(|g| vips.iter().any(|v| is_same(v, &g.vip, &vips) && v.nodes.contains(&self.me)));
         self.groups = stay;
         for group in go {
             let (id, to) = (group.id, self.successor(&group));
             self.leaving.push(group);
             self.with_group(id, now, |group, scope| group.leave(to, scope));
         }
+        let all = vips.clone();
         for vip in vips {
             let Some(params) = group::params(&vip, self.me, &self.settings) else { continue };
-            match self.groups.iter().find(|g| g.vip.name == vip.name).map(|g| g.id) {
+            match self.groups.iter().find(|g| is_same(&vip, &g.vip, &all)).map(|g| g.id) {
                 Some(id) => self.with_group(id, now, |g, scope| g.reconfigure(vip, params, scope)),
                 None => self.add_group(vip, now),
             }
@@ -186,4 +189,11 @@ impl Node {
         }
         keys
     }
+}
+
+/// Whether a group of a new file is one that runs: by its name, or by its VRID
+/// if it was renamed.
+fn is_same(new: &VipGroup, running: &VipGroup, all_new: &[VipGroup]) -> bool {
+    let renamed = new.vrid == running.vrid && all_new.iter().all(|v| v.name != running.name);
+    new.name == running.name || renamed
 }

@@ -9,6 +9,7 @@ use crate::settings::{Family, Transport};
 use crate::time::Time;
 use crate::wire::advert::Advert;
 use crate::wire::peer::{self, Envelope, GroupReport, Message};
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::num::NonZeroU8;
 
@@ -29,8 +30,9 @@ impl Node {
         let group = self
             .groups
             .iter()
+            .chain(&self.leaving)
             .find(|g| g.vip.vrid == advert.vrid && g.is_on(interface))
-            .ok_or(Reject::UnknownVrid)?;
+            .ok_or_else(|| self.other_number(interface, source, &advert))?;
         let who = self.sender(group, source, &advert)?;
         if advert.version != self.settings.election.version {
             return Err(Reject::VersionMismatch);
@@ -48,13 +50,33 @@ impl Node {
         Ok((group.id, heard))
     }
 
+    /// Why no group has an advert's VRID: if a node of ours advertises an address
+    /// of ours under it, the files differ.
+    fn other_number(&self, interface: u32, source: IpAddr, advert: &Advert) -> Reject {
+        let ours = |g: &Group| {
+            g.is_on(interface) && g.vip.addresses.iter().any(|a| advert.addresses.contains(&a.address()))
+        };
+        match self.groups.iter().find(|g| ours(g)) {
+            Some(group) if self.node_at(source).is_some() => Reject::OtherVrid(group.id),
+            Some(_) | None => Reject::UnknownVrid,
+        }
+    }
+
+    /// The node that has an address, or that says it advertises from it.
+    fn node_at(&self, source: IpAddr) -> Option<usize> {
+        let nodes = &self.settings.cluster.nodes;
+        nodes
+            .iter()
+            .position(|n| n.addresses.contains(&source))
+            .or_else(|| self.peers.iter().position(|p| p.sources.contains(&source)))
+    }
+
     /// Who sent an advert, if it may speak for this group.
     fn sender(&self, group: &Group, source: IpAddr, advert: &Advert) -> Result<Who, Reject> {
         if group.source(Family::of(source)) == Some(source) {
             return Err(Reject::OwnAddress);
         }
-        let node = self.settings.cluster.nodes.iter().position(|n| n.addresses.contains(&source));
-        match (node, self.settings.election.transport) {
+        match (self.node_at(source), self.settings.election.transport) {
             (Some(node), _) if node == self.me => Err(Reject::OwnAddress),
             (Some(node), _) if group.vip.nodes.contains(&node) => Ok(Who::Node(node)),
             (_, Transport::Unicast) => Err(Reject::UnknownSender),
@@ -86,6 +108,9 @@ impl Node {
     }
 
     pub(super) fn reject(&mut self, cause: Reject, sender: IpAddr, now: Time) {
+        if let Reject::OtherVrid(group) = cause {
+            self.with_group(group, now, |g, scope| g.postpone(scope.now));
+        }
         if let Some(count) = self.rejects.count(cause, sender, now) {
             let message = format!("{count} packets of {sender} not accepted ({cause}): {}", cause.advice());
             self.tell(Event::new(Level::Warn, Kind::Advert, message));
@@ -117,7 +142,10 @@ impl Node {
         let own_id = peer::node_id(&nodes[self.me].name);
         self.hear_peer(from, now);
         match envelope.message {
-            Message::Hello { groups, digests } => self.hear_hello(from, groups, &digests, now),
+            Message::Hello { groups, digests, sources } => {
+                self.peers[from].sources = sources;
+                self.hear_hello(from, groups, &digests, now);
+            }
             Message::Prepare { vrid, nonce, to } => {
                 let me = to == own_id;
                 self.with_vrid(vrid, now, |g, scope| g.asked_to_prepare(from, nonce, me, scope));
@@ -130,7 +158,8 @@ impl Node {
     }
 
     fn with_vrid(&mut self, vrid: NonZeroU8, now: Time, with: impl FnOnce(&mut Group, &mut Scope<'_>)) {
-        if let Some(id) = self.groups.iter().find(|g| g.vip.vrid == vrid).map(|g| g.id) {
+        let mut groups = self.groups.iter().chain(&self.leaving);
+        if let Some(id) = groups.find(|g| g.vip.vrid == vrid).map(|g| g.id) {
             self.with_group(id, now, with);
         }
     }
@@ -168,10 +197,14 @@ impl Node {
 
     pub(super) fn say_hello(&mut self, now: Time) {
         self.hello_at = now + self.hello_interval();
-        let mut groups = vec![];
-        self.read_groups(now, |group, _| groups.push(group.report()));
+        let (mut groups, mut sources) = (vec![], BTreeSet::new());
+        self.read_groups(now, |group, _| {
+            groups.push(group.report());
+            sources.extend(Family::ALL.into_iter().filter_map(|f| group.source(f)));
+        });
+        let sources = sources.into_iter().collect();
         let digests = self.settings.digests.iter().map(|(_, digest)| *digest).collect();
-        let message = Message::Hello { groups, digests };
+        let message = Message::Hello { groups, digests, sources };
         let cluster = peer::cluster_id(&self.settings.cluster.name);
         let sender = peer::node_id(&self.settings.cluster.nodes[self.me].name);
         let bytes = Envelope { cluster, sender, message }.write();

@@ -110,7 +110,7 @@ fn obey(node: &mut Node, now: Time) -> Vec<Output> {
 fn hello(state: State, serving: bool, digests: Vec<u32>) -> Vec<u8> {
     let vrid = NonZeroU8::new(100).unwrap_or(NonZeroU8::MIN);
     let groups = vec![GroupReport { vrid, state, priority: 150, serving }];
-    let message = Message::Hello { groups, digests };
+    let message = Message::Hello { groups, digests, sources: vec![] };
     Envelope { cluster: cluster_id("orders"), sender: node_id("px2"), message }.write()
 }
 
@@ -142,12 +142,17 @@ fn packets_that_prove_nothing_are_counted_and_change_nothing() {
         changed.write(address(12), address(11))
     };
     let other_vrid = with(|a| a.vrid = NonZeroU8::MIN);
+    let unknown_vrid = with(|a| {
+        a.vrid = NonZeroU8::MIN;
+        a.addresses = vec![address(200)];
+    });
     let v2 = with(|a| a.version = VrrpVersion::V2);
-    let rows: [(&[u8], u8, u8, &str); 7] = [
+    let rows: [(&[u8], u8, u8, &str); 8] = [
         (&good, 12, 254, "ttl"),
         (&good[..9], 12, 255, "truncated"),
         (&good, 66, 255, "wrong-checksum"),
-        (&other_vrid, 12, 255, "unknown-vrid"),
+        (&other_vrid, 12, 255, "other-vrid"),
+        (&unknown_vrid, 12, 255, "unknown-vrid"),
         (&v2, 12, 255, "version-mismatch"),
         (&advert(254).write(address(66), address(11)), 66, 255, "unknown-sender"),
         (&advert(254).write(address(11), address(11)), 11, 255, "own-address"),
@@ -194,9 +199,9 @@ fn peer_messages_are_taken_from_known_nodes_of_this_cluster_only() {
     let good = hello(State::Backup, true, vec![1, 2]);
     let mut newer = good.clone();
     newer[4] = 9;
-    let message = Message::Hello { groups: vec![], digests: vec![] };
+    let message = Message::Hello { groups: vec![], digests: vec![], sources: vec![] };
     let foreign = Envelope { cluster: cluster_id("other"), sender: node_id("px2"), message }.write();
-    let message = Message::Hello { groups: vec![], digests: vec![] };
+    let message = Message::Hello { groups: vec![], digests: vec![], sources: vec![] };
     let impostor = Envelope { cluster: cluster_id("orders"), sender: node_id("px1"), message }.write();
     let rows: [(&[u8], u8, u8, &str); 6] = [
         (&good, 12, 64, "ttl"),
@@ -243,7 +248,7 @@ fn a_refusal_of_the_kernel_is_a_fault_and_a_release() {
     let mut node = node(settings());
     node.handle(Input::Tick, at(3_300));
     drain(&mut node);
-    node.handle(Input::Applied { group: 0, generation: 1, result: Err("no buffer".into()) }, at(3_301));
+    node.handle(Input::Applied { group: 0, generation: 2, result: Err("no buffer".into()) }, at(3_301));
     let status = &node.group_status(at(3_301))[0];
     assert_eq!(status.state, State::Fault);
     assert!(status.why.contains("no buffer"), "{}", status.why);
@@ -425,4 +430,80 @@ fn a_node_that_has_not_judged_its_servers_is_not_ready_to_own() {
     }
     drain(&mut patient);
     assert!(prepares(&mut patient, at(5_010)));
+}
+
+#[test]
+fn an_owner_under_another_number_is_not_taken_over_from() {
+    let mut node = node(settings());
+    let theirs = Advert { vrid: NonZeroU8::MIN, ..advert(150) };
+    let payload = theirs.write(address(12), address(11));
+    for now in (500..20_000).step_by(500) {
+        let (source, destination) = (address(12), address(11));
+        node.handle(
+            Input::Packet { interface: LINK, source, destination, ttl: 255, payload: &payload },
+            at(now),
+        );
+        node.handle(Input::Tick, at(now));
+    }
+    assert_eq!(node.group_status(at(20_000))[0].state, State::Backup);
+    // Once it is gone, this node takes over as always.
+    node.handle(Input::Tick, at(23_000));
+    assert_eq!(node.group_status(at(23_000))[0].state, State::Active);
+}
+
+#[test]
+fn maintenance_that_ends_during_the_hand_over_leaves_a_backup() {
+    let mut node = owner(settings());
+    peer_says(&mut node, &hello(State::Backup, true, vec![1, 2]), at(3_400));
+    node.set_maintenance(true, at(3_400));
+    node.set_maintenance(false, at(3_410));
+    for now in (3_420..5_000).step_by(10) {
+        node.handle(Input::Tick, at(now));
+        obey(&mut node, at(now));
+    }
+    assert_eq!(node.group_status(at(5_000))[0].state, State::Backup);
+}
+
+#[test]
+fn a_group_that_a_reload_adds_in_maintenance_takes_no_part() {
+    let mut node = node(settings());
+    node.set_maintenance(true, at(10));
+    let mut more = settings();
+    more.vips.push(vip("second", 101));
+    node.reconfigure(more, at(20));
+    node.handle(
+        Input::Link { group: 1, link: Link::Up { interface: LINK, sources: vec![address(11)] } },
+        at(30),
+    );
+    node.handle(Input::Tick, at(60_000));
+    assert!(node.group_status(at(60_000)).iter().all(|g| g.state == State::Init));
+}
+
+#[test]
+fn a_link_local_source_that_a_peer_told_of_is_that_peer() {
+    let six = |text: &str| text.parse::<IpAddr>().expect("an address");
+    let mut both = settings();
+    both.election.transport = Transport::Multicast;
+    both.vips[0].addresses.extend(Cidr::new(six("fd77::100"), 64));
+    let mut node = Node::new(both, 0, 0, at(0));
+    let sources = vec![address(11), six("fe80::11")];
+    node.handle(Input::Link { group: 0, link: Link::Up { interface: LINK, sources } }, at(0));
+    let vrid = NonZeroU8::new(100).unwrap_or(NonZeroU8::MIN);
+    let report = GroupReport { vrid, state: State::Active, priority: 150, serving: true };
+    let sources = vec![address(12), six("fe80::12")];
+    let message = Message::Hello { groups: vec![report], digests: vec![1, 2], sources };
+    let told = Envelope { cluster: cluster_id("orders"), sender: node_id("px2"), message }.write();
+    peer_says(&mut node, &told, at(10));
+    let theirs = Advert { addresses: vec![six("fd77::100")], ..advert(150) };
+    let group = six("ff02::12");
+    let payload = theirs.write(six("fe80::12"), group);
+    let packet = Input::Packet {
+        interface: LINK,
+        source: six("fe80::12"),
+        destination: group,
+        ttl: 255,
+        payload: &payload,
+    };
+    node.handle(packet, at(20));
+    assert_eq!(node.group_status(at(20))[0].owner.as_deref(), Some("px2"));
 }

@@ -7,7 +7,8 @@
 //!
 //! ```text
 //! "VIPD" | version 1 | kind | 0 0 | cluster, 8 bytes | sender, 4 bytes | body
-//! hello    kind 1: count, (vrid, state, priority, flags) each; count, 4 bytes of digest each
+//! hello    kind 1: count, (vrid, state, priority, flags) each; count, 4 bytes of digest each;
+//!                  count, 16 bytes of address each (IPv4 mapped)
 //! prepare  kind 2: vrid, 3 x 0, nonce of 4 bytes, next owner of 4 bytes
 //! ready    kind 3: vrid, 3 x 0, nonce of 4 bytes
 //! ```
@@ -16,14 +17,17 @@
 
 use siphasher::sip::SipHasher13;
 use std::hash::Hasher;
+use std::net::{IpAddr, Ipv6Addr};
 use std::num::NonZeroU8;
 
 const MAGIC: [u8; 4] = *b"VIPD";
 const VERSION: u8 = 1;
 const HEADER: usize = 20;
 /// Longest message: 255 groups and 16 digests.
-pub const MAX_LENGTH: usize = HEADER + 2 + 255 * 4 + MAX_DIGESTS * 4;
+pub const MAX_LENGTH: usize = HEADER + 3 + 255 * 4 + MAX_DIGESTS * 4 + MAX_SOURCES * 16;
 const MAX_DIGESTS: usize = 16;
+/// Addresses that a hello tells; a host advertises from two an interface.
+pub const MAX_SOURCES: usize = 32;
 
 /// A cluster's number in messages: a hash of its name.
 #[must_use]
@@ -64,6 +68,8 @@ pub enum Message {
         groups: Vec<GroupReport>,
         /// Digests of the settings that must agree, in the configuration's order of keys.
         digests: Vec<u32>,
+        /// The addresses it advertises from, at most [`MAX_SOURCES`].
+        sources: Vec<IpAddr>,
     },
     /// "Hold the group's addresses silently: you are to own them next."
     Prepare {
@@ -160,7 +166,7 @@ impl Envelope {
         bytes.extend(self.cluster.to_be_bytes());
         bytes.extend(self.sender.to_be_bytes());
         match &self.message {
-            Message::Hello { groups, digests } => write_hello(&mut bytes, groups, digests),
+            Message::Hello { groups, digests, sources } => write_hello(&mut bytes, groups, digests, sources),
             Message::Prepare { vrid, nonce, to } => {
                 bytes.extend([vrid.get(), 0, 0, 0]);
                 bytes.extend(nonce.to_be_bytes());
@@ -203,7 +209,7 @@ impl Envelope {
     }
 }
 
-fn write_hello(bytes: &mut Vec<u8>, groups: &[GroupReport], digests: &[u32]) {
+fn write_hello(bytes: &mut Vec<u8>, groups: &[GroupReport], digests: &[u32], sources: &[IpAddr]) {
     let groups = &groups[..groups.len().min(usize::from(u8::MAX))];
     bytes.push(u8::try_from(groups.len()).unwrap_or(u8::MAX));
     for group in groups {
@@ -213,6 +219,15 @@ fn write_hello(bytes: &mut Vec<u8>, groups: &[GroupReport], digests: &[u32]) {
     bytes.push(u8::try_from(digests.len()).unwrap_or(u8::MAX));
     for digest in digests {
         bytes.extend(digest.to_be_bytes());
+    }
+    let sources = &sources[..sources.len().min(MAX_SOURCES)];
+    bytes.push(u8::try_from(sources.len()).unwrap_or(u8::MAX));
+    for source in sources {
+        let six = match source {
+            IpAddr::V4(four) => four.to_ipv6_mapped(),
+            IpAddr::V6(six) => *six,
+        };
+        bytes.extend(six.octets());
     }
 }
 
@@ -233,7 +248,15 @@ fn read_hello(reader: &mut Reader<'_>) -> Result<Message, Malformed> {
     for _ in 0..count {
         digests.push(u32::from_be_bytes(reader.take()?));
     }
-    Ok(Message::Hello { groups, digests })
+    let [count] = reader.take()?;
+    if usize::from(count) > MAX_SOURCES {
+        return Err(Malformed::Garbage);
+    }
+    let mut sources = Vec::with_capacity(usize::from(count));
+    for _ in 0..count {
+        sources.push(IpAddr::V6(Ipv6Addr::from(reader.take::<16>()?)).to_canonical());
+    }
+    Ok(Message::Hello { groups, digests, sources })
 }
 
 /// Reads fixed pieces from the front of bytes.
@@ -264,8 +287,12 @@ mod tests {
             .map(|state| GroupReport { vrid, state, priority: 200, serving: state == State::Active })
             .collect();
         vec![
-            Message::Hello { groups, digests: vec![1, u32::MAX] },
-            Message::Hello { groups: vec![], digests: vec![] },
+            Message::Hello {
+                groups,
+                digests: vec![1, u32::MAX],
+                sources: vec![IpAddr::from([10, 77, 0, 11]), IpAddr::V6(Ipv6Addr::LOCALHOST)],
+            },
+            Message::Hello { groups: vec![], digests: vec![], sources: vec![] },
             Message::Prepare { vrid, nonce: 7, to: node_id("px2") },
             Message::Ready { vrid, nonce: 7 },
         ]
