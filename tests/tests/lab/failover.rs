@@ -21,6 +21,7 @@ pub(crate) const CASES: &[Case] = &[
     Case { name: "failover::first_returns_quietly", needs: VIPD, run: first_returns_quietly },
     Case { name: "failover::planned_switchover", needs: VIPD, run: planned_switchover },
     Case { name: "failover::partition_heals_to_one", needs: VIPD, run: partition_heals_to_one },
+    Case { name: "failover::both_families_over_multicast", needs: VIPD, run: both_families_over_multicast },
     Case { name: "failover::both_families_move_together", needs: VIPD, run: both_families_move_together },
 ];
 
@@ -169,6 +170,32 @@ fn partition_heals_to_one(lab: &Lab) -> Result<()> {
     let settled = Instant::now();
     std::thread::sleep(SECOND);
     ensure!(probe.since(settled).iter().all(|a| &*a.by == "px1"), "clients still reach px2");
+    Ok(())
+}
+
+/// Over multicast IPv6 adverts come from link-local addresses: they are the
+/// node's all the same, and its release is answered by rank.
+fn both_families_over_multicast(lab: &Lab) -> Result<()> {
+    let mut plan = Plan::new(SECOND);
+    plan.groups = vec![(51, vec!["10.77.0.100/16".to_owned(), "fd77::100/64".to_owned()])];
+    plan.both_families = true;
+    plan.election.push("transport = \"multicast\"".to_owned());
+    let (mut scene, probe) = scene(lab, plan)?;
+    let probe6 = EchoProbe::start(&scene.client, "[fd77::100]:7".parse()?, MS)?;
+    probe6.wait_for("px1", PATIENCE)?;
+    let moved = Instant::now();
+    scene.vipd(0)?.ctl(&["switchover", "g51", "--yes"])?;
+    probe.wait_for("px2", PATIENCE)?;
+    probe6.wait_for("px2", PATIENCE)?;
+    lab.addresses().wait_for_silence_to_end(Scene::vip(), PATIENCE)?;
+    scene.daemons[1].process().signal(Signal::SIGTERM)?;
+    probe.wait_for("px1", PATIENCE)?;
+    probe6.wait_for("px1", PATIENCE)?;
+    for gap in [outage(&probe, moved)?, outage(&probe6, moved)?] {
+        ensure!(gap < 50 * MS, "no answer for {gap:?}");
+    }
+    scene.daemons[1].process().wait(PATIENCE)?;
+    scene.restart(1)?;
     Ok(())
 }
 

@@ -19,6 +19,9 @@ pub(crate) const CASES: &[Case] = &[
     Case { name: "upkeep::start_clears_what_is_left", needs: VIPD, run: start_clears_what_is_left },
     Case { name: "upkeep::stop_leaves_no_vip", needs: VIPD, run: stop_leaves_no_vip },
     Case { name: "upkeep::reload_touches_only_the_change", needs: VIPD, run: reload_touches_only_the_change },
+    Case { name: "upkeep::reload_of_the_interval", needs: VIPD, run: reload_of_the_interval },
+    Case { name: "upkeep::stray_vip_is_evicted", needs: VIPD, run: stray_vip_is_evicted },
+    Case { name: "upkeep::dropped_vip_is_the_hosts_own", needs: VIPD, run: dropped_vip_is_the_hosts_own },
     Case { name: "upkeep::bad_reload_changes_nothing", needs: VIPD, run: bad_reload_changes_nothing },
     Case { name: "upkeep::bad_adverts_change_nothing", needs: VIPD, run: bad_adverts_change_nothing },
     Case { name: "upkeep::status_has_the_shape", needs: VIPD, run: status_has_the_shape },
@@ -92,6 +95,63 @@ fn reload_touches_only_the_change(lab: &Lab) -> Result<()> {
     let gap = probe.longest_gap(reloaded).context("no answer")?;
     ensure!(gap.length < 50 * MS, "the reload cost {:?}", gap.length);
     Ok(())
+}
+
+/// An owner that is told a shorter interval goes on owning.
+fn reload_of_the_interval(lab: &Lab) -> Result<()> {
+    let scene = Scene::new(lab, Kind::Vipd, Plan::new(SECOND))?;
+    let reloaded = Instant::now();
+    for interval in [100 * MS, 20 * MS, SECOND] {
+        let changed = Plan { interval, ..scene.plan.clone() };
+        for number in [0, 1] {
+            scene.proxies[number].write_file("vipd.toml", &changed.vipd_config())?;
+            scene.vipd(number)?.ctl(&["reload"])?;
+        }
+        // Any doubt about who owns would show within a few intervals.
+        std::thread::sleep(300 * MS);
+    }
+    let moves = lab.addresses().changes(Scene::vip(), reloaded);
+    ensure!(moves.is_empty(), "{moves:?}");
+    Ok(())
+}
+
+/// A VIP that somebody puts on the backup goes again: two would answer for it.
+fn stray_vip_is_evicted(lab: &Lab) -> Result<()> {
+    let scene = Scene::new(lab, Kind::Vipd, Plan::new(100 * MS))?;
+    let added = Instant::now();
+    scene.proxies[1].run("ip", &["addr", "add", &format!("{VIP}/16"), "dev", "eth0"])?;
+    poll_until("the address came to px2 and went", PATIENCE, || {
+        Ok(lab.addresses().changes(Scene::vip(), added).len() >= 2)
+    })?;
+    lab.addresses().wait_for(Scene::vip(), &["px1"], SECOND)?;
+    let stray = lab.addresses().overlap(Scene::vip(), added);
+    ensure!(stray < 50 * MS, "two held it for {stray:?}");
+    Ok(())
+}
+
+/// What a reload drops may be given to the host as any other address.
+fn dropped_vip_is_the_hosts_own(lab: &Lab) -> Result<()> {
+    let mut plan = Plan::new(100 * MS);
+    plan.groups.push((52, vec!["10.77.0.101/16".to_owned()]));
+    let scene = Scene::new(lab, Kind::Vipd, plan)?;
+    let dropped = "10.77.0.101".parse()?;
+    lab.addresses().wait_for(dropped, &["px1"], PATIENCE)?;
+    let mut changed = scene.plan.clone();
+    changed.groups.truncate(1);
+    for number in [0, 1] {
+        scene.proxies[number].write_file("vipd.toml", &changed.vipd_config())?;
+        scene.vipd(number)?.ctl(&["reload"])?;
+    }
+    lab.addresses().wait_for(dropped, &[], PATIENCE)?;
+    lab.addresses().wait_for_silence_to_end(dropped, PATIENCE)?;
+    // The groups are forgotten once the kernel has answered for them.
+    poll_until("the address stays", PATIENCE, || {
+        let _ = scene.proxies[1].run("ip", &["addr", "add", "10.77.0.101/16", "dev", "eth0"]);
+        let added = Instant::now();
+        std::thread::sleep(100 * MS);
+        Ok(lab.addresses().changes(dropped, added).iter().all(|c| c.present)
+            && lab.addresses().holders(dropped) == ["px2"])
+    })
 }
 
 fn bad_reload_changes_nothing(lab: &Lab) -> Result<()> {
