@@ -20,10 +20,6 @@ pub type Mac = [u8; 6];
 const ETHERTYPE_ARP: u16 = 0x0806;
 const ETHERTYPE_IPV6: u16 = 0x86dd;
 
-/// Two answers that lie no further apart than this, by different hosts, count
-/// as given at the same time.
-const SLOT: Duration = Duration::from_millis(10);
-
 /// How somebody said that an address is theirs.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Kind {
@@ -108,19 +104,20 @@ impl ArpWatch {
         first
     }
 
-    /// How long, in all, two hosts answered for an address at the same time
-    /// since a point in time; to the nearest 10 ms above.
+    /// How long two hosts answered for an address at the same time since a
+    /// point in time: from a host's first answer to the last one of a host that
+    /// had answered before it.
     #[must_use]
     pub fn double(&self, address: IpAddr, since: Instant) -> Duration {
-        let mut slots: BTreeMap<u128, Vec<Mac>> = BTreeMap::new();
+        let mut answered: Vec<(Mac, Instant, Instant)> = Vec::new();
         for sighting in self.sightings(address, since).iter().filter(|s| s.kind == Kind::Answer) {
-            let slot = sighting.at.saturating_duration_since(since).as_millis() / SLOT.as_millis();
-            let macs = slots.entry(slot).or_default();
-            if !macs.contains(&sighting.mac) {
-                macs.push(sighting.mac);
+            match answered.iter_mut().find(|(mac, ..)| *mac == sighting.mac) {
+                Some((_, _, last)) => *last = sighting.at,
+                None => answered.push((sighting.mac, sighting.at, sighting.at)),
             }
         }
-        slots.values().filter(|m| m.len() > 1).map(|_| SLOT).sum()
+        let overlap = |pair: &[(Mac, Instant, Instant)]| pair[0].2.saturating_duration_since(pair[1].1);
+        answered.windows(2).map(overlap).sum()
     }
 }
 
