@@ -371,6 +371,11 @@ impl Shell {
                 self.switchovers.extend(begun);
             }
             Call::Reload { reply } => self.reload(Some(reply)),
+            Call::Maintenance { on: true, reply } if self.node.maintenance_obstacle().is_some() => {
+                let why = self.node.maintenance_obstacle().unwrap_or_default();
+                let advice = "stop vipd here if the address shall go from everywhere";
+                let _ = reply.send(Err(Refusal(format!("{why}; {advice}"))));
+            }
             Call::Maintenance { on, reply } => {
                 self.node.set_maintenance(on, now);
                 let done = if on { "this node owns nothing now" } else { "this node takes part again" };

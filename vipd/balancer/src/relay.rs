@@ -27,6 +27,10 @@ pub(crate) const SCRATCH: usize = 64 * 1024;
 /// Reads of one direction before other sessions have their turn.
 const ROUNDS: usize = 8;
 
+/// Once one side has said everything, the other may be silent for this long:
+/// a client that is gone and a server that hangs must not stay for ever.
+const HALF_CLOSED: Duration = Duration::from_secs(60);
+
 /// Buffers for the unsent that a worker keeps for the next session in need.
 const SPARE: usize = 64;
 
@@ -77,6 +81,8 @@ pub(crate) struct Flows {
     down: Flow,
     /// Who ended first.
     first: Option<CloseCause>,
+    /// The bound on what follows that.
+    half_closed: Option<Idle>,
 }
 
 /// One direction.
@@ -132,7 +138,7 @@ impl Future for Relay<'_> {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<CloseCause> {
         let this = self.get_mut();
-        let Flows { up, down, first } = &mut this.flows;
+        let Flows { up, down, first, half_closed } = &mut this.flows;
         let (mut taken_up, mut taken_down) = (0, 0);
         let polled_up = up.poll(cx, this.client, this.server, this.buffers, down.closed, &mut taken_up);
         let polled_down = down.poll(cx, this.server, this.client, this.buffers, up.closed, &mut taken_down);
@@ -160,6 +166,12 @@ impl Future for Relay<'_> {
         }
         if up.closed && down.closed {
             return Poll::Ready(first.unwrap_or(CloseCause::ClientClosed));
+        }
+        if first.is_some() {
+            let bound = half_closed.get_or_insert_with(|| Idle::new(HALF_CLOSED));
+            if bound.poll(spoke, cx).is_ready() {
+                return Poll::Ready(CloseCause::IdleTimeout);
+            }
         }
         match &mut this.idle {
             Some(idle) => idle.poll(spoke, cx).map(|()| CloseCause::IdleTimeout),
@@ -243,5 +255,40 @@ impl Flow {
             buffers.take_back(std::mem::take(&mut self.unsent));
         }
         Poll::Ready(Ok(()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::AsyncWriteExt as _;
+    use tokio::net::TcpListener;
+
+    async fn pair() -> io::Result<(TcpStream, TcpStream)> {
+        let listener = TcpListener::bind("127.0.0.1:0").await?;
+        let (near, far) = tokio::join!(TcpStream::connect(listener.local_addr()?), listener.accept());
+        Ok((near?, far?.0))
+    }
+
+    /// A client that is gone and a server that hangs: the session ends, without
+    /// any idle time-out being configured.
+    #[tokio::test(start_paused = true)]
+    async fn a_half_closed_session_does_not_stay_for_ever() -> io::Result<()> {
+        let (mut far_client, mut client) = pair().await?;
+        let (_silent_server, mut server) = pair().await?;
+        far_client.shutdown().await?;
+        let (buffers, tally) = (Buffers::default(), Tally::default());
+        let began = Instant::now();
+        let relay = Relay {
+            client: &mut client,
+            server: &mut server,
+            flows: Flows::default(),
+            idle: None,
+            buffers: &buffers,
+            tally: &tally,
+        };
+        assert_eq!(relay.await, CloseCause::IdleTimeout);
+        assert!(began.elapsed() >= HALF_CLOSED);
+        Ok(())
     }
 }

@@ -361,7 +361,6 @@ impl KernelActor {
         }
         for (number, spots) in of_group {
             if let Some(event) = self.restore_group(number, &spots).await {
-                warn!("{event:?}");
                 self.tell(event).await;
             }
         }

@@ -110,6 +110,13 @@ impl Node {
         }
     }
 
+    /// Why maintenance would take a VIP from everybody: nobody else can own it.
+    #[must_use]
+    pub fn maintenance_obstacle(&self) -> Option<String> {
+        let alone = |g: &&Group| g.election.word() == State::Active && self.successor(g).is_none();
+        self.groups.iter().find(alone).map(|g| self.nobody_can_take(g))
+    }
+
     /// Maintenance: this node hands over what it owns and takes nothing, until told otherwise.
     pub fn set_maintenance(&mut self, on: bool, now: Time) {
         if self.maintenance == on || self.stopping.is_some() {

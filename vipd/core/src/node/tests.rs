@@ -507,3 +507,11 @@ fn a_link_local_source_that_a_peer_told_of_is_that_peer() {
     node.handle(packet, at(20));
     assert_eq!(node.group_status(at(20))[0].owner.as_deref(), Some("px2"));
 }
+
+#[test]
+fn maintenance_that_would_leave_nobody_is_told_of() {
+    let mut node = owner(settings());
+    assert!(node.maintenance_obstacle().is_some_and(|why| why.contains("px2 does not answer")));
+    peer_says(&mut node, &hello(State::Backup, true, vec![1, 2]), at(3_400));
+    assert_eq!(node.maintenance_obstacle(), None);
+}
