@@ -349,3 +349,25 @@ fn a_later_key_may_say_what_this_version_does() {
     let refused = Config::parse(&text("majority"), "f").expect_err("not built yet").to_string();
     assert!(refused.contains("quorum in [election] is not supported by this version"), "{refused}");
 }
+
+#[test]
+fn a_listener_beside_its_vip_is_warned_of() {
+    let text = r#"
+        [cluster]
+        name = "orders"
+        nodes = [{ name = "px1", address = "10.77.0.11" }, { name = "px2", address = "10.77.0.12" }]
+        [[vip]]
+        name = "main"
+        addresses = ["10.77.0.100/24"]
+        [[listen]]
+        name = "db"
+        bind = "10.77.0.110:3306"
+        pool = "db"
+        [[pool]]
+        name = "db"
+        servers = ["10.77.0.21:3306"]
+        "#;
+    let warnings = Config::parse(text, "f").expect("right").warnings;
+    assert_eq!(warnings.len(), 1, "{warnings:?}");
+    assert!(warnings[0].to_string().contains("10.77.0.110 is neither a VIP nor a node's"), "{warnings:?}");
+}

@@ -348,9 +348,20 @@ impl Shell {
 
     fn resolved(&mut self, found: &Resolved) {
         if found.generation == self.resolver.generation() {
+            if let Some(problem) = &found.problem {
+                self.tell_unresolved(found, problem);
+            }
             let server = ServerKey { pool: found.pool, server: found.server };
             self.handle(Input::Resolved { server, addresses: found.addresses.to_vec() });
         }
+    }
+
+    fn tell_unresolved(&self, found: &Resolved, problem: &str) {
+        let server = ServerKey { pool: found.pool, server: found.server };
+        let Some((pool, server)) = self.node.server_name(server) else { return };
+        let message = format!("server {pool}/{server}: its name does not resolve: {problem}");
+        self.events
+            .push(api::Event::new(api::Level::Warning, EventKind::Server, message).server(pool, server));
     }
 
     // ---- operators ------------------------------------------------------------

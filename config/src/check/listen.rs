@@ -1,13 +1,14 @@
 //! `[[listen]]`.
 
+use super::cluster::Cluster;
 use super::election::within;
 use super::{Names, clash};
 use crate::report::{At, Problem, Report};
 use crate::spec::ListenSpec;
 use crate::value::Number;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
-use vipd_core::settings::{Bind, Listener};
+use vipd_core::settings::{Bind, Listener, VipGroup};
 
 const DEFAULT_MAX_CONNECTIONS: u32 = 2000;
 const MIN_IDLE: Duration = Duration::from_secs(1);
@@ -101,6 +102,25 @@ fn clashes(listeners: &Listeners, status: Option<&At<SocketAddr>>, report: &mut 
                 other.value
             ))
             .hint("another port, or an address for each"),
+        );
+    }
+}
+
+/// A listener on an address of a VIP's subnet that is nobody's: binding works
+/// (the address may come later), and nobody ever reaches it.
+pub(super) fn nowhere(listeners: &Listeners, cluster: &Cluster, vips: &[VipGroup], report: &mut Report<'_>) {
+    let all = || vips.iter().flat_map(|v| v.addresses.iter());
+    let of_node = |a: IpAddr| cluster.settings.nodes.iter().any(|n| n.addresses.contains(&a));
+    for (_, bind) in &listeners.binds {
+        let Some(address) = bind.value.address else { continue };
+        let known = all().any(|vip| vip.address() == address) || of_node(address);
+        let Some(near) = all().find(|vip| vip.contains(address)).filter(|_| !known) else { continue };
+        report.warning(
+            &bind.span,
+            Problem::new(format!(
+                "{address} is neither a VIP nor a node's address, so nobody may reach this listener"
+            ))
+            .hint(format!("the VIP of this subnet is {}", near.address())),
         );
     }
 }

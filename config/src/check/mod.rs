@@ -38,6 +38,7 @@ pub(crate) fn config(spec: Spec, report: &mut Report<'_>) -> Config {
     let vips = vip::judge(drafts, &cluster, &election, &listeners.names, report);
     pool::unused(&pools, &listeners, report);
     pool::loops(&pools, &listeners, &cluster, &vips, report);
+    listen::nowhere(&listeners, &cluster, &vips, report);
     Config {
         cluster: cluster.settings,
         election: election.settings,
