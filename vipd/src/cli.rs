@@ -36,9 +36,6 @@ pub struct Run {
     /// Where the control socket and the lock are.
     #[arg(long, value_name = "DIR", default_value = "/run/vipd")]
     pub runtime_dir: PathBuf,
-    /// Where what must survive a restart is kept.
-    #[arg(long, value_name = "DIR", default_value = "/var/lib/vipd")]
-    pub state_dir: PathBuf,
 }
 
 /// `vipd check`.
@@ -72,7 +69,6 @@ mod tests {
         let Command::Run(run) = Cli::try_parse_from(["vipd", "run"])?.command else { panic!("not run") };
         assert_eq!(run.config.path.to_str(), Some("/etc/vipd/vipd.toml"));
         assert_eq!(run.runtime_dir.to_str(), Some("/run/vipd"));
-        assert_eq!(run.state_dir.to_str(), Some("/var/lib/vipd"));
         assert_eq!(run.node, None);
         Ok(())
     }

@@ -106,7 +106,6 @@ impl Vipd {
         let mut command = Command::new(program("vipd")?);
         command.arg("run").arg("--config").arg(path).args(["--node", host.name()]);
         command.arg("--runtime-dir").arg(host.dir().join("runtime"));
-        command.arg("--state-dir").arg(host.dir().join("state"));
         let process = host.spawn("vipd", &mut command)?;
         Ok(Self { host: host.clone(), process })
     }
