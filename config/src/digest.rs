@@ -114,7 +114,8 @@ fn pool(pool: &Pool, pools: &[Pool]) -> String {
         let (interval, timeout) = (check.interval.as_nanos(), check.timeout.as_nanos());
         let _ = write!(text, " check {interval} {timeout} {} {} ", check.rise, check.fall);
         match &check.kind {
-            CheckKind::Tcp => text.push_str("tcp"),
+            CheckKind::Tcp(_) => text.push_str("tcp"),
+            CheckKind::Http(_) | CheckKind::Postgres(_) | CheckKind::Redis(_) | CheckKind::Exec(_) => {}
             CheckKind::Mysql(mysql) => {
                 let role = match mysql.role {
                     Role::Primary => "primary",

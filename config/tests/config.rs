@@ -75,13 +75,12 @@ fn every_key_reaches_the_settings() -> Outcome {
     assert_eq!((db2.name.as_str(), db2.weight, db2.max_connections), ("db2", 200, Some(1000)));
     assert!(db3.backup && !db2.backup);
     let kind = CheckKind::Mysql(MysqlCheck {
-        user: "vipd".into(),
         password_file: Some("/etc/vipd/mysql.password".into()),
         role: Role::Primary,
-        max_lag: None,
+        ..MysqlCheck::new("vipd")
     });
     let half = Duration::from_millis(500);
-    let check = Check { kind, interval: half, timeout: half, rise: 2, fall: 3 };
+    let check = Check { interval: half, timeout: half, ..Check::new(kind) };
     assert_eq!(config.pools[0].check, Some(check), "a check is not longer than its interval by default");
     let Some(CheckKind::Mysql(replica)) = config.pools[1].check.as_ref().map(|c| &c.kind) else {
         return Err("a mysql check".into());

@@ -17,7 +17,7 @@ use tokio::sync::mpsc;
 use vipd::check::{Checker, Report};
 use vipd::resolve::Resolver;
 use vipd_core::probe::{Lag, Observation, ObservedRole, Probe};
-use vipd_core::settings::{Balance, Check, CheckKind, Host, MysqlCheck, Pool, Role, Server};
+use vipd_core::settings::{Check, CheckKind, Host, MysqlCheck, Pool, Role, Server};
 
 type Outcome<T = ()> = Result<T, Box<dyn std::error::Error>>;
 
@@ -165,35 +165,22 @@ impl Lab {
     }
 
     fn check_as(&mut self, user: &str) {
-        let server = |db: &MariaDb| Server {
-            name: format!("db{}", db.id),
-            host: Host::Address(IpAddr::V4(Ipv4Addr::LOCALHOST)),
-            port: db.port,
-            weight: 100,
-            max_connections: None,
-            backup: false,
-        };
+        let host = Host::Address(IpAddr::V4(Ipv4Addr::LOCALHOST));
+        let server = |db: &MariaDb| Server::new(format!("db{}", db.id), host.clone(), db.port);
         let check = MysqlCheck {
-            user: user.to_owned(),
             password_file: Some(self.password.path().to_owned()),
             role: Role::Any,
             max_lag: Some(Duration::from_secs(10)),
+            ..MysqlCheck::new(user)
         };
-        let pool = Pool {
-            name: "a".to_owned(),
-            balance: Balance::First,
-            servers: vec![server(&self.primary), server(&self.replica)],
-            fallback: None,
-            check: Some(Check {
-                kind: CheckKind::Mysql(check),
-                interval: Duration::from_millis(100),
-                timeout: Duration::from_secs(1),
-                rise: 1,
-                fall: 1,
-            }),
-            connect_timeout: Duration::from_secs(1),
-            retries: 0,
+        let check = Check {
+            interval: Duration::from_millis(100),
+            rise: 1,
+            fall: 1,
+            ..Check::new(CheckKind::Mysql(check))
         };
+        let servers = vec![server(&self.primary), server(&self.replica)];
+        let pool = Pool { check: Some(check), ..Pool::new("a", servers) };
         self.checker.update(&[pool], &self.resolver);
     }
 
@@ -219,7 +206,7 @@ impl Lab {
     }
 
     async fn until_is(&mut self, server: usize, role: ObservedRole, lag: Option<Lag>) -> Outcome<Vec<Probe>> {
-        let expected = Probe::Answered(Observation { role: Some(role), lag });
+        let expected = Probe::Answered(Observation { role: Some(role), lag, ..Observation::default() });
         self.until(server, |probe| *probe == expected).await
     }
 

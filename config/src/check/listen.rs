@@ -61,12 +61,12 @@ pub(super) fn judge(
             within("idle-timeout", *value, MIN_IDLE, MAX_IDLE, span, report);
         }
         listeners.pools.push(pool);
+        let name = names.last().and_then(Option::as_ref).map(|n| n.value.clone()).unwrap_or_default();
+        let bound = bind.as_ref().map_or(Bind { address: None, port: 0 }, |b| b.value);
         listeners.settings.push(Listener {
-            name: names.last().and_then(Option::as_ref).map(|n| n.value.clone()).unwrap_or_default(),
-            bind: bind.as_ref().map_or(Bind { address: None, port: 0 }, |b| b.value),
-            pool: pool.unwrap_or(0),
             max_connections,
             idle_timeout: idle_timeout.map(|t| t.value),
+            ..Listener::new(name, bound, pool.unwrap_or(0))
         });
         listeners.binds.extend(bind.map(|b| (position, b)));
     }

@@ -13,7 +13,9 @@ use crate::value::{FilePath, Kind, Number, User};
 use std::net::IpAddr;
 use std::ops::Range;
 use std::time::Duration;
-use vipd_core::settings::{Balance, Check, CheckKind, Host, MysqlCheck, Pool, Role, Server, VipGroup};
+use vipd_core::settings::{
+    Balance, Check, CheckKind, Host, MysqlCheck, Pool, Role, Server, TcpCheck, VipGroup,
+};
 
 const DEFAULT_CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 const MAX_CONNECT_TIMEOUT: Duration = Duration::from_secs(600);
@@ -80,16 +82,7 @@ struct PoolDraft {
 
 impl PoolDraft {
     fn unreadable() -> Self {
-        let pool = Pool {
-            name: String::new(),
-            balance: Balance::RoundRobin,
-            servers: vec![],
-            fallback: None,
-            check: None,
-            connect_timeout: DEFAULT_CONNECT_TIMEOUT,
-            retries: DEFAULT_RETRIES,
-        };
-        Self { name: None, fallback: None, pool, place: 0..0, servers: vec![] }
+        Self { name: None, fallback: None, pool: Pool::new("", vec![]), place: 0..0, servers: vec![] }
     }
 }
 
@@ -104,13 +97,11 @@ fn draft(table: At<PoolSpec>, report: &mut Report<'_>) -> PoolDraft {
     let connect_timeout =
         bounded(connect_timeout, "connect-timeout", DEFAULT_CONNECT_TIMEOUT, bounds, report);
     let pool = Pool {
-        name: name.as_ref().map(|n| n.value.clone()).unwrap_or_default(),
         balance: balance.or("balance", Balance::RoundRobin, report),
-        servers: list,
-        fallback: None,
         check: check.ok("check", report).and_then(|c| self::check(c, report)),
         connect_timeout,
         retries: retries.or("retries", Number(DEFAULT_RETRIES), report).0,
+        ..Pool::new(name.as_ref().map(|n| n.value.clone()).unwrap_or_default(), list)
     };
     PoolDraft { name, fallback, pool, place, servers }
 }
@@ -267,12 +258,10 @@ fn servers(
             );
         }
         servers.push(Server {
-            name,
-            host,
-            port,
             weight: u16::try_from(draft.weight).unwrap_or(u16::MAX),
             max_connections: draft.max_connections,
             backup: draft.backup,
+            ..Server::new(name, host, port)
         });
         places.push(draft.address.span);
     }
@@ -359,11 +348,11 @@ fn check(table: At<Table<CheckSpec>>, report: &mut Report<'_>) -> Option<Check> 
     let kind = match kind? {
         Kind::Tcp => {
             login.refuse(report);
-            CheckKind::Tcp
+            CheckKind::Tcp(TcpCheck::default())
         }
         Kind::Mysql => CheckKind::Mysql(login.mysql(&span, report)),
     };
-    Some(Check { kind, interval, timeout, rise, fall })
+    Some(Check { interval, timeout, rise, fall, ..Check::new(kind) })
 }
 
 /// Interval and timeout of a check.
@@ -422,10 +411,10 @@ impl Login {
             );
         }
         MysqlCheck {
-            user: self.user.ok().flatten().map(|u| u.value.0).unwrap_or_default(),
             password_file: self.password_file.map(|p| p.value.0),
             role: self.role.as_ref().map_or(Role::Any, |r| r.value),
             max_lag: max_lag(self.max_lag, self.role.as_ref(), report),
+            ..MysqlCheck::new(self.user.ok().flatten().map(|u| u.value.0).unwrap_or_default())
         }
     }
 }

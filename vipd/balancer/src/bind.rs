@@ -145,13 +145,7 @@ mod tests {
     use super::*;
 
     fn loopback() -> Listener {
-        Listener {
-            name: "l".into(),
-            bind: Bind { address: Some(Ipv4Addr::LOCALHOST.into()), port: 0 },
-            pool: 0,
-            max_connections: 1,
-            idle_timeout: None,
-        }
+        Listener::new("l", Bind { address: Some(Ipv4Addr::LOCALHOST.into()), port: 0 }, 0)
     }
 
     /// Tuning each accepted socket by itself would cost six system calls a session.

@@ -29,7 +29,7 @@ mod tests;
 pub use pools::{Admin, Change, Changes, Close, Event, PoolsState, ServerStatus, Why};
 
 use crate::probe::{Lag, Observation, ObservedRole, Probe};
-use crate::settings::{Check, CheckKind, Role};
+use crate::settings::{Check, Role};
 use std::fmt;
 use std::time::Duration;
 
@@ -259,10 +259,7 @@ struct Demands {
 
 impl Demands {
     fn of(check: &Check) -> Self {
-        let (role, max_lag) = match &check.kind {
-            CheckKind::Tcp => (Role::Any, None),
-            CheckKind::Mysql(mysql) => (mysql.role, mysql.max_lag),
-        };
+        let (role, max_lag) = (check.kind.role(), check.kind.max_lag());
         Self { rise: check.rise.max(1), fall: check.fall.max(1), role, max_lag }
     }
 }
@@ -271,7 +268,7 @@ impl Health {
     fn observe(&mut self, probe: Probe, demands: Demands) {
         self.answers.count(&probe, demands);
         match probe {
-            Probe::Answered(Observation { role, lag }) => {
+            Probe::Answered(Observation { role, lag, unready: _, connections: _ }) => {
                 // Who cannot tell its role has not said that it stopped replicating either.
                 if role.is_some() || lag.is_some() || self.role.is_none() {
                     self.lag = lag;

@@ -19,6 +19,21 @@ pub struct Observation {
     pub role: Option<ObservedRole>,
     /// Its replication lag, where it replicates.
     pub lag: Option<Lag>,
+    /// Why it should not be used, in its own words: a Galera node that gives
+    /// a joiner its data, a member that left its group. Nothing is wrong with
+    /// the check, so this counts at once, without waiting for `fall`.
+    pub unready: Option<String>,
+    /// The connections it has, where the check can ask.
+    pub connections: Option<Connections>,
+}
+
+/// Connections of a server, of everybody.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Connections {
+    /// Those that are open.
+    pub used: u32,
+    /// Those that it takes at most.
+    pub max: u32,
 }
 
 /// The role a database has now.

@@ -6,6 +6,8 @@
 use std::fmt;
 use std::net::IpAddr;
 use std::num::NonZeroU8;
+use std::ops::RangeInclusive;
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// An address family.
@@ -235,8 +237,45 @@ pub struct Listener {
     pub pool: usize,
     /// Sessions at a time; a further client waits in the kernel's accept queue.
     pub max_connections: u32,
-    /// A session in which nobody spoke for this long is closed; never when absent.
+    /// Sessions of one client address at a time; unbounded when absent.
+    pub max_per_source: Option<u32>,
+    /// New sessions of one client address in a second; unbounded when absent.
+    pub max_rate_per_source: Option<u32>,
+    /// A session whose turn it is to speak is not the server's, and in which
+    /// nobody spoke for this long, is closed; never when absent.
     pub idle_timeout: Option<Duration>,
+    /// A session that is older is closed at its next pause; never when absent.
+    pub max_session_age: Option<Duration>,
+    /// Silence on a connection, of client or server, after which the kernel
+    /// asks whether the other end is still there.
+    pub tcp_keepalive: Duration,
+    /// What was sent and is not acknowledged for this long ends a connection.
+    pub tcp_user_timeout: Duration,
+    /// Networks of proxies whose connections begin with a PROXY protocol header.
+    pub accept_proxy: Vec<Cidr>,
+    /// Whether each session is a line in the log when it ends.
+    pub access_log: bool,
+}
+
+impl Listener {
+    /// One with the defaults.
+    #[must_use]
+    pub fn new(name: impl Into<String>, bind: Bind, pool: usize) -> Self {
+        Self {
+            name: name.into(),
+            bind,
+            pool,
+            max_connections: 2_000,
+            max_per_source: None,
+            max_rate_per_source: None,
+            idle_timeout: None,
+            max_session_age: None,
+            tcp_keepalive: Duration::from_secs(30),
+            tcp_user_timeout: Duration::from_secs(30),
+            accept_proxy: vec![],
+            access_log: false,
+        }
+    }
 }
 
 /// How a pool chooses among its usable servers (HAProxy's words).
@@ -286,8 +325,40 @@ pub struct Server {
     pub weight: u16,
     /// Sessions at a time; unbounded when absent.
     pub max_connections: Option<u32>,
+    /// New connections to it in a second; unbounded when absent.
+    pub max_rate: Option<u32>,
     /// Used only when no server that is not a backup is usable.
     pub backup: bool,
+    /// What its name stands for.
+    pub resolve: Resolve,
+}
+
+impl Server {
+    /// One with the defaults.
+    #[must_use]
+    pub fn new(name: impl Into<String>, host: Host, port: u16) -> Self {
+        Self {
+            name: name.into(),
+            host,
+            port,
+            weight: 100,
+            max_connections: None,
+            max_rate: None,
+            backup: false,
+            resolve: Resolve::One,
+        }
+    }
+}
+
+/// What the name of a server stands for.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub enum Resolve {
+    /// One server, whatever addresses it has.
+    One,
+    /// A server at each of its addresses.
+    All,
+    /// A server for each of its SRV records (RFC 2782), which also give the ports.
+    Srv,
 }
 
 /// What a database must be to be used by a pool.
@@ -304,10 +375,79 @@ pub enum Role {
 /// How a check talks to a server.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum CheckKind {
-    /// The connection is accepted.
-    Tcp,
+    /// The connection is accepted, and says what it should.
+    Tcp(TcpCheck),
+    /// A request over HTTP/1.1, in the clear or over TLS.
+    Http(HttpCheck),
     /// A login and questions in MySQL's protocol.
     Mysql(MysqlCheck),
+    /// A login and questions in PostgreSQL's protocol.
+    Postgres(PostgresCheck),
+    /// A login and questions in Redis' protocol.
+    Redis(RedisCheck),
+    /// A command's exit status.
+    Exec(ExecCheck),
+}
+
+impl CheckKind {
+    /// The role a server must have.
+    #[must_use]
+    pub const fn role(&self) -> Role {
+        match self {
+            Self::Tcp(_) | Self::Http(_) | Self::Exec(_) => Role::Any,
+            Self::Mysql(check) => check.role,
+            Self::Postgres(check) => check.role,
+            Self::Redis(check) => check.role,
+        }
+    }
+
+    /// The replication lag above which a replica takes no new connections.
+    #[must_use]
+    pub const fn max_lag(&self) -> Option<Duration> {
+        match self {
+            Self::Tcp(_) | Self::Http(_) | Self::Exec(_) => None,
+            Self::Mysql(check) => check.max_lag,
+            Self::Postgres(check) => check.max_lag,
+            Self::Redis(check) => check.max_lag,
+        }
+    }
+}
+
+/// TLS of a check's connection.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Tls {
+    /// Whether the server's certificate must be valid for its name.
+    pub verify: bool,
+    /// The certificates it must stem from; those of the system when absent.
+    pub ca_file: Option<PathBuf>,
+    /// The name it must have; the server's host when absent.
+    pub server_name: Option<String>,
+}
+
+/// Settings of a check of kind `tcp`.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct TcpCheck {
+    /// What is said to the server; nothing when absent.
+    pub send: Option<String>,
+    /// What its answer must contain; no answer is waited for when absent.
+    pub expect: Option<String>,
+}
+
+/// Settings of a check of kind `http`.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct HttpCheck {
+    /// TLS, if the request goes over it.
+    pub tls: Option<Tls>,
+    /// The method.
+    pub method: String,
+    /// The path, with its query.
+    pub path: String,
+    /// The `Host` field; the server's host and port when absent.
+    pub host: Option<String>,
+    /// The status codes that are good.
+    pub status: Vec<RangeInclusive<u16>>,
+    /// What the body must contain; anything when absent.
+    pub expect: Option<String>,
 }
 
 /// Settings of a check of kind `mysql`.
@@ -316,11 +456,97 @@ pub struct MysqlCheck {
     /// The user that logs in.
     pub user: String,
     /// The file that holds its password; no password when absent.
-    pub password_file: Option<std::path::PathBuf>,
+    pub password_file: Option<PathBuf>,
+    /// TLS, if the login goes over it.
+    pub tls: Option<Tls>,
     /// The role a server must have.
     pub role: Role,
     /// The replication lag above which a replica takes no new connections.
     pub max_lag: Option<Duration>,
+    /// A table that tells the lag, written by a tool such as pt-heartbeat;
+    /// the server's own figure when absent.
+    pub heartbeat: Option<Heartbeat>,
+    /// The Galera state a server must have; not asked when absent.
+    pub galera: Option<Galera>,
+    /// Whether a server must be an online member of a group (group
+    /// replication) that has its majority.
+    pub group_replication: bool,
+}
+
+impl MysqlCheck {
+    /// One with the defaults.
+    #[must_use]
+    pub fn new(user: impl Into<String>) -> Self {
+        Self {
+            user: user.into(),
+            password_file: None,
+            tls: None,
+            role: Role::Any,
+            max_lag: None,
+            heartbeat: None,
+            galera: None,
+            group_replication: false,
+        }
+    }
+}
+
+/// A column that holds the time of the primary's last heartbeat.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Heartbeat {
+    /// The schema.
+    pub schema: String,
+    /// The table.
+    pub table: String,
+    /// The column, a time stamp.
+    pub column: String,
+}
+
+/// What is asked of a Galera node.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Galera {
+    /// Whether one that gives a joiner its data (state 2) may be used.
+    pub donors: bool,
+}
+
+/// Settings of a check of kind `postgres`.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct PostgresCheck {
+    /// The role that logs in.
+    pub user: String,
+    /// The file that holds its password; no password when absent.
+    pub password_file: Option<PathBuf>,
+    /// The database it logs in to.
+    pub database: String,
+    /// TLS, if the login goes over it.
+    pub tls: Option<Tls>,
+    /// The role a server must have.
+    pub role: Role,
+    /// The replication lag above which a replica takes no new connections.
+    pub max_lag: Option<Duration>,
+}
+
+/// Settings of a check of kind `redis`.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct RedisCheck {
+    /// The user that logs in; `default` when absent.
+    pub user: Option<String>,
+    /// The file that holds its password; no login when absent.
+    pub password_file: Option<PathBuf>,
+    /// TLS, if the connection goes over it.
+    pub tls: Option<Tls>,
+    /// The role a server must have.
+    pub role: Role,
+    /// The silence of its primary above which a replica takes no new connections.
+    pub max_lag: Option<Duration>,
+}
+
+/// Settings of a check of kind `exec`.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct ExecCheck {
+    /// The program, by its absolute path, and its arguments. No shell reads them.
+    pub command: Vec<String>,
+    /// The system's user that runs it; `nobody` when absent.
+    pub user: Option<String>,
 }
 
 /// `[pool.check]`.
@@ -328,14 +554,80 @@ pub struct MysqlCheck {
 pub struct Check {
     /// What is asked.
     pub kind: CheckKind,
+    /// The port that is asked; the server's own when absent.
+    pub port: Option<u16>,
     /// Time between the starts of two checks of a server.
     pub interval: Duration,
+    /// The same while a verdict changes: after a first failure or a first
+    /// success; `interval` when absent.
+    pub fast_interval: Option<Duration>,
+    /// The same of a server that is down; `interval` when absent.
+    pub down_interval: Option<Duration>,
     /// A check that takes longer has failed.
     pub timeout: Duration,
     /// Successes in a row that make a server usable.
     pub rise: u32,
     /// Failures in a row that make it unusable.
     pub fall: u32,
+    /// Whether a connection that fails counts as a check that failed.
+    pub passive: bool,
+}
+
+impl Check {
+    /// One with the defaults.
+    #[must_use]
+    pub const fn new(kind: CheckKind) -> Self {
+        let second = Duration::from_secs(1);
+        Self {
+            kind,
+            port: None,
+            interval: second,
+            fast_interval: None,
+            down_interval: None,
+            timeout: second,
+            rise: 2,
+            fall: 3,
+            passive: true,
+        }
+    }
+}
+
+/// The source address of connections to servers.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub enum Source {
+    /// What the kernel chooses.
+    Auto,
+    /// The address that the client connected to, of the server's family.
+    Vip,
+    /// This one.
+    Address(IpAddr),
+}
+
+/// A version of the PROXY protocol.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub enum ProxyProtocol {
+    /// Text.
+    V1,
+    /// Binary.
+    V2,
+}
+
+/// What happens to the sessions of a server that is down.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub enum OnDown {
+    /// They are closed.
+    Close,
+    /// They go on.
+    Drain,
+}
+
+/// What happens to the sessions of a server that has lost the role its pool wants.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub enum OnDemote {
+    /// They are closed at once.
+    Close,
+    /// They are closed after this time.
+    Drain(Duration),
 }
 
 /// `[[pool]]`.
@@ -350,12 +642,57 @@ pub struct Pool {
     /// The pool used when no server of this one is usable, as a position in
     /// the list of pools; chains have an end.
     pub fallback: Option<usize>,
+    /// Sessions at a time that this pool sends to servers of its fallback;
+    /// unbounded when absent.
+    pub fallback_max_connections: Option<u32>,
     /// How its servers are checked; without a check every server counts as usable.
     pub check: Option<Check>,
     /// A connection to a server that takes longer is given up.
     pub connect_timeout: Duration,
     /// Further servers tried when a connection fails.
     pub retries: u32,
+    /// Clients that may wait for a server to have room; 0 refuses them at once.
+    pub queue: u32,
+    /// A client that has waited for this long is refused.
+    pub queue_timeout: Duration,
+    /// A server that comes up takes its full share only after this time.
+    pub slow_start: Option<Duration>,
+    /// Connections of a server's own limit that are left to others, where the
+    /// check can read that limit.
+    pub headroom: u32,
+    /// The source address of connections to its servers.
+    pub source: Source,
+    /// The PROXY protocol header that its servers are sent.
+    pub proxy_protocol: Option<ProxyProtocol>,
+    /// What happens to the sessions of a server that is down.
+    pub on_down: OnDown,
+    /// What happens to the sessions of a server that has lost its role.
+    pub on_demote: OnDemote,
+}
+
+impl Pool {
+    /// One with the defaults.
+    #[must_use]
+    pub fn new(name: impl Into<String>, servers: Vec<Server>) -> Self {
+        Self {
+            name: name.into(),
+            balance: Balance::RoundRobin,
+            servers,
+            fallback: None,
+            fallback_max_connections: None,
+            check: None,
+            connect_timeout: Duration::from_secs(2),
+            retries: 3,
+            queue: 1_000,
+            queue_timeout: Duration::from_secs(5),
+            slow_start: None,
+            headroom: 0,
+            source: Source::Auto,
+            proxy_protocol: None,
+            on_down: OnDown::Drain,
+            on_demote: OnDemote::Close,
+        }
+    }
 }
 
 #[cfg(test)]

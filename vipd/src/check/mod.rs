@@ -119,7 +119,7 @@ impl Checker {
     fn apply(&mut self, pools: &[Pool], resolver: &Resolver) {
         let mut before = std::mem::take(&mut self.tasks);
         for (pool_at, pool) in pools.iter().enumerate() {
-            let Some(Check { kind, interval, timeout, rise: _, fall: _ }) = &pool.check else { continue };
+            let Some(Check { kind, interval, timeout, .. }) = &pool.check else { continue };
             for (server_at, server) in pool.servers.iter().enumerate() {
                 let place = Place { generation: self.generation, pool: pool_at, server: server_at };
                 let target = Target {
@@ -145,7 +145,11 @@ impl Checker {
     fn spawn(&self, key: &(String, String), target: Target, place: Place, resolver: &Resolver) -> Task {
         let (sender, receiver) = watch::channel(place);
         let prober = match &target.kind {
-            CheckKind::Tcp => Prober::Tcp,
+            CheckKind::Tcp(_)
+            | CheckKind::Http(_)
+            | CheckKind::Postgres(_)
+            | CheckKind::Redis(_)
+            | CheckKind::Exec(_) => Prober::Tcp,
             CheckKind::Mysql(check) => {
                 Prober::Mysql(Box::new(mysql::Prober::new(check.clone(), target.interval, target.timeout)))
             }

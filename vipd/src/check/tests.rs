@@ -7,34 +7,22 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use vipd_core::probe::ObservedRole;
-use vipd_core::settings::{Balance, Host, MysqlCheck, Role, Server};
+use vipd_core::settings::{Host, MysqlCheck, Role, Server, TcpCheck};
 
 type Outcome = Result<(), Box<dyn std::error::Error>>;
 
 const LIMIT: Duration = Duration::from_secs(20);
 
 fn mysql(role: Role) -> CheckKind {
-    CheckKind::Mysql(MysqlCheck { user: "vipd".to_owned(), password_file: None, role, max_lag: None })
+    CheckKind::Mysql(MysqlCheck { role, ..MysqlCheck::new("vipd") })
 }
 
 fn pool(name: &str, kind: CheckKind, ports: &[u16]) -> Pool {
-    let server = |port: &u16| Server {
-        name: format!("db{port}"),
-        host: Host::Address(IpAddr::V4(Ipv4Addr::LOCALHOST)),
-        port: *port,
-        weight: 100,
-        max_connections: None,
-        backup: false,
-    };
-    Pool {
-        name: name.to_owned(),
-        balance: Balance::RoundRobin,
-        servers: ports.iter().map(server).collect(),
-        fallback: None,
-        check: Some(Check { kind, interval: Duration::from_millis(50), timeout: LIMIT, rise: 1, fall: 1 }),
-        connect_timeout: Duration::from_secs(1),
-        retries: 0,
-    }
+    let host = Host::Address(IpAddr::V4(Ipv4Addr::LOCALHOST));
+    let server = |port: &u16| Server::new(format!("db{port}"), host.clone(), *port);
+    let interval = Duration::from_millis(50);
+    let check = Check { interval, timeout: LIMIT, rise: 1, fall: 1, ..Check::new(kind) };
+    Pool { check: Some(check), ..Pool::new(name, ports.iter().map(server).collect()) }
 }
 
 /// A pool whose checks give up soon.
@@ -186,7 +174,7 @@ async fn log_in(stream: &mut TcpStream) -> std::io::Result<()> {
 }
 
 fn primary() -> Probe {
-    Probe::Answered(Observation { role: Some(ObservedRole::Primary), lag: None })
+    Probe::Answered(Observation { role: Some(ObservedRole::Primary), ..Observation::default() })
 }
 
 #[tokio::test]
@@ -196,7 +184,7 @@ async fn tcp_tells_open_from_closed() -> Outcome {
     let closed = tokio::net::TcpSocket::new_v4()?;
     closed.bind("127.0.0.1:0".parse()?)?;
     let port = closed.local_addr()?.port();
-    let mut lab = Lab::start(&[pool("a", CheckKind::Tcp, &[open, port])]);
+    let mut lab = Lab::start(&[pool("a", CheckKind::Tcp(TcpCheck::default()), &[open, port])]);
     let mut seen = [false, false];
     while seen != [true, true] {
         let report = lab.report().await?;
@@ -333,10 +321,8 @@ async fn a_refused_account_is_named_without_its_password() -> Outcome {
     let mut password = tempfile::NamedTempFile::new()?;
     std::io::Write::write_all(&mut password, b"hunter2\n")?;
     let kind = CheckKind::Mysql(MysqlCheck {
-        user: "vipd".to_owned(),
         password_file: Some(password.path().to_owned()),
-        role: Role::Any,
-        max_lag: None,
+        ..MysqlCheck::new("vipd")
     });
     let mut lab = Lab::start(&[pool("a", kind, &[port])]);
     let text = lab.failure().await?;
@@ -349,10 +335,8 @@ async fn a_refused_account_is_named_without_its_password() -> Outcome {
 async fn without_its_password_file_no_login_is_begun() -> Outcome {
     let (port, logins) = server(|_| async { Ok(()) }).await?;
     let kind = CheckKind::Mysql(MysqlCheck {
-        user: "vipd".to_owned(),
         password_file: Some("/nowhere/password".into()),
-        role: Role::Any,
-        max_lag: None,
+        ..MysqlCheck::new("vipd")
     });
     let mut lab = Lab::start(&[pool("a", kind, &[port])]);
     let expected = "reading password-file /nowhere/password: no such file or directory";
@@ -399,10 +383,9 @@ async fn caching_sha2_password_needs_no_tls() -> Outcome {
     let mut password = tempfile::NamedTempFile::new()?;
     std::io::Write::write_all(&mut password, b"a secret that is longer than twenty bytes\n")?;
     let kind = CheckKind::Mysql(MysqlCheck {
-        user: "vipd".to_owned(),
         password_file: Some(password.path().to_owned()),
         role: Role::Primary,
-        max_lag: None,
+        ..MysqlCheck::new("vipd")
     });
     let mut lab = Lab::start(&[pool("a", kind, &[port])]);
     assert_eq!(lab.report().await?.probe, primary());
@@ -425,7 +408,7 @@ async fn a_reload_keeps_what_did_not_change() -> Outcome {
     while seen != [true, true] {
         seen[lab.report().await?.server] = true;
     }
-    lab.update(&[pool("z", CheckKind::Tcp, &[new]), pool("a", check(), &[kept, new])]);
+    lab.update(&[pool("z", CheckKind::Tcp(TcpCheck::default()), &[new]), pool("a", check(), &[kept, new])]);
     let mut seen = [[false, true], [false, false]];
     while seen != [[true; 2]; 2] {
         let report = lab.report().await?;
@@ -526,8 +509,7 @@ async fn played(script: Vec<u8>) -> Result<Result<Option<ObservedRole>, String>,
         let _ = stream.read_to_end(&mut Vec::new()).await;
         std::io::Result::Ok(())
     };
-    let check =
-        MysqlCheck { user: "vipd".to_owned(), password_file: None, role: Role::Primary, max_lag: None };
+    let check = MysqlCheck { role: Role::Primary, ..MysqlCheck::new("vipd") };
     let probe = async {
         let mut prober = mysql::Prober::new(check, LIMIT, LIMIT);
         let deadline = Instant::now() + LIMIT;
@@ -541,7 +523,7 @@ async fn played(script: Vec<u8>) -> Result<Result<Option<ObservedRole>, String>,
 /// What a dead server costs: probes come no faster than the interval.
 #[tokio::test(start_paused = true)]
 async fn probes_of_a_dead_server_do_not_pile_up() -> Outcome {
-    let mut dead = pool("a", CheckKind::Tcp, &[1]);
+    let mut dead = pool("a", CheckKind::Tcp(TcpCheck::default()), &[1]);
     if let (Some(check), Some(server)) = (&mut dead.check, dead.servers.first_mut()) {
         check.interval = Duration::from_secs(1);
         server.host = Host::Address(IpAddr::V4(Ipv4Addr::LOCALHOST));

@@ -6,7 +6,7 @@ use hickory_resolver::proto::rr::{RData, Record, RecordType};
 use std::path::Path;
 use std::sync::Mutex;
 use tokio::net::UdpSocket;
-use vipd_core::settings::{Balance, Server};
+use vipd_core::settings::Server;
 
 type Outcome = Result<(), Box<dyn std::error::Error>>;
 
@@ -85,23 +85,11 @@ fn reply(question: &Message, zone: &Zone) -> Message {
 }
 
 fn pool(hosts: &[&str]) -> Pool {
-    let server = |host: &&str| Server {
-        name: (*host).to_owned(),
-        host: host.parse().map_or_else(|_| Host::Name((*host).to_owned()), Host::Address),
-        port: 3306,
-        weight: 100,
-        max_connections: None,
-        backup: false,
+    let server = |host: &&str| {
+        let parsed = host.parse().map_or_else(|_| Host::Name((*host).to_owned()), Host::Address);
+        Server::new(*host, parsed, 3306)
     };
-    Pool {
-        name: "a".to_owned(),
-        balance: Balance::First,
-        servers: hosts.iter().map(server).collect(),
-        fallback: None,
-        check: None,
-        connect_timeout: Duration::from_secs(1),
-        retries: 0,
-    }
+    Pool::new("a", hosts.iter().map(server).collect())
 }
 
 struct Lab {

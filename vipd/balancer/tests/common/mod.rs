@@ -15,26 +15,13 @@ use vipd_core::time::Time;
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
 pub(crate) fn server(name: &str, address: SocketAddr) -> Server {
-    Server {
-        name: name.into(),
-        host: Host::Address(address.ip()),
-        port: address.port(),
-        weight: 1,
-        max_connections: None,
-        backup: false,
-    }
+    Server { weight: 1, ..Server::new(name, Host::Address(address.ip()), address.port()) }
 }
 
 pub(crate) fn pool(name: &str, addresses: &[SocketAddr]) -> Pool {
-    Pool {
-        name: name.into(),
-        balance: Balance::First,
-        servers: addresses.iter().enumerate().map(|(i, a)| server(&format!("db{}", i + 1), *a)).collect(),
-        fallback: None,
-        check: None,
-        connect_timeout: Duration::from_secs(5),
-        retries: 2,
-    }
+    let servers = addresses.iter().enumerate().map(|(i, a)| server(&format!("db{}", i + 1), *a)).collect();
+    let connect_timeout = Duration::from_secs(5);
+    Pool { balance: Balance::First, connect_timeout, retries: 2, ..Pool::new(name, servers) }
 }
 
 pub(crate) fn build(pools: &[Pool]) -> Arc<Pools> {
@@ -42,13 +29,8 @@ pub(crate) fn build(pools: &[Pool]) -> Arc<Pools> {
 }
 
 pub(crate) fn listener(name: &str) -> Listener {
-    Listener {
-        name: name.into(),
-        bind: Bind { address: Some(Ipv4Addr::LOCALHOST.into()), port: 0 },
-        pool: 0,
-        max_connections: 10_000,
-        idle_timeout: None,
-    }
+    let bind = Bind { address: Some(Ipv4Addr::LOCALHOST.into()), port: 0 };
+    Listener { max_connections: 10_000, ..Listener::new(name, bind, 0) }
 }
 
 /// A balancer of two workers with one listener on one pool of these servers.

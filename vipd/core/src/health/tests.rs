@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::pool::{Connection, NoServer, PickState, ServerKey};
-use crate::settings::{Balance, Host, MysqlCheck, Pool, Server};
+use crate::settings::{Balance, CheckKind, Host, MysqlCheck, Pool, Server};
 use crate::time::Time;
 use proptest::prelude::*;
 use std::net::IpAddr;
@@ -12,30 +12,18 @@ const DB2: ServerKey = ServerKey { pool: 0, server: 1 };
 const OTHER: ServerKey = ServerKey { pool: 1, server: 0 };
 
 fn pool(name: &str, servers: &[&str], check: Option<Check>) -> Pool {
-    let server = |(i, name): (usize, &&str)| Server {
-        name: (*name).to_owned(),
-        host: Host::Address(IpAddr::from([10, 77, 0, 21 + i as u8])),
-        port: 3306,
-        weight: 1,
-        max_connections: None,
-        backup: false,
+    let server = |(i, name): (usize, &&str)| {
+        let host = Host::Address(IpAddr::from([10, 77, 0, 21 + i as u8]));
+        Server { weight: 1, ..Server::new(*name, host, 3306) }
     };
-    Pool {
-        name: name.to_owned(),
-        balance: Balance::First,
-        servers: servers.iter().enumerate().map(server).collect(),
-        fallback: None,
-        check,
-        connect_timeout: Duration::from_secs(1),
-        retries: 2,
-    }
+    let servers = servers.iter().enumerate().map(server).collect();
+    Pool { balance: Balance::First, check, retries: 2, ..Pool::new(name, servers) }
 }
 
 fn check(role: Role, max_lag: Option<u64>) -> Check {
     let max_lag = max_lag.map(Duration::from_secs);
-    let kind = CheckKind::Mysql(MysqlCheck { user: "vipd".into(), password_file: None, role, max_lag });
-    let second = Duration::from_secs(1);
-    Check { kind, interval: second, timeout: second, rise: 2, fall: 3 }
+    let kind = CheckKind::Mysql(MysqlCheck { role, max_lag, ..MysqlCheck::new("vipd") });
+    Check::new(kind)
 }
 
 fn one(role: Role, max_lag: Option<u64>) -> PoolsState {
@@ -43,7 +31,7 @@ fn one(role: Role, max_lag: Option<u64>) -> PoolsState {
 }
 
 fn answer(role: ObservedRole, lag: Option<Lag>) -> Probe {
-    Probe::Answered(Observation { role: Some(role), lag })
+    Probe::Answered(Observation { role: Some(role), lag, ..Observation::default() })
 }
 
 fn primary() -> Probe {
@@ -133,7 +121,11 @@ fn every_role_has_its_verdict() {
         (Role::Any, None, None, "up: its check succeeds"),
     ] {
         let mut state = one(wanted, None);
-        state.observe(DB1, Probe::Answered(Observation { role: has, lag }), Time::ZERO);
+        state.observe(
+            DB1,
+            Probe::Answered(Observation { role: has, lag, ..Observation::default() }),
+            Time::ZERO,
+        );
         let reason = reason(&state, DB1);
         assert_eq!(format!("{}: {reason}", reason.state()), expected, "{wanted:?} of {has:?}");
     }

@@ -4,7 +4,7 @@ use super::*;
 use crate::event::Kind;
 use crate::plan::Hold;
 use crate::probe::Observation;
-use crate::settings::{Balance, Bind, Check, CheckKind, Host, Member, Server, Transport, VrrpVersion};
+use crate::settings::{Bind, Check, CheckKind, Host, Member, Server, TcpCheck, Transport, VrrpVersion};
 use crate::wire::advert::Advert;
 use crate::wire::peer::{GroupReport, cluster_id, node_id};
 use std::net::Ipv4Addr;
@@ -302,31 +302,11 @@ fn a_peer_with_other_settings_is_named_with_the_key() {
 
 /// A pool of one checked server, and a listener that the group tracks.
 fn tracked() -> Settings {
-    let server = Server {
-        name: "db1".into(),
-        host: Host::Address(address(21)),
-        port: 3306,
-        weight: 100,
-        max_connections: None,
-        backup: false,
-    };
-    let check = Check { kind: CheckKind::Tcp, interval: SECOND, timeout: SECOND, rise: 1, fall: 1 };
-    let pool = Pool {
-        name: "primary".into(),
-        balance: Balance::RoundRobin,
-        servers: vec![server],
-        fallback: None,
-        check: Some(check),
-        connect_timeout: SECOND,
-        retries: 0,
-    };
-    let listener = Listener {
-        name: "write".into(),
-        bind: Bind { address: Some(address(100)), port: 3306 },
-        pool: 0,
-        max_connections: 10,
-        idle_timeout: None,
-    };
+    let server = Server::new("db1", Host::Address(address(21)), 3306);
+    let check = Check { rise: 1, fall: 1, ..Check::new(CheckKind::Tcp(TcpCheck::default())) };
+    let pool = Pool { check: Some(check), ..Pool::new("primary", vec![server]) };
+    let bind = Bind { address: Some(address(100)), port: 3306 };
+    let listener = Listener::new("write", bind, 0);
     let mut settings = settings();
     settings.vips[0].track = vec![0];
     settings.listeners = vec![listener];

@@ -6,26 +6,12 @@ use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
 
 fn server(i: usize, weight: u16) -> ServerSettings {
-    ServerSettings {
-        name: format!("db{i}"),
-        host: Host::Address(IpAddr::from([10, 77, 0, 1])),
-        port: 3306,
-        weight,
-        max_connections: None,
-        backup: false,
-    }
+    let host = Host::Address(IpAddr::from([10, 77, 0, 1]));
+    ServerSettings { weight, ..ServerSettings::new(format!("db{i}"), host, 3306) }
 }
 
 fn pool(balance: Balance, servers: Vec<ServerSettings>) -> Settings {
-    Settings {
-        name: "pool".into(),
-        balance,
-        servers,
-        fallback: None,
-        check: None,
-        connect_timeout: Duration::from_secs(1),
-        retries: 2,
-    }
+    Settings { balance, retries: 2, ..Settings::new("pool", servers) }
 }
 
 fn weighted(balance: Balance, weights: &[u16]) -> Settings {

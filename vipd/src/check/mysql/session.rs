@@ -137,7 +137,7 @@ impl Session {
             }
             false => None,
         };
-        Ok(Observation { role: Some(role), lag })
+        Ok(Observation { role: Some(role), lag, ..Observation::default() })
     }
 
     async fn replication_status(&mut self) -> Result<Vec<Row>, MysqlError> {
