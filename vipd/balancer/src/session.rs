@@ -192,7 +192,7 @@ impl Session {
                 ),
             }
             failures += 1;
-            if failures > view.pools.pools().get(route.pool).map_or(0, |p| p.retries()) {
+            if failures > view.pools.pools().get(route.pool).map_or(0, |p| p.settings().retries) {
                 return Err(CloseCause::ConnectFailed);
             }
             tried.push(picked.key);
@@ -208,7 +208,8 @@ impl Session {
         tally: &Arc<ServerTally>,
     ) -> io::Result<Option<TcpStream>> {
         self.enter(State::Connecting { server: Arc::clone(tally), withdrawn: false });
-        let limit = view.pools.pools().get(picked.key.pool).map_or(Duration::ZERO, |p| p.connect_timeout());
+        let limit =
+            view.pools.pools().get(picked.key.pool).map_or(Duration::ZERO, |p| p.settings().connect_timeout);
         let others = view.pools.server(picked.key).map_or(&[][..], |s| s.addresses());
         let connecting = async {
             let mut result = connect(picked.address).await;

@@ -23,7 +23,6 @@ use std::fmt;
 use std::hash::Hasher;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::time::Duration;
 
 /// A server, as positions in the list of pools and in its pool's list of servers.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
@@ -58,11 +57,7 @@ pub struct Pools {
 #[derive(Debug)]
 pub struct Pool {
     generation: u64,
-    name: String,
-    balance: Balance,
-    fallback: Option<usize>,
-    connect_timeout: Duration,
-    retries: u32,
+    settings: Arc<settings::Pool>,
     servers: Vec<Server>,
     main: Tier,
     backup: Tier,
@@ -162,7 +157,10 @@ impl Pools {
         let pools = pools
             .iter()
             .enumerate()
-            .map(|(i, p)| Arc::new(Pool::new(generation, p, states.get(i).map_or(&[], Vec::as_slice))))
+            .map(|(i, p)| {
+                let states = states.get(i).map_or(&[][..], Vec::as_slice);
+                Arc::new(Pool::new(generation, Arc::new(p.clone()), states))
+            })
             .collect();
         Self::of(generation, pools)
     }
@@ -210,13 +208,13 @@ fn chain(pools: &[Arc<Pool>], pool: usize) -> Vec<Step> {
                 steps.push(Step { pool: at, backup });
             }
         }
-        next = pool.fallback;
+        next = pool.settings.fallback;
     }
     steps
 }
 
 impl Pool {
-    pub(crate) fn new(generation: u64, settings: &settings::Pool, states: &[ServerState]) -> Self {
+    pub(crate) fn new(generation: u64, settings: Arc<settings::Pool>, states: &[ServerState]) -> Self {
         let mut main = Vec::new();
         let mut backup = Vec::new();
         let mut servers = Vec::with_capacity(settings.servers.len());
@@ -235,33 +233,23 @@ impl Pool {
         }
         Self {
             generation,
-            name: settings.name.clone(),
-            balance: settings.balance,
-            fallback: settings.fallback,
-            connect_timeout: settings.connect_timeout,
-            retries: settings.retries,
             main: Tier::new(main, &servers, settings.balance),
             backup: Tier::new(backup, &servers, settings.balance),
             servers,
+            settings,
         }
     }
 
     /// Its name.
     #[must_use]
     pub fn name(&self) -> &str {
-        &self.name
+        &self.settings.name
     }
 
-    /// A connection to one of its servers that takes longer is given up.
+    /// Its settings; those of its servers stand at the same positions as [`Self::servers`].
     #[must_use]
-    pub fn connect_timeout(&self) -> Duration {
-        self.connect_timeout
-    }
-
-    /// Further servers tried when a connection fails.
-    #[must_use]
-    pub fn retries(&self) -> u32 {
-        self.retries
+    pub fn settings(&self) -> &settings::Pool {
+        &self.settings
     }
 
     /// Its servers, in the order of the settings.

@@ -134,7 +134,7 @@ pub struct PoolsState {
 
 #[derive(Clone, Debug)]
 struct PoolState {
-    settings: settings::Pool,
+    settings: Arc<settings::Pool>,
     demands: Option<Demands>,
     servers: Vec<Server>,
     /// In a pool that wants a primary: the last server that was it.
@@ -298,7 +298,7 @@ impl PoolState {
             Server::new(
                 s,
                 &settings,
-                old.map(|(b, i)| (&b.servers[i], &b.settings.servers[i], &b.settings)),
+                old.map(|(b, i)| (&b.servers[i], &b.settings.servers[i], &*b.settings)),
                 now,
             )
         });
@@ -313,7 +313,7 @@ impl PoolState {
             kept: kept(|b| b.kept),
             demands: settings.check.as_ref().map(Demands::of),
             built: None,
-            settings,
+            settings: Arc::new(settings),
         }
     }
 
@@ -416,7 +416,7 @@ impl PoolState {
         match &self.built {
             Some((before, pool)) if *before == states => Arc::clone(pool),
             Some(_) | None => {
-                let pool = Arc::new(Pool::new(generation, &self.settings, &states));
+                let pool = Arc::new(Pool::new(generation, Arc::clone(&self.settings), &states));
                 self.built = Some((states, Arc::clone(&pool)));
                 pool
             }

@@ -142,7 +142,7 @@ struct Ask<'a, L> {
 
 impl<L: Fn(ServerKey) -> u32> Ask<'_, L> {
     fn choose(&self, state: &mut TierState) -> Result<u32, Miss> {
-        match self.pool.balance {
+        match self.pool.settings.balance {
             Balance::RoundRobin => match &self.tier.turns {
                 Turns::Rotate => self.rotate(&mut state.next),
                 Turns::Schedule(schedule) => self.scheduled(schedule, &mut state.next),

@@ -110,7 +110,10 @@ fn a_swap_of_another_pool_does_not_disturb_the_turns() {
     let before = pools(1, &settings, &[]);
     let swapped = Pools::of(
         2,
-        vec![Arc::clone(&before.pools[0]), Arc::new(Pool::new(2, &settings[1], &[state(0, true, 1)]))],
+        vec![
+            Arc::clone(&before.pools[0]),
+            Arc::new(Pool::new(2, Arc::new(settings[1].clone()), &[state(0, true, 1)])),
+        ],
     );
     let mut state = PickState::default();
     let mut seen = servers(&before, &mut state, 2);
@@ -282,7 +285,7 @@ proptest! {
         skip in 0_usize..50,
         weigh in any::<bool>(),
     ) {
-        let mut pool = Pool::new(1, &weighted(Balance::RoundRobin, &weights),
+        let mut pool = Pool::new(1, Arc::new(weighted(Balance::RoundRobin, &weights)),
             &weights.iter().enumerate().map(|(i, w)| state(i, true, *w)).collect::<Vec<_>>());
         if weigh {
             pool.main.turns = Turns::Weigh;
