@@ -104,13 +104,7 @@ impl Buckets {
 impl Visitor {
     fn new(server: u32, (weight, hash): (u16, u64)) -> Self {
         let factor = (hash >> 32) as u32 | 1;
-        Self {
-            server,
-            weight: weight.max(1),
-            start: hash as u32 & MASK,
-            factor,
-            back: inverse(factor),
-        }
+        Self { server, weight: weight.max(1), start: hash as u32 & MASK, factor, back: inverse(factor) }
     }
 
     /// When it makes a step. Within the step each has a moment of its own, so

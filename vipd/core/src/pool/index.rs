@@ -112,9 +112,8 @@ impl Index {
     fn find(&self, from: usize, wanted: impl Fn(u64) -> bool) -> Option<usize> {
         let from = if from < self.scores.len() { from } else { 0 };
         let first = from / BLOCK;
-        let within = |start: usize, end: usize| {
-            (start..end.min(self.scores.len())).find(|i| wanted(self.scores[*i]))
-        };
+        let within =
+            |start: usize, end: usize| (start..end.min(self.scores.len())).find(|i| wanted(self.scores[*i]));
         let whole = |block: usize| {
             wanted(self.blocks[block].least).then(|| within(block * BLOCK, (block + 1) * BLOCK)).flatten()
         };

@@ -1,9 +1,11 @@
 //! Properties of picking.
 
+mod many;
+
 use super::*;
 use crate::settings::{Host, Pool as Settings, Server as ServerSettings};
 use proptest::prelude::*;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 fn server(i: usize, weight: u16) -> ServerSettings {
     let host = Host::Address(IpAddr::from([10, 77, 0, 1]));
@@ -206,7 +208,9 @@ fn a_full_server_opens_no_way_to_the_backup() {
     main.servers[0].max_connections = Some(1);
     main.servers[1].backup = true;
     let pools = pools(1, &[main], &[]);
-    let pick = |load| pools.pick(0, &mut PickState::default(), &from(client(1), 0), &|_: ServerKey| load).map(|p| p.key);
+    let pick = |load| {
+        pools.pick(0, &mut PickState::default(), &from(client(1), 0), &|_: ServerKey| load).map(|p| p.key)
+    };
     assert_eq!(pick(0), Ok(key(0, 0)));
     assert_eq!(pick(1), Err(NoServer::Full));
 }
@@ -239,10 +243,13 @@ fn any_balance() -> impl Strategy<Value = Balance> {
     ]
 }
 
+/// Servers of a pool, at most: enough for more than one block of loads.
+const SERVERS: usize = 40;
+
 prop_compose! {
     fn any_pool(position: usize)(
         balance in any_balance(),
-        servers in prop::collection::vec((0_u16..=256, any::<bool>(), prop::option::of(0_u32..3)), 1..6),
+        servers in prop::collection::vec((0_u16..=256, any::<bool>(), prop::option::of(0_u32..3)), 1..SERVERS),
         falls_back in any::<bool>(),
     ) -> Settings {
         let servers = servers.into_iter().enumerate().map(|(i, (weight, backup, max_connections))| {
@@ -328,15 +335,15 @@ proptest! {
     #[test]
     fn a_pool_that_serves_never_refuses(
         settings in any_pools(),
-        down in prop::collection::vec((0_usize..3, 0_usize..6), 0..12),
-        tried in prop::collection::vec((0_usize..3, 0_usize..6), 0..6),
-        loads in prop::collection::vec(0_u32..4, 18),
+        down in prop::collection::vec((0_usize..3, 0_usize..SERVERS), 0..3 * SERVERS),
+        tried in prop::collection::vec((0_usize..3, 0_usize..SERVERS), 0..SERVERS),
+        loads in prop::collection::vec(0_u32..4, 3 * SERVERS),
         randoms in prop::collection::vec(any::<u64>(), 1..20),
     ) {
         let keys = |v: Vec<(usize, usize)>| v.into_iter().map(|(p, s)| key(p, s)).collect::<Vec<_>>();
         let (down, tried) = (keys(down), keys(tried));
         let pools = pools(1, &settings, &down);
-        let load = |k: ServerKey| loads[k.pool * 6 + k.server];
+        let load = |k: ServerKey| loads[k.pool * SERVERS + k.server];
         let full = |k: ServerKey| settings[k.pool].servers[k.server].max_connections.is_some_and(|m| load(k) >= m);
         // The model: walk the steps, and stop at the first with an untried server.
         let model = |start: usize| {
