@@ -7,7 +7,7 @@ ifeq ($(DB),mariadb)
 DEMO_PACKAGES  += mariadb-server
 endif
 
-.PHONY: help demo test bench-failover
+.PHONY: help demo test bench-failover bench-pick
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -26,3 +26,6 @@ bench-failover: ## what failovers cost, beside keepalived; ARGS='--runs 3 --only
 	@tests/install-packages $(BENCH_PACKAGES)
 	@cargo build --quiet --release --package vipd --package vipd-tests --bins
 	@target/release/bench-failover $(ARGS)
+
+bench-pick: ## what the choice of a server costs, by way of balancing; ARGS='least'
+	@cargo bench --quiet --package vipd-core --bench pick -- $(ARGS)

@@ -1,6 +1,5 @@
 //! The handle on all workers.
 
-use crate::load::{Blocks, PoolLoads};
 use crate::shared::{ListenerShared, Route, ServerTally, Shared, View};
 use crate::stats::Stats;
 use crate::worker::{self, Command, Listening};
@@ -13,7 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 use tokio::sync::{Notify, mpsc};
-use vipd_core::pool::{Pools, ServerKey};
+use vipd_core::pool::{Changes, Pools, ServerKey};
 use vipd_core::settings::Listener;
 
 /// Commands that may wait for a worker. A worker carries one out in
@@ -43,8 +42,8 @@ struct Control {
     /// Removed, but not without sessions yet.
     retired: Vec<(Arc<ListenerShared>, String)>,
     servers: BTreeMap<(String, String), Arc<ServerTally>>,
-    /// By pool.
-    blocks: BTreeMap<String, Blocks>,
+    /// By pool: where the changes of its servers' sessions are noted.
+    changes: BTreeMap<String, Arc<Changes>>,
     slots: usize,
     numbers: u64,
 }
@@ -312,10 +311,13 @@ impl Control {
             .iter()
             .map(|pool| pool.servers().iter().map(|s| self.tally(pool.name(), s.name())).collect())
             .collect();
-        let loads = servers.iter().map(|s| PoolLoads::new(s.iter().map(|t| &t.sessions))).collect();
-        self.blocks.retain(|name, _| pools.pools().iter().any(|p| p.name() == name));
+        for servers in &servers {
+            (0..).zip(servers).for_each(|(position, s): (u32, &Arc<ServerTally>)| s.sessions.place(position));
+        }
+        let changes = pools.pools().iter().map(|pool| self.changes_of(pool.name())).collect();
         // Those of removed servers stay as long as they have sessions.
         self.servers.retain(|_, tally| Arc::strong_count(tally) > 1);
+        self.changes.retain(|_, changes| Arc::strong_count(changes) > 1);
         let position = |name: &str| pools.pools().iter().position(|p| p.name() == name);
         let mut routes = vec![None; self.slots];
         for (shared, pool) in &self.retired {
@@ -325,13 +327,21 @@ impl Control {
             routes[listener.shared.slot] =
                 position(&listener.pool).map(|pool| Route { pool, idle: listener.settings.idle_timeout });
         }
-        View { pools, servers, loads, routes }
+        View { pools, servers, changes, routes }
     }
 
     fn tally(&mut self, pool: &str, server: &str) -> Arc<ServerTally> {
-        let tally = self.servers.entry((pool.to_owned(), server.to_owned()));
-        let blocks = self.blocks.entry(pool.to_owned()).or_default();
-        Arc::clone(tally.or_insert_with(|| Arc::new(ServerTally::new(pool, server, blocks.load()))))
+        let key = (pool.to_owned(), server.to_owned());
+        if let Some(tally) = self.servers.get(&key) {
+            return Arc::clone(tally);
+        }
+        let tally = Arc::new(ServerTally::new(pool, server, self.changes_of(pool)));
+        self.servers.insert(key, Arc::clone(&tally));
+        tally
+    }
+
+    fn changes_of(&mut self, pool: &str) -> Arc<Changes> {
+        Arc::clone(self.changes.entry(pool.to_owned()).or_default())
     }
 }
 

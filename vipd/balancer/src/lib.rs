@@ -20,7 +20,6 @@
 mod balancer;
 mod bind;
 mod holder;
-mod load;
 mod relay;
 mod session;
 mod shared;

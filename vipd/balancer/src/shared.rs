@@ -1,13 +1,15 @@
 //! What the workers and the handle have in common.
 
-use crate::load::{Load, PoolLoads};
+#[cfg(test)]
+mod tests;
+
 use crate::stats::{ListenerStats, ServerStats, Tally};
 use arc_swap::ArcSwap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::sync::Notify;
-use vipd_core::pool::{Loads, Pools, ServerKey};
+use vipd_core::pool::{Changes, Loads, Pools, ServerKey};
 
 /// Everything that workers look at.
 #[derive(Debug)]
@@ -28,8 +30,8 @@ pub(crate) struct View {
     pub(crate) pools: Arc<Pools>,
     /// By pool and server.
     pub(crate) servers: Vec<Vec<Arc<ServerTally>>>,
-    /// By pool: the sessions of those servers, where a pick reads them fast.
-    pub(crate) loads: Vec<PoolLoads>,
+    /// By pool: which of those servers' sessions changed last.
+    pub(crate) changes: Vec<Arc<Changes>>,
     /// By [`ListenerShared::slot`].
     pub(crate) routes: Vec<Option<Route>>,
 }
@@ -53,11 +55,11 @@ impl View {
 
 impl Loads for View {
     fn load(&self, key: ServerKey) -> u32 {
-        self.loads.get(key.pool).map_or(0, |pool| pool.load(key.server))
+        self.server(key).map_or(0, |s| s.sessions.get())
     }
 
-    fn changes(&self, pool: usize, block: usize) -> Option<u64> {
-        self.loads.get(pool)?.changes(block)
+    fn changes(&self, pool: usize) -> Option<&Changes> {
+        self.changes.get(pool).map(Arc::as_ref)
     }
 }
 
@@ -66,17 +68,17 @@ impl Loads for View {
 pub(crate) struct ServerTally {
     pub(crate) pool: String,
     pub(crate) name: String,
-    pub(crate) sessions: Load,
+    pub(crate) sessions: ServerLoad,
     pub(crate) total: AtomicU64,
     pub(crate) connect_errors: AtomicU64,
 }
 
 impl ServerTally {
-    pub(crate) fn new(pool: &str, name: &str, sessions: Load) -> Self {
+    pub(crate) fn new(pool: &str, name: &str, changes: Arc<Changes>) -> Self {
         Self {
             pool: pool.to_owned(),
             name: name.to_owned(),
-            sessions,
+            sessions: ServerLoad::new(changes),
             total: AtomicU64::new(0),
             connect_errors: AtomicU64::new(0),
         }
@@ -99,10 +101,56 @@ impl ServerTally {
     }
 }
 
+/// The number of a server's sessions, which picks follow.
+#[derive(Debug)]
+pub(crate) struct ServerLoad {
+    sessions: AtomicU32,
+    /// Its position in the pool of the newest view.
+    position: AtomicU32,
+    changes: Arc<Changes>,
+}
+
+impl ServerLoad {
+    fn new(changes: Arc<Changes>) -> Self {
+        Self { sessions: AtomicU32::new(0), position: AtomicU32::new(u32::MAX), changes }
+    }
+
+    /// The sessions now.
+    pub(crate) fn get(&self) -> u32 {
+        self.sessions.load(Ordering::Relaxed)
+    }
+
+    /// Counts one more, if there are fewer than `limit`.
+    fn take(&self, limit: u32) -> bool {
+        let taken = take(&self.sessions, limit);
+        if taken {
+            self.note();
+        }
+        taken
+    }
+
+    /// Counts one less.
+    fn leave(&self) {
+        self.sessions.fetch_sub(1, Ordering::SeqCst);
+        self.note();
+    }
+
+    /// Tells the server's place in a view that is about to be used. A change
+    /// that is noted by the old place was made before that, and whoever finds
+    /// another list in the new view begins with reading all its loads.
+    pub(crate) fn place(&self, position: u32) {
+        self.position.store(position, Ordering::SeqCst);
+    }
+
+    fn note(&self) {
+        self.changes.note(self.position.load(Ordering::SeqCst));
+    }
+}
+
 /// Counts one more, if there are fewer than `limit`. The count never goes above
 /// it, not even for a moment: another worker would take the listener for full,
 /// and wait for an end that nobody tells it of.
-pub(crate) fn take(count: &AtomicU32, limit: u32) -> bool {
+fn take(count: &AtomicU32, limit: u32) -> bool {
     let more = |n: u32| (n < limit).then_some(n + 1);
     count.fetch_update(Ordering::SeqCst, Ordering::SeqCst, more).is_ok()
 }
