@@ -113,3 +113,104 @@ impl Pace {
         u32::try_from((z ^ (z >> 31)) % u64::from(bound.max(1))).unwrap_or(0)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::{IpAddr, Ipv4Addr};
+    use vipd_core::settings::{CheckKind, Host, TcpCheck};
+
+    fn pace(change: impl FnOnce(&mut Check)) -> Pace {
+        let mut check = Check {
+            interval: Duration::from_secs(4),
+            fast_interval: Some(Duration::from_secs(1)),
+            down_interval: Some(Duration::from_secs(9)),
+            rise: 2,
+            fall: 3,
+            ..Check::new(CheckKind::Tcp(TcpCheck::default()))
+        };
+        change(&mut check);
+        let host = Host::Address(IpAddr::V4(Ipv4Addr::LOCALHOST));
+        Pace::new(&check, &Endpoint { pool: "a".into(), server: "db1".into(), host, port: 1 })
+    }
+
+    /// The gap without its jitter.
+    fn seconds(pace: &mut Pace, now: Instant) -> u64 {
+        let gap = pace.gap(now) + Duration::from_millis(499);
+        gap.as_secs()
+    }
+
+    #[test]
+    fn the_interval_follows_the_verdict() {
+        let mut pace = pace(|_| {});
+        let now = Instant::now();
+        let script = [
+            (false, 9), // the first result decides
+            (true, 1),
+            (false, 9),
+            (true, 1),
+            (true, 4), // rise
+            (false, 1),
+            (true, 4),
+            (false, 1),
+            (false, 1),
+            (false, 9), // fall
+            (false, 9),
+        ];
+        assert_eq!(seconds(&mut pace, now), 4, "before the first");
+        for (step, (success, wanted)) in script.into_iter().enumerate() {
+            pace.saw(success, now);
+            assert_eq!(seconds(&mut pace, now), wanted, "step {step}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_given_is_the_interval() {
+        let mut pace = pace(|check| (check.fast_interval, check.down_interval) = (None, None));
+        let now = Instant::now();
+        for success in [true, false, false, false, true, true] {
+            pace.saw(success, now);
+            assert_eq!(seconds(&mut pace, now), 4);
+        }
+    }
+
+    #[test]
+    fn a_long_outage_is_probed_less_often_unless_an_interval_is_given() {
+        let mut grows = pace(|check| (check.interval, check.down_interval) = (Duration::from_secs(1), None));
+        let mut given = pace(|check| check.down_interval = Some(Duration::from_secs(1)));
+        let start = Instant::now();
+        for pace in [&mut grows, &mut given] {
+            pace.saw(false, start);
+        }
+        for (outage, wanted) in [(0, 1), (30, 1), (60, 2), (120, 4), (150, 5), (100_000, 5)] {
+            let now = start + Duration::from_secs(outage);
+            grows.saw(false, now);
+            assert_eq!(seconds(&mut grows, now), wanted, "after {outage} s");
+            assert_eq!(seconds(&mut given, now), 1, "after {outage} s");
+        }
+        // It came back, for a moment: the outage begins anew.
+        let now = start + Duration::from_secs(100_000);
+        grows.saw(true, now);
+        grows.saw(false, now);
+        assert_eq!(seconds(&mut grows, now), 1);
+    }
+
+    #[test]
+    fn two_servers_do_not_march_in_step() {
+        let (mut one, mut other) = (pace(|_| {}), pace(|_| {}));
+        let now = Instant::now();
+        let mut seen = Vec::new();
+        for _ in 0..1_000 {
+            assert!(one.first() < FIRST_WITHIN);
+            let gaps = [one.gap(now), other.gap(now)];
+            for gap in gaps {
+                assert!(gap.abs_diff(Duration::from_secs(4)) <= Duration::from_millis(200), "{gap:?}");
+            }
+            seen.push(gaps);
+        }
+        let same = seen.iter().filter(|[a, b]| a == b).count();
+        assert!(same < 50, "{same} of 1000 gaps are the same");
+        let mean = seen.iter().map(|[gap, _]| *gap).sum::<Duration>() / 1_000;
+        assert!(mean.abs_diff(Duration::from_secs(4)) < Duration::from_millis(20), "{mean:?}");
+    }
+}

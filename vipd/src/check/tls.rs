@@ -316,7 +316,12 @@ fn certificate(why: &CertificateError, name: &str, ca_file: Option<&Path>) -> St
              issue one that has (a common name does not count)",
         ),
         E::NotValidForNameContext { presented, .. } => {
-            let names = presented.join(", ");
+            // As rustls has them: DnsName("db1.internal").
+            let name_of = |name: &String| match name.split_once('(') {
+                Some((_, name)) => name.trim_matches(['"', ')']).to_owned(),
+                None => name.clone(),
+            };
+            let names = presented.iter().map(name_of).collect::<Vec<_>>().join(", ");
             format!(
                 "the server's certificate is for {names}, not for '{name}': set tls-name to a name it has"
             )

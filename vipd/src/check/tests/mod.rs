@@ -1,8 +1,10 @@
 //! Checks against servers made by hand on 127.0.0.1.
 
+mod http;
 mod mysql;
 mod schedule;
 mod tcp;
+mod tls;
 
 use super::*;
 use crate::resolve::Resolver;
