@@ -4,6 +4,7 @@ use super::pace::Pace;
 use super::prober::Prober;
 use super::{Place, Report, Target};
 use crate::resolve::Lookup;
+use futures_util::FutureExt as _;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -84,6 +85,8 @@ impl Run {
         tokio::time::sleep_until(turn).await;
         loop {
             let start = Instant::now();
+            // Who asked for a probe until now is served by this one.
+            let _: Option<()> = self.hurry.notified().now_or_never();
             let (probe, address) = self.probe(start + self.timeout).await;
             if matches!(probe, Probe::Failed(_)) {
                 // The name may have moved on: ask before its time to live is over.

@@ -36,6 +36,10 @@ async fn probed(check: HttpCheck, port: u16) -> Result<Probe, Box<dyn std::error
     Ok(Lab::start(&[pool("a", CheckKind::Http(check), &[port])]).report().await?.probe)
 }
 
+async fn failure(check: HttpCheck, port: u16) -> Result<String, Box<dyn std::error::Error>> {
+    Lab::start(&[pool("a", CheckKind::Http(check), &[port])]).failure().await
+}
+
 fn good() -> Probe {
     Probe::Answered(Observation::default())
 }
@@ -120,10 +124,9 @@ async fn a_body_without_end_is_not_read_to_its_end() -> Outcome {
     })
     .await?;
     let check = HttpCheck { expect: Some("y".into()), ..http("/") };
-    match probed(check, port).await? {
-        Probe::Failed(text) if text.contains("'y' is not in its body: xxxx") && text.len() < 300 => Ok(()),
-        other => Err(format!("{other:?}").into()),
-    }
+    let text = failure(check, port).await?;
+    assert!(text.contains("'y' is not in its body: xxxx") && text.len() < 300, "{text}");
+    Ok(())
 }
 
 #[tokio::test]
@@ -136,10 +139,8 @@ async fn what_is_no_answer_is_named() -> Outcome {
     ];
     for (answer, wanted) in cases {
         let port = answering(answer).await?;
-        match probed(http("/"), port).await? {
-            Probe::Failed(text) if text.contains(wanted) => {}
-            other => return Err(format!("{answer:?}: {other:?}").into()),
-        }
+        let text = failure(http("/"), port).await?;
+        assert!(text.contains(wanted), "{text}");
     }
     let (port, _) = server(|mut stream| async move {
         head(&mut stream).await?;
@@ -160,10 +161,9 @@ async fn a_head_without_end_does_not_fill_the_memory() -> Outcome {
         }
     })
     .await?;
-    match probed(http("/"), port).await? {
-        Probe::Failed(text) if text.contains("not HTTP/1.1") => Ok(()),
-        other => Err(format!("{other:?}").into()),
-    }
+    let text = failure(http("/"), port).await?;
+    assert!(text.contains("not HTTP/1.1"), "{text}");
+    Ok(())
 }
 
 #[tokio::test]
@@ -213,8 +213,7 @@ async fn https_is_http_behind_a_certificate() -> Outcome {
         HttpCheck { tls: Some(trusting(authority.file.path())), expect: Some("ok".into()), ..http("/") };
     assert_eq!(probed(check.clone(), port).await?, good());
     let strange = Authority::new("theirs")?;
-    match probed(HttpCheck { tls: Some(trusting(strange.file.path())), ..check }, port).await? {
-        Probe::Failed(text) if text.contains("stems from none in") => Ok(()),
-        other => Err(format!("{other:?}").into()),
-    }
+    let text = failure(HttpCheck { tls: Some(trusting(strange.file.path())), ..check }, port).await?;
+    assert!(text.contains("stems from none in"), "{text}");
+    Ok(())
 }

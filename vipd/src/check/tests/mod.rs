@@ -1,5 +1,6 @@
 //! Checks against servers made by hand on 127.0.0.1.
 
+mod exec;
 mod http;
 mod mysql;
 mod schedule;
