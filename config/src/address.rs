@@ -128,7 +128,8 @@ fn floatable(cidr: Cidr) -> Result<(), Problem> {
 fn host_and_port(text: &str) -> Result<(&str, u16), Problem> {
     let bad = || Problem::new(format!("{} has no port", quote(text)));
     if let Some((_, rest)) = text.split_once("://") {
-        let bare = rest.split_once('/').map_or(rest, |(bare, _)| bare);
+        let authority = rest.split_once('/').map_or(rest, |(authority, _)| authority);
+        let bare = authority.rsplit_once('@').map_or(authority, |(_, bare)| bare);
         return Err(Problem::new(format!("{} is a URL", quote(text)))
             .hint(format!("host and port alone: {}", quote(bare))));
     }
@@ -148,8 +149,12 @@ fn host_and_port(text: &str) -> Result<(&str, u16), Problem> {
             (host, rest.strip_prefix(':').ok_or_else(|| bad().hint(format!("as in \"[{host}]:3306\"")))?)
         }
         None => {
-            let (host, port) =
-                text.rsplit_once(':').ok_or_else(|| bad().hint(format!("as in \"{text}:3306\"")))?;
+            let (host, port) = text.rsplit_once(':').ok_or_else(|| {
+                bad().hint(match text.starts_with('_') {
+                    true => format!("SRV records give it: {{ address = \"{text}\", resolve = \"srv\" }}"),
+                    false => format!("as in \"{text}:3306\""),
+                })
+            })?;
             if host.contains(':') {
                 let problem = Problem::new(format!("{} leaves open where the address ends", quote(text)));
                 let bracketed = if host.parse::<Ipv6Addr>().is_ok() {
@@ -315,7 +320,8 @@ impl Shape for HostName {
     fn text(text: &str) -> Result<Self, Problem> {
         Ok(Self(match parse_host(text)? {
             Host::Address(address) => address.to_string(),
-            Host::Name(name) => name,
+            // Certificates know no dot at the end.
+            Host::Name(name) => name.trim_end_matches('.').to_owned(),
         }))
     }
 }

@@ -35,6 +35,12 @@ impl<T: Choice> Shape for T {
         })
     }
 
+    fn integer(number: i128) -> Result<Self, Problem> {
+        let problem = Problem::new(format!("expected {}, found the number {number}", T::WHAT));
+        let word = T::OTHER_WORDS.iter().find(|(other, _)| *other == number.to_string());
+        Err(problem.maybe_hint(word.map(|(_, ours)| format!("vipd says {ours}"))))
+    }
+
     fn boolean(boolean: bool) -> Result<Self, Problem> {
         let problem = Problem::new(format!("expected {}, found {boolean}", T::WHAT));
         let off = !boolean && T::WORDS.iter().any(|(word, _)| *word == "off");

@@ -14,6 +14,7 @@ const NAMES: &[(&[&str], &str, &str)] = &[
     (&["unicast-peer"], "nodes", ""),
     (&["maxconn", "max-conn", "max-conns", "uthreshold"], "max-connections", ""),
     (&["fullconn"], "max-connections", ""),
+    (&["default-backend", "use-backend", "backend"], "pool", ""),
     (&["timeout-client", "timeout-server", "timeout-tunnel", "proxy-timeout"], "idle-timeout", ""),
     (&["tcpka", "clitcpka", "srvtcpka", "option-tcpka", "so-keepalive"], "tcp-keepalive", ""),
     (&["tcp-ut"], "tcp-user-timeout", ""),

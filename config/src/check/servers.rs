@@ -104,16 +104,15 @@ fn address(
 ) -> Result<(Endpoint, Option<Resolve>), Reported> {
     let At { value: Text(text), span } = address;
     let read = match resolve.as_ref().map(|r| r.value) {
-        Some(Resolve::Srv) => srv_name(&text).map(|host| Endpoint { host, port: 0 }),
+        Some(Resolve::Srv) => srv(&text),
         Some(Resolve::One | Resolve::All) | None => Endpoint::text(&text),
     };
     let endpoint = read.map_err(|problem| {
         report.error(&span, problem.of("address"));
         Reported
     })?;
-    if let (Host::Address(ip), Some(At { value: Resolve::All | Resolve::Srv, span })) =
-        (&endpoint.host, &resolve)
-    {
+    let several = resolve.as_ref().filter(|r| r.value != Resolve::One);
+    if let (Host::Address(ip), Some(At { span, .. })) = (&endpoint.host, several) {
         report.error(
             span,
             Problem::new(format!("resolve: {ip} is an address, there is nothing to look up"))
@@ -121,6 +120,16 @@ fn address(
         );
     }
     Ok((endpoint, resolve.map(|r| r.value)))
+}
+
+/// A name without a port; an address is read too, to be refused for what it is.
+fn srv(text: &str) -> Result<Endpoint, Problem> {
+    match Endpoint::text(text) {
+        Ok(endpoint @ Endpoint { host: Host::Address(_), .. }) => Ok(endpoint),
+        Ok(Endpoint { host: Host::Name(_), .. }) | Err(_) => {
+            srv_name(text).map(|host| Endpoint { host, port: 0 })
+        }
+    }
 }
 
 /// A server without a name is called by its host, or by host and port where
