@@ -6,7 +6,9 @@ use std::net::IpAddr;
 use std::time::Duration;
 use vipd_config::Config;
 use vipd_core::settings::{
-    Balance, Bind, Check, CheckKind, Cidr, Family, Host, MysqlCheck, Role, Transport, VrrpVersion,
+    Balance, Bind, Check, CheckKind, Cidr, ExecCheck, Family, Galera, Heartbeat, Host, HttpCheck, Listener,
+    MysqlCheck, OnDemote, OnDown, Pool, PostgresCheck, ProxyProtocol, RedisCheck, Resolve, Role, Server,
+    Source, TcpCheck, Tls, Transport, VrrpVersion,
 };
 
 type Outcome = Result<(), Box<dyn Error>>;
@@ -24,6 +26,11 @@ fn parse(text: &str) -> Result<Config, Box<dyn Error>> {
 /// A file with `HEAD`, a VIP and more.
 fn with(more: &str) -> Result<Config, Box<dyn Error>> {
     parse(&format!("{HEAD}[[vip]]\nname = \"main\"\naddresses = [\"10.77.0.100/24\"]\n{more}"))
+}
+
+fn cidr(text: &str) -> Result<Cidr, Box<dyn Error>> {
+    let (address, prefix) = text.split_once('/').ok_or(text)?;
+    Ok(Cidr::new(address.parse()?, prefix.parse()?).ok_or(text)?)
 }
 
 fn example(name: &str) -> Result<Config, Box<dyn Error>> {
@@ -49,13 +56,11 @@ fn a_minimal_file_has_these_defaults() -> Outcome {
     assert_eq!((vip.interface.as_deref(), &vip.nodes[..], &vip.track[..]), (None, &[0, 1][..], &[][..]));
     let [listener] = config.listeners.as_slice() else { return Err("one listener".into()) };
     assert_eq!(listener.bind, Bind { address: Some("10.77.0.100".parse()?), port: 3306 });
-    assert_eq!((listener.pool, listener.max_connections, listener.idle_timeout), (0, 2000, None));
+    assert_eq!(*listener, Listener::new("db", listener.bind, 0));
     let [pool] = config.pools.as_slice() else { return Err("one pool".into()) };
-    assert_eq!((pool.balance, pool.fallback, &pool.check), (Balance::RoundRobin, None, &None));
-    assert_eq!((pool.connect_timeout, pool.retries), (Duration::from_secs(2), 3));
+    assert_eq!(*pool, Pool::new("db", pool.servers.clone()));
     let [server, _] = pool.servers.as_slice() else { return Err("two servers".into()) };
-    assert_eq!((server.name.as_str(), server.port), ("10.77.0.21", 3306));
-    assert_eq!((server.weight, server.max_connections, server.backup), (100, None, false));
+    assert_eq!(*server, Server::new("10.77.0.21", Host::Address("10.77.0.21".parse()?), 3306));
     assert_eq!(config.status, None);
     Ok(())
 }
@@ -80,7 +85,8 @@ fn every_key_reaches_the_settings() -> Outcome {
         ..MysqlCheck::new("vipd")
     });
     let half = Duration::from_millis(500);
-    let check = Check { interval: half, timeout: half, ..Check::new(kind) };
+    let fast_interval = Some(Duration::from_millis(100));
+    let check = Check { interval: half, timeout: half, fast_interval, ..Check::new(kind) };
     assert_eq!(config.pools[0].check, Some(check), "a check is not longer than its interval by default");
     let Some(CheckKind::Mysql(replica)) = config.pools[1].check.as_ref().map(|c| &c.kind) else {
         return Err("a mysql check".into());
@@ -109,6 +115,196 @@ fn every_key_reaches_the_settings() -> Outcome {
     assert_eq!(election.lease, Duration::from_secs(3));
     assert_eq!(config.cluster.nodes[1].priority.map(|p| p.get()), Some(100));
     assert_eq!(config.vips[0].interface.as_deref(), Some("eth0"));
+    Ok(())
+}
+
+#[test]
+fn every_key_of_a_listener_reaches_the_settings() -> Outcome {
+    let config = parse(include_str!("all-keys.toml"))?;
+    assert_eq!(config.warnings, []);
+    let bind = Bind { address: None, port: 3306 };
+    let wanted = Listener {
+        max_connections: 4000,
+        max_per_source: Some(11),
+        max_rate_per_source: Some(12),
+        idle_timeout: Some(Duration::from_secs(13)),
+        max_session_age: Some(Duration::from_secs(14)),
+        tcp_keepalive: Duration::from_secs(15),
+        tcp_user_timeout: Duration::from_millis(1600),
+        accept_proxy: ["10.0.0.0/8", "10.77.0.5/32", "fd77::/64", "fd78::1/128", "0.0.0.0/1"]
+            .into_iter()
+            .map(cidr)
+            .collect::<Result<_, _>>()?,
+        access_log: true,
+        ..Listener::new("db", bind, 0)
+    };
+    assert_eq!(config.listeners, [wanted]);
+    Ok(())
+}
+
+#[test]
+fn every_key_of_a_pool_reaches_the_settings() -> Outcome {
+    let config = parse(include_str!("all-keys.toml"))?;
+    let named = |name: &str| Host::Name(name.into());
+    let servers = vec![
+        Server {
+            max_rate: Some(33),
+            ..Server::new("10.77.0.21", Host::Address("10.77.0.21".parse()?), 3306)
+        },
+        Server {
+            max_rate: Some(7),
+            max_connections: Some(8),
+            weight: 9,
+            backup: true,
+            ..Server::new("db2", named("db2.internal"), 3306)
+        },
+        Server {
+            max_rate: Some(33),
+            resolve: Resolve::All,
+            ..Server::new("db.internal", named("db.internal"), 3306)
+        },
+        Server {
+            max_rate: Some(33),
+            resolve: Resolve::Srv,
+            ..Server::new("srv", named("_mysql._tcp.db.internal"), 0)
+        },
+    ];
+    let wanted = Pool {
+        balance: Balance::First,
+        fallback: Some(1),
+        fallback_max_connections: Some(21),
+        connect_timeout: Duration::from_millis(2200),
+        retries: 2,
+        queue: 24,
+        queue_timeout: Duration::from_secs(25),
+        slow_start: Some(Duration::from_secs(26)),
+        headroom: 27,
+        source: Source::Address("10.77.0.100".parse()?),
+        proxy_protocol: Some(ProxyProtocol::V2),
+        on_down: OnDown::Close,
+        on_demote: OnDemote::Drain(Duration::from_secs(31)),
+        check: config.pools[0].check.clone(),
+        ..Pool::new("db", servers)
+    };
+    assert_eq!(config.pools[0], wanted);
+    assert_eq!(config.pools[1].proxy_protocol, Some(ProxyProtocol::V1));
+    assert_eq!(config.pools[1].source, Source::Vip);
+    Ok(())
+}
+
+#[test]
+fn every_key_of_a_check_reaches_the_settings() -> Outcome {
+    let config = parse(include_str!("all-keys.toml"))?;
+    let tls = |ca_file: Option<&str>, name: Option<&str>, verify| {
+        Some(Tls { verify, ca_file: ca_file.map(Into::into), server_name: name.map(Into::into) })
+    };
+    let password_file = Some("/etc/vipd/password".into());
+    let max_lag = Some(Duration::from_secs(51));
+    let mysql = CheckKind::Mysql(MysqlCheck {
+        password_file: password_file.clone(),
+        tls: tls(Some("/etc/vipd/ca.pem"), Some("db.internal"), true),
+        role: Role::Replica,
+        max_lag,
+        heartbeat: Some(Heartbeat {
+            schema: "percona".into(),
+            table: "heartbeat".into(),
+            column: "ts".into(),
+        }),
+        galera: Some(Galera { donors: true }),
+        ..MysqlCheck::new("vipd")
+    });
+    let check = Check {
+        port: Some(3307),
+        interval: Duration::from_secs(2),
+        fast_interval: Some(Duration::from_millis(10)),
+        down_interval: Some(Duration::from_secs(10)),
+        timeout: Duration::from_millis(1500),
+        rise: 4,
+        fall: 5,
+        passive: false,
+        ..Check::new(mysql)
+    };
+    assert_eq!(config.pools[0].check, Some(check));
+    let kinds: Vec<_> = config.pools[1..].iter().filter_map(|p| p.check.clone().map(|c| c.kind)).collect();
+    let wanted = [
+        CheckKind::Tcp(TcpCheck { send: Some("PING\r\n".into()), expect: Some("PONG".into()) }),
+        CheckKind::Http(HttpCheck {
+            tls: tls(None, None, false),
+            method: "OPTIONS".into(),
+            path: "/health?deep=1".into(),
+            host: Some("db.internal:8008".into()),
+            status: vec![200..=200, 300..=399],
+            expect: Some("running".into()),
+        }),
+        CheckKind::Postgres(PostgresCheck {
+            user: "pg".into(),
+            password_file: password_file.clone(),
+            database: "orders".into(),
+            tls: tls(None, Some("10.77.0.21"), true),
+            role: Role::Any,
+            max_lag,
+        }),
+        CheckKind::Redis(RedisCheck {
+            user: Some("vipd".into()),
+            password_file,
+            tls: tls(None, None, true),
+            role: Role::Replica,
+            max_lag,
+        }),
+        CheckKind::Exec(ExecCheck {
+            command: vec!["/bin/check".into(), "a".into(), "b".into()],
+            user: Some("check".into()),
+        }),
+        CheckKind::Mysql(MysqlCheck { group_replication: true, ..MysqlCheck::new("vipd") }),
+    ];
+    assert_eq!(kinds, wanted);
+    Ok(())
+}
+
+#[test]
+fn checks_have_these_defaults() -> Outcome {
+    let kind = |keys: &str| -> Result<_, Box<dyn Error>> {
+        let config = with(&format!(
+            "[[listen]]\nname = \"db\"\nbind = \":1\"\npool = \"db\"\n[[pool]]\nname = \"db\"\n\
+             servers = [\"db:2\"]\n[pool.check]\n{keys}\n"
+        ))?;
+        assert_eq!(config.warnings, [], "{keys}");
+        let check = config.pools[0].check.clone().ok_or("a check")?;
+        assert_eq!(check, Check::new(check.kind.clone()), "{keys}");
+        Ok(check.kind)
+    };
+    assert_eq!(kind("kind = \"tcp\"")?, CheckKind::Tcp(TcpCheck::default()));
+    // A banner is waited for without a word.
+    let banner = TcpCheck { send: None, expect: Some("SSH-".into()) };
+    assert_eq!(kind("kind = \"tcp\"\nexpect = \"SSH-\"")?, CheckKind::Tcp(banner));
+    let http = HttpCheck {
+        tls: None,
+        method: "GET".into(),
+        path: "/".into(),
+        host: None,
+        status: vec![200..=399],
+        expect: None,
+    };
+    assert_eq!(kind("kind = \"http\"")?, CheckKind::Http(http.clone()));
+    for status in ["204", "[204]", "\"204-204\""] {
+        let wanted = HttpCheck { status: vec![204..=204], ..http.clone() };
+        assert_eq!(kind(&format!("kind = \"http\"\nstatus = {status}"))?, CheckKind::Http(wanted));
+    }
+    let postgres = PostgresCheck {
+        user: "vipd".into(),
+        password_file: None,
+        database: "postgres".into(),
+        tls: None,
+        role: Role::Any,
+        max_lag: None,
+    };
+    assert_eq!(kind("kind = \"postgres\"\nuser = \"vipd\"")?, CheckKind::Postgres(postgres));
+    let redis = RedisCheck { user: None, password_file: None, tls: None, role: Role::Any, max_lag: None };
+    assert_eq!(kind("kind = \"redis\"")?, CheckKind::Redis(redis));
+    let galera = MysqlCheck { galera: Some(Galera { donors: false }), ..MysqlCheck::new("vipd") };
+    assert_eq!(kind("kind = \"mysql\"\nuser = \"vipd\"\ngalera = true")?, CheckKind::Mysql(galera));
+    let exec = ExecCheck { command: vec!["/bin/true".into()], user: None };
+    assert_eq!(kind("kind = \"exec\"\ncommand = [\"/bin/true\"]")?, CheckKind::Exec(exec));
     Ok(())
 }
 
@@ -214,7 +410,7 @@ fn differing(a: &Config, b: &Config) -> Vec<&'static str> {
 
 #[test]
 fn digests_name_the_key_that_differs() -> Outcome {
-    let text = include_str!("../examples/mysql.toml");
+    let text = include_str!("digests.toml");
     let config = parse(text)?;
     let keys: Vec<_> = config.digests().into_iter().map(|(key, _)| key).collect();
     assert_eq!(
@@ -253,9 +449,83 @@ fn digests_name_the_key_that_differs() -> Outcome {
     Ok(())
 }
 
+/// Each setting of listeners and pools is in a digest, unless hosts may differ in it.
+#[test]
+fn digests_see_every_setting_of_the_balancer() -> Outcome {
+    let text = include_str!("all-keys.toml");
+    let config = parse(text)?;
+    let section = |i: usize| text[..i].rfind("\n[").map_or("", |start| &text[start + 1..i]);
+    let mut seen = 0;
+    for (line, _) in text.match_indices('\n').filter(|(i, _)| text[i + 1..].starts_with(char::is_alphabetic))
+    {
+        let rest = &text[line + 1..];
+        let rest = &rest[..rest.find('\n').unwrap_or(rest.len())];
+        let section = section(line);
+        let key = match section.get(..5) {
+            Some("[[lis") => "listen",
+            Some("[[poo" | "[pool") => "pool",
+            Some(_) | None => continue,
+        };
+        let required =
+            ["name", "bind", "pool", "servers", "kind", "fallback", "user", "command", "tls", "galera"];
+        let (name, _) = rest.split_once(" = ").ok_or(rest)?;
+        if required.contains(&name) {
+            continue;
+        }
+        // Without the line its default counts, which is another; a file may
+        // lie elsewhere on another host.
+        let file = ["password-file", "tls-ca-file"].contains(&name);
+        let line_then = if file { rest.replace("/vipd/", "/ssl/") } else { String::new() };
+        let then = format!("{}{line_then}{}", &text[..=line], &text[line + 1 + rest.len()..]);
+        let wanted = if file { vec![] } else { vec![key] };
+        assert_eq!(differing(&config, &parse(&then)?), wanted, "{section}: {rest}");
+        seen += 1;
+    }
+    assert!(seen > 50, "{seen}");
+    for (from, to) in [
+        ("max-rate = 7 ", "max-rate = 8 "),
+        ("resolve = \"srv\"", "resolve = \"srv\", max-rate = 9"),
+        ("db.internal:3306\", resolve = \"all\"", "db.internal:3306\", resolve = \"one\""),
+        ("command = [\"/bin/check\", \"a\", \"b\"]", "command = [\"/bin/check\", \"a\\\",\\\"b\"]"),
+        ("user = \"pg\"", "user = \"pg2\""),
+        ("on-demote = { drain = \"31s\" }", "on-demote = { drain = \"32s\" }"),
+        ("\ntls = true\ntls-verify = false\n", "\n"),
+    ] {
+        let changed = text.replacen(from, to, 1);
+        assert_ne!(changed, text, "{from}");
+        assert_eq!(differing(&config, &parse(&changed)?), ["pool"], "{from}");
+    }
+    Ok(())
+}
+
+/// A file that names no newer setting, or names it with its default, has the
+/// digests it had before there was such a setting.
+#[test]
+fn digests_do_not_see_defaults() -> Outcome {
+    let text = include_str!("digests.toml");
+    let config = parse(text)?;
+    let same = text
+        .replacen(
+            "[[pool]]",
+            "tcp-keepalive = \"30s\"\ntcp-user-timeout = \"30s\"\naccess-log = false\n[[pool]]",
+            1,
+        )
+        .replacen(
+            "[pool.check]",
+            "queue = 1000\nqueue-timeout = \"5s\"\nheadroom = 0\nsource = \"auto\"\nproxy-protocol = \"off\"\n\
+             on-down = \"drain\"\non-demote = \"close\"\n[pool.check]\npassive = true\ngalera = false\n\
+             group-replication = false\ntls = false",
+            1,
+        )
+        .replacen("backup = true", "backup = true, resolve = \"one\"", 1);
+    assert_ne!(same, text);
+    assert_eq!(differing(&config, &parse(&same)?), [""; 0]);
+    Ok(())
+}
+
 #[test]
 fn digests_do_not_see_what_means_nothing() -> Outcome {
-    let text = include_str!("../examples/mysql.toml");
+    let text = include_str!("digests.toml");
     let config = parse(text)?;
     for same in [
         text.replace("# MySQL", "# PostgreSQL"),

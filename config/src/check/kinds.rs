@@ -228,8 +228,10 @@ impl Keys {
         if let (true, Some(At { value: Role::Primary, span })) = (on, &self.role) {
             report.warning(
                 span,
-                Problem::new("every node of a Galera cluster takes writes, so all of them are primaries")
-                    .hint("for one writer at a time take role out and say balance = \"first\" in the pool"),
+                Problem::new(
+                    "every node of a Galera cluster takes writes: all but one will stand in conflict",
+                )
+                .hint("for one writer at a time take role out and say balance = \"first\" in the pool"),
             );
         }
         on.then(|| Galera { donors: self.galera_donors.as_ref().is_some_and(|d| d.value) })
