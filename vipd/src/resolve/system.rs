@@ -243,15 +243,11 @@ fn answer(found: Result<hickory_resolver::lookup::Lookup, NetError>, family: Fam
 
 /// The SRV records of an answer, in a stable order.
 fn targets(lookup: &hickory_resolver::lookup::Lookup) -> Result<Vec<Target>, String> {
-    let target = |record: &Record| match &record.data {
+    let target = |record: &Record| {
+        let RData::SRV(srv) = &record.data else { return None };
         // RFC 2782: a target of "." says that the service is not there.
-        RData::SRV(srv) if !srv.target.is_root() => Some(Target {
-            host: Host::Name(srv.target.to_utf8().trim_end_matches('.').to_owned()),
-            port: srv.port,
-            rank: srv.priority,
-            share: srv.weight,
-        }),
-        _ => None,
+        let host = (!srv.target.is_root()).then(|| srv.target.to_utf8().trim_end_matches('.').to_owned())?;
+        Some(Target { host: Host::Name(host), port: srv.port, rank: srv.priority, share: srv.weight })
     };
     let mut targets: Vec<_> = lookup.answers().iter().filter_map(target).collect();
     targets.sort_unstable_by_key(|t| (t.rank, t.host.to_string(), t.port));
@@ -265,10 +261,8 @@ fn none(error: &NetError) -> Option<String> {
     if none.response_code == ResponseCode::NXDomain {
         Some("there is no such name (NXDOMAIN)".to_owned())
     } else if none.response_code == ResponseCode::NoError {
-        Some(match none.query.query_type() {
-            RecordType::SRV => "the name has no SRV record".to_owned(),
-            _ => "the name has no address".to_owned(),
-        })
+        let srv = none.query.query_type() == RecordType::SRV;
+        Some(if srv { "the name has no SRV record" } else { "the name has no address" }.to_owned())
     } else {
         None
     }

@@ -79,10 +79,11 @@ fn reply(question: &Message, zone: &Zone) -> Message {
     reply.metadata.recursion_available = true;
     for query in &question.queries {
         reply.add_query(query.clone());
-        let answers: Vec<RData> = match query.query_type() {
-            RecordType::A => zone.v4.iter().map(|a| RData::from(*a)).collect(),
-            RecordType::SRV => zone.srv.iter().cloned().map(RData::SRV).collect(),
-            _ => zone.v6.iter().map(|a| RData::from(*a)).collect(),
+        let answers: Vec<RData> = if query.query_type() == RecordType::SRV {
+            zone.srv.iter().cloned().map(RData::SRV).collect()
+        } else {
+            let addresses = if query.query_type() == RecordType::A { &zone.v4 } else { &zone.v6 };
+            addresses.iter().map(|a| RData::from(*a)).collect()
         };
         for data in answers {
             reply.add_answer(Record::from_rdata(query.name().clone(), zone.ttl, data));
