@@ -359,6 +359,8 @@ pub enum Resolve {
     All,
     /// A server for each of its SRV records (RFC 2782), which also give the ports.
     Srv,
+    /// One that its name does not lead to any more: it drains. No file says this.
+    Vanished,
 }
 
 /// What a database must be to be used by a pool.

@@ -36,7 +36,7 @@ use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, mpsc, watch};
 use vipd_core::probe::Probe;
-use vipd_core::settings::{Check, Host, Pool};
+use vipd_core::settings::{Check, Host, Pool, Resolve};
 
 /// The result of one probe.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -149,6 +149,10 @@ impl Checker {
             let mut before = before.remove(&pool.name).unwrap_or_default();
             let mut tasks = HashMap::with_capacity(pool.servers.len());
             for (server_at, server) in pool.servers.iter().enumerate() {
+                // One that stands for many is checked once they are found.
+                if matches!(server.resolve, Resolve::All | Resolve::Srv) {
+                    continue;
+                }
                 let place = Place { generation: self.generation, pool: pool_at, server: server_at };
                 let endpoint = Endpoint {
                     pool: pool.name.clone(),
