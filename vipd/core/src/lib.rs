@@ -15,7 +15,7 @@
 
 pub mod election;
 pub mod event;
-mod explain;
+pub mod explain;
 mod group;
 pub mod health;
 pub mod node;

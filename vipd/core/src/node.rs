@@ -22,7 +22,7 @@ use crate::rejects::{Rejected, Rejects};
 use crate::settings::{Cidr, ClusterSettings, ElectionSettings, Listener, Pool, VipGroup};
 use crate::time::Time;
 use crate::wire::peer::{self, Envelope, Message, State};
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -595,10 +595,16 @@ impl Node {
         &self.peers
     }
 
-    /// Packets that were not accepted.
+    /// Packets that were not accepted: of the last hour's senders, those with the most first.
     #[must_use]
     pub fn rejected(&self, now: Time) -> Vec<Rejected> {
-        self.rejects.list(now).collect()
+        self.rejects.list(now)
+    }
+
+    /// Packets that were not accepted since the start, by cause.
+    #[must_use]
+    pub const fn rejected_totals(&self) -> &BTreeMap<&'static str, u64> {
+        self.rejects.totals()
     }
 }
 

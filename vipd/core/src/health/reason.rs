@@ -158,7 +158,7 @@ impl Reason {
     pub(super) fn news(&self, other: &Self) -> bool {
         let passing = |r: &Self| matches!(r, Self::Healthy | Self::Failing { .. });
         let same = std::mem::discriminant(self) == std::mem::discriminant(other);
-        self.state() != other.state() || !same && !(passing(self) && passing(other))
+        self.state() != other.state() || !(same || passing(self) && passing(other))
     }
 
     /// Whether the server is broken, by its checks or its own words: what `on-down` is about.

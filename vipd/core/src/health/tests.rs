@@ -1,5 +1,7 @@
 //! Tables of what follows from what.
 
+mod changes;
+
 use super::*;
 use crate::pool::{Connection, NoServer, PickState, ServerKey};
 use crate::settings::{Balance, CheckKind, Host, MysqlCheck, Pool, Server};
