@@ -1,5 +1,7 @@
 #![allow(clippy::wildcard_enum_match_arm, reason = "a test looks at some outputs and lets the others pass")]
 
+mod servers;
+
 use super::*;
 use crate::event::Kind;
 use crate::plan::Hold;
