@@ -187,7 +187,7 @@ impl Resolver {
         for (pool_at, pool) in pools.iter().enumerate() {
             for (server_at, server) in pool.servers.iter().enumerate() {
                 match (&server.host, server.resolve) {
-                    (Host::Name(name), Resolve::One | Resolve::Vanished) => {
+                    (Host::Name(name), Resolve::One) => {
                         wanted.entry(name).or_default().push((pool_at, server_at));
                     }
                     // An entry that stands for many is `discovery`'s.

@@ -30,7 +30,7 @@ use std::path::PathBuf;
 use tokio::runtime::Handle;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
-use tracing::{error, info, warn};
+use tracing::{error, info, trace, warn};
 use vipd_balancer::Balancer;
 use vipd_config::Config;
 use vipd_core::event::{Event, Level};
@@ -217,6 +217,8 @@ impl Shell {
                 }
                 Output::Pools(pools) => self.balancer.set_pools(pools),
                 Output::CloseServer { server, why: _ } => stalled(self.balancer.close_server(server)),
+                Output::Room { server, free } => trace!(?server, free, "room"),
+                Output::Hurry { server } => trace!(?server, "hurry"),
                 Output::Guard(state) => self.guard.update(&state),
                 Output::Event(event) => self.tell(event),
                 Output::Forget { group } => self.kernel.forget(Some(group), addresses(self.node.settings())),
@@ -355,7 +357,7 @@ impl Shell {
             if let (Probe::Failed(_), Some((pool, server))) = (&report.probe, self.node.server_name(server)) {
                 self.look_up_again(pool, server);
             }
-            self.handle(Input::Probe { server, probe: report.probe });
+            self.handle(Input::Probe { server, probe: report.probe, took: report.took });
             self.forget_vanished();
         }
     }
@@ -366,7 +368,8 @@ impl Shell {
                 self.tell_unresolved(found, problem);
             }
             let server = ServerKey { pool: found.pool, server: found.server };
-            self.handle(Input::Resolved { server, addresses: found.addresses.to_vec() });
+            let problem = found.problem.as_deref().map(str::to_owned);
+            self.handle(Input::Resolved { server, addresses: found.addresses.to_vec(), problem });
         }
     }
 
@@ -389,7 +392,7 @@ impl Shell {
                 let _ = reply.send(status::document(&self.node, &self.balancer.stats(), errors, now));
             }
             Call::Why { subject, reply } => {
-                let _ = reply.send(calls::why(&self.node, subject.as_deref(), now));
+                let _ = reply.send(calls::why(&self.node, &self.config_errors, subject.as_deref(), now));
             }
             Call::Switchover { vip, to, reply } => {
                 let begun = Switchover::begin(&mut self.node, vip, to.as_deref(), reply, now);
@@ -408,6 +411,9 @@ impl Shell {
             }
             Call::Server { pool, server, state, reply } => {
                 let _ = reply.send(calls::server(&mut self.node, &pool, &server, state, now));
+            }
+            Call::Weight { pool, server, weight, reply } => {
+                let _ = reply.send(calls::weight(&mut self.node, &pool, &server, weight, now));
             }
         }
         self.drain();

@@ -121,7 +121,7 @@ pub fn expand(pools: &[Pool], found: &Found) -> Vec<Pool> {
                     (Resolve::All | Resolve::Srv, Some(targets)) if !targets.now.is_empty() => {
                         servers_of(s, targets)
                     }
-                    (Resolve::One | Resolve::All | Resolve::Srv | Resolve::Vanished, _) => vec![s.clone()],
+                    (Resolve::One | Resolve::All | Resolve::Srv, _) => vec![s.clone()],
                 }
             });
             Pool { servers: servers.collect(), ..pool.clone() }
@@ -131,17 +131,18 @@ pub fn expand(pools: &[Pool], found: &Found) -> Vec<Pool> {
 
 fn servers_of(entry: &Server, targets: &Targets) -> Vec<Server> {
     let first = targets.now.iter().map(|t| t.rank).min().unwrap_or(0);
-    let server = |t: &Target, resolve| Server {
+    let server = |t: &Target, vanished| Server {
         host: t.host.clone(),
         port: t.port,
         name: name(&entry.name, t),
         weight: weight(entry.weight, t, &targets.now),
         backup: entry.backup || t.rank > first,
-        resolve,
+        resolve: Resolve::One,
+        vanished,
         ..entry.clone()
     };
-    let now = targets.now.iter().map(|t| server(t, Resolve::One));
-    now.chain(targets.vanished.iter().map(|t| server(t, Resolve::Vanished))).collect()
+    let now = targets.now.iter().map(|t| server(t, false));
+    now.chain(targets.vanished.iter().map(|t| server(t, true))).collect()
 }
 
 /// `read@10.77.0.31:3306`
@@ -187,10 +188,10 @@ mod tests {
     fn show(pools: &[Pool], found: &Found) -> Vec<String> {
         let servers = expand(pools, found).remove(0).servers;
         let show = |s: &Server| {
-            let mark = match s.resolve {
-                Resolve::One => "",
-                Resolve::All | Resolve::Srv => " unresolved",
-                Resolve::Vanished => " vanished",
+            let mark = match (s.resolve, s.vanished) {
+                (_, true) => " vanished",
+                (Resolve::One, _) => "",
+                (Resolve::All | Resolve::Srv, _) => " unresolved",
             };
             format!("{} {}{}{mark}", s.name, s.weight, if s.backup { " backup" } else { "" })
         };

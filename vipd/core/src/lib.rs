@@ -17,7 +17,7 @@
 pub mod discover;
 pub mod election;
 pub mod event;
-mod explain;
+pub mod explain;
 mod group;
 pub mod health;
 pub mod node;

@@ -161,7 +161,7 @@ impl Run {
         let name = host.to_string();
         match resolve {
             Resolve::Srv => self.system.find_srv(&name).await,
-            Resolve::One | Resolve::All | Resolve::Vanished => {
+            Resolve::One | Resolve::All => {
                 let found = self.system.find(&name).await;
                 let (first, second) = (found.of(found.order[0]), found.of(found.order[1]));
                 (addresses(first, second, *port), found.ttl)
