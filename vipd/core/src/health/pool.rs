@@ -240,6 +240,16 @@ impl PoolState {
         (0..reasons.len()).find(|i| *i != incumbent && since(i))
     }
 
+    /// Takes the word of another node for which of two writable servers is the
+    /// primary; nothing else is taken from it.
+    pub(super) fn adopt(&mut self, at: usize, server: usize, changes: &mut Changes) {
+        let conflicts = self.servers.get(server).is_some_and(|s| matches!(s.reason, Reason::Conflict { .. }));
+        if let (true, Some(old)) = (conflicts, self.incumbent) {
+            self.incumbent = Some(server);
+            self.superseded(ServerKey { pool: at, server: old }, changes);
+        }
+    }
+
     fn superseded(&mut self, key: ServerKey, changes: &mut Changes) {
         let Some(s) = self.servers.get_mut(key.server) else { return };
         // One that was demoted has been closed for that already.
