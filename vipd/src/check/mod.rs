@@ -23,7 +23,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior};
 use vipd_core::probe::{Observation, Probe};
-use vipd_core::settings::{Check, CheckKind, Pool};
+use vipd_core::settings::{Check, CheckKind, Pool, Resolve};
 
 /// First probes are spread over the interval, but come within this time, so
 /// that a long interval does not leave a server unknown for as long.
@@ -121,6 +121,10 @@ impl Checker {
         for (pool_at, pool) in pools.iter().enumerate() {
             let Some(Check { kind, interval, timeout, .. }) = &pool.check else { continue };
             for (server_at, server) in pool.servers.iter().enumerate() {
+                // One that stands for many is checked once they are found.
+                if matches!(server.resolve, Resolve::All | Resolve::Srv) {
+                    continue;
+                }
                 let place = Place { generation: self.generation, pool: pool_at, server: server_at };
                 let target = Target {
                     host: server.host.clone(),
