@@ -25,10 +25,12 @@ pub(super) struct PoolState {
 
 impl PoolState {
     pub(super) fn new(settings: settings::Pool, before: Option<&Self>, now: Time) -> Self {
+        // At the daemon's start nothing serves yet, and nothing that is found starts slowly.
+        let joins = before.is_some_and(Self::serves);
         let servers = settings.servers.iter().map(|s| {
             let old = before.and_then(|b| Some((b, b.position(&s.name)?)));
             let old = old.map(|(b, i)| (&b.servers[i], &b.settings.servers[i], &*b.settings));
-            Server::new(s, &settings, before.is_some(), old, now)
+            Server::new(s, &settings, joins, old, now)
         });
         let kept = |at: fn(&Self) -> Option<usize>| {
             let b = before?;
@@ -161,6 +163,11 @@ impl PoolState {
     /// Judges every server, first by itself, then beside the others.
     pub(super) fn judge(&mut self, at: usize, now: Time, changes: &mut Changes) {
         let mut reasons: Vec<Reason> = self.servers.iter().map(|s| s.judge(self.demands)).collect();
+        for (reason, settings) in reasons.iter_mut().zip(&self.settings.servers) {
+            if settings.vanished && reason.state() == State::Up {
+                *reason = Reason::Vanished;
+            }
+        }
         self.keep_unproven(&mut reasons);
         self.one_primary(at, &mut reasons, changes);
         self.keep_freshest(&mut reasons);
