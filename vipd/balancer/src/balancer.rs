@@ -1,5 +1,6 @@
 //! The handle on all workers.
 
+use crate::load::{Blocks, PoolLoads};
 use crate::shared::{ListenerShared, Route, ServerTally, Shared, View};
 use crate::stats::Stats;
 use crate::worker::{self, Command, Listening};
@@ -42,6 +43,8 @@ struct Control {
     /// Removed, but not without sessions yet.
     retired: Vec<(Arc<ListenerShared>, String)>,
     servers: BTreeMap<(String, String), Arc<ServerTally>>,
+    /// By pool.
+    blocks: BTreeMap<String, Blocks>,
     slots: usize,
     numbers: u64,
 }
@@ -309,6 +312,8 @@ impl Control {
             .iter()
             .map(|pool| pool.servers().iter().map(|s| self.tally(pool.name(), s.name())).collect())
             .collect();
+        let loads = servers.iter().map(|s| PoolLoads::new(s.iter().map(|t| &t.sessions))).collect();
+        self.blocks.retain(|name, _| pools.pools().iter().any(|p| p.name() == name));
         // Those of removed servers stay as long as they have sessions.
         self.servers.retain(|_, tally| Arc::strong_count(tally) > 1);
         let position = |name: &str| pools.pools().iter().position(|p| p.name() == name);
@@ -320,12 +325,13 @@ impl Control {
             routes[listener.shared.slot] =
                 position(&listener.pool).map(|pool| Route { pool, idle: listener.settings.idle_timeout });
         }
-        View { pools, servers, routes }
+        View { pools, servers, loads, routes }
     }
 
     fn tally(&mut self, pool: &str, server: &str) -> Arc<ServerTally> {
         let tally = self.servers.entry((pool.to_owned(), server.to_owned()));
-        Arc::clone(tally.or_insert_with(|| Arc::new(ServerTally::new(pool, server))))
+        let blocks = self.blocks.entry(pool.to_owned()).or_default();
+        Arc::clone(tally.or_insert_with(|| Arc::new(ServerTally::new(pool, server, blocks.load()))))
     }
 }
 

@@ -1,12 +1,13 @@
 //! What the workers and the handle have in common.
 
+use crate::load::{Load, PoolLoads};
 use crate::stats::{ListenerStats, ServerStats, Tally};
 use arc_swap::ArcSwap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::sync::Notify;
-use vipd_core::pool::{Pools, ServerKey};
+use vipd_core::pool::{Loads, Pools, ServerKey};
 
 /// Everything that workers look at.
 #[derive(Debug)]
@@ -27,6 +28,8 @@ pub(crate) struct View {
     pub(crate) pools: Arc<Pools>,
     /// By pool and server.
     pub(crate) servers: Vec<Vec<Arc<ServerTally>>>,
+    /// By pool: the sessions of those servers, where a pick reads them fast.
+    pub(crate) loads: Vec<PoolLoads>,
     /// By [`ListenerShared::slot`].
     pub(crate) routes: Vec<Option<Route>>,
 }
@@ -46,9 +49,15 @@ impl View {
     pub(crate) fn server(&self, key: ServerKey) -> Option<&Arc<ServerTally>> {
         self.servers.get(key.pool)?.get(key.server)
     }
+}
 
-    pub(crate) fn load(&self, key: ServerKey) -> u32 {
-        self.server(key).map_or(0, |s| s.sessions.load(Ordering::Relaxed))
+impl Loads for View {
+    fn load(&self, key: ServerKey) -> u32 {
+        self.loads.get(key.pool).map_or(0, |pool| pool.load(key.server))
+    }
+
+    fn changes(&self, pool: usize, block: usize) -> Option<u64> {
+        self.loads.get(pool)?.changes(block)
     }
 }
 
@@ -57,17 +66,17 @@ impl View {
 pub(crate) struct ServerTally {
     pub(crate) pool: String,
     pub(crate) name: String,
-    pub(crate) sessions: AtomicU32,
+    pub(crate) sessions: Load,
     pub(crate) total: AtomicU64,
     pub(crate) connect_errors: AtomicU64,
 }
 
 impl ServerTally {
-    pub(crate) fn new(pool: &str, name: &str) -> Self {
+    pub(crate) fn new(pool: &str, name: &str, sessions: Load) -> Self {
         Self {
             pool: pool.to_owned(),
             name: name.to_owned(),
-            sessions: AtomicU32::new(0),
+            sessions,
             total: AtomicU64::new(0),
             connect_errors: AtomicU64::new(0),
         }
@@ -76,14 +85,14 @@ impl ServerTally {
     /// A place on the server, unless it has `limit` sessions already: workers
     /// that picked it at the same time must not overfill it.
     pub(crate) fn acquire(self: &Arc<Self>, limit: Option<u32>) -> Option<Place> {
-        take(&self.sessions, limit.unwrap_or(u32::MAX)).then(|| Place(Arc::clone(self)))
+        self.sessions.take(limit.unwrap_or(u32::MAX)).then(|| Place(Arc::clone(self)))
     }
 
     pub(crate) fn stats(&self) -> ServerStats {
         ServerStats {
             pool: self.pool.clone(),
             server: self.name.clone(),
-            sessions: self.sessions.load(Ordering::Relaxed),
+            sessions: self.sessions.get(),
             total: self.total.load(Ordering::Relaxed),
             connect_errors: self.connect_errors.load(Ordering::Relaxed),
         }
@@ -93,7 +102,7 @@ impl ServerTally {
 /// Counts one more, if there are fewer than `limit`. The count never goes above
 /// it, not even for a moment: another worker would take the listener for full,
 /// and wait for an end that nobody tells it of.
-fn take(count: &AtomicU32, limit: u32) -> bool {
+pub(crate) fn take(count: &AtomicU32, limit: u32) -> bool {
     let more = |n: u32| (n < limit).then_some(n + 1);
     count.fetch_update(Ordering::SeqCst, Ordering::SeqCst, more).is_ok()
 }
@@ -110,7 +119,7 @@ impl Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.0.sessions.fetch_sub(1, Ordering::Relaxed);
+        self.0.sessions.leave();
     }
 }
 

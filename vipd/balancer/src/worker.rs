@@ -96,7 +96,7 @@ impl Worker {
         pool: usize,
         connection: &Connection<'_>,
     ) -> Result<Picked, NoServer> {
-        view.pools.pick(pool, &mut self.picks.borrow_mut(), connection, |key| view.load(key))
+        view.pools.pick(pool, &mut self.picks.borrow_mut(), connection, view)
     }
 }
 
