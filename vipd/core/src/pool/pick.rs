@@ -77,7 +77,9 @@ impl TierState {
 impl Pools {
     /// The server that takes a connection to `pool`.
     ///
-    /// `load` tells the sessions that a server has now.
+    /// `load` tells the sessions that a server has now: `u32::MAX` if it takes
+    /// no more for another reason than its `max_connections`, so that it counts
+    /// as full.
     ///
     /// # Errors
     ///
@@ -169,8 +171,7 @@ impl<L: Fn(ServerKey) -> u32> Ask<'_, L> {
         if self.connection.tried.contains(&key) {
             return Err(Miss::Tried);
         }
-        let limit = self.server(server).limit;
-        if limit != u32::MAX && self.load(server) >= limit { Err(Miss::Full) } else { Ok(()) }
+        if self.load(server) >= self.server(server).limit { Err(Miss::Full) } else { Ok(()) }
     }
 
     /// The first with room from `next` on, once around.
