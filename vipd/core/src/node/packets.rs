@@ -3,6 +3,7 @@
 use super::{Node, Output, Scope, TTL};
 use crate::election::{Heard, Who};
 use crate::event::{Event, Kind, Level};
+use crate::explain;
 use crate::group::{self, Group};
 use crate::rejects::Reject;
 use crate::settings::{Family, Transport};
@@ -112,7 +113,8 @@ impl Node {
             self.with_group(group, now, |g, scope| g.postpone(scope.now));
         }
         if let Some(count) = self.rejects.count(cause, sender, now) {
-            let message = format!("{count} packets of {sender} not accepted ({cause}): {}", cause.advice());
+            let packets = explain::count(count, "packet");
+            let message = format!("{packets} of {sender} not accepted ({cause}): {}", cause.advice());
             self.tell(Event::new(Level::Warn, Kind::Advert, message));
         }
     }

@@ -1,5 +1,7 @@
 #![allow(clippy::wildcard_enum_match_arm, reason = "a test looks at some outputs and lets the others pass")]
 
+mod servers;
+
 use super::*;
 use crate::event::Kind;
 use crate::plan::Hold;
@@ -321,8 +323,9 @@ fn an_owner_without_servers_steps_back_only_if_another_has_some() {
         outputs.iter().filter(prepare).count()
     };
     let key = ServerKey { pool: 0, server: 0 };
-    let up = || Input::Probe { server: key, probe: Probe::Answered(Observation::default()) };
-    let down = || Input::Probe { server: key, probe: Probe::Failed("refused".into()) };
+    let up =
+        || Input::Probe { server: key, probe: Probe::Answered(Observation::default()), took: Duration::ZERO };
+    let down = || Input::Probe { server: key, probe: Probe::Failed("refused".into()), took: Duration::ZERO };
     let mut node = node(tracked());
     node.handle(up(), at(1));
     node.handle(Input::Tick, at(3_300));
@@ -394,7 +397,10 @@ fn a_node_that_has_not_judged_its_servers_is_not_ready_to_own() {
     let mut cold = node(tracked());
     assert!(!prepares(&mut cold, at(10)));
     let probe = Probe::Failed("refused".into());
-    cold.handle(Input::Probe { server: ServerKey { pool: 0, server: 0 }, probe }, at(20));
+    cold.handle(
+        Input::Probe { server: ServerKey { pool: 0, server: 0 }, probe, took: Duration::ZERO },
+        at(20),
+    );
     assert!(prepares(&mut cold, at(30)), "a server that is down is known, too");
     // A name that never resolves is not waited for without end.
     let mut patient = node(tracked());
