@@ -95,6 +95,7 @@ pub fn run(run: &Run) -> Result<(), Error> {
         None => config.find_node(&local_addresses()?)?,
     };
     capabilities()?;
+    vipd_balancer::raise_descriptor_limit().map_err(system("raise the limit of descriptors"))?;
     // Before any thread, and before the lock that a child would share.
     let guard = Guard::spawn(&run.runtime_dir).map_err(system("start the crash guard"))?;
     guard.on_panic();

@@ -124,7 +124,7 @@ impl PoolLoads {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::shared::{ServerTally, View};
+    use crate::shared::{Place, ServerTally, Shared, View, ViewAt};
     use std::net::IpAddr;
     use std::sync::Barrier;
     use vipd_core::pool::{Connection, PickState, Pools, ServerKey, ServerState};
@@ -145,7 +145,7 @@ mod tests {
 
     fn view(pools: Pools, tallies: Vec<Arc<ServerTally>>) -> View {
         let loads = vec![PoolLoads::new(tallies.iter().map(|t| &t.sessions))];
-        View { pools: Arc::new(pools), servers: vec![tallies], loads, routes: vec![] }
+        View { pools: Arc::new(pools), servers: vec![tallies], loads, ..View::default() }
     }
 
     fn tally(blocks: &mut Blocks, name: usize) -> Arc<ServerTally> {
@@ -155,7 +155,12 @@ mod tests {
     fn pick(view: &View, state: &mut PickState, random: u64) -> Option<ServerKey> {
         let client = IpAddr::from([10, 0, 0, 1]);
         let connection = Connection { client, random, tried: &[] };
-        view.pools.pick(0, state, &connection, view).ok().map(|p| p.key)
+        view.pools.pick(0, state, &connection, &ViewAt { view, now: 0 }).ok().map(|p| p.key)
+    }
+
+    fn acquire(tally: &Arc<ServerTally>, limit: Option<u32>) -> Option<Place> {
+        let shared = Arc::new(Shared::new(tokio::sync::mpsc::channel(1).0));
+        tally.acquire(limit, None, &shared)
     }
 
     #[test]
@@ -186,7 +191,7 @@ mod tests {
         for _ in 0..3 {
             for _ in 0..count {
                 let key = pick(&view, &mut state, 1);
-                places.extend(key.and_then(|k| view.server(k)).and_then(|t| t.acquire(None)));
+                places.extend(key.and_then(|k| view.server(k)).and_then(|t| acquire(t, None)));
             }
             let loads: Vec<_> = view.servers[0].iter().map(|t| t.sessions.get()).collect();
             assert!(loads.windows(2).all(|w| w[0] == w[1]), "{loads:?}");
@@ -213,7 +218,7 @@ mod tests {
                     continue;
                 };
                 let tally = view.server(key).expect("a picked server is there");
-                places.extend(tally.acquire(Some(LIMIT)));
+                places.extend(acquire(tally, Some(LIMIT)));
                 assert!(tally.sessions.get() <= LIMIT);
                 if i % 3 == 0 && !places.is_empty() {
                     places.swap_remove(i % places.len());

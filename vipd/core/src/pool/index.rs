@@ -27,6 +27,13 @@ pub trait Loads {
     fn changes(&self, _pool: usize, _block: usize) -> Option<u64> {
         None
     }
+
+    /// Whether a server takes one more now, as far as other limits than its
+    /// `max-connections` go: a rate, what it says of itself. One that does not
+    /// counts as full.
+    fn takes(&self, _server: ServerKey) -> bool {
+        true
+    }
 }
 
 impl<F: Fn(ServerKey) -> u32> Loads for F {
