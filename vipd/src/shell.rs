@@ -218,7 +218,11 @@ impl Shell {
                 Output::Pools(pools) => self.balancer.set_pools(pools),
                 Output::CloseServer { server, why: _ } => stalled(self.balancer.close_server(server)),
                 Output::Room { server, free } => trace!(?server, free, "room"),
-                Output::Hurry { server } => trace!(?server, "hurry"),
+                Output::Hurry { server } => {
+                    if let Some((pool, server)) = self.node.server_name(server) {
+                        self.checker.hurry(pool, server);
+                    }
+                }
                 Output::Guard(state) => self.guard.update(&state),
                 Output::Event(event) => self.tell(event),
                 Output::Forget { group } => self.kernel.forget(Some(group), addresses(self.node.settings())),
