@@ -115,6 +115,7 @@ pub async fn run(parts: Parts) -> io::Result<(Balancer, Option<Guard>)> {
     let (resolver, mut resolved) = parts.resolver;
     let (file, discovery, mut discovered) = parts.discovery;
     let mut calls = parts.calls;
+    let mut failures = parts.balancer.connect_failures();
     let transport = parts.node.settings().election.transport;
     let mut shell = Shell {
         node: parts.node,
@@ -167,6 +168,9 @@ pub async fn run(parts: Parts) -> io::Result<(Balancer, Option<Guard>)> {
                 shell.handle(Input::Tick);
             }
             Some(report) = reports.recv() => shell.report(report),
+            Some(failed) = async { failures.as_mut()?.recv().await } => {
+                shell.handle(Input::ConnectFailed { pool: &failed.pool, server: &failed.server });
+            }
             Some(found) = resolved.recv() => shell.resolved(&found),
             Some(found) = discovered.recv() => shell.discovered(found),
             Some(call) = calls.recv() => shell.call(call),
@@ -217,7 +221,7 @@ impl Shell {
                 }
                 Output::Pools(pools) => self.balancer.set_pools(pools),
                 Output::CloseServer { server, why: _ } => stalled(self.balancer.close_server(server)),
-                Output::Room { server, free } => trace!(?server, free, "room"),
+                Output::Room { server, free } => self.balancer.set_room(server, free),
                 Output::Hurry { server } => trace!(?server, "hurry"),
                 Output::Guard(state) => self.guard.update(&state),
                 Output::Event(event) => self.tell(event),

@@ -20,8 +20,8 @@ use vipd_core::settings::{Listener, Server};
 /// servers and addresses change: a full queue means a worker that hangs.
 pub(crate) const COMMANDS: usize = 1024;
 
-/// Failed connections that nobody was told of yet. A server that is down fails
-/// them by the thousand, and a check's `fall` of them is all there is to know.
+/// Failed connections that nobody was told of yet: those of a few servers for
+/// seconds, which nobody who listens needs.
 const FAILURES: usize = 256;
 
 /// The running balancer. Its methods return at once, unless they say otherwise,
@@ -127,7 +127,8 @@ impl Balancer {
     }
 
     /// Where connections to servers that failed are told of, from the start on;
-    /// `None` if somebody else took it. When it is full, failures are lost.
+    /// `None` if somebody else took it. A server's are told ten times a second
+    /// at most; when the channel is full they are lost.
     pub fn connect_failures(&self) -> Option<mpsc::Receiver<ConnectFailure>> {
         self.failures.lock().unwrap_or_else(PoisonError::into_inner).take()
     }

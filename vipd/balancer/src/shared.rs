@@ -15,6 +15,10 @@ use std::time::Instant;
 use tokio::sync::{Notify, mpsc};
 use vipd_core::pool::{Pools, ServerKey};
 
+/// Between two failed connections of one server that are told. Health counts
+/// one for each check, and whoever listens has elections to hold.
+const TELL_AFTER: u64 = 100_000_000;
+
 /// Everything that workers look at.
 #[derive(Debug)]
 pub(crate) struct Shared {
@@ -67,6 +71,11 @@ impl Shared {
 
     /// A connection to a server failed. What does not fit is lost.
     pub(crate) fn failed(&self, server: &ServerTally, reason: &dyn std::fmt::Display) {
+        let (now, told) = (self.now(), server.told.load(Ordering::Relaxed));
+        if told != 0 && now.saturating_sub(told) < TELL_AFTER {
+            return;
+        }
+        server.told.store(now.max(1), Ordering::Relaxed);
         let (pool, server, reason) = (server.pool.clone(), server.name.clone(), reason.to_string());
         let _ = self.failures.try_send(ConnectFailure { pool, server, reason });
     }
@@ -185,6 +194,8 @@ pub(crate) struct ServerTally {
     pub(crate) total: AtomicU64,
     pub(crate) connect_errors: AtomicU64,
     pub(crate) resets: AtomicU64,
+    /// When a failed connection was last told.
+    told: AtomicU64,
 }
 
 impl ServerTally {
@@ -198,6 +209,7 @@ impl ServerTally {
             total: AtomicU64::new(0),
             connect_errors: AtomicU64::new(0),
             resets: AtomicU64::new(0),
+            told: AtomicU64::new(0),
         }
     }
 
