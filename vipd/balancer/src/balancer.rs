@@ -1,5 +1,6 @@
 //! The handle on all workers.
 
+use crate::load::{Blocks, PoolLoads};
 use crate::patience::Limits;
 use crate::shared::{ListenerShared, PoolTally, Route, ServerTally, Shared, View};
 use crate::stats::Stats;
@@ -48,6 +49,8 @@ struct Control {
     retired: Vec<Active>,
     pools: BTreeMap<String, Arc<PoolTally>>,
     servers: BTreeMap<(String, String), Arc<ServerTally>>,
+    /// By pool.
+    blocks: BTreeMap<String, Blocks>,
     slots: usize,
     numbers: u64,
 }
@@ -339,15 +342,15 @@ impl Control {
     fn view(&mut self, pools: Arc<Pools>) -> View {
         let mut servers = Vec::with_capacity(pools.pools().len());
         let mut tallies = Vec::with_capacity(pools.pools().len());
-        let mut rated = false;
         for pool in pools.pools() {
             let tally = self.pools.entry(pool.name().to_owned());
             tallies.push(Arc::clone(tally.or_insert_with(|| Arc::new(PoolTally::new(pool.name())))));
-            let of_pool: Vec<_> =
-                pool.settings().servers.iter().map(|s| self.tally(pool.name(), s)).collect();
-            rated |= of_pool.iter().any(|s| s.rate.limited());
-            servers.push(of_pool);
+            let all = &pool.settings().servers;
+            servers.push(all.iter().map(|s| self.tally(pool.name(), s)).collect::<Vec<_>>());
         }
+        let loads = servers.iter().map(|s| PoolLoads::new(s.iter().map(|t| &t.sessions))).collect();
+        let rated = servers.iter().map(|s| s.iter().any(|t| t.rate.limited())).collect();
+        self.blocks.retain(|name, _| pools.pools().iter().any(|p| p.name() == name));
         // Those of removed servers stay as long as they have sessions, those of pools as long as somebody waits.
         self.servers.retain(|_, tally| Arc::strong_count(tally) > 1);
         self.pools.retain(|_, tally| Arc::strong_count(tally) > 1 || tally.queue.waiting() > 0);
@@ -358,12 +361,13 @@ impl Control {
             let route = |pool| Route { pool, limits: Limits { idle, age }, tcp: (&listener.settings).into() };
             routes[listener.shared.slot] = pool.map(route);
         }
-        View { pools, servers, tallies, routes, rated }
+        View { pools, servers, loads, tallies, routes, rated }
     }
 
     fn tally(&mut self, pool: &str, server: &Server) -> Arc<ServerTally> {
         let tally = self.servers.entry((pool.to_owned(), server.name.clone()));
-        let tally = tally.or_insert_with(|| Arc::new(ServerTally::new(pool, &server.name)));
+        let blocks = self.blocks.entry(pool.to_owned()).or_default();
+        let tally = tally.or_insert_with(|| Arc::new(ServerTally::new(pool, &server.name, blocks.load())));
         tally.rate.set(server.max_rate);
         Arc::clone(tally)
     }

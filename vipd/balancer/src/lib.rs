@@ -31,6 +31,7 @@ mod bind;
 mod connect;
 mod descriptors;
 mod holder;
+mod load;
 mod patience;
 mod queue;
 mod rate;

@@ -1,6 +1,7 @@
 //! What the workers and the handle have in common.
 
 use crate::bind::Tcp;
+use crate::load::{Load, PoolLoads};
 use crate::patience::Limits;
 use crate::queue::Queue;
 use crate::rate::Rate;
@@ -13,7 +14,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::Instant;
 use tokio::sync::{Notify, mpsc};
-use vipd_core::pool::{Pools, ServerKey};
+use vipd_core::pool::{Loads, Pools, ServerKey};
 
 /// Between two failed connections of one server that are told. Health counts
 /// one for each check, and whoever listens has elections to hold.
@@ -88,12 +89,14 @@ pub(crate) struct View {
     pub(crate) pools: Arc<Pools>,
     /// By pool and server.
     pub(crate) servers: Vec<Vec<Arc<ServerTally>>>,
+    /// By pool: the sessions of those servers, where a pick reads them fast.
+    pub(crate) loads: Vec<PoolLoads>,
     /// By pool.
     pub(crate) tallies: Vec<Arc<PoolTally>>,
     /// By [`ListenerShared::slot`].
     pub(crate) routes: Vec<Option<Route>>,
-    /// Whether any server has a connect rate.
-    pub(crate) rated: bool,
+    /// By pool: whether any of its servers has a connect rate.
+    pub(crate) rated: Vec<bool>,
 }
 
 /// What a listener's sessions are to do.
@@ -113,14 +116,14 @@ impl View {
         self.servers.get(key.pool)?.get(key.server)
     }
 
-    /// A server's sessions; as many as can be if it takes no more now for
-    /// another reason, so that [`Pools::pick`] takes it for full.
-    pub(crate) fn load(&self, key: ServerKey, now: u64) -> u32 {
-        match self.server(key) {
-            Some(server) if server.takes(now) => server.sessions.load(Ordering::Relaxed),
-            Some(_) => u32::MAX,
-            None => 0,
-        }
+    /// How full servers are at this time.
+    pub(crate) fn at(&self, now: u64) -> Now<'_> {
+        Now { view: self, now }
+    }
+
+    /// Whether any server of the pool or its fallbacks has a connect rate.
+    pub(crate) fn rated(&self, pool: usize) -> bool {
+        self.chain(pool).any(|p| self.rated.get(p) == Some(&true))
     }
 
     /// A pool and its fallbacks. (Chains of checked settings have an end.)
@@ -134,6 +137,35 @@ impl View {
     pub(crate) fn next_token(&self, pool: usize, now: u64) -> Option<(u64, u64)> {
         let servers = self.chain(pool).filter_map(|p| self.servers.get(p)).flatten();
         servers.map(|s| (s.rate.wait(now), s.rate.interval())).filter(|(wait, _)| *wait > 0).min()
+    }
+}
+
+/// A view at one time, which decides what connect rates allow.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Now<'a> {
+    view: &'a View,
+    now: u64,
+}
+
+impl Now<'_> {
+    fn rated(&self, pool: usize) -> bool {
+        self.view.rated.get(pool) == Some(&true)
+    }
+}
+
+impl Loads for Now<'_> {
+    /// A server's sessions; as many as can be if it takes no more now for
+    /// another reason, so that [`Pools::pick`] takes it for full.
+    fn load(&self, key: ServerKey) -> u32 {
+        if self.rated(key.pool) && self.view.server(key).is_some_and(|s| s.rate.wait(self.now) > 0) {
+            return u32::MAX;
+        }
+        self.view.loads.get(key.pool).map_or(0, |pool| pool.load(key.server))
+    }
+
+    /// What time alone changes is not followed.
+    fn changes(&self, pool: usize, block: usize) -> Option<u64> {
+        if self.rated(pool) { None } else { self.view.loads.get(pool)?.changes(block) }
     }
 }
 
@@ -187,7 +219,7 @@ const NO_LIMIT: u32 = u32::MAX;
 pub(crate) struct ServerTally {
     pub(crate) pool: String,
     pub(crate) name: String,
-    pub(crate) sessions: AtomicU32,
+    pub(crate) sessions: Load,
     /// What its own limit still allows.
     room: AtomicU32,
     pub(crate) rate: Rate,
@@ -199,11 +231,11 @@ pub(crate) struct ServerTally {
 }
 
 impl ServerTally {
-    pub(crate) fn new(pool: &str, name: &str) -> Self {
+    pub(crate) fn new(pool: &str, name: &str, sessions: Load) -> Self {
         Self {
             pool: pool.to_owned(),
             name: name.to_owned(),
-            sessions: AtomicU32::new(0),
+            sessions,
             room: AtomicU32::new(NO_LIMIT),
             rate: Rate::default(),
             total: AtomicU64::new(0),
@@ -215,19 +247,35 @@ impl ServerTally {
 
     pub(crate) fn set_room(&self, free: Option<u32>) {
         self.room.store(free.map_or(NO_LIMIT, |free| free.min(NO_LIMIT - 1)), Ordering::SeqCst);
-    }
-
-    /// Whether its own limit and its connect rate allow one more.
-    fn takes(&self, now: u64) -> bool {
-        self.room.load(Ordering::Relaxed) > 0 && self.rate.wait(now) == 0
+        self.close_or_open();
     }
 
     /// Uses up a token of its connect rate, and some of its room.
     pub(crate) fn use_up(&self, now: u64) -> bool {
+        if !self.rate.take(now) {
+            return false;
+        }
+        if self.room.load(Ordering::Relaxed) == NO_LIMIT {
+            return true;
+        }
         let less = |room: u32| (room > 0).then(|| if room == NO_LIMIT { room } else { room - 1 });
-        self.rate.take(now)
-            && (self.room.load(Ordering::Relaxed) == NO_LIMIT
-                || self.room.fetch_update(Ordering::SeqCst, Ordering::SeqCst, less).is_ok())
+        let before = self.room.fetch_update(Ordering::SeqCst, Ordering::SeqCst, less);
+        if before == Ok(1) {
+            self.close_or_open();
+        }
+        before.is_ok()
+    }
+
+    /// Makes picks see whether there is room; whoever changes that last is right.
+    fn close_or_open(&self) {
+        let full = || self.room.load(Ordering::SeqCst) == 0;
+        loop {
+            let closed = full();
+            self.sessions.close(closed);
+            if full() == closed {
+                break;
+            }
+        }
     }
 
     /// A place on the server, unless it has `limit` sessions already: workers
@@ -238,7 +286,7 @@ impl ServerTally {
         borrowed: Option<Borrowed>,
         shared: &Arc<Shared>,
     ) -> Option<Place> {
-        if !take(&self.sessions, limit.unwrap_or(u32::MAX)) {
+        if !self.sessions.take(limit.unwrap_or(u32::MAX)) {
             // Somebody may have seen what is given back here as taken.
             if borrowed.is_some() {
                 drop(borrowed);
@@ -253,7 +301,7 @@ impl ServerTally {
         ServerStats {
             pool: self.pool.clone(),
             server: self.name.clone(),
-            sessions: self.sessions.load(Ordering::Relaxed),
+            sessions: self.sessions.get(),
             total: self.total.load(Ordering::Relaxed),
             connect_errors: self.connect_errors.load(Ordering::Relaxed),
             resets: self.resets.load(Ordering::Relaxed),
@@ -265,7 +313,7 @@ impl ServerTally {
 /// Counts one more, if there are fewer than `limit`. The count never goes above
 /// it, not even for a moment: another worker would take the listener for full,
 /// and wait for an end that nobody tells it of.
-fn take(count: &AtomicU32, limit: u32) -> bool {
+pub(crate) fn take(count: &AtomicU32, limit: u32) -> bool {
     let more = |n: u32| (n < limit).then_some(n + 1);
     count.fetch_update(Ordering::SeqCst, Ordering::SeqCst, more).is_ok()
 }
@@ -287,7 +335,7 @@ impl Place {
 impl Drop for Place {
     fn drop(&mut self) {
         self.borrowed = None;
-        self.server.sessions.fetch_sub(1, Ordering::SeqCst);
+        self.server.sessions.leave();
         self.shared.freed(&self.server.pool);
     }
 }

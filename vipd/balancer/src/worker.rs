@@ -102,7 +102,7 @@ impl Worker {
         connection: &Connection<'_>,
         now: u64,
     ) -> Result<Picked, NoServer> {
-        view.pools.pick(pool, &mut self.picks.borrow_mut(), connection, |key| view.load(key, now))
+        view.pools.pick(pool, &mut self.picks.borrow_mut(), connection, &view.at(now))
     }
 }
 

@@ -43,15 +43,23 @@ impl Prober {
         deadline: Instant,
         progress: &Progress,
     ) -> Result<(SocketAddr, Observation), String> {
+        // In boxes: the task of a server is as large as the largest of these,
+        // and most servers wait most of the time.
         match self {
             Self::Tcp(tcp) => tcp.probe(addresses, deadline, progress).await.map_err(|e| e.to_string()),
-            Self::Http(http) => http.probe(addresses, deadline, progress).await.map_err(|e| e.to_string()),
-            Self::Mysql(mysql) => mysql.probe(addresses, deadline, progress).await.map_err(|e| e.to_string()),
-            Self::Postgres(postgres) => {
-                postgres.probe(addresses, deadline, progress).await.map_err(|e| e.to_string())
+            Self::Http(http) => {
+                Box::pin(http.probe(addresses, deadline, progress)).await.map_err(|e| e.to_string())
             }
-            Self::Redis(redis) => redis.probe(addresses, deadline, progress).await.map_err(|e| e.to_string()),
-            Self::Exec(exec) => exec.probe(addresses, progress).await.map_err(|e| e.to_string()),
+            Self::Mysql(mysql) => {
+                Box::pin(mysql.probe(addresses, deadline, progress)).await.map_err(|e| e.to_string())
+            }
+            Self::Postgres(postgres) => {
+                Box::pin(postgres.probe(addresses, deadline, progress)).await.map_err(|e| e.to_string())
+            }
+            Self::Redis(redis) => {
+                Box::pin(redis.probe(addresses, deadline, progress)).await.map_err(|e| e.to_string())
+            }
+            Self::Exec(exec) => Box::pin(exec.probe(addresses, progress)).await.map_err(|e| e.to_string()),
         }
     }
 

@@ -25,10 +25,12 @@ pub(super) struct PoolState {
 
 impl PoolState {
     pub(super) fn new(settings: settings::Pool, before: Option<&Self>, now: Time) -> Self {
+        // At the daemon's start nothing serves yet, and nothing that is found starts slowly.
+        let joins = before.is_some_and(Self::serves);
         let servers = settings.servers.iter().map(|s| {
             let old = before.and_then(|b| Some((b, b.position(&s.name)?)));
             let old = old.map(|(b, i)| (&b.servers[i], &b.settings.servers[i], &*b.settings));
-            Server::new(s, &settings, before.is_some(), old, now)
+            Server::new(s, &settings, joins, old, now)
         });
         let kept = |at: fn(&Self) -> Option<usize>| {
             let b = before?;
@@ -161,6 +163,11 @@ impl PoolState {
     /// Judges every server, first by itself, then beside the others.
     pub(super) fn judge(&mut self, at: usize, now: Time, changes: &mut Changes) {
         let mut reasons: Vec<Reason> = self.servers.iter().map(|s| s.judge(self.demands)).collect();
+        for (reason, settings) in reasons.iter_mut().zip(&self.settings.servers) {
+            if settings.vanished && reason.state() == State::Up {
+                *reason = Reason::Vanished;
+            }
+        }
         self.keep_unproven(&mut reasons);
         self.one_primary(at, &mut reasons, changes);
         self.keep_freshest(&mut reasons);
@@ -238,6 +245,16 @@ impl PoolState {
             return None;
         }
         (0..reasons.len()).find(|i| *i != incumbent && since(i))
+    }
+
+    /// Takes the word of another node for which of two writable servers is the
+    /// primary; nothing else is taken from it.
+    pub(super) fn adopt(&mut self, at: usize, server: usize, changes: &mut Changes) {
+        let conflicts = self.servers.get(server).is_some_and(|s| matches!(s.reason, Reason::Conflict { .. }));
+        if let (true, Some(old)) = (conflicts, self.incumbent) {
+            self.incumbent = Some(server);
+            self.superseded(ServerKey { pool: at, server: old }, changes);
+        }
     }
 
     fn superseded(&mut self, key: ServerKey, changes: &mut Changes) {

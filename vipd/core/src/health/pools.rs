@@ -1,11 +1,12 @@
 //! The state of all servers of all pools, and what its changes ask for.
 
 use super::pool::PoolState;
-use super::{Admin, Changes, Checks, Reason, State};
+use super::{Admin, Changes, Checks, Reason};
 use crate::pool::{Pools, ServerKey};
 use crate::probe::{Connections, Lag, ObservedRole, Probe};
 use crate::settings;
 use crate::time::Time;
+use crate::wire::peer::{self, Incumbent};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -134,6 +135,24 @@ impl PoolsState {
         changes
     }
 
+    /// The primaries that pools follow now.
+    pub fn incumbents(&self) -> impl Iterator<Item = Incumbent> + '_ {
+        self.pools.iter().filter_map(|pool| {
+            let server = pool.incumbent.filter(|i| pool.servers[*i].is_writable())?;
+            let server = peer::server_id(&pool.settings.servers.get(server)?.name);
+            Some(Incumbent { pool: peer::pool_id(&pool.settings.name), server })
+        })
+    }
+
+    /// Follows the primary that another node follows, if it can be written to
+    /// by what is known here.
+    pub fn adopt(&mut self, incumbent: Incumbent, now: Time) -> Option<Changes> {
+        let at = self.pools.iter().position(|p| peer::pool_id(&p.settings.name) == incumbent.pool)?;
+        let mut servers = self.pools[at].settings.servers.iter();
+        let server = servers.position(|s| peer::server_id(&s.name) == incumbent.server)?;
+        self.change(at, now, |pool, changes| pool.adopt(at, server, changes))
+    }
+
     /// When [`PoolsState::tick`] is due: the next step of a slow start, or the
     /// end of what a demoted primary's sessions were given.
     #[must_use]
@@ -194,7 +213,7 @@ impl PoolsState {
                     slow_start: s.slow_start(),
                     close_at: s.close_at,
                     checks: s.checks,
-                    incumbent: pool.incumbent == Some(j) && s.reason.state() == State::Up,
+                    incumbent: pool.incumbent == Some(j) && s.is_writable(),
                 }
             })
         })

@@ -123,6 +123,8 @@ pub enum Reason {
         /// The incumbent.
         with: String,
     },
+    /// Drain: its name does not lead to it any more.
+    Vanished,
     /// Drain: on request.
     Drained,
     /// Maint: on request.
@@ -149,7 +151,7 @@ impl Reason {
             | Self::LagUnknown(_)
             | Self::Lagging { .. }
             | Self::Conflict { .. } => State::Down,
-            Self::Drained => State::Drain,
+            Self::Vanished | Self::Drained => State::Drain,
             Self::Maintenance => State::Maint,
         }
     }
@@ -208,6 +210,7 @@ impl fmt::Display for Reason {
                 write!(f, "it lags {lag:?}, max-lag is {max:?}, but no server of the pool is fresher")
             }
             Self::Conflict { with } => write!(f, "conflict: {with} is also writable, and was first"),
+            Self::Vanished => f.write_str("its name does not lead to it any more"),
             Self::Drained => f.write_str("drained on request"),
             Self::Maintenance => f.write_str("in maintenance on request"),
         }

@@ -126,8 +126,7 @@ impl Server {
 
     /// What was known is not of what is there now.
     pub(super) fn forget(&mut self, now: Time) {
-        let used =
-            matches!(self.reason.state(), State::Up | State::Drain) || self.changed.is_some_and(|c| c.used);
+        let used = self.is_writable() || self.changed.is_some_and(|c| c.used);
         self.health = Health::default();
         self.changed = Some(Changed { at: now, used });
         self.close_at = None;
@@ -214,7 +213,7 @@ impl Server {
 
     /// Whether it is one that gets connections once it is up.
     pub(super) fn serves(&self, settings: &settings::Server) -> bool {
-        self.admin == Admin::Ready && self.weight(settings) > 0
+        self.admin == Admin::Ready && !settings.vanished && self.weight(settings) > 0
     }
 
     /// Whether `state` is its state for the balancer.
@@ -234,6 +233,11 @@ impl Server {
 
     pub(super) fn is_up(&self) -> bool {
         self.reason.state() == State::Up
+    }
+
+    /// Whether it is up, or would be but for a person's wish that its sessions run out.
+    pub(super) fn is_writable(&self) -> bool {
+        matches!(self.reason.state(), State::Up | State::Drain)
     }
 
     /// New sessions it may get until its next check, if it told.

@@ -75,7 +75,7 @@ fn words(state: &mut PoolsState, probes: impl IntoIterator<Item = Probe>) -> Vec
 
 fn picked(state: &mut PoolsState, pool: usize) -> Result<ServerKey, NoServer> {
     let connection = Connection { client: IpAddr::from([10, 0, 0, 1]), random: 0, tried: &[] };
-    state.build().pick(pool, &mut PickState::default(), &connection, |_| 0).map(|p| p.key)
+    state.build().pick(pool, &mut PickState::default(), &connection, &|_: ServerKey| 0).map(|p| p.key)
 }
 
 #[test]

@@ -144,9 +144,10 @@ impl Node {
         let own_id = peer::node_id(&nodes[self.me].name);
         self.hear_peer(from, now);
         match envelope.message {
-            Message::Hello { groups, digests, sources } => {
+            Message::Hello { groups, digests, sources, incumbents } => {
                 self.peers[from].sources = sources;
                 self.hear_hello(from, groups, &digests, now);
+                self.agree(from, &incumbents, now);
             }
             Message::Prepare { vrid, nonce, to } => {
                 let me = to == own_id;
@@ -206,7 +207,8 @@ impl Node {
         });
         let sources = sources.into_iter().collect();
         let digests = self.settings.digests.iter().map(|(_, digest)| *digest).collect();
-        let message = Message::Hello { groups, digests, sources };
+        let incumbents = self.pools.incumbents().collect();
+        let message = Message::Hello { groups, digests, sources, incumbents };
         let cluster = peer::cluster_id(&self.settings.cluster.name);
         let sender = peer::node_id(&self.settings.cluster.nodes[self.me].name);
         let bytes = Envelope { cluster, sender, message }.write();

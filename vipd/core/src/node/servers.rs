@@ -6,6 +6,7 @@ use crate::health::{Admin, Change, Changes, PoolsState, State};
 use crate::pool::{Pools, ServerKey};
 use crate::settings::Pool;
 use crate::time::Time;
+use crate::wire::peer::{Incumbent, State as Word};
 use std::sync::Arc;
 
 impl Node {
@@ -118,6 +119,20 @@ impl Node {
         }
         for close in changes.close {
             self.out.push_back(Output::CloseServer { server: close.key, why: close.why });
+        }
+    }
+
+    /// Two nodes that see two writable servers must not write to both: what the
+    /// owner of an address follows counts, and of two owners the first by preference.
+    pub(super) fn agree(&mut self, from: usize, incumbents: &[Incumbent], now: Time) {
+        let here = self.groups.iter().any(|g| g.election.word() == Word::Active);
+        let there = self.peers[from].reports.iter().any(|r| r.state == Word::Active);
+        if !there || here && self.me < from {
+            return;
+        }
+        for incumbent in incumbents {
+            let changes = self.pools.adopt(*incumbent, now);
+            self.servers_changed(changes, now);
         }
     }
 

@@ -330,6 +330,41 @@ fn why_a_name_does_not_resolve_is_kept() {
 }
 
 #[test]
+fn a_server_that_vanished_from_its_name_drains_until_it_is_back() {
+    let mut state = two(Role::Any, |_| ());
+    see(&mut state, DB1, CLIENT, 0);
+    see(&mut state, DB2, CLIENT, 0);
+    let with = |vanished| {
+        let mut settings = pool("p", &["db1", "db2"], Some(check(Role::Any, None)));
+        settings.servers[0].vanished = vanished;
+        vec![settings]
+    };
+    let changes = state.reconfigure(with(true), second(1));
+    assert_eq!(told(&changes), ["server p/db1: up -> drain: its name does not lead to it any more"]);
+    assert_eq!((changes.close, picked(&mut state, 0)), (vec![], Ok(DB2)));
+    (1..4).for_each(|n| drop(see(&mut state, DB1, failed(), n)));
+    assert_eq!(word(&state, DB1), State::Down);
+    state.reconfigure(with(false), second(4));
+    (5..7).for_each(|n| drop(see(&mut state, DB1, CLIENT, n)));
+    assert_eq!(picked(&mut state, 0), Ok(DB1));
+}
+
+#[test]
+fn what_is_found_at_the_start_does_not_start_slowly() {
+    let slow = |names: &[&str]| {
+        vec![Pool {
+            slow_start: Some(Duration::from_secs(30)),
+            ..pool("p", names, Some(check(Role::Any, None)))
+        }]
+    };
+    let mut state = PoolsState::new(slow(&["entry"]), Time::ZERO);
+    state.reconfigure(slow(&["db1", "db2"]), second(1));
+    see(&mut state, DB1, CLIENT, 2);
+    see(&mut state, DB2, CLIENT, 2);
+    assert_eq!(weights(&mut state), [10, 10]);
+}
+
+#[test]
 fn a_reload_that_changes_every_check_leaves_no_gap() {
     let settings =
         pool("p", &["db1"], Some(Check::new(CheckKind::Tcp(crate::settings::TcpCheck::default()))));

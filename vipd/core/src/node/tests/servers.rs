@@ -4,6 +4,7 @@ use super::*;
 use crate::health::Admin;
 use crate::probe::Connections;
 use crate::settings::{CheckKind, MysqlCheck, OnDemote, Role};
+use crate::wire::peer::Incumbent;
 
 const DB1: ServerKey = ServerKey { pool: 0, server: 0 };
 const DB2: ServerKey = ServerKey { pool: 0, server: 1 };
@@ -137,4 +138,56 @@ fn two_writable_servers_raise_an_alarm_that_names_both() {
     assert!(alarm.message.contains("db1") && alarm.message.contains("db2"), "{}", alarm.message);
     let incumbents: Vec<_> = node.servers().status().filter(|s| s.incumbent).map(|s| s.key).collect();
     assert_eq!(incumbents, [DB2]);
+}
+
+#[test]
+fn two_nodes_follow_the_same_of_two_writable_servers() {
+    use crate::probe::ObservedRole::Primary;
+    let incumbents =
+        |name: &str| vec![Incumbent { pool: peer::pool_id("primary"), server: peer::server_id(name) }];
+    let hello = |state, incumbents| {
+        let vrid = NonZeroU8::new(100).unwrap_or(NonZeroU8::MIN);
+        let groups = vec![GroupReport { vrid, state, priority: 150, serving: true }];
+        let message = Message::Hello { groups, digests: vec![1, 2], sources: vec![], incumbents };
+        Envelope { cluster: cluster_id("orders"), sender: node_id("px2"), message }.write()
+    };
+    let follows = |node: &Node| {
+        let incumbent = node.servers().status().find(|s| s.incumbent);
+        incumbent.map(|s| s.server.name.clone()).unwrap_or_default()
+    };
+    for (state, theirs, both_writable, expected) in [
+        (State::Active, "db2", true, "db2"),
+        (State::Backup, "db2", true, "db1"),
+        (State::Active, "db2", false, "db1"),
+        (State::Active, "db1", true, "db1"),
+        (State::Active, "db9", true, "db1"),
+    ] {
+        let mut node = two(Role::Primary, |_| ());
+        says(&mut node, DB1, role(Primary), at(1));
+        if both_writable {
+            says(&mut node, DB2, role(Primary), at(2));
+        }
+        peer_says(&mut node, &hello(state, incumbents(theirs)), at(3));
+        assert_eq!(follows(&node), expected, "{state:?} says {theirs}, {both_writable}");
+        let close = |o: &Output| matches!(o, Output::CloseServer { server: DB1, why: Why::Superseded });
+        let closed = drain(&mut node).iter().any(close);
+        assert_eq!(closed, expected == "db2", "what was written to is closed");
+    }
+    // What this node owns and follows counts more, if it comes before the other.
+    let mut node = two(Role::Primary, |_| ());
+    says(&mut node, DB1, role(Primary), at(1));
+    says(&mut node, DB2, role(Primary), at(2));
+    node.handle(Input::Tick, at(3_300));
+    obey(&mut node, at(3_300));
+    assert_eq!(node.group_status(at(3_300))[0].state, State::Active);
+    peer_says(&mut node, &hello(State::Active, incumbents("db2")), at(3_400));
+    assert_eq!(follows(&node), "db1");
+    // And it says which it follows.
+    node.handle(Input::Tick, at(9_000));
+    let told = drain(&mut node).into_iter().any(|o| {
+        let Output::Peer { bytes, .. } = o else { return false };
+        let message = Envelope::parse(&bytes).map(|e| e.message);
+        matches!(message, Ok(Message::Hello { incumbents: told, .. }) if told == incumbents("db1"))
+    });
+    assert!(told);
 }
