@@ -301,6 +301,12 @@ impl Server {
         &self.addresses
     }
 
+    /// Its weight beside the other servers of its pool.
+    #[must_use]
+    pub fn weight(&self) -> u16 {
+        self.weight
+    }
+
     /// Sessions at a time; unbounded when absent.
     #[must_use]
     pub fn max_connections(&self) -> Option<u32> {

@@ -27,15 +27,16 @@ impl Default for Changes {
 impl Changes {
     /// Notes that the load of the server at a position of the pool's list has
     /// changed. To be called after the change: so who does not see the change
-    /// yet will see the note later.
+    /// yet will see the note later. All notes and looks at them are in one order:
+    /// who waits for a change and then looks does not miss it.
     pub fn note(&self, server: u32) {
-        let number = self.count.fetch_add(1, Ordering::AcqRel);
+        let number = self.count.fetch_add(1, Ordering::SeqCst);
         self.slot(number).store(number << 32 | u64::from(server), Ordering::Release);
     }
 
     /// How many there were so far.
     pub(super) fn count(&self) -> u64 {
-        self.count.load(Ordering::Acquire)
+        self.count.load(Ordering::SeqCst)
     }
 
     /// The server of a change. `None` if others came since in its place, or

@@ -12,7 +12,8 @@ use super::{Changes, Seat, ServerKey};
 ///
 /// A function from a server to its sessions is one, too.
 pub trait Loads {
-    /// The sessions that a server has now.
+    /// The sessions that a server has now; `u32::MAX` if it takes no more for
+    /// another reason than its `max_connections`, so that it counts as full.
     fn load(&self, server: ServerKey) -> u32;
 
     /// Where the changes of a pool's loads are noted. Where they are not,

@@ -151,8 +151,7 @@ impl<L: Loads> Ask<'_, L> {
 
     /// Whether a server may take the connection.
     fn room(&self, server: u32) -> bool {
-        let limit = self.tier.seats[server as usize].limit;
-        !self.tried(server) && (limit == u32::MAX || self.loads.load(self.key(server)) < limit)
+        !self.tried(server) && self.loads.load(self.key(server)) < self.tier.seats[server as usize].limit
     }
 
     /// The next turn's. Who has no room then has lost the turn.
