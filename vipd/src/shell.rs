@@ -30,8 +30,8 @@ use std::path::PathBuf;
 use tokio::runtime::Handle;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
-use tracing::{error, info, trace, warn};
-use vipd_balancer::Balancer;
+use tracing::{error, info, warn};
+use vipd_balancer::{Balancer, ConnectFailure};
 use vipd_config::Config;
 use vipd_core::event::{Event, Level};
 use vipd_core::node::{Announcement, Input, Link, Node, Output, Settings};
@@ -115,7 +115,6 @@ pub async fn run(parts: Parts) -> io::Result<(Balancer, Option<Guard>)> {
     let (resolver, mut resolved) = parts.resolver;
     let (file, discovery, mut discovered) = parts.discovery;
     let mut calls = parts.calls;
-    let mut failures = parts.balancer.connect_failures();
     let transport = parts.node.settings().election.transport;
     let mut shell = Shell {
         node: parts.node,
@@ -140,6 +139,7 @@ pub async fn run(parts: Parts) -> io::Result<(Balancer, Option<Guard>)> {
     come_first();
     let (mut terminate, mut interrupt, mut hangup) = signals()?;
     let mut timer = Timer::new()?;
+    let mut failures = shell.balancer.connect_failures();
     shell.drain();
     while shell.stopped.is_none() {
         let deadline = shell.node.next_deadline().unwrap_or(Time::MAX);
@@ -168,12 +168,12 @@ pub async fn run(parts: Parts) -> io::Result<(Balancer, Option<Guard>)> {
                 shell.handle(Input::Tick);
             }
             Some(report) = reports.recv() => shell.report(report),
-            Some(failed) = async { failures.as_mut()?.recv().await } => {
-                shell.handle(Input::ConnectFailed { pool: &failed.pool, server: &failed.server });
-            }
             Some(found) = resolved.recv() => shell.resolved(&found),
             Some(found) = discovered.recv() => shell.discovered(found),
             Some(call) = calls.recv() => shell.call(call),
+            Some(failed) = next_failure(&mut failures) => {
+                shell.handle(Input::ConnectFailed { pool: &failed.pool, server: &failed.server });
+            }
             Some((config, reply)) = loaded_in.recv() => shell.reloaded(config, reply),
             _ = hangup.recv() => shell.reload(None),
         }
@@ -185,6 +185,10 @@ pub async fn run(parts: Parts) -> io::Result<(Balancer, Option<Guard>)> {
     }
     warn!("the kernel did not confirm that the addresses are gone: the guard looks after them");
     Ok((shell.balancer, Some(shell.guard)))
+}
+
+async fn next_failure(failures: &mut Option<mpsc::Receiver<ConnectFailure>>) -> Option<ConnectFailure> {
+    failures.as_mut()?.recv().await
 }
 
 /// Puts this thread before busy workers, which shall not delay an advert.
@@ -222,7 +226,11 @@ impl Shell {
                 Output::Pools(pools) => self.balancer.set_pools(pools),
                 Output::CloseServer { server, why: _ } => stalled(self.balancer.close_server(server)),
                 Output::Room { server, free } => self.balancer.set_room(server, free),
-                Output::Hurry { server } => trace!(?server, "hurry"),
+                Output::Hurry { server } => {
+                    if let Some((pool, server)) = self.node.server_name(server) {
+                        self.checker.hurry(pool, server);
+                    }
+                }
                 Output::Guard(state) => self.guard.update(&state),
                 Output::Event(event) => self.tell(event),
                 Output::Forget { group } => self.kernel.forget(Some(group), addresses(self.node.settings())),
