@@ -228,7 +228,7 @@ mod tests {
     fn a_server_that_takes_no_more_is_passed_over() {
         let mut blocks = Blocks::default();
         let tallies: Vec<_> = (0..2 * SLOTS).map(|i| tally(&mut blocks, i)).collect();
-        let (view, mut state) = (view(pools(&vec![1; 2 * SLOTS], None), tallies), PickState::default());
+        let (view, mut state) = (view(pools(&[1; 2 * SLOTS], None), tallies), PickState::default());
         let mut picked = |view: &View| {
             let picked: std::collections::BTreeSet<usize> =
                 (0..2 * SLOTS).filter_map(|_| pick(view, &mut state, 1)).map(|k| k.server).collect();
