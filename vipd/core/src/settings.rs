@@ -250,6 +250,8 @@ pub struct Listener {
     /// asks whether the other end is still there.
     pub tcp_keepalive: Duration,
     /// What was sent and is not acknowledged for this long ends a connection.
+    /// This includes what cannot be sent because the other end does not read
+    /// (tcp(7), TCP_USER_TIMEOUT).
     pub tcp_user_timeout: Duration,
     /// Networks of proxies whose connections begin with a PROXY protocol header.
     pub accept_proxy: Vec<Cidr>,
@@ -271,7 +273,7 @@ impl Listener {
             idle_timeout: None,
             max_session_age: None,
             tcp_keepalive: Duration::from_secs(30),
-            tcp_user_timeout: Duration::from_secs(30),
+            tcp_user_timeout: Duration::from_secs(120),
             accept_proxy: vec![],
             access_log: false,
         }
