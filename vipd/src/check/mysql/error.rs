@@ -68,7 +68,7 @@ pub(crate) enum MysqlError {
         "user '{user}' may not ask {peer} for {what} (ERROR {}: {}); type there: {grant}",
         .error.code, .error.message
     )]
-    Privilege { peer: SocketAddr, user: String, what: &'static str, error: ServerError, grant: String },
+    Privilege { peer: SocketAddr, user: String, what: &'static str, error: Box<ServerError>, grant: String },
 }
 
 /// The commonest refusals, with what to do about them.

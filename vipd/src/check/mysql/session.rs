@@ -237,7 +237,13 @@ impl Session {
         };
         let account = account.unwrap_or_else(|| self.user.clone());
         let grant = status::grant(privilege, &account);
-        MysqlError::Privilege { peer: self.peer, user: self.user.clone(), what, error, grant }
+        MysqlError::Privilege {
+            peer: self.peer,
+            user: self.user.clone(),
+            what,
+            error: Box::new(error),
+            grant,
+        }
     }
 
     async fn asked(&mut self, what: &'static str, sql: &str) -> Result<Vec<Row>, MysqlError> {

@@ -318,7 +318,9 @@ async fn a_server_may_send_anything() -> Outcome {
     script.write_all(&packet(1, &OK)).await?;
     let rows: [&[&str]; 2] = [&["read_only", "OFF"], &["version", "8.4.0"]];
     answer(&mut script, &["Variable_name", "Value"], &rows).await?;
-    answer(&mut script, &["read_only"], &[&["0"]]).await?;
+    let variables = table(&["read_only", "max_connections"], &[&["0", "151"]], true);
+    let status = table(&["Variable_name", "Value"], &[&["Threads_connected", "1"]], false);
+    send(&mut script, &[variables, status].concat()).await?;
     drop(script);
     let mut script = Vec::new();
     client.read_to_end(&mut script).await?;
