@@ -12,14 +12,17 @@
 //! * `bind` makes listening sockets; `holder` finds who holds a port.
 //! * `shared` is what workers and handle have in common; `stats` what is counted.
 //! * `worker` is a worker's thread, its acceptors, and the commands it takes.
-//! * `session` is a client from its acceptance to its end; `relay` its middle.
+//! * `session` is a client from its acceptance to its end; `relay` its middle,
+//!   which is two directions, each a `flow`; `pipe` is what bulk goes through.
 //!
 //! A client that cannot be served is reset, never left waiting; so is one whose
 //! address or server was taken from under it: it notices at once.
 
 mod balancer;
 mod bind;
+mod flow;
 mod holder;
+mod pipe;
 mod relay;
 mod session;
 mod shared;
