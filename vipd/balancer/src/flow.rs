@@ -249,3 +249,6 @@ fn poll_io(
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
