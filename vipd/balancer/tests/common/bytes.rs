@@ -81,8 +81,8 @@ pub(crate) fn both(stream: &TcpStream, mine: (u64, usize), theirs: (u64, usize))
     });
 }
 
-/// The length of a long transfer each way: 64 MB, or `TRANSFER_MB` of them.
+/// The length of a long transfer each way: 1 GB, or `TRANSFER_MB` megabytes.
 pub(crate) fn long() -> usize {
     let megabytes = std::env::var("TRANSFER_MB").ok().and_then(|mb| mb.parse::<usize>().ok());
-    megabytes.unwrap_or(64) * 1_000_000
+    megabytes.unwrap_or(1000) * 1_000_000
 }
