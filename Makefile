@@ -1,13 +1,13 @@
 # What people type. Each target installs the Debian packages it needs where
 # they are missing; the lists stand here and nowhere else.
 TEST_PACKAGES  := iproute2 nftables keepalived mariadb-server galera-4 rsync
-BENCH_PACKAGES := iproute2 keepalived
+BENCH_PACKAGES := iproute2 keepalived haproxy nginx libnginx-mod-stream
 DEMO_PACKAGES  := iproute2
 ifeq ($(DB),mariadb)
 DEMO_PACKAGES  += mariadb-server
 endif
 
-.PHONY: help demo test bench-failover bench-pick
+.PHONY: help demo test bench-balancer bench-failover bench-pick
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -21,6 +21,11 @@ demo: ## a failover in a small network of its own; DB=mariadb with real database
 test: ## everything a change must pass
 	@tests/install-packages $(TEST_PACKAGES)
 	@tests/run-all
+
+bench-balancer: ## what vipd costs a connection, beside HAProxy and nginx; ARGS='--rounds 5 --only connect --seconds 3'
+	@tests/install-packages $(BENCH_PACKAGES)
+	@cargo build --quiet --release --package vipd --package vipd-tests --bins
+	@target/release/bench-balancer $(ARGS)
 
 bench-failover: ## what failovers cost, beside keepalived; ARGS='--runs 3 --only SIGKILL'
 	@tests/install-packages $(BENCH_PACKAGES)
