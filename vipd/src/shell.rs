@@ -94,12 +94,12 @@ struct Shell {
 }
 
 /// Runs until a signal asks for the end and everything is handed over; gives
-/// back what is to be ended after that. The guard is dismissed, unless it must
-/// look after what the kernel would not release.
+/// back what is to be ended after that. The guard is dismissed, or at work on
+/// what the kernel would not release.
 ///
 /// # Errors
 /// The system has no timer or no signals for the loop.
-pub async fn run(parts: Parts) -> io::Result<(Balancer, Option<Guard>)> {
+pub async fn run(parts: Parts) -> io::Result<Balancer> {
     let (packets, mut packets_in) = mpsc::channel(sockets::WAITING);
     // One reload at a time is read; a second waits for its turn.
     let (loaded, mut loaded_in) = mpsc::channel(4);
@@ -136,16 +136,7 @@ pub async fn run(parts: Parts) -> io::Result<(Balancer, Option<Guard>)> {
         tokio::select! {
             biased;
             Some(packet) = packets_in.recv() => shell.packet(&packet),
-            Some(event) = kernel_in.recv() => {
-                let mut relink = shell.kernel_event(event);
-                // Interfaces come in one after the other: none is missing before all are in.
-                while let Ok(event) = kernel_in.try_recv() {
-                    relink |= shell.kernel_event(event);
-                }
-                if relink {
-                    shell.relink();
-                }
-            }
+            Some(event) = kernel_in.recv() => shell.kernel_event(event),
             _ = terminate.recv() => shell.handle(Input::Stop),
             _ = interrupt.recv() => shell.handle(Input::Stop),
             due = timer.sleep_until(deadline) => {
@@ -167,10 +158,16 @@ pub async fn run(parts: Parts) -> io::Result<(Balancer, Option<Guard>)> {
     }
     if shell.stopped == Some(true) {
         shell.guard.goodbye();
-        return Ok((shell.balancer, None));
+    } else {
+        warn!("the kernel did not confirm that the addresses are gone: the guard looks after them");
+        let addresses: Vec<IpAddr> = addresses(shell.node.settings()).into_iter().collect();
+        stalled(shell.balancer.close_local(&addresses));
+        // Without its listener the addresses' owner here ends: it would put back what the guard deletes.
+        drop(kernel_in);
+        // Now: other sessions may go on for long.
+        shell.guard.take_over();
     }
-    warn!("the kernel did not confirm that the addresses are gone: the guard looks after them");
-    Ok((shell.balancer, Some(shell.guard)))
+    Ok(shell.balancer)
 }
 
 /// Puts this thread before busy workers, which shall not delay an advert.
@@ -270,11 +267,9 @@ impl Shell {
         }
     }
 
-    /// Takes news of the kernel; true if the groups' interfaces must be looked for anew.
-    fn kernel_event(&mut self, event: KernelEvent) -> bool {
+    fn kernel_event(&mut self, event: KernelEvent) {
         match event {
             KernelEvent::Applied { group, generation, result } => {
-                let result = result.map(|_| ());
                 self.handle(Input::Applied { group, generation, result });
             }
             KernelEvent::Restored { group, addresses } => {
@@ -286,23 +281,27 @@ impl Shell {
                 let addresses = addresses.iter().map(|a| a.address()).collect();
                 self.handle(Input::Evicted { group, addresses });
             }
-            KernelEvent::Link(link) => {
-                let kernel::Link { index, name, mac, up, mtu: _, addresses } = link;
-                self.interfaces.set(index, Interface { name, mac, up, addresses });
-                return true;
+            KernelEvent::Links(links) => {
+                for kernel::Link { index, name, mac, up, addresses } in links {
+                    self.interfaces.set(index, Interface { name, mac, up, addresses });
+                }
+                self.relink();
             }
             KernelEvent::LinkRemoved { index, name: _ } => {
                 self.interfaces.remove(index);
                 self.sockets.close(index);
                 self.announcers.remove(&index);
-                return true;
+                self.relink();
             }
         }
-        false
     }
 
     /// Looks for every group's interface anew; the node notes what changed.
     fn relink(&mut self) {
+        if self.interfaces.is_empty() {
+            // A host has one at least: the kernel's list is still to come.
+            return;
+        }
         self.open_peer_sockets();
         let (settings, me) = (self.node.settings(), self.node.me());
         let links: Vec<(usize, Link)> =

@@ -372,6 +372,8 @@ impl Group {
             self.election.set_params(params, scope.now);
         }
         let moved = self.vip.addresses != vip.addresses;
+        let stays = |a: IpAddr| vip.addresses.iter().any(|new| new.address() == a);
+        self.part_from(|a| !stays(a), scope);
         self.vip = vip;
         scope.guard_changed = true;
         if moved {

@@ -189,6 +189,16 @@ impl Group {
         let addresses = self.vip.addresses.iter().map(|a| a.address()).collect();
         scope.out.push_back(Output::CloseSessions { addresses });
     }
+
+    /// Addresses that a reload takes from this group. Their sessions are closed
+    /// before the next plan deletes them: else their clients would hang.
+    pub(crate) fn part_from(&mut self, goes: impl Fn(IpAddr) -> bool, scope: &mut Scope<'_>) {
+        let gone: Vec<IpAddr> =
+            self.vip.addresses.extract_if(.., |a| goes(a.address())).map(|a| a.address()).collect();
+        if !gone.is_empty() && self.hold != Hold::Absent {
+            scope.out.push_back(Output::CloseSessions { addresses: gone });
+        }
+    }
 }
 
 fn list(addresses: &[IpAddr]) -> String {

@@ -7,6 +7,8 @@ use crate::group::{self, Group, Purpose};
 use crate::settings::VipGroup;
 use crate::time::Time;
 use crate::wire::peer::State;
+use std::collections::BTreeSet;
+use std::net::IpAddr;
 
 impl Node {
     /// The peer that should own a group next: able, serving if possible, by preference.
@@ -163,10 +165,19 @@ impl Node {
             .into_iter()
             .partition(|g| vips.iter().any(|v| is_same(v, &g.vip, &vips) && v.nodes.contains(&self.me)));
         self.groups = stay;
+        // What a group that stays has from now on is not a leaving one's to hand over.
+        let of_staying: BTreeSet<IpAddr> = vips
+            .iter()
+            .filter(|v| self.groups.iter().any(|g| is_same(v, &g.vip, &vips)))
+            .flat_map(|v| v.addresses.iter().map(|a| a.address()))
+            .collect();
         for group in go {
             let (id, to) = (group.id, self.successor(&group));
             self.leaving.push(group);
-            self.with_group(id, now, |group, scope| group.leave(to, scope));
+            self.with_group(id, now, |group, scope| {
+                group.part_from(|a| of_staying.contains(&a), scope);
+                group.leave(to, scope);
+            });
         }
         let all = vips.clone();
         for vip in vips {

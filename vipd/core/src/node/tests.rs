@@ -365,6 +365,71 @@ fn a_reload_touches_only_what_changed() {
     assert_eq!(Node::needs_restart(node.settings(), &other), ["cluster"]);
 }
 
+/// The addresses whose sessions are closed, and how many plans came before that.
+fn closed(outputs: &[Output]) -> Option<(&[IpAddr], usize)> {
+    let position = outputs.iter().position(|o| matches!(o, Output::CloseSessions { .. }))?;
+    let Output::CloseSessions { addresses } = &outputs[position] else { return None };
+    let plans = outputs[..position].iter().filter(|o| matches!(o, Output::Addresses(_))).count();
+    Some((addresses, plans))
+}
+
+#[test]
+fn sessions_on_an_address_that_a_reload_takes_away_are_closed_first() {
+    let mut two = settings();
+    two.vips[0].addresses.extend(Cidr::new(address(101), 24));
+    two.vips.push(vip("second", 110));
+    let now = at(3_400);
+
+    // The address goes altogether; another prefix length is no other address.
+    let mut node = owner(two.clone());
+    let mut fewer = two.clone();
+    fewer.vips[0].addresses = Cidr::new(address(100), 32).into_iter().collect();
+    node.reconfigure(fewer, now);
+    assert_eq!(closed(&drain(&mut node)), Some((&[address(101)][..], 0)));
+
+    // It moves to another group.
+    let mut node = owner(two.clone());
+    let mut moved = two.clone();
+    moved.vips[0].addresses.truncate(1);
+    moved.vips[1].addresses.extend(Cidr::new(address(101), 24));
+    node.reconfigure(moved, now);
+    assert_eq!(closed(&drain(&mut node)), Some((&[address(101)][..], 0)));
+
+    // Its group goes; one that stays has the address from now on.
+    let mut node = owner(two.clone());
+    let mut merged = two.clone();
+    merged.vips[1].addresses.extend(Cidr::new(address(101), 24));
+    merged.vips.remove(0);
+    node.reconfigure(merged, now);
+    let outputs = drain(&mut node);
+    assert_eq!(closed(&outputs), Some((&[address(101)][..], 0)));
+    let plan = |group| {
+        let plan = |o: &Output| if let Output::Addresses(p) = o { Some(p.clone()) } else { None };
+        outputs.iter().filter_map(plan).find(|p| p.group == group).expect("a plan")
+    };
+    assert_eq!(plan(0).addresses.len(), 1, "the leaving group would take it from the other");
+    assert_eq!(plan(1).addresses.len(), 2);
+
+    // Its group goes, and the address with it.
+    let mut node = owner(two.clone());
+    let mut without = two;
+    without.vips.remove(0);
+    node.reconfigure(without, now);
+    let mut outputs = vec![];
+    for now in (3_400..10_000).step_by(10) {
+        node.handle(Input::Tick, at(now));
+        outputs.extend(obey(&mut node, at(now)));
+    }
+    assert_eq!(closed(&outputs), Some((&[address(100), address(101)][..], 0)));
+
+    // A backup holds nothing that anybody could be connected to.
+    let mut node = self::node(settings());
+    let mut other = settings();
+    other.vips[0].addresses = Cidr::new(address(102), 24).into_iter().collect();
+    node.reconfigure(other, at(10));
+    assert_eq!(closed(&drain(&mut node)), None);
+}
+
 #[test]
 fn maintenance_hands_over_and_takes_nothing() {
     let mut node = owner(settings());
