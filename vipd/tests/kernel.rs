@@ -606,6 +606,7 @@ fn another_prefix_length_is_another_plan() {
         rig.hold(Hold::Absent, &[V4, V6], LEASE).await?;
         let mut rig = Rig::start_in(rig.crash().await, &[]).await?;
         sh("ip addr add fd09::100/96 dev va nodad")?;
+        rig.link(|link| link.addresses.contains(&cidr("fd09::100/96"))).await;
         rig.hold(Hold::Owned, &[V6], LEASE).await?;
         assert!(has(HERE, V6) && !has(HERE, "fd09::100/96"), "{}", addresses(HERE));
         Ok(())

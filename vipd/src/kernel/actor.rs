@@ -36,7 +36,9 @@ pub struct KernelActor {
     groups: BTreeMap<usize, Group>,
     /// Where planned addresses are, and whose they are.
     places: BTreeMap<(u32, IpAddr), usize>,
-    /// Every address that is or was of a group.
+    /// The addresses of all groups, by the configuration.
+    configured: BTreeSet<IpAddr>,
+    /// These, and what plans still have.
     floating: BTreeSet<IpAddr>,
     /// Links as they were last told of.
     told: BTreeMap<u32, Link>,
@@ -87,7 +89,7 @@ impl KernelActor {
         let mut requester = Requester::open().map_err(KernelError::Open)?;
         let monitor = Monitor::open()?;
         let table = monitor.dump().await?;
-        let floating = addresses.into_iter().collect();
+        let floating: BTreeSet<IpAddr> = addresses.into_iter().collect();
         let removed = remove_leftovers(&table, &mut requester, &runtime_dir, &floating)?;
         for leftover in &removed {
             info!("removed {} from {}, left there by an earlier run", leftover.address, leftover.interface);
@@ -100,6 +102,7 @@ impl KernelActor {
             table,
             groups: BTreeMap::new(),
             places: BTreeMap::new(),
+            configured: floating.clone(),
             floating,
             told: BTreeMap::new(),
             switches: Switches::new(&runtime_dir),
@@ -170,10 +173,15 @@ impl KernelActor {
                 self.groups.remove(&group);
             }
         }
-        let planned = self.groups.values().flat_map(|g| g.plan.addresses.iter().map(|a| a.address()));
-        self.floating = planned.chain(forgotten.configured).collect();
+        self.configured = forgotten.configured;
+        self.note_floating();
         let all: BTreeSet<u32> = self.table.links().collect();
         self.tell_links(&all).await;
+    }
+
+    fn note_floating(&mut self) {
+        let planned = self.groups.values().flat_map(|g| g.plan.addresses.iter().map(|a| a.address()));
+        self.floating = planned.chain(self.configured.iter().copied()).collect();
     }
 
     async fn apply(&mut self, mut plan: GroupPlan, made: Time) -> Result<(), String> {
@@ -190,7 +198,8 @@ impl KernelActor {
             return Err(format!("the plan is {waited:?} old: this process stood still"));
         }
         let before = self.groups.remove(&plan.group);
-        if before.as_ref().is_none_or(|b| b.plan.addresses != plan.addresses) {
+        let moved = before.as_ref().is_none_or(|b| b.plan.addresses != plan.addresses);
+        if moved {
             self.claim(&plan);
         }
         let placed = before.as_ref().and_then(|b| b.placed.as_ref());
@@ -218,6 +227,9 @@ impl KernelActor {
             self.places.extend(spots.map(|s| ((s.interface, s.address.address()), plan.group)));
         }
         self.groups.insert(plan.group, Group { plan, applied: now, placed: after });
+        if moved {
+            self.note_floating();
+        }
         result.map(|_| ())
     }
 

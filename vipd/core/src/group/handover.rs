@@ -31,7 +31,7 @@ const PREPARED_FOR: Duration = Duration::from_secs(1);
 const LINGER_FOR: Duration = Duration::from_millis(500);
 /// Its sessions are closed this long before: the kernel sends their resets only
 /// while the address is there.
-const CLOSE_BEFORE: Duration = Duration::from_millis(100);
+pub(super) const CLOSE_BEFORE: Duration = Duration::from_millis(100);
 /// A release is repeated while nobody has answered it: one packet may be lost.
 const RELEASE_AGAIN: Duration = Duration::from_millis(5);
 const RELEASES: u8 = 8;

@@ -380,12 +380,23 @@ fn sessions_on_an_address_that_a_reload_takes_away_are_closed_first() {
     two.vips.push(vip("second", 110));
     let now = at(3_400);
 
-    // The address goes altogether; another prefix length is no other address.
+    // The address goes altogether, when its clients know; another prefix length
+    // is no other address.
     let mut node = owner(two.clone());
     let mut fewer = two.clone();
     fewer.vips[0].addresses = Cidr::new(address(100), 32).into_iter().collect();
     node.reconfigure(fewer, now);
-    assert_eq!(closed(&drain(&mut node)), Some((&[address(101)][..], 0)));
+    let planned = |outputs: &[Output]| -> Vec<IpAddr> {
+        let plan = |o: &Output| if let Output::Addresses(p) = o { Some(p.clone()) } else { None };
+        let last = outputs.iter().filter_map(plan).rfind(|p| p.group == 0).expect("a plan");
+        last.addresses.iter().map(|a| a.address()).collect()
+    };
+    let outputs = drain(&mut node);
+    assert_eq!(closed(&outputs), Some((&[address(101)][..], 0)));
+    assert_eq!(planned(&outputs), [address(100), address(101)]);
+    assert_eq!(node.group_status(now)[0].addresses.len(), 1);
+    node.handle(Input::Tick, at(3_500));
+    assert_eq!(planned(&drain(&mut node)), [address(100)]);
 
     // It moves to another group.
     let mut node = owner(two.clone());
