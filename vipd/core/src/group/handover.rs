@@ -127,7 +127,8 @@ impl Group {
         {
             return Some(Duration::ZERO);
         }
-        let rank = self.vip.nodes.iter().filter(|n| **n != sender).position(|n| *n == scope.me)?;
+        let ranking = self.vip.ranking(&scope.settings.cluster.nodes);
+        let rank = ranking.iter().filter(|n| **n != sender).position(|n| *n == scope.me)?;
         let behind = usize::from(self.other_is_next.is_some_and(|until| scope.now < until));
         let rank = u32::try_from(rank + behind).unwrap_or(u32::MAX);
         Some(Duration::from_millis(10).saturating_mul(rank))

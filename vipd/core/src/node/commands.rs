@@ -13,7 +13,8 @@ use std::net::IpAddr;
 impl Node {
     /// The peer that should own a group next: able, serving if possible, by preference.
     fn successor(&self, group: &Group) -> Option<usize> {
-        let others = || group.vip.nodes.iter().copied().filter(|n| *n != self.me);
+        let ranking = group.vip.ranking(&self.settings.cluster.nodes);
+        let others = || ranking.iter().copied().filter(|n| *n != self.me);
         let able = |n: &usize| self.peers[*n].can_take(group.vip.vrid);
         let serving = |n: &usize| able(n) && self.peers[*n].serves(group.vip.vrid);
         others().find(serving).or_else(|| others().find(able))
