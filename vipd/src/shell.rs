@@ -18,7 +18,7 @@ use crate::guard::Guard;
 use crate::kernel::{self, KernelEvent, KernelHandle};
 use crate::net::{Announcer, Timer, clock};
 use crate::resolve::{Resolved, Resolver};
-use calls::Switchover;
+use calls::{Maintenance, Switchover};
 use links::{Interface, Interfaces};
 use sockets::{Packet, Sockets};
 use std::collections::{BTreeMap, BTreeSet};
@@ -88,6 +88,7 @@ struct Shell {
     sockets: Sockets,
     announcers: BTreeMap<u32, Announcer>,
     switchovers: Vec<Switchover>,
+    maintenances: Vec<Maintenance>,
     loaded: mpsc::Sender<Loaded>,
     /// Everything is released; whether the kernel has said so.
     stopped: Option<bool>,
@@ -124,6 +125,7 @@ pub async fn run(parts: Parts) -> io::Result<Balancer> {
         sockets: Sockets::new(transport, packets),
         announcers: BTreeMap::new(),
         switchovers: vec![],
+        maintenances: vec![],
         loaded,
         stopped: None,
     };
@@ -154,7 +156,7 @@ pub async fn run(parts: Parts) -> io::Result<Balancer> {
             Some((config, reply)) = loaded_in.recv() => shell.reloaded(config, reply),
             _ = hangup.recv() => shell.reload(None),
         }
-        shell.look_at_switchovers();
+        shell.look_at_orders();
     }
     if shell.stopped == Some(true) {
         shell.guard.goodbye();
@@ -381,15 +383,13 @@ impl Shell {
                 self.switchovers.extend(begun);
             }
             Call::Reload { reply } => self.reload(Some(reply)),
-            Call::Maintenance { on: true, reply } if self.node.maintenance_obstacle().is_some() => {
-                let why = self.node.maintenance_obstacle().unwrap_or_default();
-                let advice = "stop vipd here if the address shall go from everywhere";
-                let _ = reply.send(Err(Refusal(format!("{why}; {advice}"))));
+            Call::Maintenance { on: true, reply } => {
+                let begun = Maintenance::begin(&mut self.node, reply, now);
+                self.maintenances.extend(begun);
             }
-            Call::Maintenance { on, reply } => {
-                self.node.set_maintenance(on, now);
-                let done = if on { "this node owns nothing now" } else { "this node takes part again" };
-                let _ = reply.send(Ok(done.to_owned()));
+            Call::Maintenance { on: false, reply } => {
+                self.node.set_maintenance(false, now);
+                let _ = reply.send(Ok("this node takes part again".to_owned()));
             }
             Call::Server { pool, server, state, reply } => {
                 let _ = reply.send(calls::server(&mut self.node, &pool, &server, state, now));
@@ -398,12 +398,15 @@ impl Shell {
         self.drain();
     }
 
-    fn look_at_switchovers(&mut self) {
-        if !self.switchovers.is_empty() {
-            let now = clock::now();
-            let waiting = std::mem::take(&mut self.switchovers);
-            self.switchovers = waiting.into_iter().filter_map(|s| s.look(&self.node, now)).collect();
+    fn look_at_orders(&mut self) {
+        if self.switchovers.is_empty() && self.maintenances.is_empty() {
+            return;
         }
+        let now = clock::now();
+        let waiting = std::mem::take(&mut self.switchovers);
+        self.switchovers = waiting.into_iter().filter_map(|s| s.look(&self.node, now)).collect();
+        let waiting = std::mem::take(&mut self.maintenances);
+        self.maintenances = waiting.into_iter().filter_map(|m| m.look(&self.node, now)).collect();
     }
 
     /// Reads the configuration file, away from this thread.

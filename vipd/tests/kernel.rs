@@ -249,7 +249,7 @@ fn what_an_earlier_run_left_is_removed() {
         // Another configuration, an address of its own that somebody set, and
         // one that only the list of an old kernel's daemon knows.
         sh(&format!("ip addr add 10.9.0.101/24 dev {HERE}; ip addr add 10.9.0.102/24 dev {HERE}"))?;
-        std::fs::write(dir.path().join("held"), format!("{HERE} 10.9.0.102/24\n"))?;
+        std::fs::write(dir.path().join("held"), format!("{held}{HERE} 10.9.0.102/24\n"))?;
         let rig = Rig::start_in(dir, &["10.9.0.101/24"]).await?;
         let removed: Vec<_> = rig.removed.iter().map(|l| format!("{} {}", l.interface, l.address)).collect();
         let expected = [
@@ -263,6 +263,18 @@ fn what_an_earlier_run_left_is_removed() {
         assert!(has(HERE, "10.9.0.1/24") && has(HERE, "fd09::1/64"));
         assert_eq!(addresses(HERE).matches("inet ").count(), 1);
         assert_eq!(switch("arp_ignore"), "0");
+        Ok(())
+    });
+}
+
+#[test]
+fn another_daemons_addresses_are_left_alone() {
+    lab(|_net| async move {
+        let mut rig = Rig::start(&[V4, V6]).await?;
+        rig.hold(Hold::Owned, &[V4, V6], LEASE).await?;
+        let second = Rig::start(&["10.9.0.150/24"]).await?;
+        assert_eq!(second.removed, []);
+        assert!(has(HERE, V4) && has(HERE, V6), "{}", addresses(HERE));
         Ok(())
     });
 }

@@ -95,7 +95,9 @@ impl Reject {
                 "it is not in `[cluster] nodes`: add it, or give one cluster another `vrid`"
             }
             Self::ForeignCluster => "another cluster uses this VRID or port: give one of them another",
-            Self::OwnAddress => "another host uses this host's address",
+            Self::OwnAddress => {
+                "another host uses this host's address, or the network sends this host's packets back"
+            }
             Self::NodeName => "another host runs under this node's name",
         }
     }

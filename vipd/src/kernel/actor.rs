@@ -90,7 +90,9 @@ impl KernelActor {
         let monitor = Monitor::open()?;
         let table = monitor.dump().await?;
         let floating: BTreeSet<IpAddr> = addresses.into_iter().collect();
-        let removed = remove_leftovers(&table, &mut requester, &runtime_dir, &floating)?;
+        let removed = remove_leftovers(&table, &mut requester, &runtime_dir, |spot, _| {
+            floating.contains(&spot.address.address())
+        })?;
         for leftover in &removed {
             info!("removed {} from {}, left there by an earlier run", leftover.address, leftover.interface);
         }
