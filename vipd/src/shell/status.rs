@@ -244,7 +244,7 @@ fn cause_line(first: &Rejected, of_cause: &[&Rejected]) -> String {
     let last = age(of_cause.iter().map(|r| r.ago).min().unwrap_or_default());
     let named = of_cause.iter().filter_map(|r| Some((r.sender?, r.count))).take(SENDERS);
     let mut senders: Vec<String> = match of_cause {
-        [one] => named.map(|(sender, _)| sender.to_string()).collect(),
+        [_] => named.map(|(sender, _)| sender.to_string()).collect(),
         _ => named.map(|(sender, count)| format!("{sender} ({count})")).collect(),
     };
     if of_cause.len() > senders.len() {
@@ -269,13 +269,13 @@ mod tests {
                 rejects.count(Reject::Ttl, IpAddr::V4(Ipv4Addr::new(192, 0, 2, n)), at(u64::from(n)));
             }
         }
-        rejects.count(Reject::Truncated, IpAddr::V4(Ipv4Addr::LOCALHOST), at(63));
+        rejects.count(Reject::UnknownVrid, IpAddr::V4(Ipv4Addr::LOCALHOST), at(63));
         let lines = rejected(&rejects.list(at(63)));
         assert_eq!(lines.len(), 2, "{lines:?}");
         let first = "1830 packets not accepted (ttl) of 192.0.2.60 (60), 192.0.2.59 (59), 192.0.2.58 (58), others, \
                      the last 3 s ago: ";
         assert!(lines[0].starts_with(first), "{}", lines[0]);
-        let second = "1 packet not accepted (truncated) of 127.0.0.1, the last 0 s ago: ";
+        let second = "1 packet not accepted (unknown-vrid) of 127.0.0.1, the last 0 s ago: ";
         assert!(lines[1].starts_with(second), "{}", lines[1]);
     }
 }
