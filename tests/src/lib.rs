@@ -8,6 +8,7 @@
 //! * [`sim`]: the cluster in one thread, with a virtual clock.
 //! * [`stand_in`]: servers that stand in for databases.
 //! * [`timeline`]: what clients saw, drawn in a terminal.
+//! * [`vector`]: adverts of keepalived, as captured.
 
 pub mod forge;
 pub mod lab;
@@ -17,3 +18,4 @@ pub mod scene;
 pub mod sim;
 pub mod stand_in;
 pub mod timeline;
+pub mod vector;

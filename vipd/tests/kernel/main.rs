@@ -2,7 +2,11 @@
 
 #![allow(clippy::wildcard_enum_match_arm, reason = "a test waits for one event and lets the others pass")]
 
+#[path = "../namespaces/mod.rs"]
 mod namespaces;
+mod others;
+mod silence;
+mod speed;
 
 use namespaces::{HERE, Net, Outcome, index, lab, output, sh};
 use std::io::{Read, Write};
@@ -90,6 +94,18 @@ impl Rig {
         self.event(|event| match event {
             KernelEvent::Restored { addresses, .. } => Some(addresses),
             KernelEvent::Lost { reason, .. } => panic!("lost: {reason}"),
+            _ => None,
+        })
+        .await
+    }
+
+    async fn hold_on(&mut self, interface: u32, vips: &[&str]) -> Result<(), String> {
+        self.generation += 1;
+        let (generation, addresses) = (self.generation, vips.iter().map(|v| cidr(v)).collect());
+        let hold = Hold::Owned;
+        self.handle.submit(GroupPlan { group: 0, generation, interface, addresses, hold, lease: LEASE });
+        self.event(|event| match event {
+            KernelEvent::Applied { result, .. } => Some(result),
             _ => None,
         })
         .await
@@ -317,272 +333,6 @@ fn release_in_another_namespace_changes_nothing_and_says_what_is_on_record() {
         Ok(())
     });
 }
-
-/// A TCP connection from the other side to a VIP, both ends.
-fn connect(net: &Net, vip: &str) -> std::io::Result<(TcpStream, TcpStream)> {
-    let address = SocketAddr::new(cidr(vip).address(), 0);
-    let listener = TcpListener::bind(SocketAddr::new(any(address.ip()), 0))?;
-    let to = SocketAddr::new(address.ip(), listener.local_addr()?.port());
-    let client = net.there(|| TcpStream::connect_timeout(&to, Duration::from_secs(5)))?;
-    let (server, _) = listener.accept()?;
-    for end in [&client, &server] {
-        end.set_read_timeout(Some(Duration::from_secs(2)))?;
-    }
-    Ok((client, server))
-}
-
-fn any(family: IpAddr) -> IpAddr {
-    if family.is_ipv4() { [0; 4].into() } else { [0; 16].into() }
-}
-
-fn talk((client, server): &mut (TcpStream, TcpStream)) -> std::io::Result<()> {
-    let mut buffer = [0; 4];
-    client.write_all(b"ping")?;
-    server.read_exact(&mut buffer)?;
-    server.write_all(b"pong")?;
-    client.read_exact(&mut buffer)
-}
-
-fn forget_neighbours(net: &Net) -> Outcome {
-    net.there(|| sh("ip neigh flush dev vb"))?;
-    Ok(())
-}
-
-/// Failed resolutions are known in tenths of a second instead of three seconds.
-fn hurry(net: &Net) -> Outcome {
-    for family in ["ipv4", "ipv6"] {
-        let file = format!("/proc/sys/net/{family}/neigh/vb/retrans_time_ms");
-        net.there(|| std::fs::write(file, "40"))?;
-    }
-    Ok(())
-}
-
-#[test]
-fn a_silent_address_is_local_but_not_answered_for() {
-    lab(|net| async move {
-        hurry(&net)?;
-        let vips = [V4, V6];
-        let mut rig = Rig::start(&vips).await?;
-        rig.hold(Hold::Owned, &vips, LEASE).await?;
-        let mut old: Vec<_> = vips.iter().map(|vip| connect(&net, vip)).collect::<Result<_, _>>()?;
-
-        rig.hold(Hold::Silent, &vips, LEASE).await?;
-        assert!(!has(HERE, V4) && !has(HERE, V6) && has("lo", "10.9.0.100/32") && has("lo", "fd09::100/128"));
-        // Who knows the way still arrives.
-        for vip in vips {
-            talk(&mut connect(&net, vip).map_err(|e| format!("{vip}: {e}"))?)?;
-        }
-        old.iter_mut().try_for_each(talk)?;
-        // Who asks for it gets no answer; the host's own addresses answer.
-        forget_neighbours(&net)?;
-        for vip in vips {
-            let error = connect(&net, vip).err().ok_or_else(|| format!("{vip} answered"))?;
-            assert_eq!(error.kind(), std::io::ErrorKind::HostUnreachable, "{vip}: {error}");
-        }
-        connect(&net, "10.9.0.1/24")?;
-        connect(&net, "fd09::1/64")?;
-
-        rig.hold(Hold::Owned, &vips, LEASE).await?;
-        assert!(has(HERE, V4) && has(HERE, V6) && !has("lo", "10.9.0.100/32") && !has("lo", "fd09::100/128"));
-        forget_neighbours(&net)?;
-        old.iter_mut().try_for_each(talk)?;
-        for vip in vips {
-            talk(&mut connect(&net, vip)?)?;
-        }
-        assert_eq!((switch("arp_ignore"), switch("arp_announce")), ("0".into(), "0".into()));
-
-        rig.hold(Hold::Absent, &vips, LEASE).await?;
-        assert!(!has(HERE, V4) && !has(HERE, V6) && !has("lo", "10.9.0.100/32"));
-        // A backup that becomes silent never answers either.
-        rig.hold(Hold::Silent, &vips, LEASE).await?;
-        forget_neighbours(&net)?;
-        for vip in vips {
-            assert!(connect(&net, vip).is_err(), "{vip} answered");
-        }
-        rig.hold(Hold::Absent, &vips, LEASE).await?;
-        assert_eq!(switch("arp_ignore"), "0");
-        assert!(!rig.dir.path().join("sysctl").exists());
-        Ok(())
-    });
-}
-
-#[test]
-fn a_silent_address_is_no_sender_of_arp_requests() {
-    lab(|net| async move {
-        let mut rig = Rig::start(&[V4]).await?;
-        rig.hold(Hold::Owned, &[V4], LEASE).await?;
-        let mut connection = connect(&net, V4)?;
-        rig.hold(Hold::Silent, &[V4], LEASE).await?;
-        // The host must look for the client anew to answer it; the client
-        // would learn the sender's address from that.
-        sh("ip neigh flush dev va")?;
-        net.there(|| {
-            sh("ip neigh flush dev vb; ip neigh add 10.9.0.100 lladdr 02:00:00:00:00:99 dev vb nud stale")
-        })?;
-        connection.1.write_all(b"pong")?;
-        connection.0.read_exact(&mut [0; 4])?;
-        let known = net.there(|| output("ip neigh show 10.9.0.100"))?;
-        assert!(known.contains("02:00:00:00:00:99"), "{known}");
-        Ok(())
-    });
-}
-
-#[test]
-fn without_the_arp_switches_nothing_is_silent() {
-    lab(|_net| async move {
-        let mut rig = Rig::start(&[V4]).await?;
-        // As in most containers. The mounts of this thread are its own then.
-        nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS)?;
-        sh("mount --make-rprivate /; mount --bind /proc/sys /proc/sys; mount -o remount,bind,ro /proc/sys")?;
-        let reason = rig.hold(Hold::Silent, &[V4], LEASE).await.expect_err("ARP would be answered");
-        eprintln!("{reason}");
-        assert!(reason.contains("conf/va/arp_ignore"), "{reason}");
-        assert!(!has("lo", "10.9.0.100/32"));
-        // What needs no switch works.
-        rig.hold(Hold::Owned, &[V4], LEASE).await?;
-        assert!(rig.hold(Hold::Silent, &[V4], LEASE).await.is_err());
-        assert!(has(HERE, V4) && !has("lo", "10.9.0.100/32"));
-        rig.hold(Hold::Absent, &[V4], LEASE).await?;
-        assert!(!has(HERE, V4));
-        Ok(())
-    });
-}
-
-#[test]
-fn an_earlier_arp_setting_stays() {
-    lab(|_net| async move {
-        sh("echo 2 > /proc/sys/net/ipv4/conf/va/arp_ignore")?;
-        let mut rig = Rig::start(&[V4]).await?;
-        rig.hold(Hold::Silent, &[V4], LEASE).await?;
-        assert_eq!((switch("arp_ignore"), switch("arp_announce")), ("2".into(), "2".into()));
-        rig.hold(Hold::Owned, &[V4], LEASE).await?;
-        assert_eq!((switch("arp_ignore"), switch("arp_announce")), ("2".into(), "0".into()));
-        Ok(())
-    });
-}
-
-#[test]
-fn the_hosts_own_address_may_come_and_go() {
-    lab(|_net| async move {
-        let mut rig = Rig::start(&[V4, "10.9.0.101/24"]).await?;
-        rig.hold(Hold::Owned, &[V4, "10.9.0.101/24"], LEASE).await?;
-        sh("ip addr del 10.9.0.1/24 dev va")?;
-        rig.link(|link| !link.addresses.contains(&cidr("10.9.0.1/24"))).await;
-        assert!(has(HERE, V4) && has(HERE, "10.9.0.101/24"), "{}", addresses(HERE));
-        sh("ip addr add 10.9.0.1/24 dev va")?;
-        rig.link(|link| link.addresses.contains(&cidr("10.9.0.1/24"))).await;
-        let listed = addresses(HERE);
-        assert!(has(HERE, V4) && has(HERE, "10.9.0.101/24"), "{listed}");
-        assert_eq!(listed.matches("secondary").count(), 2, "{listed}");
-        assert!(output("ip route get 10.9.0.2")?.contains("src 10.9.0.1 "), "{}", output("ip route")?);
-        rig.hold(Hold::Absent, &[V4, "10.9.0.101/24"], LEASE).await?;
-        assert!(has(HERE, "10.9.0.1/24"));
-
-        // Where the switch is off, as if the daemon had not set it: the
-        // floating ones vanish with the own one, and are put back.
-        rig.hold(Hold::Owned, &[V4], LEASE).await?;
-        sh("echo 0 > /proc/sys/net/ipv4/conf/va/promote_secondaries; ip addr del 10.9.0.1/24 dev va")?;
-        assert_eq!(rig.restored().await, [cidr(V4)]);
-        assert!(has(HERE, V4));
-        Ok(())
-    });
-}
-
-#[test]
-fn an_address_that_somebody_configured_is_taken_over_or_evicted() {
-    lab(|_net| async move {
-        let mut rig = Rig::start(&[V4, V6]).await?;
-        sh(&format!("ip addr add {V4} dev va; ip addr add {V6} dev va"))?;
-        rig.hold(Hold::Owned, &[V4, V6], LEASE).await?;
-        let listed = addresses(HERE);
-        assert_eq!(listed.lines().filter(|l| l.contains(".100/24") || l.contains("::100/64")).count(), 2);
-        assert!(!listed.lines().any(|l| l.contains("100/") && l.contains("valid_lft forever")), "{listed}");
-
-        rig.hold(Hold::Absent, &[V4, V6], LEASE).await?;
-        for stray in ["10.9.0.100/32 dev va", "10.9.0.100/24 dev lo", "fd09::100/128 dev va"] {
-            sh(&format!("ip addr add {stray}"))?;
-            let start = Instant::now();
-            let evicted = rig
-                .event(|event| match event {
-                    KernelEvent::Evicted { group: 0, addresses } => Some(addresses),
-                    _ => None,
-                })
-                .await;
-            let (address, device) = stray.split_once(" dev ").ok_or("no device")?;
-            assert_eq!(evicted, [cidr(address)]);
-            assert!(start.elapsed() < Duration::from_millis(50));
-            assert!(!has(device, address), "{}", addresses(device));
-        }
-        Ok(())
-    });
-}
-
-/// Who looks for an interface finds it, or knows that it is not there.
-#[test]
-fn the_first_event_tells_of_all_links() {
-    lab(|_net| async move {
-        sh("ip link add second type veth peer name third")?;
-        let mut rig = Rig::start(&[V4]).await?;
-        let Some(KernelEvent::Links(links)) = rig.events.recv().await else { panic!("no links") };
-        let names: Vec<_> = links.iter().map(|link| link.name.as_str()).collect();
-        assert!(["lo", HERE, "second", "third"].iter().all(|name| names.contains(name)), "{names:?}");
-        Ok(())
-    });
-}
-
-#[test]
-fn links_are_told_of() {
-    lab(|net| async move {
-        let mut rig = Rig::start(&[V4]).await?;
-        let own = |link: &Link| {
-            link.addresses
-                .iter()
-                .filter(|a| a.prefix() != 64 || a.contains("fd09::".parse().expect("an address")))
-                .count()
-        };
-        let link = rig.link(|link| link.up && own(link) == 2).await;
-        assert_eq!((link.mac, link.index), (Some(namespaces::mac(HERE)), index(HERE)));
-        assert!(
-            link.addresses.iter().any(|a| matches!(a.address(), IpAddr::V6(a) if a.is_unicast_link_local()))
-        );
-        // A floating address is none of the host's own, and no news.
-        rig.hold(Hold::Owned, &[V4], LEASE).await?;
-
-        net.there(|| sh("ip link set vb down"))?;
-        let start = Instant::now();
-        let down = rig.link(|link| !link.up).await;
-        assert!(start.elapsed() < Duration::from_millis(50));
-        assert!(!down.addresses.contains(&cidr(V4)));
-        net.there(|| sh("ip link set vb up"))?;
-        rig.link(|link| link.up).await;
-        sh("ip link del va")?;
-        let name = rig
-            .event(|event| match event {
-                KernelEvent::LinkRemoved { name, .. } => Some(name),
-                _ => None,
-            })
-            .await;
-        assert_eq!(name, HERE);
-        let reason = rig.hold_on(9999, &[V4]).await.expect_err("no such interface");
-        assert!(reason.contains("9999"), "{reason}");
-        Ok(())
-    });
-}
-
-impl Rig {
-    async fn hold_on(&mut self, interface: u32, vips: &[&str]) -> Result<(), String> {
-        self.generation += 1;
-        let (generation, addresses) = (self.generation, vips.iter().map(|v| cidr(v)).collect());
-        let hold = Hold::Owned;
-        self.handle.submit(GroupPlan { group: 0, generation, interface, addresses, hold, lease: LEASE });
-        self.event(|event| match event {
-            KernelEvent::Applied { result, .. } => Some(result),
-            _ => None,
-        })
-        .await
-    }
-}
-
 #[test]
 fn a_refused_group_is_not_held_by_half() {
     lab(|_net| async move {
@@ -644,84 +394,6 @@ fn another_prefix_length_is_another_plan() {
         rig.link(|link| link.addresses.contains(&cidr("fd09::100/96"))).await;
         rig.hold(Hold::Owned, &[V6], LEASE).await?;
         assert!(has(HERE, V6) && !has(HERE, "fd09::100/96"), "{}", addresses(HERE));
-        Ok(())
-    });
-}
-
-#[test]
-fn lost_notifications_are_made_up_for() {
-    lab(|_net| async move {
-        let mut rig = Rig::start(&[V4, V6]).await?;
-        rig.hold(Hold::Owned, &[V4], LEASE).await?;
-        rig.plan(1, vec![cidr(V6)], Hold::Absent, LEASE).await?;
-        let batch: String =
-            (0..12_000).map(|_| "addr add 192.0.2.1/32 dev lo\naddr del 192.0.2.1/32 dev lo\n").collect();
-        let batch = batch + "addr del 10.9.0.100/24 dev va\naddr add fd09::100/64 dev va\n";
-        let file = rig.dir.path().join("batch");
-        std::fs::write(&file, batch)?;
-        // The actor stands still meanwhile: it is on this thread.
-        sh(&format!("ip -batch {}", file.display()))?;
-        assert!(dropped()? > 0, "nothing was dropped: the test shows nothing");
-        assert_eq!(rig.restored().await, [cidr(V4)]);
-        let evicted = |event| matches!(event, KernelEvent::Evicted { group: 1, .. }).then_some(());
-        rig.event(evicted).await;
-        assert!(has(HERE, V4) && !has(HERE, V6));
-        Ok(())
-    });
-}
-
-/// Notifications that the kernel could not deliver to a socket of this process.
-fn dropped() -> Result<u64, Box<dyn std::error::Error>> {
-    let text = std::fs::read_to_string("/proc/thread-self/net/netlink")?;
-    let column = |line: &str| line.split_whitespace().nth(8).and_then(|n| n.parse::<u64>().ok());
-    Ok(text.lines().filter_map(column).sum())
-}
-
-fn cpu_time() -> Duration {
-    let time = nix::time::clock_gettime(nix::time::ClockId::CLOCK_THREAD_CPUTIME_ID).expect("Linux has it");
-    Duration::from(time)
-}
-
-#[test]
-fn two_hundred_addresses_take_well_under_50_ms() {
-    lab(|_net| async move {
-        let v4: Vec<Cidr> = (0..200).map(|n| cidr(&format!("10.9.1.{n}/16"))).collect();
-        let v6: Vec<Cidr> = (0..200).map(|n| cidr(&format!("fd09::1:{n:x}/64"))).collect();
-        let mut rig = Rig::start(&[]).await?;
-        for (name, vips) in [("IPv4", v4), ("IPv6", v6)] {
-            for hold in [Hold::Owned, Hold::Owned, Hold::Silent, Hold::Owned, Hold::Absent] {
-                let start = Instant::now();
-                rig.plan(0, vips.clone(), hold, LEASE).await?;
-                let took = start.elapsed();
-                eprintln!("{name}, 200 addresses, {hold:?}: {took:?}");
-                assert!(took < Duration::from_millis(50), "{took:?}");
-            }
-        }
-        assert!(!has(HERE, "10.9.1.7/16"));
-        Ok(())
-    });
-}
-
-#[test]
-fn a_renewal_costs_little() {
-    lab(|_net| async move {
-        const GROUPS: usize = 64;
-        const ROUNDS: u32 = 30;
-        let mut rig = Rig::start(&[]).await?;
-        let vips: Vec<Cidr> = (0..GROUPS).map(|n| cidr(&format!("10.9.0.{}/24", n + 100))).collect();
-        let mut start = (Instant::now(), cpu_time());
-        for round in 0..=ROUNDS {
-            if round == 1 {
-                start = (Instant::now(), cpu_time());
-            }
-            for (group, vip) in vips.iter().enumerate() {
-                rig.plan(group, vec![*vip], Hold::Owned, LEASE).await?;
-            }
-        }
-        let renewals = ROUNDS * u32::try_from(GROUPS)?;
-        let (wall, cpu) = (start.0.elapsed() / renewals, (cpu_time() - start.1) / renewals);
-        eprintln!("a renewal: {wall:?}, {cpu:?} of CPU (this build's profile)");
-        assert!(cpu < Duration::from_millis(1));
         Ok(())
     });
 }
