@@ -223,7 +223,7 @@ impl Lab {
         let failed = |probe: &Probe| matches!(probe, Probe::Failed(reason) if reason.contains(text));
         match self.until(server, failed).await?.pop() {
             Some(Probe::Failed(reason)) => Ok(reason),
-            Some(Probe::Answered(_)) | None => Err("no failure".into()),
+            Some(Probe::Answered(_) | Probe::Unable(_)) | None => Err("no failure".into()),
         }
     }
 }

@@ -1,5 +1,6 @@
 //! The task of one server: it probes, reports, and waits for the next turn.
 
+use super::dial::Obstacle;
 use super::pace::Pace;
 use super::prober::Prober;
 use super::{Place, Report, Target};
@@ -92,7 +93,11 @@ impl Run {
                 // The name may have moved on: ask before its time to live is over.
                 self.lookup.refresh();
             }
-            self.pace.saw(matches!(probe, Probe::Answered(_)), Instant::now());
+            match probe {
+                Probe::Answered(_) => self.pace.saw(true, Instant::now()),
+                Probe::Failed(_) => self.pace.saw(false, Instant::now()),
+                Probe::Unable(_) => {}
+            }
             let Place { generation, pool, server } = *self.place.borrow();
             let report = Report { generation, pool, server, probe, address, took: start.elapsed() };
             if self.reports.send(report).await.is_err() {
@@ -117,13 +122,14 @@ impl Run {
             progress.set(format!("resolving {}", self.host));
         }
         let asked = async {
-            let known = self.lookup.addresses().await?;
+            let known = self.lookup.addresses().await.map_err(Obstacle::Server)?;
             let addresses: Vec<_> = known.iter().map(|a| SocketAddr::new(*a, self.port)).collect();
             self.prober.probe(&addresses, deadline, &progress).await
         };
         match tokio::time::timeout_at(deadline, asked).await {
             Ok(Ok((address, observation))) => (Probe::Answered(observation), Some(address)),
-            Ok(Err(reason)) => (Probe::Failed(reason), None),
+            Ok(Err(Obstacle::Server(reason))) => (Probe::Failed(reason), None),
+            Ok(Err(Obstacle::Host(reason))) => (Probe::Unable(reason), None),
             Err(_) => {
                 let text = format!("timed out after {:?} while {}", self.timeout, progress.get());
                 (Probe::Failed(text), None)

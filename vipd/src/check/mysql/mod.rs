@@ -11,7 +11,6 @@
 //! the place of a row), and a panic ends this daemon.
 
 mod login;
-mod password;
 mod scramble;
 mod session;
 mod status;
@@ -19,8 +18,8 @@ mod wire;
 
 use super::Progress;
 use super::dial::{DialError, dial};
+use super::password::{PasswordError, PasswordFile};
 use login::LoginError;
-use password::{PasswordError, PasswordFile};
 use session::{Account, Session};
 use std::future::Future;
 use std::net::SocketAddr;

@@ -70,7 +70,7 @@ impl Lab {
     async fn failure(&mut self) -> Result<String, Box<dyn std::error::Error>> {
         match self.report().await?.probe {
             Probe::Failed(text) => Ok(text),
-            Probe::Answered(seen) => Err(format!("answered: {seen:?}").into()),
+            other @ (Probe::Answered(_) | Probe::Unable(_)) => Err(format!("{other:?}").into()),
         }
     }
 }
