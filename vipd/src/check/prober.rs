@@ -56,6 +56,18 @@ impl Prober {
         })
     }
 
+    /// Clients could not connect: what was connected before says nothing of
+    /// that, so the next probe connects anew.
+    pub(super) fn renew(&mut self) {
+        match self {
+            Self::Tcp(_) | Self::Http(_) | Self::Exec(_) => {}
+            // Its server counts connections that end without a goodbye.
+            Self::Mysql(_) => {}
+            Self::Postgres(postgres) => postgres.renew(),
+            Self::Redis(redis) => redis.renew(),
+        }
+    }
+
     /// Gives back what is kept.
     pub(super) async fn close(self) {
         match self {

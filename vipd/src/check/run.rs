@@ -87,7 +87,9 @@ impl Run {
         loop {
             let start = Instant::now();
             // Who asked for a probe until now is served by this one.
-            let _: Option<()> = self.hurry.notified().now_or_never();
+            if self.hurry.notified().now_or_never().is_some() {
+                self.prober.renew();
+            }
             let (probe, address) = self.probe(start + self.timeout).await;
             if matches!(probe, Probe::Failed(_)) {
                 // The name may have moved on: ask before its time to live is over.
@@ -109,6 +111,7 @@ impl Run {
             tokio::select! {
                 () = tokio::time::sleep_until(turn) => {}
                 () = self.hurry.notified() => {
+                    self.prober.renew();
                     turn = turn.min((start + self.pace.shortest()).max(Instant::now()));
                     tokio::time::sleep_until(turn).await;
                 }

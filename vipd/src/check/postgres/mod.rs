@@ -177,6 +177,11 @@ impl Prober {
         Ok((peer, observation))
     }
 
+    /// Lets the next probe connect anew.
+    pub(super) fn renew(&mut self) {
+        self.session = None;
+    }
+
     /// Says goodbye to the server.
     pub(super) async fn close(self) {
         if let Some(session) = self.session {

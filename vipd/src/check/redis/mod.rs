@@ -180,6 +180,11 @@ impl Prober {
         Ok((peer, observation))
     }
 
+    /// Lets the next probe connect anew.
+    pub(super) fn renew(&mut self) {
+        self.session = None;
+    }
+
     /// Says goodbye to the server.
     pub(super) async fn close(self) {
         if let Some(session) = self.session {
@@ -195,7 +200,7 @@ async fn replies(wire: &mut Wire) -> Result<(Info, Option<String>), WireError> {
     let mut refusal = None;
     for _ in SECTIONS {
         match wire.reply().await {
-            Ok(section) => told.push_str(&section),
+            Ok(section) => told.extend([&*section, "\n"]),
             Err(error) => refusal = Some(unready(error)?),
         }
     }
