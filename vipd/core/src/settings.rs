@@ -341,6 +341,9 @@ pub struct Server {
     pub backup: bool,
     /// What its name stands for.
     pub resolve: Resolve,
+    /// The name that it was found at, if that has many addresses and this is
+    /// one of them. No file says this, [`crate::discover`] does.
+    pub found_at: Option<String>,
     /// The name it was found by does not lead to it any more: it drains. No
     /// file says this, [`crate::discover`] does.
     pub vanished: bool,
@@ -359,6 +362,7 @@ impl Server {
             max_rate: None,
             backup: false,
             resolve: Resolve::One,
+            found_at: None,
             vanished: false,
         }
     }
@@ -434,7 +438,8 @@ pub struct Tls {
     pub verify: bool,
     /// The certificates it must stem from; those of the system when absent.
     pub ca_file: Option<PathBuf>,
-    /// The name it must have; the server's host when absent.
+    /// The name it must have; when absent the server's host, or the name that
+    /// it was found at ([`Server::found_at`]).
     pub server_name: Option<String>,
 }
 

@@ -180,6 +180,9 @@ fn server(status: &ServerStatus<'_>, counted: Option<&ServerStats>, now: Time) -
 #[must_use]
 pub fn server_why(status: &ServerStatus<'_>, now: Time) -> String {
     let mut why = format!("{}, for {}", status.reason, age(now - status.since));
+    if let Some(unable) = status.unable {
+        let _ = write!(why, "; this host cannot check it: {unable}");
+    }
     if let Some(percent) = status.slow_start {
         let _ = write!(why, "; slow start: {percent} %");
     }

@@ -285,7 +285,7 @@ impl Checks {
                     && seen.unready.is_none()
                     && seen.connections.is_some()
             }
-            Probe::Failed(_) => false,
+            Probe::Failed(_) | Probe::Unable(_) => false,
         };
         self.until(server, fits).await
     }
@@ -312,7 +312,7 @@ impl Checks {
         let failed = |probe: &Probe| matches!(probe, Probe::Failed(reason) if reason.contains(text));
         match self.until(server, failed).await?.pop() {
             Some(Probe::Failed(reason)) => Ok(reason),
-            Some(Probe::Answered(_)) | None => Err("no failure".into()),
+            Some(Probe::Answered(_) | Probe::Unable(_)) | None => Err("no failure".into()),
         }
     }
 }

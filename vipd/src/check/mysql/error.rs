@@ -3,8 +3,8 @@
 use super::super::dial::DialError;
 use super::super::tls::TlsError;
 use super::login::LoginError;
-use super::password::PasswordError;
 use super::wire::{ServerError, WireError};
+use crate::check::password::PasswordError;
 use std::net::SocketAddr;
 use thiserror::Error;
 

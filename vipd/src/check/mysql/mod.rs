@@ -16,16 +16,15 @@ mod galera;
 mod group;
 mod heartbeat;
 mod login;
-mod password;
 mod scramble;
 mod session;
 mod status;
 mod wire;
 
 use super::dial::dial;
+use super::password::PasswordFile;
 use super::{Progress, tls};
 use error::MysqlError;
-use password::PasswordFile;
 use session::{Account, Session};
 use std::future::Future;
 use std::net::SocketAddr;

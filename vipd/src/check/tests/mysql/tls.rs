@@ -62,8 +62,7 @@ where
     let authority = Authority::new("ours")?;
     let password = secret()?;
     let (port, _) = server(serve).await?;
-    let host = Host::Address(IpAddr::V4(Ipv4Addr::LOCALHOST));
-    let client = Client::new(&trusting(authority.file.path()), &host);
+    let client = Client::new(&trusting(authority.file.path()), "127.0.0.1".to_owned());
     let mut prober = Prober::new(check(&password), Some(client), LIMIT, LIMIT);
     let address = SocketAddr::from(([127, 0, 0, 1], port));
     let (addresses, progress) = ([address], Progress::default());
