@@ -20,6 +20,7 @@
 mod balancer;
 mod bind;
 mod holder;
+mod proxy_protocol;
 mod relay;
 mod session;
 mod shared;
