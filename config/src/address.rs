@@ -3,7 +3,7 @@
 use crate::report::{Problem, quote};
 use crate::shape::Shape;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
-use vipd_core::settings::{Bind, Cidr, Host};
+use vipd_core::settings::{Bind, Cidr, Host, Source};
 
 /// An IP address without more.
 fn ip(text: &str) -> Result<IpAddr, Problem> {
@@ -127,6 +127,21 @@ fn floatable(cidr: Cidr) -> Result<(), Problem> {
 /// Splits `host:port` or `[v6]:port`; the host may be empty.
 fn host_and_port(text: &str) -> Result<(&str, u16), Problem> {
     let bad = || Problem::new(format!("{} has no port", quote(text)));
+    if let Some((_, rest)) = text.split_once("://") {
+        let authority = rest.split_once('/').map_or(rest, |(authority, _)| authority);
+        let bare = authority.rsplit_once('@').map_or(authority, |(_, bare)| bare);
+        return Err(Problem::new(format!("{} is a URL", quote(text)))
+            .hint(format!("host and port alone: {}", quote(bare))));
+    }
+    if text.starts_with('[') && !text.contains(']') {
+        let problem = Problem::new(format!("the bracket of {} is not closed", quote(text)));
+        let inside = &text[1..];
+        let closed = inside
+            .rsplit_once(':')
+            .filter(|(host, _)| host.parse::<Ipv6Addr>().is_ok())
+            .map_or(format!("[{inside}]:3306"), |(host, port)| format!("[{host}]:{port}"));
+        return Err(problem.hint(format!("as in {}", quote(&closed))));
+    }
     let (host, port) = match text.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
         Some((host, rest)) => {
             host.parse::<Ipv6Addr>()
@@ -134,8 +149,12 @@ fn host_and_port(text: &str) -> Result<(&str, u16), Problem> {
             (host, rest.strip_prefix(':').ok_or_else(|| bad().hint(format!("as in \"[{host}]:3306\"")))?)
         }
         None => {
-            let (host, port) =
-                text.rsplit_once(':').ok_or_else(|| bad().hint(format!("as in \"{text}:3306\"")))?;
+            let (host, port) = text.rsplit_once(':').ok_or_else(|| {
+                bad().hint(match text.starts_with('_') {
+                    true => format!("SRV records give it: {{ address = \"{text}\", resolve = \"srv\" }}"),
+                    false => format!("as in \"{text}:3306\""),
+                })
+            })?;
             if host.contains(':') {
                 let problem = Problem::new(format!("{} leaves open where the address ends", quote(text)));
                 let bracketed = if host.parse::<Ipv6Addr>().is_ok() {
@@ -209,6 +228,118 @@ impl Shape for Endpoint {
     fn text(text: &str) -> Result<Self, Problem> {
         let (host, port) = host_and_port(text)?;
         Ok(Self { host: parse_host(host)?, port })
+    }
+}
+
+/// The name of a server that is looked up for SRV records, which give the port.
+pub(crate) fn srv_name(text: &str) -> Result<Host, Problem> {
+    let alone = match text.rsplit_once(':') {
+        Some((name, port)) if !name.contains(':') && port.bytes().all(|b| b.is_ascii_digit()) => Some(name),
+        Some(_) | None => None,
+    };
+    match alone {
+        Some(name) => Err(Problem::new(format!("{} has a port: SRV records give the ports", quote(text)))
+            .hint(format!("the name alone: {}", quote(name)))),
+        None => parse_host(text),
+    }
+}
+
+/// A network, or one address, of peers that are trusted.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Network(pub(crate) Cidr);
+
+impl Shape for Network {
+    const EXPECTED: &'static str = "a network in quotes, such as \"10.0.0.0/8\"";
+
+    fn text(text: &str) -> Result<Self, Problem> {
+        let (address, prefix) = match text.split_once('/') {
+            Some((address, prefix)) => (ip(address)?, Some(prefix)),
+            None => (ip(text)?, None),
+        };
+        let longest = if address.is_ipv4() { 32 } else { 128 };
+        let length = match prefix {
+            None => Some(longest),
+            Some(prefix) if prefix.bytes().all(|b| b.is_ascii_digit()) => prefix.parse().ok(),
+            Some(_) => None,
+        };
+        let Some(cidr) = length.and_then(|length| Cidr::new(address, length)) else {
+            return Err(Problem::new(format!(
+                "{} is not a prefix length",
+                quote(prefix.unwrap_or_default())
+            ))
+            .hint(format!("0 to {longest}, or the address alone for one host")));
+        };
+        let first = first_of(cidr);
+        if first != address {
+            return Err(Problem::new(format!("{cidr} is an address in a network, not the network"))
+                .hint(format!("\"{first}/{}\", or \"{address}\" for that host alone", cidr.prefix())));
+        }
+        Ok(Self(cidr))
+    }
+}
+
+/// The first address of a network.
+fn first_of(cidr: Cidr) -> IpAddr {
+    let prefix = u32::from(cidr.prefix());
+    match cidr.address() {
+        IpAddr::V4(v4) => {
+            IpAddr::from((v4.to_bits() & u32::MAX.checked_shl(32 - prefix).unwrap_or(0)).to_be_bytes())
+        }
+        IpAddr::V6(v6) => {
+            IpAddr::from((v6.to_bits() & u128::MAX.checked_shl(128 - prefix).unwrap_or(0)).to_be_bytes())
+        }
+    }
+}
+
+impl Shape for Source {
+    const EXPECTED: &'static str = "\"auto\", \"vip\" or an IP address in quotes";
+
+    fn text(text: &str) -> Result<Self, Problem> {
+        match text {
+            "auto" => return Ok(Self::Auto),
+            "vip" => return Ok(Self::Vip),
+            _ => {}
+        }
+        let Ok(address) = ip(text) else {
+            return Err(Problem::new(format!("{} is not {}", quote(text), Self::EXPECTED)));
+        };
+        match unownable(address) {
+            Some(what) => Err(Problem::new(format!("{address} is {what}, nothing can come from it"))),
+            None => Ok(Self::Address(address)),
+        }
+    }
+}
+
+/// The name that a certificate is valid for: a host's, or an address.
+#[derive(Clone, Debug)]
+pub(crate) struct HostName(pub(crate) String);
+
+impl Shape for HostName {
+    const EXPECTED: &'static str = "a host's name in quotes";
+
+    fn text(text: &str) -> Result<Self, Problem> {
+        Ok(Self(match parse_host(text)? {
+            Host::Address(address) => address.to_string(),
+            // Certificates know no dot at the end.
+            Host::Name(name) => name.trim_end_matches('.').to_owned(),
+        }))
+    }
+}
+
+/// The `Host` field of a request: a host, with or without a port.
+#[derive(Clone, Debug)]
+pub(crate) struct HostField(pub(crate) String);
+
+impl Shape for HostField {
+    const EXPECTED: &'static str = "a host's name in quotes";
+
+    fn text(text: &str) -> Result<Self, Problem> {
+        if text.contains(':') {
+            host_and_port(text).and_then(|(host, _)| parse_host(host))?;
+        } else {
+            parse_host(text)?;
+        }
+        Ok(Self(text.to_owned()))
     }
 }
 

@@ -4,8 +4,12 @@ use crate::Config;
 use siphasher::sip::SipHasher13;
 use std::fmt::Write as _;
 use std::hash::Hasher as _;
+use std::ops::RangeInclusive;
+use std::time::Duration;
 use vipd_core::settings::{
-    Balance, CheckKind, ClusterSettings, Listener, Pool, Role, Transport, VipGroup, VrrpVersion,
+    Balance, Check, CheckKind, Cidr, ClusterSettings, Galera, Heartbeat, Listener, MysqlCheck, OnDemote,
+    OnDown, Pool, ProxyProtocol, Resolve, Role, Server, Source, TcpCheck, Tls, Transport, VipGroup,
+    VrrpVersion,
 };
 
 /// The digest of each key, in an order that never changes; see [`Config::digests`].
@@ -90,10 +94,161 @@ fn pool_name(pools: &[Pool], position: Option<usize>) -> String {
 fn listener(listener: &Listener, pools: &[Pool]) -> String {
     let idle = optional(listener.idle_timeout.map(|t| t.as_nanos()));
     let pool = pool_name(pools, Some(listener.pool));
-    format!("{} {} {pool} {} {idle}", listener.name, listener.bind, listener.max_connections)
+    let mut text = format!("{} {} {pool} {} {idle}", listener.name, listener.bind, listener.max_connections);
+    let Listener {
+        max_per_source,
+        max_rate_per_source,
+        max_session_age,
+        tcp_keepalive,
+        tcp_user_timeout,
+        accept_proxy,
+        access_log,
+        ..
+    } = listener;
+    let defaults = Listener::new("", listener.bind, 0);
+    let mut differs = Differs(&mut text);
+    differs.key("per-source", max_per_source, &defaults.max_per_source);
+    differs.key("rate-per-source", max_rate_per_source, &defaults.max_rate_per_source);
+    differs.key("age", max_session_age, &defaults.max_session_age);
+    differs.key("keepalive", tcp_keepalive, &defaults.tcp_keepalive);
+    differs.key("user-timeout", tcp_user_timeout, &defaults.tcp_user_timeout);
+    differs.key("accept-proxy", accept_proxy, &defaults.accept_proxy);
+    differs.key("access-log", access_log, &defaults.access_log);
+    text
 }
 
-/// Not the password's file: hosts may keep it elsewhere.
+/// Settings that came after the first digests are told only where they differ
+/// from their defaults: a file that does not name them keeps the digest it
+/// always had, and agrees with a node whose version does not know them. A
+/// default may therefore never change.
+struct Differs<'t>(&'t mut String);
+
+impl Differs<'_> {
+    fn key<T: Tell + PartialEq>(&mut self, key: &str, value: &T, default: &T) {
+        if value != default {
+            // Quotes within are escaped, so that no value reads like another key.
+            let _ = write!(self.0, " {key}=\"{}\"", value.tell().escape_default());
+        }
+    }
+}
+
+/// A value as digests know it; what it says may never change.
+trait Tell {
+    fn tell(&self) -> String;
+}
+
+macro_rules! tell_as_displayed {
+    ($($type:ty),*) => {
+        $(impl Tell for $type {
+            fn tell(&self) -> String {
+                self.to_string()
+            }
+        })*
+    };
+}
+
+tell_as_displayed!(bool, u16, u32, String, Cidr);
+
+impl Tell for Duration {
+    fn tell(&self) -> String {
+        self.as_nanos().to_string()
+    }
+}
+
+impl<T: Tell> Tell for Option<T> {
+    fn tell(&self) -> String {
+        self.as_ref().map_or_else(|| "-".into(), T::tell)
+    }
+}
+
+impl<T: Tell> Tell for Vec<T> {
+    fn tell(&self) -> String {
+        joined(self.iter().map(|item| format!("\"{}\"", item.tell().escape_default())))
+    }
+}
+
+impl Tell for RangeInclusive<u16> {
+    fn tell(&self) -> String {
+        format!("{}-{}", self.start(), self.end())
+    }
+}
+
+impl Tell for Source {
+    fn tell(&self) -> String {
+        match self {
+            Self::Auto => "auto".into(),
+            Self::Vip => "vip".into(),
+            Self::Address(address) => address.to_string(),
+        }
+    }
+}
+
+impl Tell for ProxyProtocol {
+    fn tell(&self) -> String {
+        match self {
+            Self::V1 => "v1".into(),
+            Self::V2 => "v2".into(),
+        }
+    }
+}
+
+impl Tell for OnDown {
+    fn tell(&self) -> String {
+        match self {
+            Self::Close => "close".into(),
+            Self::Drain => "drain".into(),
+        }
+    }
+}
+
+impl Tell for OnDemote {
+    fn tell(&self) -> String {
+        match self {
+            Self::Close => "close".into(),
+            Self::Drain(time) => format!("drain {}", time.tell()),
+        }
+    }
+}
+
+impl Tell for Resolve {
+    fn tell(&self) -> String {
+        match self {
+            Self::One => "one".into(),
+            Self::All => "all".into(),
+            Self::Srv => "srv".into(),
+        }
+    }
+}
+
+impl Tell for Role {
+    fn tell(&self) -> String {
+        match self {
+            Self::Primary => "primary".into(),
+            Self::Replica => "replica".into(),
+            Self::Any => "any".into(),
+        }
+    }
+}
+
+/// Not the certificates' file: hosts may keep it elsewhere.
+impl Tell for Tls {
+    fn tell(&self) -> String {
+        format!("{} {}", self.verify, self.server_name.tell())
+    }
+}
+
+impl Tell for Heartbeat {
+    fn tell(&self) -> String {
+        format!("{}.{}.{}", self.schema, self.table, self.column)
+    }
+}
+
+impl Tell for Galera {
+    fn tell(&self) -> String {
+        if self.donors { "donors".into() } else { "synced".into() }
+    }
+}
+
 fn pool(pool: &Pool, pools: &[Pool]) -> String {
     let balance = match pool.balance {
         Balance::RoundRobin => "round-robin",
@@ -106,26 +261,96 @@ fn pool(pool: &Pool, pools: &[Pool]) -> String {
     let (timeout, retries) = (pool.connect_timeout.as_nanos(), pool.retries);
     let mut text = format!("{} {balance} {fallback} {timeout} {retries}", pool.name);
     for s in &pool.servers {
-        let limit = optional(s.max_connections);
-        // Writing to a String cannot fail.
-        let _ = write!(text, " [{} {} {} {} {limit} {}]", s.name, s.host, s.port, s.weight, s.backup);
+        server(s, &mut text);
     }
     if let Some(check) = &pool.check {
-        let (interval, timeout) = (check.interval.as_nanos(), check.timeout.as_nanos());
-        let _ = write!(text, " check {interval} {timeout} {} {} ", check.rise, check.fall);
-        match &check.kind {
-            CheckKind::Tcp(_) => text.push_str("tcp"),
-            CheckKind::Http(_) | CheckKind::Postgres(_) | CheckKind::Redis(_) | CheckKind::Exec(_) => {}
-            CheckKind::Mysql(mysql) => {
-                let role = match mysql.role {
-                    Role::Primary => "primary",
-                    Role::Replica => "replica",
-                    Role::Any => "any",
-                };
-                let lag = optional(mysql.max_lag.map(|l| l.as_nanos()));
-                let _ = write!(text, "mysql \"{}\" {role} {lag}", mysql.user.escape_default());
-            }
+        self::check(check, &mut text);
+    }
+    let defaults = Pool::new("", vec![]);
+    let mut differs = Differs(&mut text);
+    differs.key("share", &pool.fallback_max_connections, &defaults.fallback_max_connections);
+    differs.key("queue", &pool.queue, &defaults.queue);
+    differs.key("queue-timeout", &pool.queue_timeout, &defaults.queue_timeout);
+    differs.key("slow-start", &pool.slow_start, &defaults.slow_start);
+    differs.key("headroom", &pool.headroom, &defaults.headroom);
+    differs.key("source", &pool.source, &defaults.source);
+    differs.key("proxy-protocol", &pool.proxy_protocol, &defaults.proxy_protocol);
+    differs.key("on-down", &pool.on_down, &defaults.on_down);
+    differs.key("on-demote", &pool.on_demote, &defaults.on_demote);
+    text
+}
+
+fn server(s: &Server, text: &mut String) {
+    let limit = optional(s.max_connections);
+    // Writing to a String cannot fail.
+    let _ = write!(text, " [{} {} {} {} {limit} {}", s.name, s.host, s.port, s.weight, s.backup);
+    let defaults = Server::new("", s.host.clone(), s.port);
+    let mut differs = Differs(text);
+    differs.key("rate", &s.max_rate, &defaults.max_rate);
+    differs.key("resolve", &s.resolve, &defaults.resolve);
+    text.push(']');
+}
+
+/// Not the password's file: hosts may keep it elsewhere.
+fn check(check: &Check, text: &mut String) {
+    let (interval, timeout) = (check.interval.as_nanos(), check.timeout.as_nanos());
+    let _ = write!(text, " check {interval} {timeout} {} {} ", check.rise, check.fall);
+    match &check.kind {
+        CheckKind::Tcp(tcp) => {
+            text.push_str("tcp");
+            let mut differs = Differs(text);
+            differs.key("send", &tcp.send, &None);
+            differs.key("expect", &tcp.expect, &None);
+        }
+        CheckKind::Http(http) => {
+            text.push_str("http");
+            let mut differs = Differs(text);
+            differs.key("tls", &http.tls, &None);
+            differs.key("method", &http.method, &String::new());
+            differs.key("path", &http.path, &String::new());
+            differs.key("host", &http.host, &None);
+            differs.key("status", &http.status, &vec![]);
+            differs.key("expect", &http.expect, &None);
+        }
+        CheckKind::Mysql(mysql) => self::mysql(mysql, text),
+        CheckKind::Postgres(postgres) => {
+            text.push_str("postgres");
+            let mut differs = Differs(text);
+            differs.key("user", &postgres.user, &String::new());
+            differs.key("database", &postgres.database, &String::new());
+            differs.key("tls", &postgres.tls, &None);
+            differs.key("role", &postgres.role, &Role::Any);
+            differs.key("lag", &postgres.max_lag, &None);
+        }
+        CheckKind::Redis(redis) => {
+            text.push_str("redis");
+            let mut differs = Differs(text);
+            differs.key("user", &redis.user, &None);
+            differs.key("tls", &redis.tls, &None);
+            differs.key("role", &redis.role, &Role::Any);
+            differs.key("lag", &redis.max_lag, &None);
+        }
+        CheckKind::Exec(exec) => {
+            text.push_str("exec");
+            let mut differs = Differs(text);
+            differs.key("command", &exec.command, &vec![]);
+            differs.key("user", &exec.user, &None);
         }
     }
-    text
+    let defaults = Check::new(CheckKind::Tcp(TcpCheck::default()));
+    let mut differs = Differs(text);
+    differs.key("port", &check.port, &defaults.port);
+    differs.key("fast", &check.fast_interval, &defaults.fast_interval);
+    differs.key("down", &check.down_interval, &defaults.down_interval);
+    differs.key("passive", &check.passive, &defaults.passive);
+}
+
+fn mysql(mysql: &MysqlCheck, text: &mut String) {
+    let lag = optional(mysql.max_lag.map(|l| l.as_nanos()));
+    let _ = write!(text, "mysql \"{}\" {} {lag}", mysql.user.escape_default(), mysql.role.tell());
+    let mut differs = Differs(text);
+    differs.key("tls", &mysql.tls, &None);
+    differs.key("heartbeat", &mysql.heartbeat, &None);
+    differs.key("galera", &mysql.galera, &None);
+    differs.key("group", &mysql.group_replication, &false);
 }

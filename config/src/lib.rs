@@ -10,8 +10,10 @@
 
 mod address;
 mod check;
+mod choice;
 mod digest;
 mod duration;
+mod other_name;
 mod report;
 mod shape;
 mod spec;

@@ -6,6 +6,7 @@
 //! to what they hold. So one pass finds everything, and nothing can be left
 //! out of sight: a field that nobody opens is dead code to the compiler.
 
+use crate::other_name;
 use crate::report::{At, Problem, Report, did_you_mean, nearest, quote};
 use crate::spec;
 use serde::de::{
@@ -229,6 +230,29 @@ impl<T> List<T> {
     }
 }
 
+/// A value, or a list of such values.
+#[derive(Debug)]
+pub(crate) enum OneOrMore<T> {
+    One(T),
+    More(List<T>),
+}
+
+impl<T: Shape> Shape for OneOrMore<T> {
+    const EXPECTED: &'static str = T::EXPECTED;
+
+    fn text(text: &str) -> Result<Self, Problem> {
+        T::text(text).map(Self::One)
+    }
+
+    fn integer(number: i128) -> Result<Self, Problem> {
+        T::integer(number).map(Self::One)
+    }
+
+    fn sequence<'de, A: SeqAccess<'de>>(list: A) -> Result<Result<Self, Problem>, A::Error> {
+        Ok(List::sequence(list)?.map(Self::More))
+    }
+}
+
 /// The struct behind a table of the file.
 pub(crate) trait Section: DeserializeOwned {
     /// The table as people write it: `[election]`, `[[vip]]`, `a node`.
@@ -287,8 +311,8 @@ impl<S: Section> Table<S> {
 }
 
 fn unknown_key_hint<S: Section>(key: &str, known: &[&str]) -> String {
-    if let Some(ours) = spec::other_name(key).filter(|ours| known.contains(ours)) {
-        return format!("vipd calls it \"{ours}\"");
+    if let Some(hint) = other_name::here(key, known) {
+        return hint;
     }
     if let Some(hint) = did_you_mean(key, known.iter().copied()) {
         return hint;
@@ -299,6 +323,9 @@ fn unknown_key_hint<S: Section>(key: &str, known: &[&str]) -> String {
     let homes: Vec<_> = spec::homes(key).collect();
     if !homes.is_empty() {
         return format!("it belongs in {}", homes.join(" or "));
+    }
+    if let Some(hint) = other_name::elsewhere(key) {
+        return hint;
     }
     format!("known here: {}", known.join(", "))
 }

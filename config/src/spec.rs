@@ -2,16 +2,20 @@
 //!
 //! Nothing is missing or wrong at this level; [`crate::check`] judges.
 
-use crate::address::{Endpoint, NodeAddress, Socket};
-use crate::report::Problem;
-use crate::shape::{Field, List, Section, Shape, Table, keys_of};
+use crate::address::{Endpoint, HostField, HostName, Network, NodeAddress, Socket};
+use crate::choice::{Kind, Version};
+use crate::report::{Problem, quote};
+use crate::shape::{Field, List, OneOrMore, Section, Shape, Table, keys_of};
 use crate::value::{
-    Count, FilePath, Interface, Kind, Lease, Name, Number, Port, Reference, ServerName, User, Version,
+    Command, Count, FilePath, Interface, Lease, Method, Name, Number, Path, Plain, Port, Reference,
+    ServerName, StatusCodes, Text, User,
 };
 use serde::Deserialize;
 use serde::de::MapAccess;
 use std::time::Duration;
-use vipd_core::settings::{Balance, Bind, Cidr, Role, Transport};
+use vipd_core::settings::{
+    Balance, Bind, Cidr, Heartbeat, OnDown, ProxyProtocol, Resolve, Role, Source, Transport,
+};
 
 macro_rules! sections {
     ($($section:ident = $name:literal, later $later:expr;)*) => {
@@ -34,34 +38,16 @@ sections! {
     ElectionSpec = "[election]", later &[("quorum", Some("none"))];
     VipSpec = "[[vip]]", later &[];
     ListenSpec = "[[listen]]", later &[];
-    PoolSpec = "[[pool]]", later &[("source", Some("auto")), ("proxy-protocol", Some("off"))];
+    PoolSpec = "[[pool]]", later &[];
+    DemoteSpec = "on-demote of [[pool]]", later &[];
     ServerSpec = "a server of [[pool]]", later &[];
-    CheckSpec = "[pool.check]", later &[("galera", Some("false"))];
+    CheckSpec = "[pool.check]", later &[];
     StatusSpec = "[status]", later &[];
 }
 
 /// The sections that know a key.
 pub(crate) fn homes(key: &str) -> impl Iterator<Item = &'static str> {
     sections().into_iter().filter(move |(_, keys)| keys.contains(&key)).map(|(name, _)| name)
-}
-
-/// Our name of what keepalived, HAProxy or habit call otherwise.
-pub(crate) fn other_name(key: &str) -> Option<&'static str> {
-    Some(match key {
-        "virtual_router_id" | "virtual-router-id" | "router-id" => "vrid",
-        "advert_int" | "advert-int" => "advert-interval",
-        "version" => "vrrp-version",
-        "virtual_ipaddress" | "vip" | "vips" | "ip" => "addresses",
-        "nopreempt" => "preempt",
-        "track_script" | "track-script" => "track",
-        "maxconn" | "max-conn" => "max-connections",
-        "inter" => "interval",
-        "algorithm" | "lb-algo" => "balance",
-        "type" => "kind",
-        "password" => "password-file",
-        "host" => "address",
-        _ => return None,
-    })
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -121,7 +107,14 @@ pub(crate) struct ListenSpec {
     pub(crate) bind: Field<Bind>,
     pub(crate) pool: Field<Reference>,
     pub(crate) max_connections: Field<Count>,
+    pub(crate) max_connections_per_source: Field<Count>,
+    pub(crate) max_rate_per_source: Field<Count>,
     pub(crate) idle_timeout: Field<Duration>,
+    pub(crate) max_session_age: Field<Duration>,
+    pub(crate) tcp_keepalive: Field<Duration>,
+    pub(crate) tcp_user_timeout: Field<Duration>,
+    pub(crate) accept_proxy: Field<List<Network>>,
+    pub(crate) access_log: Field<bool>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -131,18 +124,36 @@ pub(crate) struct PoolSpec {
     pub(crate) balance: Field<Balance>,
     pub(crate) servers: Field<List<ServerEntry>>,
     pub(crate) fallback: Field<Reference>,
+    pub(crate) fallback_max_connections: Field<Count>,
     pub(crate) connect_timeout: Field<Duration>,
     pub(crate) retries: Field<Number<0, 100>>,
+    pub(crate) queue: Field<Number<0, 1_000_000>>,
+    pub(crate) queue_timeout: Field<Duration>,
+    pub(crate) slow_start: Field<Duration>,
+    pub(crate) headroom: Field<Number<0, 1_000_000>>,
+    pub(crate) max_rate: Field<Count>,
+    pub(crate) source: Field<Source>,
+    pub(crate) proxy_protocol: Field<Option<ProxyProtocol>>,
+    pub(crate) on_down: Field<OnDown>,
+    pub(crate) on_demote: Field<DemoteEntry>,
     pub(crate) check: Field<Table<CheckSpec>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "kebab-case", default)]
+pub(crate) struct DemoteSpec {
+    pub(crate) drain: Field<Duration>,
 }
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "kebab-case", default)]
 pub(crate) struct ServerSpec {
     pub(crate) name: Field<ServerName>,
-    pub(crate) address: Field<Endpoint>,
+    pub(crate) address: Field<Text>,
+    pub(crate) resolve: Field<Resolve>,
     pub(crate) weight: Field<Number<0, 256>>,
     pub(crate) max_connections: Field<Count>,
+    pub(crate) max_rate: Field<Count>,
     pub(crate) backup: Field<bool>,
 }
 
@@ -150,14 +161,34 @@ pub(crate) struct ServerSpec {
 #[serde(rename_all = "kebab-case", default)]
 pub(crate) struct CheckSpec {
     pub(crate) kind: Field<Kind>,
+    pub(crate) port: Field<Port>,
     pub(crate) interval: Field<Duration>,
+    pub(crate) fast_interval: Field<Duration>,
+    pub(crate) down_interval: Field<Duration>,
     pub(crate) timeout: Field<Duration>,
     pub(crate) rise: Field<Number<1, 1000>>,
     pub(crate) fall: Field<Number<1, 1000>>,
+    pub(crate) passive: Field<bool>,
+    pub(crate) send: Field<Text>,
+    pub(crate) expect: Field<Text>,
+    pub(crate) method: Field<Method>,
+    pub(crate) path: Field<Path>,
+    pub(crate) host: Field<HostField>,
+    pub(crate) status: Field<OneOrMore<StatusCodes>>,
     pub(crate) user: Field<User>,
     pub(crate) password_file: Field<FilePath>,
+    pub(crate) database: Field<Plain>,
     pub(crate) role: Field<Role>,
     pub(crate) max_lag: Field<Duration>,
+    pub(crate) heartbeat: Field<Heartbeat>,
+    pub(crate) galera: Field<bool>,
+    pub(crate) galera_donors: Field<bool>,
+    pub(crate) group_replication: Field<bool>,
+    pub(crate) command: Field<Command>,
+    pub(crate) tls: Field<bool>,
+    pub(crate) tls_verify: Field<bool>,
+    pub(crate) tls_ca_file: Field<FilePath>,
+    pub(crate) tls_name: Field<HostName>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -182,5 +213,27 @@ impl Shape for ServerEntry {
 
     fn table<'de, A: MapAccess<'de>>(table: A) -> Result<Result<Self, Problem>, A::Error> {
         Ok(<Table<ServerSpec> as Shape>::table(table)?.map(|table| Self::Long(Box::new(table))))
+    }
+}
+
+/// What happens to the sessions of a demoted server: `"close"` or a table.
+#[derive(Debug)]
+pub(crate) enum DemoteEntry {
+    Close,
+    Drain(Table<DemoteSpec>),
+}
+
+impl Shape for DemoteEntry {
+    const EXPECTED: &'static str = "\"close\" or { drain = \"30s\" }";
+
+    fn text(text: &str) -> Result<Self, Problem> {
+        match text {
+            "close" => Ok(Self::Close),
+            _ => Err(Problem::new(format!("{} is not {}", quote(text), Self::EXPECTED))),
+        }
+    }
+
+    fn table<'de, A: MapAccess<'de>>(table: A) -> Result<Result<Self, Problem>, A::Error> {
+        Ok(<Table<DemoteSpec> as Shape>::table(table)?.map(Self::Drain))
     }
 }

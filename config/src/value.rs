@@ -2,11 +2,13 @@
 //! hold a bad one.
 
 use crate::duration;
-use crate::report::{Problem, did_you_mean, quote};
-use crate::shape::Shape;
+use crate::report::{Problem, quote};
+use crate::shape::{List, Shape};
+use serde::de::SeqAccess;
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
-use vipd_core::settings::{Balance, Role, Transport, VrrpVersion};
+use vipd_core::settings::Heartbeat;
 
 /// A name that other places refer to.
 #[derive(Clone, Debug)]
@@ -61,7 +63,7 @@ impl Shape for Reference {
     }
 }
 
-/// The login name of a check.
+/// The login name of a check, or the system's user that runs it.
 #[derive(Clone, Debug)]
 pub(crate) struct User(pub(crate) String);
 
@@ -71,8 +73,193 @@ impl Shape for User {
     fn text(text: &str) -> Result<Self, Problem> {
         match text {
             "" => Err(Problem::new("the user's name cannot be empty")),
-            _ => Ok(Self(text.to_owned())),
+            _ => Plain::text(text).map(|Plain(name)| Self(name)),
         }
+    }
+}
+
+/// A text on one line that goes into a protocol or a command.
+#[derive(Clone, Debug)]
+pub(crate) struct Plain(pub(crate) String);
+
+impl Shape for Plain {
+    const EXPECTED: &'static str = "a text in quotes";
+
+    fn text(text: &str) -> Result<Self, Problem> {
+        if let Some(c) = text.chars().find(|c| c.is_control()) {
+            return Err(Problem::new(format!("{} contains {c:?}", quote(text)))
+                .hint("letters, digits and signs only, on one line"));
+        }
+        Text::text(text).map(|Text(text)| Self(text))
+    }
+}
+
+/// A text of any characters.
+#[derive(Clone, Debug)]
+pub(crate) struct Text(pub(crate) String);
+
+impl Shape for Text {
+    const EXPECTED: &'static str = "a text in quotes";
+
+    fn text(text: &str) -> Result<Self, Problem> {
+        match text.len() {
+            0 => Err(Problem::new("the text is empty").hint("put something in, or take the key out")),
+            1..=MAX_TEXT => Ok(Self(text.to_owned())),
+            n => Err(Problem::new(format!("the text is too long: {n} bytes, {MAX_TEXT} are allowed"))),
+        }
+    }
+}
+
+/// Longer than anything a check says or looks for.
+const MAX_TEXT: usize = 4096;
+
+/// The method of a request.
+#[derive(Clone, Debug)]
+pub(crate) struct Method(pub(crate) String);
+
+impl Shape for Method {
+    const EXPECTED: &'static str = "a method in quotes, such as \"GET\"";
+
+    fn text(text: &str) -> Result<Self, Problem> {
+        let word =
+            (1..=32).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_alphabetic() || b == b'-');
+        let upper = text.to_ascii_uppercase();
+        if !word || upper == "CONNECT" {
+            return Err(Problem::new(format!("{} is not a method for a check", quote(text)))
+                .hint("\"GET\", \"HEAD\" or \"OPTIONS\" as a rule"));
+        }
+        if text != upper {
+            return Err(Problem::new(format!("{} is not a method: letters count as they are", quote(text)))
+                .hint(format!("\"{upper}\"")));
+        }
+        Ok(Self(upper))
+    }
+}
+
+/// The path of a request.
+#[derive(Clone, Debug)]
+pub(crate) struct Path(pub(crate) String);
+
+impl Shape for Path {
+    const EXPECTED: &'static str = "a path in quotes, such as \"/health\"";
+
+    fn text(text: &str) -> Result<Self, Problem> {
+        if let Some((_, rest)) = text.split_once("://") {
+            let path = rest.find('/').map_or("/", |i| &rest[i..]);
+            return Err(Problem::new(format!("{} is a URL", quote(text)))
+                .hint(format!("the path alone: {}; the servers are asked themselves", quote(path))));
+        }
+        if !text.starts_with('/') {
+            return Err(Problem::new(format!("the path {} does not begin with a slash", quote(text)))
+                .hint(quote(&format!("/{text}"))));
+        }
+        match text.chars().find(|c| !c.is_ascii_graphic() || *c == '#') {
+            Some(c) => Err(Problem::new(format!("the path {} contains {c:?}", quote(text)))
+                .hint("such characters are written with a percent sign: \"%20\" is a blank")),
+            None => Text::text(text).map(|Text(path)| Self(path)),
+        }
+    }
+}
+
+/// Status codes of HTTP: one, or a range.
+#[derive(Clone, Debug)]
+pub(crate) struct StatusCodes(pub(crate) RangeInclusive<u16>);
+
+impl Shape for StatusCodes {
+    const EXPECTED: &'static str = "a status code or a range, such as 200 or \"200-299\"";
+
+    fn integer(number: i128) -> Result<Self, Problem> {
+        match u16::try_from(number) {
+            Ok(code) if (100..=599).contains(&code) => Ok(Self(code..=code)),
+            Ok(_) | Err(_) => {
+                Err(Problem::new(format!("{number} is no status code: they go from 100 to 599")))
+            }
+        }
+    }
+
+    fn text(text: &str) -> Result<Self, Problem> {
+        let bad = || Problem::new(format!("{} is not {}", quote(text), Self::EXPECTED));
+        let code = |text: &str| text.parse::<u16>().ok().filter(|_| text.bytes().all(|b| b.is_ascii_digit()));
+        let Some((first, last)) = text.split_once('-') else {
+            return Err(match (code(text), text.as_bytes()) {
+                (Some(code), _) => bad().hint(format!("without quotes: {code}")),
+                (None, [hundred @ b'1'..=b'5', b'x' | b'X', b'x' | b'X']) => {
+                    let hundred = char::from(*hundred);
+                    bad().hint(format!("\"{hundred}00-{hundred}99\""))
+                }
+                (None, _) if text.contains(',') => bad().hint("several stand in a list: [200, \"300-399\"]"),
+                (None, _) => bad(),
+            });
+        };
+        match (code(first), code(last)) {
+            (Some(first), Some(last)) if 100 <= first && first <= last && last <= 599 => {
+                Ok(Self(first..=last))
+            }
+            (Some(_), Some(_)) => {
+                Err(bad().hint("status codes go from 100 to 599, and a range begins with the lower"))
+            }
+            (Some(_) | None, _) => Err(bad()),
+        }
+    }
+}
+
+impl Shape for Heartbeat {
+    const EXPECTED: &'static str = "\"schema.table.column\"";
+
+    fn text(text: &str) -> Result<Self, Problem> {
+        let parts: Vec<_> = text.split('.').collect();
+        // They are names of MySQL, which has 64 characters for each.
+        let name = |part: &&str| {
+            (1..=64).contains(&part.chars().count())
+                && part.chars().all(|c| c.is_alphanumeric() || matches!(c, '_' | '$' | '-'))
+        };
+        match parts.as_slice() {
+            [schema, table, column] if parts.iter().all(name) => Ok(Self {
+                schema: (*schema).to_owned(),
+                table: (*table).to_owned(),
+                column: (*column).to_owned(),
+            }),
+            _ => Err(Problem::new(format!("{} is not {}", quote(text), Self::EXPECTED))
+                .hint("the column holds the time of the last heartbeat: \"percona.heartbeat.ts\"")),
+        }
+    }
+}
+
+/// A program and its arguments.
+#[derive(Debug)]
+pub(crate) struct Command(pub(crate) List<Argument>);
+
+impl Shape for Command {
+    const EXPECTED: &'static str = "a list of a program and its arguments";
+
+    fn text(text: &str) -> Result<Self, Problem> {
+        let words: Vec<_> = text.split_whitespace().map(quote).collect();
+        Err(Problem::new(format!("expected {}, found the string {}", Self::EXPECTED, quote(text)))
+            .hint(format!("no shell reads it: [{}]", words.join(", "))))
+    }
+
+    fn sequence<'de, A: SeqAccess<'de>>(list: A) -> Result<Result<Self, Problem>, A::Error> {
+        Ok(List::sequence(list)?.map(Self))
+    }
+}
+
+/// An argument of a program.
+#[derive(Clone, Debug)]
+pub(crate) struct Argument(pub(crate) String);
+
+impl Shape for Argument {
+    const EXPECTED: &'static str = "an argument in quotes";
+
+    fn text(text: &str) -> Result<Self, Problem> {
+        if text.contains('\0') {
+            return Err(Problem::new("an argument cannot contain the character 0"));
+        }
+        Ok(Self(text.to_owned()))
+    }
+
+    fn integer(number: i128) -> Result<Self, Problem> {
+        Err(Problem::new(format!("expected {}, found the number {number}", Self::EXPECTED))
+            .hint(format!("in quotes: \"{number}\"")))
     }
 }
 
@@ -159,92 +346,6 @@ impl Shape for Lease {
     fn integer(number: i128) -> Result<Self, Problem> {
         Err(Problem::new(format!("{number} has no unit"))
             .hint(format!("in quotes and seconds: \"{number}s\"")))
-    }
-}
-
-/// A word of a few.
-pub(crate) trait Choice: Copy + 'static {
-    /// The words for people: `unicast or multicast`.
-    const WHAT: &'static str;
-    /// The words with their meaning.
-    const WORDS: &'static [(&'static str, Self)];
-    /// Words of a later version.
-    const LATER: &'static [&'static str] = &[];
-}
-
-impl<T: Choice> Shape for T {
-    const EXPECTED: &'static str = T::WHAT;
-
-    fn text(text: &str) -> Result<Self, Problem> {
-        if let Some((_, choice)) = T::WORDS.iter().find(|(word, _)| *word == text) {
-            return Ok(*choice);
-        }
-        if T::LATER.contains(&text) {
-            return Err(Problem::new(format!("{text:?} is not supported by this version of vipd"))
-                .hint(format!("allowed: {}", T::WHAT)));
-        }
-        Err(Problem::new(format!("{} is not one of {}", quote(text), T::WHAT))
-            .maybe_hint(did_you_mean(text, T::WORDS.iter().map(|(word, _)| *word))))
-    }
-}
-
-impl Choice for Transport {
-    const WHAT: &'static str = "\"unicast\" or \"multicast\"";
-    const WORDS: &'static [(&'static str, Self)] =
-        &[("unicast", Self::Unicast), ("multicast", Self::Multicast)];
-    const LATER: &'static [&'static str] = &["udp"];
-}
-
-impl Choice for Balance {
-    const WHAT: &'static str =
-        "\"round-robin\", \"least-connections\", \"source-hash\", \"random-two\" or \"first\"";
-    const WORDS: &'static [(&'static str, Self)] = &[
-        ("round-robin", Self::RoundRobin),
-        ("least-connections", Self::LeastConnections),
-        ("source-hash", Self::SourceHash),
-        ("random-two", Self::RandomTwo),
-        ("first", Self::First),
-    ];
-}
-
-impl Choice for Role {
-    const WHAT: &'static str = "\"primary\", \"replica\" or \"any\"";
-    const WORDS: &'static [(&'static str, Self)] =
-        &[("primary", Self::Primary), ("replica", Self::Replica), ("any", Self::Any)];
-}
-
-/// `[pool.check] kind`.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) enum Kind {
-    Tcp,
-    Mysql,
-}
-
-impl Choice for Kind {
-    const WHAT: &'static str = "\"tcp\" or \"mysql\"";
-    const WORDS: &'static [(&'static str, Self)] = &[("tcp", Self::Tcp), ("mysql", Self::Mysql)];
-    const LATER: &'static [&'static str] = &["http", "postgres", "redis", "exec"];
-}
-
-/// `[election] vrrp-version`; of our own, because the numbers are the words.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Version(pub(crate) VrrpVersion);
-
-impl Shape for Version {
-    const EXPECTED: &'static str = "2 or 3";
-
-    fn integer(number: i128) -> Result<Self, Problem> {
-        match number {
-            2 => Ok(Self(VrrpVersion::V2)),
-            3 => Ok(Self(VrrpVersion::V3)),
-            _ => Err(Problem::new(format!("there is no VRRP version {number}"))
-                .hint("2 (RFC 3768) or 3 (RFC 9568)")),
-        }
-    }
-
-    fn text(text: &str) -> Result<Self, Problem> {
-        Err(Problem::new(format!("expected {}, found the string {}", Self::EXPECTED, quote(text)))
-            .hint("a number, without quotes"))
     }
 }
 

@@ -13,7 +13,7 @@ use crate::control::{http, notify, server};
 use crate::guard::Guard;
 use crate::kernel::{self, KernelError, KernelEvent, KernelHandle, KernelSettings, Leftover};
 use crate::net::clock;
-use crate::resolve::Resolver;
+use crate::resolve::{Discovery, Resolver};
 use crate::shell::{self, Parts};
 use nix::unistd::Uid;
 use std::io;
@@ -95,6 +95,7 @@ pub fn run(run: &Run) -> Result<(), Error> {
         None => config.find_node(&local_addresses()?)?,
     };
     capabilities()?;
+    vipd_balancer::raise_descriptor_limit().map_err(system("raise the limit of descriptors"))?;
     // Before any thread, and before the lock that a child would share.
     let guard = Guard::spawn(&run.runtime_dir).map_err(system("start the crash guard"))?;
     guard.on_panic();
@@ -132,6 +133,8 @@ async fn serve(
     let (reports, reports_in) = mpsc::channel(REPORTS);
     let (found, found_in) = mpsc::channel(REPORTS);
     let resolver = Resolver::start(aux.handle.clone(), &settings.pools, found);
+    let (discovered, discovered_in) = mpsc::channel(REPORTS);
+    let discovery = Discovery::start(aux.handle.clone(), &settings.pools, discovered);
     let checker = Checker::start(aux.handle.clone(), &settings.pools, &resolver, reports);
     // Everything is bound by now: operators and systemd may come.
     aux.handle.spawn(control(socket, http, calls, store));
@@ -150,6 +153,7 @@ async fn serve(
         balancer,
         checker: (checker, reports_in),
         resolver: (resolver, found_in),
+        discovery: (settings.pools, discovery, discovered_in),
         calls: calls_in,
         events: events.clone(),
         aux: aux.handle.clone(),

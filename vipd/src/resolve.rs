@@ -9,7 +9,10 @@
 //! Runs on the runtime given to [`Resolver::start`], which must not be the
 //! election's.
 
+mod discovery;
 mod system;
+
+pub use discovery::{Discovered, Discovery};
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -20,7 +23,7 @@ use system::{Answer, Found, System};
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::Instant;
-use vipd_core::settings::{Family, Host, Pool};
+use vipd_core::settings::{Family, Host, Pool, Resolve};
 
 /// Bounds of the time until a name is looked up again, whatever its time to live.
 const TTL_BOUNDS: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
@@ -183,9 +186,12 @@ impl Resolver {
         let mut wanted: HashMap<&str, Vec<(usize, usize)>> = HashMap::new();
         for (pool_at, pool) in pools.iter().enumerate() {
             for (server_at, server) in pool.servers.iter().enumerate() {
-                match &server.host {
-                    Host::Name(name) => wanted.entry(name).or_default().push((pool_at, server_at)),
-                    Host::Address(_) => {}
+                match (&server.host, server.resolve) {
+                    (Host::Name(name), Resolve::One) => {
+                        wanted.entry(name).or_default().push((pool_at, server_at));
+                    }
+                    // An entry that stands for many is `discovery`'s.
+                    (Host::Name(_), Resolve::All | Resolve::Srv) | (Host::Address(_), _) => {}
                 }
             }
         }
@@ -326,10 +332,7 @@ fn merge(found: &Found, before: &Known) -> Known {
     let mut problem = None;
     let mut any = false;
     for family in found.order {
-        let answer = match family {
-            Family::V4 => &found.v4,
-            Family::V6 => &found.v6,
-        };
+        let answer = found.of(family);
         let old = before.addresses.iter().copied().filter(|a| Family::of(*a) == family);
         match answer {
             Answer::Addresses(new) => {

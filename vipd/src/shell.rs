@@ -6,6 +6,7 @@
 //! balancer delays an advert.
 
 pub mod calls;
+mod found;
 pub mod links;
 pub mod sockets;
 pub mod status;
@@ -17,8 +18,9 @@ use crate::control::events::EventLog;
 use crate::guard::Guard;
 use crate::kernel::{self, KernelEvent, KernelHandle};
 use crate::net::{Announcer, Timer, clock};
-use crate::resolve::{Resolved, Resolver};
+use crate::resolve::{Discovered, Discovery, Resolved, Resolver};
 use calls::Switchover;
+use found::Found;
 use links::{Interface, Interfaces};
 use sockets::{Packet, Sockets};
 use std::collections::{BTreeMap, BTreeSet};
@@ -29,12 +31,13 @@ use tokio::runtime::Handle;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 use tracing::{error, info, warn};
-use vipd_balancer::Balancer;
+use vipd_balancer::{Balancer, ConnectFailure};
 use vipd_config::Config;
 use vipd_core::event::{Event, Level};
 use vipd_core::node::{Announcement, Input, Link, Node, Output, Settings};
 use vipd_core::pool::ServerKey;
-use vipd_core::settings::Family;
+use vipd_core::probe::Probe;
+use vipd_core::settings::{Family, Pool};
 use vipd_core::time::Time;
 use vipd_core::wire::Mac;
 
@@ -59,6 +62,9 @@ pub struct Parts {
     pub checker: (Checker, mpsc::Receiver<Report>),
     /// The names of servers, and what was found.
     pub resolver: (Resolver, mpsc::Receiver<Resolved>),
+    /// Names that stand for many servers: the pools as the file has them, the
+    /// look-ups, and what they find.
+    pub discovery: (Vec<Pool>, Discovery, mpsc::Receiver<Discovered>),
     /// What operators ask.
     pub calls: mpsc::Receiver<Call>,
     /// What people are told.
@@ -79,6 +85,7 @@ struct Shell {
     balancer: Balancer,
     checker: Checker,
     resolver: Resolver,
+    found: Found,
     events: EventLog,
     aux: Handle,
     config: PathBuf,
@@ -106,6 +113,7 @@ pub async fn run(parts: Parts) -> io::Result<(Balancer, Option<Guard>)> {
     let (kernel, mut kernel_in) = parts.kernel;
     let (checker, mut reports) = parts.checker;
     let (resolver, mut resolved) = parts.resolver;
+    let (file, discovery, mut discovered) = parts.discovery;
     let mut calls = parts.calls;
     let transport = parts.node.settings().election.transport;
     let mut shell = Shell {
@@ -115,6 +123,7 @@ pub async fn run(parts: Parts) -> io::Result<(Balancer, Option<Guard>)> {
         balancer: parts.balancer,
         checker,
         resolver,
+        found: Found::new(file, discovery),
         events: parts.events,
         aux: parts.aux,
         config: parts.config,
@@ -130,6 +139,7 @@ pub async fn run(parts: Parts) -> io::Result<(Balancer, Option<Guard>)> {
     come_first();
     let (mut terminate, mut interrupt, mut hangup) = signals()?;
     let mut timer = Timer::new()?;
+    let mut failures = shell.balancer.connect_failures();
     shell.drain();
     while shell.stopped.is_none() {
         let deadline = shell.node.next_deadline().unwrap_or(Time::MAX);
@@ -159,7 +169,11 @@ pub async fn run(parts: Parts) -> io::Result<(Balancer, Option<Guard>)> {
             }
             Some(report) = reports.recv() => shell.report(report),
             Some(found) = resolved.recv() => shell.resolved(&found),
+            Some(found) = discovered.recv() => shell.discovered(found),
             Some(call) = calls.recv() => shell.call(call),
+            Some(failed) = next_failure(&mut failures) => {
+                shell.handle(Input::ConnectFailed { pool: &failed.pool, server: &failed.server });
+            }
             Some((config, reply)) = loaded_in.recv() => shell.reloaded(config, reply),
             _ = hangup.recv() => shell.reload(None),
         }
@@ -171,6 +185,10 @@ pub async fn run(parts: Parts) -> io::Result<(Balancer, Option<Guard>)> {
     }
     warn!("the kernel did not confirm that the addresses are gone: the guard looks after them");
     Ok((shell.balancer, Some(shell.guard)))
+}
+
+async fn next_failure(failures: &mut Option<mpsc::Receiver<ConnectFailure>>) -> Option<ConnectFailure> {
+    failures.as_mut()?.recv().await
 }
 
 /// Puts this thread before busy workers, which shall not delay an advert.
@@ -207,6 +225,12 @@ impl Shell {
                 }
                 Output::Pools(pools) => self.balancer.set_pools(pools),
                 Output::CloseServer { server, why: _ } => stalled(self.balancer.close_server(server)),
+                Output::Room { server, free } => self.balancer.set_room(server, free),
+                Output::Hurry { server } => {
+                    if let Some((pool, server)) = self.node.server_name(server) {
+                        self.checker.hurry(pool, server);
+                    }
+                }
                 Output::Guard(state) => self.guard.update(&state),
                 Output::Event(event) => self.tell(event),
                 Output::Forget { group } => self.kernel.forget(Some(group), addresses(self.node.settings())),
@@ -342,7 +366,11 @@ impl Shell {
     fn report(&mut self, report: Report) {
         if report.generation == self.checker.generation() {
             let server = ServerKey { pool: report.pool, server: report.server };
-            self.handle(Input::Probe { server, probe: report.probe });
+            if let (Probe::Failed(_), Some((pool, server))) = (&report.probe, self.node.server_name(server)) {
+                self.look_up_again(pool, server);
+            }
+            self.handle(Input::Probe { server, probe: report.probe, took: report.took });
+            self.forget_vanished();
         }
     }
 
@@ -352,7 +380,8 @@ impl Shell {
                 self.tell_unresolved(found, problem);
             }
             let server = ServerKey { pool: found.pool, server: found.server };
-            self.handle(Input::Resolved { server, addresses: found.addresses.to_vec() });
+            let problem = found.problem.as_deref().map(str::to_owned);
+            self.handle(Input::Resolved { server, addresses: found.addresses.to_vec(), problem });
         }
     }
 
@@ -375,7 +404,7 @@ impl Shell {
                 let _ = reply.send(status::document(&self.node, &self.balancer.stats(), errors, now));
             }
             Call::Why { subject, reply } => {
-                let _ = reply.send(calls::why(&self.node, subject.as_deref(), now));
+                let _ = reply.send(calls::why(&self.node, &self.config_errors, subject.as_deref(), now));
             }
             Call::Switchover { vip, to, reply } => {
                 let begun = Switchover::begin(&mut self.node, vip, to.as_deref(), reply, now);
@@ -394,6 +423,9 @@ impl Shell {
             }
             Call::Server { pool, server, state, reply } => {
                 let _ = reply.send(calls::server(&mut self.node, &pool, &server, state, now));
+            }
+            Call::Weight { pool, server, weight, reply } => {
+                let _ = reply.send(calls::weight(&mut self.node, &pool, &server, weight, now));
             }
         }
         self.drain();
@@ -452,7 +484,9 @@ impl Shell {
     /// Takes over changed settings, all of them or none.
     fn take_over(&mut self, config: Config) -> Result<String, String> {
         let http = config.status.as_ref().map(|s| s.http);
-        let new = settings(config);
+        let mut new = settings(config);
+        let file = std::mem::take(&mut new.pools);
+        new.pools = self.found.preview(&file);
         let old = self.node.settings();
         let mut keys = Node::needs_restart(old, &new);
         if http != self.http {
@@ -468,12 +502,8 @@ impl Shell {
             [] => "reloaded".to_owned(),
             keys => format!("reloaded: changed {}", keys.join(", ")),
         };
-        let pools = self.node.preview_pools(&new.pools, clock::now());
-        self.balancer.reconfigure(&new.listeners, pools).map_err(|e| e.to_string())?;
-        self.resolver.update(&new.pools);
-        self.checker.update(&new.pools, &self.resolver);
-        self.node.reconfigure(new, clock::now());
-        self.drain();
+        self.put_in_use(new)?;
+        self.found.update(file);
         self.kernel.forget(None, addresses(self.node.settings()));
         self.relink();
         Ok(done)

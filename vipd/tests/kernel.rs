@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 use tokio::sync::mpsc::Receiver;
 use tokio::task::JoinHandle;
-use vipd::kernel::{self, Change, KernelEvent, KernelHandle, KernelSettings, Leftover, Link};
+use vipd::kernel::{self, Change, KernelEvent, KernelHandle, KernelSettings, Leftover, Link, Released};
 use vipd_core::plan::{GroupPlan, Hold};
 use vipd_core::settings::Cidr;
 
@@ -276,10 +276,33 @@ fn release_needs_no_daemon() {
         assert_eq!(switch("promote_secondaries"), "1");
         let dir = rig.crash().await;
         let released = kernel::release_all(dir.path()).await?;
-        assert_eq!(released.len(), 2, "{released:?}");
+        assert_eq!(released.removed.len(), 2, "{released:?}");
         assert!(!has(HERE, V4) && !has(HERE, V6) && has(HERE, "10.9.0.1/24"));
         assert_eq!(switch("promote_secondaries"), "0");
-        assert!(kernel::release_all(dir.path()).await?.is_empty());
+        assert_eq!(kernel::release_all(dir.path()).await?, Released::default());
+        Ok(())
+    });
+}
+
+#[test]
+fn release_in_another_namespace_changes_nothing_and_says_what_is_on_record() {
+    lab(|net| async move {
+        let mut rig = Rig::start(&[V4, V6]).await?;
+        rig.hold(Hold::Owned, &[V4, V6], LEASE).await?;
+        let dir = rig.crash().await;
+        // A thread of its own may have a runtime of its own, and is born into the namespace.
+        let path = dir.path();
+        let release = || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            runtime.block_on(kernel::release_all(path)).map_err(std::io::Error::other)
+        };
+        let there = net.there(|| std::thread::scope(|s| s.spawn(release).join()));
+        let there = there.expect("no panic in the thread")?;
+        let elsewhere: Vec<_> =
+            there.elsewhere.iter().map(|l| format!("{} {}", l.interface, l.address)).collect();
+        assert_eq!((there.removed, elsewhere), (vec![], vec![format!("va {V4}"), format!("va {V6}")]));
+        let released = kernel::release_all(dir.path()).await?;
+        assert_eq!((released.removed.len(), released.elsewhere.len()), (2, 0), "the record is still there");
         Ok(())
     });
 }

@@ -129,6 +129,19 @@ fn orders_that_clients_notice_need_a_yes() {
 }
 
 #[test]
+fn a_weight_is_given_and_taken_back() {
+    let fake = Fake::start();
+    let ran = vipctl(fake.dir.path(), &["server", "primary/db1", "weight", "0"]).exits(0);
+    assert_eq!(ran.out, "primary/db1: weight\nwarning: that was the last\n");
+    vipctl(fake.dir.path(), &["server", "primary/db1", "weight", "auto"]).exits(0);
+    assert_eq!(fake.orders(), ["weight primary/db1 Some(0)", "weight primary/db1 None"]);
+    for bad in ["257", "much"] {
+        vipctl(fake.dir.path(), &["server", "primary/db1", "weight", bad]).exits(2);
+    }
+    assert!(fake.orders().is_empty());
+}
+
+#[test]
 fn a_refused_reload_prints_every_error_on_its_line() {
     let fake = Fake::start();
     let ran = vipctl(fake.dir.path(), &["reload"]).exits(1);
@@ -145,7 +158,8 @@ fn events_are_lines_with_the_steps_of_takeovers() {
         .spawn()
         .expect("vipctl runs");
     let mut lines = BufReader::new(child.stdout.take().expect("piped")).lines();
-    let steps = Steps { detected_us: 1_000, decided_us: 2_000, address_in_us: 3_000, announced_us: 4_000 };
+    let steps =
+        Steps { detected_us: Some(1_000), decided_us: 2_000, address_in_us: 3_000, announced_us: 4_000 };
     fake.log().push(Event::new(Level::Info, EventKind::Takeover, "px1 owns main").vip("main").steps(steps));
     let line = lines.next().expect("an event").expect("text");
     assert!(line.contains("info     px1 owns main (detected 1.000 ms, decided 2.000 ms"), "{line}");

@@ -1,10 +1,11 @@
 //! `[election]`.
 
+use crate::choice::Version;
 use crate::duration::show;
 use crate::report::{At, Problem, Report};
 use crate::shape::{Field, Table};
 use crate::spec::ElectionSpec;
-use crate::value::{Lease, Version};
+use crate::value::Lease;
 use std::ops::Range;
 use std::time::Duration;
 use vipd_core::settings::{ElectionSettings, Transport, VrrpVersion};

@@ -2,18 +2,26 @@
 
 use super::cluster::Cluster;
 use super::election::within;
-use super::{Names, clash};
+use super::pool::{bounded, optional};
+use super::{Names, clash, empty_list};
+use crate::address::Network;
+use crate::duration::show;
 use crate::report::{At, Problem, Report};
+use crate::shape::{Field, List};
 use crate::spec::ListenSpec;
-use crate::value::Number;
+use crate::value::{Count, Number};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
-use vipd_core::settings::{Bind, Listener, VipGroup};
+use vipd_core::settings::{Bind, Cidr, Listener, VipGroup};
 
-const DEFAULT_MAX_CONNECTIONS: u32 = 2000;
-const MIN_IDLE: Duration = Duration::from_secs(1);
-/// Thirty days.
-const MAX_IDLE: Duration = Duration::from_secs(30 * 86_400);
+const SECOND: Duration = Duration::from_secs(1);
+const THIRTY_DAYS: Duration = Duration::from_secs(30 * 86_400);
+/// As long as Linux waits by itself (tcp_keepalive_time).
+const MAX_KEEPALIVE: Duration = Duration::from_secs(7_200);
+const MIN_USER_TIMEOUT: Duration = Duration::from_millis(100);
+const HOUR: Duration = Duration::from_secs(3_600);
+/// Each is compared with the address of every connection.
+const MAX_NETWORKS: usize = 256;
 
 /// The listeners, and what the rest of the file is held against.
 pub(super) struct Listeners {
@@ -40,39 +48,109 @@ pub(super) fn judge(
         pools: vec![],
     };
     for (position, table) in tables.into_iter().enumerate() {
-        let Some(At { value, span }) = table else {
+        let Some(At { value: spec, span }) = table else {
             names.push(None);
             listeners.pools.push(None);
             continue;
         };
-        let ListenSpec { name, bind, pool, max_connections, idle_timeout } = value;
-        let name = name.need("name", "each listener has a name: name = \"write\"", &span, report).ok();
+        let name = spec.name.need("name", "each listener has a name: name = \"write\"", &span, report).ok();
         names.push(name.map(|At { value, span }| At { value: value.0, span }));
         let missing = "where it listens: bind = \"10.77.0.100:3306\", or \":3306\" for every address";
-        let bind = bind.need("bind", missing, &span, report).ok();
+        let bind = spec.bind.need("bind", missing, &span, report).ok();
         let missing = "the [[pool]] it serves from: pool = \"primary\"";
-        let pool = pool.need("pool", missing, &span, report).ok();
+        let pool = spec.pool.need("pool", missing, &span, report).ok();
         let pool =
             pool.and_then(|At { value, span }| pools.find("pool", &At { value: value.0, span }, report));
-        let Number(max_connections) =
-            max_connections.or("max-connections", Number(DEFAULT_MAX_CONNECTIONS), report);
-        let idle_timeout = idle_timeout.ok("idle-timeout", report);
-        if let Some(At { value, span }) = &idle_timeout {
-            within("idle-timeout", *value, MIN_IDLE, MAX_IDLE, span, report);
-        }
         listeners.pools.push(pool);
         let name = names.last().and_then(Option::as_ref).map(|n| n.value.clone()).unwrap_or_default();
         let bound = bind.as_ref().map_or(Bind { address: None, port: 0 }, |b| b.value);
+        let defaults = Listener::new(name, bound, pool.unwrap_or(0));
+        let max_connections =
+            spec.max_connections.or("max-connections", Number(defaults.max_connections), report).0;
         listeners.settings.push(Listener {
             max_connections,
-            idle_timeout: idle_timeout.map(|t| t.value),
-            ..Listener::new(name, bound, pool.unwrap_or(0))
+            max_per_source: per_source(spec.max_connections_per_source, max_connections, report),
+            max_rate_per_source: spec
+                .max_rate_per_source
+                .ok("max-rate-per-source", report)
+                .map(|r| r.value.0),
+            idle_timeout: optional(spec.idle_timeout, "idle-timeout", SECOND..=THIRTY_DAYS, report),
+            max_session_age: optional(spec.max_session_age, "max-session-age", SECOND..=THIRTY_DAYS, report),
+            tcp_keepalive: keepalive(spec.tcp_keepalive, defaults.tcp_keepalive, report),
+            tcp_user_timeout: bounded(
+                spec.tcp_user_timeout,
+                "tcp-user-timeout",
+                defaults.tcp_user_timeout,
+                MIN_USER_TIMEOUT..=HOUR,
+                report,
+            ),
+            accept_proxy: networks(spec.accept_proxy, report),
+            access_log: spec.access_log.or("access-log", defaults.access_log, report),
+            ..defaults
         });
         listeners.binds.extend(bind.map(|b| (position, b)));
     }
     listeners.names = Names::new("listener", names, report);
     clashes(&listeners, status, report);
     listeners
+}
+
+fn per_source(field: Field<Count>, all: u32, report: &mut Report<'_>) -> Option<u32> {
+    let At { value: Number(limit), span } = field.ok("max-connections-per-source", report)?;
+    if limit > all {
+        report.warning(
+            &span,
+            Problem::new(format!(
+                "max-connections-per-source ({limit}) has no effect: the listener takes {all} of all clients"
+            ))
+            .hint("less than max-connections, so that one client leaves room for others"),
+        );
+    }
+    Some(limit)
+}
+
+/// The kernel counts it in seconds (TCP_KEEPIDLE).
+fn keepalive(field: Field<Duration>, default: Duration, report: &mut Report<'_>) -> Duration {
+    let Some(At { value, span }) = field.ok("tcp-keepalive", report) else { return default };
+    within("tcp-keepalive", value, SECOND, MAX_KEEPALIVE, &span, report);
+    if value.subsec_nanos() != 0 && value > SECOND {
+        report.error(
+            &span,
+            Problem::new(format!("tcp-keepalive: {} is not a number of whole seconds", show(value)))
+                .hint("the kernel counts it in seconds: \"30s\""),
+        );
+    }
+    value
+}
+
+fn networks(field: Field<List<Network>>, report: &mut Report<'_>) -> Vec<Cidr> {
+    let Some(At { value, span }) = field.ok("accept-proxy", report) else { return vec![] };
+    let networks = value.open("accept-proxy", report);
+    if networks.is_empty() {
+        empty_list("accept-proxy", &span, report);
+    }
+    if networks.len() > MAX_NETWORKS {
+        report.error(
+            &span,
+            Problem::new(format!(
+                "accept-proxy: {} networks are too many, {MAX_NETWORKS} are allowed",
+                networks.len()
+            ))
+            .hint("a shorter prefix holds several"),
+        );
+    }
+    for At { value: Network(network), span } in networks.iter().flatten() {
+        if network.prefix() == 0 {
+            report.warning(
+                span,
+                Problem::new(format!(
+                    "accept-proxy: {network} trusts everybody: any client may say it is another"
+                ))
+                .hint("list the proxies in front of this one, and nobody else"),
+            );
+        }
+    }
+    networks.into_iter().flatten().map(|n| n.value.0).collect()
 }
 
 fn clashes(listeners: &Listeners, status: Option<&At<SocketAddr>>, report: &mut Report<'_>) {

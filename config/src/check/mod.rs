@@ -5,10 +5,14 @@
 //! cannot be told because something else is wrong is not told: no finding is
 //! the consequence of another.
 
+mod checking;
 mod cluster;
 mod election;
+mod kinds;
 mod listen;
 mod pool;
+mod reach;
+mod servers;
 mod vip;
 
 use crate::Config;
@@ -36,13 +40,16 @@ pub(crate) fn config(spec: Spec, report: &mut Report<'_>) -> Config {
         );
     }
     let vips = vip::judge(drafts, &cluster, &election, &listeners.names, report);
-    pool::unused(&pools, &listeners, report);
-    pool::loops(&pools, &listeners, &cluster, &vips, report);
-    listen::nowhere(&listeners, &cluster, &vips, report);
+    reach::circles(&pools, report);
+    reach::unused(&pools, &listeners, report);
+    reach::vips(&pools, &vips, report);
+    reach::loops(&pools, &listeners, &cluster, &vips, report);
+    reach::sources(&pools, &cluster, report);
+    listen::nowhere(&listeners, &cluster, &vips.settings, report);
     Config {
         cluster: cluster.settings,
         election: election.settings,
-        vips,
+        vips: vips.settings,
         listeners: listeners.settings,
         pools: pools.settings,
         status: status.map(|http| crate::Status { http: http.value }),

@@ -17,6 +17,13 @@ use vipd_core::settings::{Cidr, Family, Transport, VipGroup, VrrpVersion};
 /// VRRP counts the addresses of an advert in 8 bits.
 const MAX_ADDRESSES: usize = 255;
 
+/// The groups, and what the rest of the file is held against.
+pub(super) struct Vips {
+    pub(super) settings: Vec<VipGroup>,
+    /// Every address with its group's name for a sentence.
+    pub(super) places: Vec<(String, At<Cidr>)>,
+}
+
 /// A group before its virtual router has a number.
 struct Draft {
     name: Option<At<String>>,
@@ -39,11 +46,12 @@ pub(super) fn judge(
     election: &Election,
     listeners: &Names,
     report: &mut Report<'_>,
-) -> Vec<VipGroup> {
+) -> Vips {
     let unreadable = tables.iter().any(Option::is_none);
     let drafts: Vec<_> = tables.into_iter().flatten().map(|t| draft(t, cluster, listeners, report)).collect();
     Names::new("vip", drafts.iter().map(|d| d.name.clone()).collect(), report);
     in_two_places(&drafts, cluster, report);
+    prefixes(&drafts, report);
     for draft in &drafts {
         version(draft, election, report);
         subnets(draft, cluster, report);
@@ -51,6 +59,7 @@ pub(super) fn judge(
     }
     priorities(&drafts, cluster, report);
     let vrids = vrids(&cluster.settings.name, &drafts, unreadable, report);
+    let places = drafts.iter().flat_map(|d| d.addresses.iter().map(|a| (d.show(), a.clone()))).collect();
     let group = |(draft, vrid): (Draft, NonZeroU8)| VipGroup {
         name: draft.name.map(|n| n.value).unwrap_or_default(),
         addresses: draft.addresses.into_iter().map(|a| a.value).collect(),
@@ -59,7 +68,7 @@ pub(super) fn judge(
         nodes: draft.nodes.unwrap_or_default(),
         track: draft.track,
     };
-    drafts.into_iter().zip(vrids).map(group).collect()
+    Vips { settings: drafts.into_iter().zip(vrids).map(group).collect(), places }
 }
 
 fn draft(table: At<VipSpec>, cluster: &Cluster, listeners: &Names, report: &mut Report<'_>) -> Draft {
@@ -150,6 +159,35 @@ fn in_two_places(drafts: &[Draft], cluster: &Cluster, report: &mut Report<'_>) {
                 seen.insert(address, (draft, cidr));
             }
         }
+    }
+}
+
+/// A subnet has one prefix length, so of two that differ one is a mistake.
+fn prefixes(drafts: &[Draft], report: &mut Report<'_>) {
+    let all = || drafts.iter().flat_map(|d| d.addresses.iter().map(move |a| (d, a)));
+    // The length of a single host says nothing of a subnet.
+    let subnet = |c: Cidr| c.prefix() < if c.address().is_ipv4() { 32 } else { 128 };
+    let interface = |d: &Draft| d.interface.as_ref().ok().cloned().flatten();
+    for (draft, short) in all() {
+        let same = |(other, long): &(&Draft, &At<Cidr>)| {
+            let (short, long) = (short.value, long.value);
+            let apart = interface(draft).zip(interface(other)).is_some_and(|(a, b)| a != b);
+            short.prefix() < long.prefix()
+                && subnet(long)
+                && short.contains(long.address())
+                && long.contains(short.address())
+                && !apart
+        };
+        let Some((_, long)) = all().find(same) else { continue };
+        let line = report.line(&long.span);
+        report.warning(
+            &short.span,
+            Problem::new(format!(
+                "{} and {} (line {line}) are in one subnet, with two lengths of its prefix",
+                short.value, long.value
+            ))
+            .hint("the prefix length is that of the subnet, the same for all its addresses"),
+        );
     }
 }
 

@@ -339,7 +339,11 @@ impl World {
                     self.hosts[host].power = Power::Dead(until);
                     return;
                 }
-                Output::CloseSessions { .. } | Output::Pools(_) | Output::CloseServer { .. } => {}
+                Output::CloseSessions { .. }
+                | Output::Pools(_)
+                | Output::CloseServer { .. }
+                | Output::Room { .. }
+                | Output::Hurry { .. } => {}
             }
         }
     }

@@ -9,16 +9,15 @@
 //! wake-ups: tokio's sockets forget their readiness after a read that did not
 //! fill the buffer, so no read ends in `EAGAIN`.
 
+use crate::patience::Patience;
 use crate::stats::{CloseCause, Tally};
 use std::cell::RefCell;
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
-use tokio::time::{Instant, Sleep};
 
 /// The size of a worker's scratch buffer: more than a socket's receive buffer
 /// holds most of the time, and small enough to stay in the processor's cache.
@@ -26,10 +25,6 @@ pub(crate) const SCRATCH: usize = 64 * 1024;
 
 /// Reads of one direction before other sessions have their turn.
 const ROUNDS: usize = 8;
-
-/// Once one side has said everything, the other may be silent for this long:
-/// a client that is gone and a server that hangs must not stay for ever.
-const HALF_CLOSED: Duration = Duration::from_secs(60);
 
 /// Buffers for the unsent that a worker keeps for the next session in need.
 const SPARE: usize = 64;
@@ -63,11 +58,11 @@ impl Buffers {
 
 /// A session's two connections while they are relayed. Resolves to the cause of its end.
 #[derive(Debug)]
-pub(crate) struct Relay<'a> {
+pub(crate) struct Relay<'a, 'p> {
     pub(crate) client: &'a mut TcpStream,
     pub(crate) server: &'a mut TcpStream,
     pub(crate) flows: Flows,
-    pub(crate) idle: Option<Idle>,
+    pub(crate) patience: &'a mut Patience<'p>,
     pub(crate) buffers: &'a Buffers,
     pub(crate) tally: &'a Tally,
 }
@@ -81,8 +76,6 @@ pub(crate) struct Flows {
     down: Flow,
     /// Who ended first.
     first: Option<CloseCause>,
-    /// The bound on what follows that.
-    half_closed: Option<Idle>,
 }
 
 /// One direction.
@@ -104,46 +97,16 @@ enum Broken {
     Sink,
 }
 
-/// The time-out of a session in which nobody speaks. The timer is not touched
-/// when somebody does: it looks at the time of that when it fires.
-#[derive(Debug)]
-pub(crate) struct Idle {
-    limit: Duration,
-    last: Instant,
-    timer: Pin<Box<Sleep>>,
-}
-
-impl Idle {
-    pub(crate) fn new(limit: Duration) -> Self {
-        Self { limit, last: Instant::now(), timer: Box::pin(tokio::time::sleep(limit)) }
-    }
-
-    fn poll(&mut self, spoke: bool, cx: &mut Context<'_>) -> Poll<()> {
-        if spoke {
-            self.last = Instant::now();
-        }
-        loop {
-            ready!(self.timer.as_mut().poll(cx));
-            let until = self.last + self.limit;
-            if until <= Instant::now() {
-                return Poll::Ready(());
-            }
-            self.timer.as_mut().reset(until);
-        }
-    }
-}
-
-impl Future for Relay<'_> {
+impl Future for Relay<'_, '_> {
     type Output = CloseCause;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<CloseCause> {
         let this = self.get_mut();
-        let Flows { up, down, first, half_closed } = &mut this.flows;
+        let Flows { up, down, first } = &mut this.flows;
         let (mut taken_up, mut taken_down) = (0, 0);
         let polled_up = up.poll(cx, this.client, this.server, this.buffers, down.closed, &mut taken_up);
         let polled_down = down.poll(cx, this.server, this.client, this.buffers, up.closed, &mut taken_down);
-        let spoke = taken_up + taken_down > 0;
-        if spoke {
+        if taken_up + taken_down > 0 {
             this.tally.bytes_in.add(taken_up);
             this.tally.bytes_out.add(taken_down);
         }
@@ -167,20 +130,11 @@ impl Future for Relay<'_> {
         if up.closed && down.closed {
             return Poll::Ready(first.unwrap_or(CloseCause::ClientClosed));
         }
-        if first.is_some() {
-            let bound = half_closed.get_or_insert_with(|| Idle::new(HALF_CLOSED));
-            if bound.poll(spoke, cx).is_ready() {
-                return Poll::Ready(CloseCause::IdleTimeout);
-            }
-        }
-        match &mut this.idle {
-            Some(idle) => idle.poll(spoke, cx).map(|()| CloseCause::IdleTimeout),
-            None => Poll::Pending,
-        }
+        this.patience.poll((taken_up, taken_down), first.is_some(), this.server, cx)
     }
 }
 
-impl Drop for Relay<'_> {
+impl Drop for Relay<'_, '_> {
     fn drop(&mut self) {
         for flow in [&mut self.flows.up, &mut self.flows.down] {
             self.buffers.take_back(std::mem::take(&mut flow.unsent));
@@ -261,8 +215,12 @@ impl Flow {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::alarm::Alarms;
+    use crate::bind::Tcp;
+    use crate::patience::{HALF_CLOSED, Limits};
     use tokio::io::AsyncWriteExt as _;
     use tokio::net::TcpListener;
+    use tokio::time::Instant;
 
     async fn pair() -> io::Result<(TcpStream, TcpStream)> {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
@@ -278,16 +236,22 @@ mod tests {
         let (_silent_server, mut server) = pair().await?;
         far_client.shutdown().await?;
         let (buffers, tally) = (Buffers::default(), Tally::default());
+        let alarms = Alarms::default();
+        let tcp = Tcp { keepalive: HALF_CLOSED, user_timeout: HALF_CLOSED };
         let began = Instant::now();
         let relay = Relay {
             client: &mut client,
             server: &mut server,
             flows: Flows::default(),
-            idle: None,
+            patience: &mut Patience::new(Limits::default(), tcp, &alarms),
             buffers: &buffers,
             tally: &tally,
         };
-        assert_eq!(relay.await, CloseCause::IdleTimeout);
+        let ended = tokio::select! {
+            cause = relay => Some(cause),
+            () = alarms.ring() => None,
+        };
+        assert_eq!(ended, Some(CloseCause::IdleTimeout));
         assert!(began.elapsed() >= HALF_CLOSED);
         Ok(())
     }

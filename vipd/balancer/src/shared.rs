@@ -1,12 +1,20 @@
 //! What the workers and the handle have in common.
 
-use crate::stats::{ListenerStats, ServerStats, Tally};
+use crate::bind::Tcp;
+use crate::load::{Load, PoolLoads};
+use crate::patience::Limits;
+use crate::queue::Queue;
+use crate::rate::Rate;
+use crate::sources::{Source, Sources};
+use crate::stats::{CloseCause, ListenerStats, PoolStats, ServerStats, Tally};
+use crate::{ConnectFailure, descriptors};
 use arc_swap::ArcSwap;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use std::time::Duration;
-use tokio::sync::Notify;
-use vipd_core::pool::{Pools, ServerKey};
+use std::time::Instant;
+use tokio::sync::{Notify, mpsc};
+use vipd_core::pool::{Loads, Pools, ServerKey};
 
 /// Everything that workers look at.
 #[derive(Debug)]
@@ -14,10 +22,55 @@ pub(crate) struct Shared {
     pub(crate) view: ArcSwap<View>,
     /// Sessions of all listeners.
     pub(crate) sessions: AtomicU32,
+    /// Clients in the queues of all pools.
+    pub(crate) waiting: Arc<AtomicU32>,
+    pub(crate) descriptors: descriptors::Reserve,
+    pub(crate) failures: mpsc::Sender<ConnectFailure>,
     /// Set while somebody waits for the last session to end.
     pub(crate) draining: AtomicBool,
     /// Notified at the end of each session while `draining`.
     pub(crate) ended: Notify,
+    began: Instant,
+}
+
+impl Shared {
+    pub(crate) fn new(failures: mpsc::Sender<ConnectFailure>) -> Self {
+        Self {
+            view: ArcSwap::default(),
+            sessions: AtomicU32::new(0),
+            waiting: Arc::default(),
+            descriptors: descriptors::Reserve::default(),
+            failures,
+            draining: AtomicBool::new(false),
+            ended: Notify::new(),
+            began: Instant::now(),
+        }
+    }
+
+    /// Nanoseconds since the start.
+    pub(crate) fn now(&self) -> u64 {
+        u64::try_from(self.began.elapsed().as_nanos()).unwrap_or(u64::MAX)
+    }
+
+    /// A server of this pool can be had, perhaps: those that wait for it look again.
+    pub(crate) fn freed(&self, pool: &str) {
+        if self.waiting.load(Ordering::SeqCst) == 0 {
+            return;
+        }
+        let view = self.view.load();
+        for (asked, tally) in view.tallies.iter().enumerate() {
+            let draws = |at: usize| view.tallies.get(at).is_some_and(|t| t.name == pool);
+            if tally.queue.waiting() > 0 && view.chain(asked).any(draws) {
+                tally.queue.call_first();
+            }
+        }
+    }
+
+    /// A connection to a server failed. What does not fit is lost.
+    pub(crate) fn failed(&self, server: &ServerTally, reason: &dyn std::fmt::Display) {
+        let (pool, server, reason) = (server.pool.clone(), server.name.clone(), reason.to_string());
+        let _ = self.failures.try_send(ConnectFailure { pool, server, reason });
+    }
 }
 
 /// Pools, and what positions in them stand for: swapped as one, so that no
@@ -27,15 +80,22 @@ pub(crate) struct View {
     pub(crate) pools: Arc<Pools>,
     /// By pool and server.
     pub(crate) servers: Vec<Vec<Arc<ServerTally>>>,
+    /// By pool: the sessions of those servers, where a pick reads them fast.
+    pub(crate) loads: Vec<PoolLoads>,
+    /// By pool.
+    pub(crate) tallies: Vec<Arc<PoolTally>>,
     /// By [`ListenerShared::slot`].
     pub(crate) routes: Vec<Option<Route>>,
+    /// Whether any server has a connect rate.
+    pub(crate) rated: bool,
 }
 
 /// What a listener's sessions are to do.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Route {
     pub(crate) pool: usize,
-    pub(crate) idle: Option<Duration>,
+    pub(crate) limits: Limits,
+    pub(crate) tcp: Tcp,
 }
 
 impl View {
@@ -47,45 +107,158 @@ impl View {
         self.servers.get(key.pool)?.get(key.server)
     }
 
-    pub(crate) fn load(&self, key: ServerKey) -> u32 {
-        self.server(key).map_or(0, |s| s.sessions.load(Ordering::Relaxed))
+    /// A pool and its fallbacks. (Chains of checked settings have an end.)
+    fn chain(&self, pool: usize) -> impl Iterator<Item = usize> {
+        let pools = self.pools.pools();
+        std::iter::successors(Some(pool), |p| pools.get(*p)?.settings().fallback).take(pools.len())
+    }
+
+    /// The time until a connect rate allows a connection to a server of the
+    /// pool, and the time between two of them; `None` if no rate is in the way.
+    pub(crate) fn next_token(&self, pool: usize, now: u64) -> Option<(u64, u64)> {
+        let servers = self.chain(pool).filter_map(|p| self.servers.get(p)).flatten();
+        servers.map(|s| (s.rate.wait(now), s.rate.interval())).filter(|(wait, _)| *wait > 0).min()
     }
 }
+
+/// A view as it is at a time: connect rates allow more as it goes on.
+pub(crate) struct ViewAt<'a> {
+    pub(crate) view: &'a View,
+    pub(crate) now: u64,
+}
+
+impl Loads for ViewAt<'_> {
+    fn load(&self, key: ServerKey) -> u32 {
+        self.view.loads.get(key.pool).map_or(0, |pool| pool.load(key.server))
+    }
+
+    fn changes(&self, pool: usize, block: usize) -> Option<u64> {
+        self.view.loads.get(pool)?.changes(block)
+    }
+
+    fn takes(&self, key: ServerKey) -> bool {
+        self.view.server(key).is_none_or(|server| server.takes(self.now))
+    }
+}
+
+/// One pool's numbers, which outlive a change of its position.
+#[derive(Debug)]
+pub(crate) struct PoolTally {
+    pub(crate) name: String,
+    pub(crate) queue: Arc<Queue>,
+    /// Its sessions on servers of its fallbacks.
+    fallback: AtomicU32,
+}
+
+impl PoolTally {
+    pub(crate) fn new(name: &str) -> Self {
+        Self { name: name.to_owned(), queue: Arc::default(), fallback: AtomicU32::new(0) }
+    }
+
+    /// Room for one more session on a server of a fallback.
+    pub(crate) fn borrow(self: &Arc<Self>, limit: Option<u32>) -> Option<Borrowed> {
+        take(&self.fallback, limit.unwrap_or(u32::MAX)).then(|| Borrowed(Arc::clone(self)))
+    }
+
+    pub(crate) fn stats(&self) -> PoolStats {
+        PoolStats {
+            pool: self.name.clone(),
+            queued: self.queue.waiting(),
+            queued_total: self.queue.total(),
+            queue_timeouts: self.queue.timeouts.load(Ordering::Relaxed),
+            queue_full: self.queue.refused(),
+            fallback_sessions: self.fallback.load(Ordering::Relaxed),
+        }
+    }
+}
+
+/// A session's place among those of its pool on other pools' servers, given
+/// back when dropped. Those that wait are told when its [`Place`] is given back.
+#[derive(Debug)]
+pub(crate) struct Borrowed(Arc<PoolTally>);
+
+impl Drop for Borrowed {
+    fn drop(&mut self) {
+        self.0.fallback.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+/// Stands for no limit in [`ServerTally::room`].
+const NO_LIMIT: u32 = u32::MAX;
 
 /// One server's numbers, which outlive a change of its position.
 #[derive(Debug)]
 pub(crate) struct ServerTally {
     pub(crate) pool: String,
     pub(crate) name: String,
-    pub(crate) sessions: AtomicU32,
+    pub(crate) sessions: Load,
+    /// What its own limit still allows.
+    room: AtomicU32,
+    pub(crate) rate: Rate,
     pub(crate) total: AtomicU64,
     pub(crate) connect_errors: AtomicU64,
+    pub(crate) resets: AtomicU64,
 }
 
 impl ServerTally {
-    pub(crate) fn new(pool: &str, name: &str) -> Self {
+    pub(crate) fn new(pool: &str, name: &str, sessions: Load) -> Self {
         Self {
             pool: pool.to_owned(),
             name: name.to_owned(),
-            sessions: AtomicU32::new(0),
+            sessions,
+            room: AtomicU32::new(NO_LIMIT),
+            rate: Rate::default(),
             total: AtomicU64::new(0),
             connect_errors: AtomicU64::new(0),
+            resets: AtomicU64::new(0),
         }
+    }
+
+    pub(crate) fn set_room(&self, free: Option<u32>) {
+        self.room.store(free.map_or(NO_LIMIT, |free| free.min(NO_LIMIT - 1)), Ordering::SeqCst);
+    }
+
+    /// Whether its own limit and its connect rate allow one more.
+    fn takes(&self, now: u64) -> bool {
+        self.room.load(Ordering::Relaxed) > 0 && self.rate.wait(now) == 0
+    }
+
+    /// Uses up a token of its connect rate, and some of its room.
+    pub(crate) fn use_up(&self, now: u64) -> bool {
+        let less = |room: u32| (room > 0).then(|| if room == NO_LIMIT { room } else { room - 1 });
+        self.rate.take(now)
+            && (self.room.load(Ordering::Relaxed) == NO_LIMIT
+                || self.room.fetch_update(Ordering::SeqCst, Ordering::SeqCst, less).is_ok())
     }
 
     /// A place on the server, unless it has `limit` sessions already: workers
     /// that picked it at the same time must not overfill it.
-    pub(crate) fn acquire(self: &Arc<Self>, limit: Option<u32>) -> Option<Place> {
-        take(&self.sessions, limit.unwrap_or(u32::MAX)).then(|| Place(Arc::clone(self)))
+    pub(crate) fn acquire(
+        self: &Arc<Self>,
+        limit: Option<u32>,
+        borrowed: Option<Borrowed>,
+        shared: &Arc<Shared>,
+    ) -> Option<Place> {
+        if !self.sessions.take(limit.unwrap_or(u32::MAX)) {
+            // Somebody may have seen what is given back here as taken.
+            if borrowed.is_some() {
+                drop(borrowed);
+                shared.freed(&self.pool);
+            }
+            return None;
+        }
+        Some(Place { server: Arc::clone(self), borrowed, shared: Arc::clone(shared) })
     }
 
     pub(crate) fn stats(&self) -> ServerStats {
         ServerStats {
             pool: self.pool.clone(),
             server: self.name.clone(),
-            sessions: self.sessions.load(Ordering::Relaxed),
+            sessions: self.sessions.get(),
             total: self.total.load(Ordering::Relaxed),
             connect_errors: self.connect_errors.load(Ordering::Relaxed),
+            resets: self.resets.load(Ordering::Relaxed),
+            room: Some(self.room.load(Ordering::Relaxed)).filter(|room| *room != NO_LIMIT),
         }
     }
 }
@@ -93,24 +266,30 @@ impl ServerTally {
 /// Counts one more, if there are fewer than `limit`. The count never goes above
 /// it, not even for a moment: another worker would take the listener for full,
 /// and wait for an end that nobody tells it of.
-fn take(count: &AtomicU32, limit: u32) -> bool {
+pub(crate) fn take(count: &AtomicU32, limit: u32) -> bool {
     let more = |n: u32| (n < limit).then_some(n + 1);
     count.fetch_update(Ordering::SeqCst, Ordering::SeqCst, more).is_ok()
 }
 
 /// A session's place on a server, given back when dropped.
 #[derive(Debug)]
-pub(crate) struct Place(Arc<ServerTally>);
+pub(crate) struct Place {
+    server: Arc<ServerTally>,
+    borrowed: Option<Borrowed>,
+    shared: Arc<Shared>,
+}
 
 impl Place {
     pub(crate) fn server(&self) -> &Arc<ServerTally> {
-        &self.0
+        &self.server
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.0.sessions.fetch_sub(1, Ordering::Relaxed);
+        self.borrowed = None;
+        self.server.sessions.leave();
+        self.shared.freed(&self.server.pool);
     }
 }
 
@@ -124,6 +303,7 @@ pub(crate) struct ListenerShared {
     sessions: AtomicU32,
     /// Notified when a session ended or the limit was raised.
     freed: Notify,
+    pub(crate) sources: Sources,
     /// By worker.
     pub(crate) tallies: Vec<Tally>,
 }
@@ -136,6 +316,7 @@ impl ListenerShared {
             max: AtomicU32::new(max),
             sessions: AtomicU32::new(0),
             freed: Notify::new(),
+            sources: Sources::new(),
             tallies: (0..workers).map(|_| Tally::default()).collect(),
         }
     }
@@ -155,7 +336,7 @@ impl ListenerShared {
             return None;
         }
         shared.sessions.fetch_add(1, Ordering::SeqCst);
-        Some(Admission { listener: Arc::clone(self), shared: Arc::clone(shared) })
+        Some(Admission { listener: Arc::clone(self), shared: Arc::clone(shared), source: None })
     }
 
     /// Resolves while there is room.
@@ -199,6 +380,7 @@ impl ListenerShared {
             bytes_out: sum(|t| t.bytes_out.get()),
             closed,
             accept_errors: sum(|t| t.accept_errors.get()),
+            sources: self.sources.len(),
         }
     }
 }
@@ -208,16 +390,29 @@ impl ListenerShared {
 pub(crate) struct Admission {
     listener: Arc<ListenerShared>,
     shared: Arc<Shared>,
+    /// Where its client is counted, if it is.
+    source: Option<Source>,
 }
 
 impl Admission {
     pub(crate) fn listener(&self) -> &Arc<ListenerShared> {
         &self.listener
     }
+
+    /// Counts the session as one of this client's, or tells why it may have none.
+    pub(crate) fn count(&mut self, client: IpAddr) -> Result<(), CloseCause> {
+        if self.listener.sources.limited() {
+            self.source = self.listener.sources.enter(client, self.shared.now())?;
+        }
+        Ok(())
+    }
 }
 
 impl Drop for Admission {
     fn drop(&mut self) {
+        if let Some(source) = self.source {
+            self.listener.sources.leave(source, self.shared.now());
+        }
         // Whoever waits does so because it saw the listener full.
         let before = self.listener.sessions.fetch_sub(1, Ordering::SeqCst);
         if before >= self.listener.max.load(Ordering::SeqCst) {

@@ -121,11 +121,6 @@ fn a_server_that_has_ended_still_hears() {
     assert_closed(&balancer, CloseCause::ServerClosed, 1);
 }
 
-fn reset(stream: TcpStream) {
-    socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO)).expect("a socket");
-    drop(stream);
-}
-
 #[test]
 fn a_reset_of_the_server_resets_the_client() {
     let server = serving(|mut stream| {

@@ -39,8 +39,9 @@ pub enum Kind {
 /// of life (its last advert, or its release).
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct Steps {
-    /// The silence was long enough, or the release arrived.
-    pub detected: Duration,
+    /// The silence was long enough, or the release arrived; absent where there
+    /// was no owner before, as at a start.
+    pub detected: Option<Duration>,
     /// This node decided to own.
     pub decided: Duration,
     /// The kernel acknowledged the last address.

@@ -92,3 +92,9 @@ pub(crate) fn seconds(duration: Duration) -> String {
     }
     format!("{}.{:02} s", millis / 1000, millis / 10 % 100)
 }
+
+/// So many of something: "1 packet", "2 packets".
+#[must_use]
+pub fn count(n: u64, what: &str) -> String {
+    if n == 1 { format!("1 {what}") } else { format!("{n} {what}s") }
+}

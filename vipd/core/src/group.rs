@@ -75,7 +75,7 @@ pub(crate) struct Group {
 struct Takeover {
     /// The former owner's last sign of life.
     sign: Time,
-    detected: Time,
+    detected: Option<Time>,
     decided: Time,
     address_in: Option<Time>,
 }
@@ -85,13 +85,12 @@ impl Takeover {
     /// its silence was long enough.
     fn begin(cause: Cause, heard_at: Option<Time>, due: Option<Time>, now: Time) -> Self {
         let (sign, detected) = match (cause, heard_at) {
-            (Cause::Silence(_) | Cause::Preempted(..), Some(at)) => (at, due.unwrap_or(now)),
+            (Cause::Silence(_) | Cause::Preempted(..), Some(at)) => (at, Some(due.unwrap_or(now))),
             // Only a release that was waited for was noted before now.
-            (Cause::Released(_), Some(at)) if due.is_some_and(|due| due <= now) => (at, at),
+            (Cause::Released(_), Some(at)) if due.is_some_and(|due| due <= now) => (at, Some(at)),
+            (Cause::AddressOwner | Cause::Silence(_), _) => (now, None),
             (
-                Cause::AddressOwner
-                | Cause::Silence(_)
-                | Cause::Released(_)
+                Cause::Released(_)
                 | Cause::Preempted(..)
                 | Cause::Superior(..)
                 | Cause::Slept(_)
@@ -99,7 +98,7 @@ impl Takeover {
                 | Cause::Fault
                 | Cause::Shutdown,
                 _,
-            ) => (now, now),
+            ) => (now, Some(now)),
         };
         Self { sign, detected, decided: now, address_in: None }
     }

@@ -4,223 +4,73 @@
 //!                    success                 failure
 //!   unknown ───────────────────▶ up    unknown ─────────▶ down
 //!   up      ── `fall` failures in a row ────────────────▶ down
+//!   up      ── the server says itself that it is unready ▶ down
 //!   down    ── `rise` successes in a row ───────────────▶ up
 //! ```
 //!
 //! Until its first result a server is unknown and takes nothing; the first
-//! result decides at once. A server that answers is still not *usable* when
+//! result decides at once. With `passive`, a client's connection that failed
+//! counts as one failure, once between two checks. A server that answers is
+//! still not *usable* when
 //!
 //! * its role is not the one its pool wants: at once, without counting to
-//!   `fall`, and its sessions are closed if it was a primary;
+//!   `fall`; sessions on a primary that was demoted are closed (`on-demote`);
 //! * it lags more than `max-lag`, until it lags at most four fifths of it. A
 //!   lag that nobody knows changes nothing: it holds what was known before,
-//!   and makes no unusable server usable. Sessions on it are never closed;
+//!   says so, and makes no unusable server usable. Sessions on it are never
+//!   closed;
 //! * its pool wants the primary, and another server is writable too: the
-//!   incumbent stays, the other waits, and both are named.
+//!   incumbent stays, the other waits, and both are named. Only one that was
+//!   promoted since the incumbent last answered takes over at once.
 //!
 //! A pool never goes empty on slowness alone: when all that is left are
 //! replicas that lag too much, the freshest of them is kept. Its fallback (the
 //! primary, mostly) is the last resort, when not even such a replica is left.
+//!
+//! A server whose name leads to another host, or that is checked otherwise
+//! since a reload, is unproven: it takes nothing until its next check, unless
+//! it was used and nothing else is left.
+//!
+//! A server that comes up among others grows to its weight in steps
+//! (`slow-start`), unless it is the first thing the daemon learns of it.
 
+mod change;
+mod pool;
 mod pools;
+mod reason;
+mod server;
 #[cfg(test)]
 mod tests;
 
-pub use pools::{Admin, Change, Changes, Close, Event, PoolsState, ServerStatus, Why};
+pub use change::{Admin, Change, Changes, Close, Event, Room, Why};
+pub use pools::{PoolsState, ServerStatus};
+pub use reason::{Reason, State};
+pub use server::Checks;
 
-use crate::probe::{Lag, Observation, ObservedRole, Probe};
+use crate::probe::{Connections, Lag, Observation, ObservedRole, Probe};
 use crate::settings::{Check, Role};
-use std::fmt;
+use crate::time::Time;
 use std::time::Duration;
-
-/// The one word for a server's state.
-#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
-pub enum State {
-    /// It takes new connections.
-    Up,
-    /// It does not, for what its checks say.
-    Down,
-    /// It would, but a person asked for no new ones.
-    Drain,
-    /// A person took it out of service.
-    Maint,
-    /// No check has answered yet.
-    Unknown,
-}
-
-impl State {
-    /// The word, as status and events have it.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Up => "up",
-            Self::Down => "down",
-            Self::Drain => "drain",
-            Self::Maint => "maint",
-            Self::Unknown => "unknown",
-        }
-    }
-}
-
-impl fmt::Display for State {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
-
-/// Why a server is in its state. The text is for people.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub enum Reason {
-    /// Unknown: no check has answered yet.
-    NotChecked,
-    /// Unknown: its name was not resolved yet.
-    Unresolved,
-    /// Up: its pool has no check.
-    NoCheck,
-    /// Up: its check succeeds.
-    Healthy,
-    /// Up: its check fails, but not yet often enough.
-    Failing {
-        /// Failures in a row.
-        failures: u32,
-        /// As many make it unusable.
-        fall: u32,
-        /// The last one's text.
-        error: String,
-    },
-    /// Down: its check failed.
-    Failed {
-        /// The last failure's text.
-        error: String,
-        /// Successes in a row since then.
-        successes: u32,
-        /// As many make it usable.
-        rise: u32,
-    },
-    /// Down: its role is not the one the pool wants.
-    WrongRole {
-        /// The role it has.
-        has: ObservedRole,
-        /// The role it should have.
-        wanted: Role,
-    },
-    /// Down: its check could not tell its role, now or before.
-    RoleUnknown,
-    /// Down: the pool wants a replica, and it is read-only without replicating.
-    NotReplicating,
-    /// Down: its lag was never known since it became a candidate.
-    LagUnknown(String),
-    /// Down: it lags too much.
-    Lagging {
-        /// Its last known lag.
-        lag: Duration,
-        /// The pool's `max-lag`.
-        max: Duration,
-    },
-    /// Up although it lags too much: no better server is left in the pool.
-    Freshest {
-        /// Its last known lag.
-        lag: Duration,
-        /// The pool's `max-lag`.
-        max: Duration,
-    },
-    /// Down: another server of a pool that wants one primary is writable too,
-    /// and was so first.
-    Conflict {
-        /// The incumbent.
-        with: String,
-    },
-    /// Drain: on request.
-    Drained,
-    /// Maint: on request.
-    Maintenance,
-}
-
-impl Reason {
-    /// The state it explains.
-    #[must_use]
-    pub const fn state(&self) -> State {
-        match self {
-            Self::NotChecked | Self::Unresolved => State::Unknown,
-            Self::NoCheck | Self::Healthy | Self::Failing { .. } | Self::Freshest { .. } => State::Up,
-            Self::Failed { .. }
-            | Self::WrongRole { .. }
-            | Self::RoleUnknown
-            | Self::NotReplicating
-            | Self::LagUnknown(_)
-            | Self::Lagging { .. }
-            | Self::Conflict { .. } => State::Down,
-            Self::Drained => State::Drain,
-            Self::Maintenance => State::Maint,
-        }
-    }
-
-    /// Whether it differs from `other` in more than a number: what an event is made of.
-    fn news(&self, other: &Self) -> bool {
-        let passing = |r: &Self| matches!(r, Self::Healthy | Self::Failing { .. });
-        std::mem::discriminant(self) != std::mem::discriminant(other) && !(passing(self) && passing(other))
-    }
-}
-
-impl fmt::Display for Reason {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::NotChecked => f.write_str("no check has answered yet"),
-            Self::Unresolved => f.write_str("its name is not resolved yet"),
-            Self::NoCheck => f.write_str("its pool has no check"),
-            Self::Healthy => f.write_str("its check succeeds"),
-            Self::Failing { failures, fall, error } => {
-                write!(f, "{failures} of {fall} checks in a row failed: {error}")
-            }
-            Self::Failed { error, successes: 0, .. } => write!(f, "its check failed: {error}"),
-            Self::Failed { error, successes, rise } => {
-                write!(f, "its check failed: {error}; {successes} of {rise} succeeded since")
-            }
-            Self::WrongRole { has, wanted } => write!(f, "it is {has}, its pool wants {wanted}"),
-            Self::RoleUnknown => f.write_str("its check cannot tell its role"),
-            Self::NotReplicating => f.write_str("it is read-only, but does not replicate"),
-            Self::LagUnknown(why) => write!(f, "its lag is unknown: {why}"),
-            Self::Lagging { lag, max } => write!(f, "it lags {lag:?}, max-lag is {max:?}"),
-            Self::Freshest { lag, max } => {
-                write!(f, "it lags {lag:?}, max-lag is {max:?}, but no server of the pool is fresher")
-            }
-            Self::Conflict { with } => write!(f, "conflict: {with} is also writable, and was first"),
-            Self::Drained => f.write_str("drained on request"),
-            Self::Maintenance => f.write_str("in maintenance on request"),
-        }
-    }
-}
-
-impl fmt::Display for ObservedRole {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Primary => "a primary",
-            Self::Replica => "a replica",
-        })
-    }
-}
-
-impl fmt::Display for Role {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Primary => "a primary",
-            Self::Replica => "a replica",
-            Self::Any => "any",
-        })
-    }
-}
 
 /// What is known of one server from its checks.
 #[derive(Clone, Debug, Default)]
 struct Health {
     answers: Answers,
+    /// When it last answered.
+    answered_at: Option<Time>,
     /// The last role it told.
     role: Option<ObservedRole>,
+    /// When it was seen to turn from a replica into the primary it still is.
+    promoted_at: Option<Time>,
     /// What the last answer said of its lag.
     lag: Option<Lag>,
     /// The last lag that was known.
     known_lag: Option<Duration>,
+    /// Since when its lag has not been known.
+    lag_unknown_since: Option<Time>,
     freshness: Freshness,
+    /// The connections it told of in its last answer.
+    connections: Option<Connections>,
 }
 
 /// Whether its checks succeed.
@@ -234,8 +84,17 @@ enum Answers {
     },
     Down {
         successes: u32,
-        error: String,
+        cause: Cause,
     },
+}
+
+/// What took a server down.
+#[derive(Clone, Debug, Eq, PartialEq)]
+enum Cause {
+    /// Its checks failed; the last one's text.
+    Failed(String),
+    /// It said itself that it should not be used.
+    Unready(String),
 }
 
 /// What its lag allows.
@@ -255,28 +114,41 @@ struct Demands {
     fall: u32,
     role: Role,
     max_lag: Option<Duration>,
+    passive: bool,
 }
 
 impl Demands {
     fn of(check: &Check) -> Self {
         let (role, max_lag) = (check.kind.role(), check.kind.max_lag());
-        Self { rise: check.rise.max(1), fall: check.fall.max(1), role, max_lag }
+        let (rise, fall) = (check.rise.max(1), check.fall.max(1));
+        Self { rise, fall, role, max_lag, passive: check.passive }
     }
 }
 
 impl Health {
-    fn observe(&mut self, probe: Probe, demands: Demands) {
+    fn observe(&mut self, probe: Probe, demands: Demands, now: Time) {
         self.answers.count(&probe, demands);
         match probe {
-            Probe::Answered(Observation { role, lag, unready: _, connections: _ }) => {
+            Probe::Answered(Observation { role, lag, unready: _, connections }) => {
+                self.answered_at = Some(now);
+                self.connections = connections;
                 // Who cannot tell its role has not said that it stopped replicating either.
                 if role.is_some() || lag.is_some() || self.role.is_none() {
                     self.lag = lag;
                 }
+                self.promoted_at = match (self.role, role) {
+                    (Some(ObservedRole::Replica), Some(ObservedRole::Primary)) => Some(now),
+                    (_, Some(ObservedRole::Replica)) => None,
+                    (_, Some(ObservedRole::Primary) | None) => self.promoted_at,
+                };
                 self.role = role.or(self.role);
                 if let Some(Lag::Known(lag)) = self.lag {
                     self.known_lag = Some(lag);
                 }
+                self.lag_unknown_since = match self.lag {
+                    Some(Lag::Unknown(_)) => self.lag_unknown_since.or(Some(now)),
+                    Some(Lag::Known(_)) | None => None,
+                };
             }
             Probe::Failed(_) => {}
         }
@@ -324,8 +196,12 @@ impl Health {
     fn judge(&self, demands: Demands) -> Reason {
         match &self.answers {
             Answers::Unknown => return Reason::NotChecked,
-            Answers::Down { successes, error } => {
-                return Reason::Failed { error: error.clone(), successes: *successes, rise: demands.rise };
+            Answers::Down { successes, cause } => {
+                let (successes, rise) = (*successes, demands.rise);
+                return match cause.clone() {
+                    Cause::Failed(error) => Reason::Failed { error, successes, rise },
+                    Cause::Unready(says) => Reason::Unready { says, successes, rise },
+                };
             }
             Answers::Up { .. } => {}
         }
@@ -341,7 +217,8 @@ impl Health {
         if let (Some(max), true) = (demands.max_lag, lag_counts) {
             let lag = self.known_lag.unwrap_or_default();
             match (self.freshness, &self.lag) {
-                (Freshness::Fresh, _) => {}
+                (Freshness::Fresh, Some(Lag::Unknown(why))) => return Reason::LagHeld(why.clone()),
+                (Freshness::Fresh, Some(Lag::Known(_)) | None) => {}
                 (Freshness::Lagging, _) => return Reason::Lagging { lag, max },
                 (Freshness::Unproven, Some(Lag::Unknown(why))) => return Reason::LagUnknown(why.clone()),
                 (Freshness::Unproven, Some(Lag::Known(_)) | None) => {
@@ -362,10 +239,14 @@ impl Answers {
     fn count(&mut self, probe: &Probe, demands: Demands) {
         let up = Self::Up { failures: 0, error: String::new() };
         *self = match (&*self, probe) {
+            (
+                Self::Unknown | Self::Up { .. } | Self::Down { .. },
+                Probe::Answered(Observation { unready: Some(says), .. }),
+            ) => Self::Down { successes: 0, cause: Cause::Unready(says.clone()) },
             (Self::Unknown | Self::Up { .. }, Probe::Answered(_)) => up,
-            (Self::Down { successes, error }, Probe::Answered(_)) => {
+            (Self::Down { successes, cause }, Probe::Answered(_)) => {
                 let successes = successes.saturating_add(1);
-                if successes >= demands.rise { up } else { Self::Down { successes, error: error.clone() } }
+                if successes >= demands.rise { up } else { Self::Down { successes, cause: cause.clone() } }
             }
             (Self::Up { failures, .. }, Probe::Failed(error))
                 if failures.saturating_add(1) < demands.fall =>
@@ -373,8 +254,13 @@ impl Answers {
                 Self::Up { failures: failures.saturating_add(1), error: error.clone() }
             }
             (Self::Unknown | Self::Up { .. } | Self::Down { .. }, Probe::Failed(error)) => {
-                Self::Down { successes: 0, error: error.clone() }
+                Self::Down { successes: 0, cause: Cause::Failed(error.clone()) }
             }
         };
+    }
+
+    /// Whether the last check of one that is up failed.
+    const fn failing(&self) -> bool {
+        matches!(self, Self::Up { failures: 1.., .. })
     }
 }

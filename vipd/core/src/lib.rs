@@ -4,6 +4,7 @@
 //! decides follows from the inputs it was handed and the `now` that came with
 //! them, so that a whole cluster can be simulated in one thread.
 //!
+//! * [`discover`]: servers that are found by name.
 //! * [`election`]: one virtual router's state machine.
 //! * [`health`]: what a probe's result means for a server.
 //! * [`plan`]: the addresses a node should hold.
@@ -13,9 +14,10 @@
 //! * [`time`]: a point on a clock that only goes forward.
 //! * [`wire`]: bytes of the network, and the types they stand for.
 
+pub mod discover;
 pub mod election;
 pub mod event;
-mod explain;
+pub mod explain;
 mod group;
 pub mod health;
 pub mod node;

@@ -22,7 +22,7 @@ use crate::rejects::{Rejected, Rejects};
 use crate::settings::{Cidr, ClusterSettings, ElectionSettings, Listener, Pool, VipGroup};
 use crate::time::Time;
 use crate::wire::peer::{self, Envelope, Message, State};
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -151,13 +151,24 @@ pub enum Input<'a> {
         server: ServerKey,
         /// What the check saw.
         probe: Probe,
+        /// How long it took.
+        took: Duration,
+    },
+    /// A client's connection to a server failed.
+    ConnectFailed {
+        /// The server's pool.
+        pool: &'a str,
+        /// The server.
+        server: &'a str,
     },
     /// A server's name was looked up.
     Resolved {
         /// The server.
         server: ServerKey,
-        /// Where it leads.
+        /// Where it leads; nowhere if it never resolved.
         addresses: Vec<IpAddr>,
+        /// Why the latest look-up failed, if it did.
+        problem: Option<String>,
     },
     /// Stop: hand over, release, and say when it is done.
     Stop,
@@ -225,6 +236,18 @@ pub enum Output {
         server: ServerKey,
         /// Why.
         why: Why,
+    },
+    /// Give a server no more new sessions than this until its next check.
+    Room {
+        /// The server.
+        server: ServerKey,
+        /// New sessions; unbounded when absent.
+        free: Option<u32>,
+    },
+    /// Check a server now rather than at its turn.
+    Hurry {
+        /// The server.
+        server: ServerKey,
     },
     /// Tell the crash guard.
     Guard(GuardState),
@@ -356,7 +379,13 @@ impl Node {
         let groups = self.groups.iter().chain(&self.leaving).filter_map(Group::deadline);
         let patience = self.patience();
         let peers = self.peers.iter().filter_map(|p| p.deadline(patience));
-        groups.chain(peers).chain(self.stopping).chain(self.warm_at).chain([self.hello_at]).min()
+        groups
+            .chain(peers)
+            .chain(self.stopping)
+            .chain(self.warm_at)
+            .chain(self.pools.deadline())
+            .chain([self.hello_at])
+            .min()
     }
 
     fn hello_interval(&self) -> Duration {
@@ -396,12 +425,18 @@ impl Node {
                 self.with_group(group, now, |g, scope| g.evicted(&addresses, scope));
             }
             Input::Announced { group } => self.with_group(group, now, |g, scope| g.announced(scope)),
-            Input::Probe { server, probe } => {
-                let changes = self.pools.observe(server, probe, now);
+            Input::Probe { server, probe, took } => {
+                let changes = self.pools.observe(server, probe, took, now);
                 self.servers_changed(changes, now);
             }
-            Input::Resolved { server, addresses } => {
-                let changes = self.pools.set_addresses(server, &addresses, now);
+            Input::ConnectFailed { pool, server } => {
+                // A reload may have removed it since.
+                let key = self.pools.find(pool, server);
+                let changes = key.and_then(|key| self.pools.connect_failed(key, now));
+                self.servers_changed(changes, now);
+            }
+            Input::Resolved { server, addresses, problem } => {
+                let changes = self.pools.set_addresses(server, &addresses, problem, now);
                 self.servers_changed(changes, now);
             }
             Input::Stop => self.stop(now),
@@ -433,6 +468,10 @@ impl Node {
                 let message = format!("{name} is silent for {}", explain::seconds(patience));
                 self.tell(Event::new(Level::Warn, Kind::Peer, message).of_peer(&name));
             }
+        }
+        if self.pools.deadline().is_some_and(|at| now >= at) {
+            let changes = self.pools.tick(now);
+            self.servers_changed(Some(changes), now);
         }
         self.warm_up(now);
         if now >= self.hello_at {
@@ -556,10 +595,16 @@ impl Node {
         &self.peers
     }
 
-    /// Packets that were not accepted.
+    /// Packets that were not accepted: of the last hour's senders, those with the most first.
     #[must_use]
     pub fn rejected(&self, now: Time) -> Vec<Rejected> {
-        self.rejects.list(now).collect()
+        self.rejects.list(now)
+    }
+
+    /// Packets that were not accepted since the start, by cause.
+    #[must_use]
+    pub const fn rejected_totals(&self) -> &BTreeMap<&'static str, u64> {
+        self.rejects.totals()
     }
 }
 

@@ -10,12 +10,22 @@
 //! is taken only when a step has no server that was not already tried for the
 //! same connection. A server that is full is still usable: it does not open
 //! the way to a backup or a fallback, it makes the answer [`NoServer::Full`].
+//!
+//! A choice costs about the same for a thousand servers as for three. Where it
+//! needs the sessions of servers it asks [`Loads`], which whoever counts them implements.
 
+mod buckets;
+mod index;
 mod pick;
 #[cfg(test)]
 mod tests;
+mod turns;
 
+pub use index::{BLOCK, Loads};
 pub use pick::PickState;
+
+use buckets::Buckets;
+use turns::Turns;
 
 use crate::settings::{self, Balance};
 use siphasher::sip::SipHasher13;
@@ -76,25 +86,34 @@ pub struct Server {
 }
 
 /// The servers of a pool that are asked as equals.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Tier {
     /// Those that take connections, as positions in the pool's list.
     members: Vec<u32>,
-    /// For each member the sum of the weights up to and with its own.
-    cumulative: Vec<u32>,
-    turns: Turns,
+    /// By position in the pool's list.
+    seats: Vec<Seat>,
+    algorithm: Algorithm,
 }
 
-/// How a tier's smooth weighted round-robin is answered.
-#[derive(Debug, Default)]
-enum Turns {
-    /// All weights are equal: one after the other.
-    #[default]
-    Rotate,
-    /// One cycle, computed beforehand: servers, as positions in the pool's list.
-    Schedule(Vec<u32>),
-    /// A cycle would be too long to keep: weigh all members each time.
-    Weigh,
+/// What of a server is needed to choose by loads.
+#[derive(Clone, Copy, Debug, Default)]
+struct Seat {
+    /// What a session counts, in inverse proportion to the weight; 0 for a
+    /// server that is not a member.
+    cost: u32,
+    /// Sessions at a time; `u32::MAX` stands for no limit.
+    limit: u32,
+}
+
+/// A way of balancing, with what is computed for it beforehand.
+#[derive(Debug)]
+enum Algorithm {
+    RoundRobin(Turns),
+    LeastConnections,
+    SourceHash(Buckets),
+    /// For each member the sum of the weights up to and with its own.
+    RandomTwo(Vec<u32>),
+    First,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -102,10 +121,6 @@ struct Step {
     pool: usize,
     backup: bool,
 }
-
-/// Steps of the algorithm that a cycle computed beforehand may cost: a
-/// millisecond or two for each new `Pools`.
-const SCHEDULE_COST: u64 = 1 << 20;
 
 /// The connection that a server is picked for.
 #[derive(Clone, Copy, Debug)]
@@ -121,7 +136,11 @@ pub struct Connection<'a> {
 /// The server that takes a connection.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Picked {
-    /// The server; its pool may be a fallback of the one that was asked.
+    /// The server. When its pool is not the one that was asked, it is a server
+    /// of a fallback: such sessions are those that
+    /// [`fallback_max_connections`](settings::Pool::fallback_max_connections)
+    /// of the pool that was asked bounds. Who counts sessions counts these, and takes the
+    /// answer for [`NoServer::Full`] when there are as many as there may be.
     pub key: ServerKey,
     /// One of its addresses.
     pub address: SocketAddr,
@@ -280,6 +299,12 @@ impl Server {
         &self.addresses
     }
 
+    /// Its weight beside the other servers of its pool.
+    #[must_use]
+    pub fn weight(&self) -> u16 {
+        self.weight
+    }
+
     /// Sessions at a time; unbounded when absent.
     #[must_use]
     pub fn max_connections(&self) -> Option<u32> {
@@ -289,65 +314,31 @@ impl Server {
 
 impl Tier {
     fn new(members: Vec<u32>, servers: &[Server], balance: Balance) -> Self {
-        let weights: Vec<u32> = members.iter().map(|m| servers[*m as usize].weight.into()).collect();
-        let cumulative = weights
-            .iter()
-            .scan(0_u32, |sum, w| {
-                *sum = sum.saturating_add(*w);
-                Some(*sum)
-            })
-            .collect();
-        let turns = match balance {
-            Balance::RoundRobin => Turns::new(&members, &weights),
-            Balance::LeastConnections | Balance::SourceHash | Balance::RandomTwo | Balance::First => {
-                Turns::Rotate
+        let weight = |m: u32| servers[m as usize].weight;
+        let mut seats = vec![Seat::default(); servers.len()];
+        for &m in &members {
+            let limit = servers[m as usize].limit;
+            seats[m as usize] = Seat { cost: u32::MAX / u32::from(weight(m).max(1)), limit };
+        }
+        let algorithm = match balance {
+            Balance::RoundRobin => Algorithm::RoundRobin(Turns::new(&members, weight)),
+            Balance::LeastConnections => Algorithm::LeastConnections,
+            Balance::SourceHash => {
+                Algorithm::SourceHash(Buckets::new(&members, |m| (weight(m), servers[m as usize].hash)))
             }
+            Balance::RandomTwo => Algorithm::RandomTwo(sums(members.iter().map(|m| weight(*m).into()))),
+            Balance::First => Algorithm::First,
         };
-        Self { members, cumulative, turns }
+        Self { members, seats, algorithm }
     }
 }
 
-impl Turns {
-    fn new(members: &[u32], weights: &[u32]) -> Self {
-        if weights.windows(2).all(|w| w[0] == w[1]) {
-            return Self::Rotate;
-        }
-        let divisor = weights.iter().copied().fold(0, gcd).max(1);
-        let reduced: Vec<i64> = weights.iter().map(|w| i64::from(w / divisor)).collect();
-        let cycle: i64 = reduced.iter().sum();
-        if cycle.unsigned_abs().saturating_mul(members.len() as u64) > SCHEDULE_COST {
-            return Self::Weigh;
-        }
-        let mut current = vec![0; members.len()];
-        let schedule = (0..cycle).filter_map(|_| {
-            let turn = smooth((0..reduced.len()).map(|i| (i, reduced[i])), &mut current);
-            turn.map(|i| members[i])
-        });
-        Self::Schedule(schedule.collect())
-    }
-}
-
-/// One step of smooth weighted round-robin (nginx,
-/// `ngx_http_upstream_get_peer`): everybody gains its weight, the richest is
-/// taken and pays what was handed out.
-fn smooth(weights: impl Iterator<Item = (usize, i64)>, current: &mut [i64]) -> Option<usize> {
-    let mut total = 0;
-    let mut best: Option<(usize, i64)> = None;
-    for (i, weight) in weights {
-        let now = current[i] + weight;
-        current[i] = now;
-        total += weight;
-        if best.is_none_or(|(_, most)| now > most) {
-            best = Some((i, now));
-        }
-    }
-    let (taken, _) = best?;
-    current[taken] -= total;
-    Some(taken)
-}
-
-fn gcd(a: u32, b: u32) -> u32 {
-    if b == 0 { a } else { gcd(b, a % b) }
+fn sums(weights: impl Iterator<Item = u32>) -> Vec<u32> {
+    let add = |sum: &mut u32, weight| {
+        *sum = sum.saturating_add(weight);
+        Some(*sum)
+    };
+    weights.scan(0, add).collect()
 }
 
 /// Two proxies, of whatever version, must send a client to the same server: a

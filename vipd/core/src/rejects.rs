@@ -13,6 +13,8 @@ const TELL_EVERY: Duration = Duration::from_secs(60);
 /// Pairs of cause and sender that are kept; senders beyond share one entry a
 /// cause, so that a flood of forged senders costs no memory.
 const MAX_PAIRS: usize = 128;
+/// A sender that was silent for so long is forgotten; its packets stay counted by cause.
+const FORGET_AFTER: Duration = Duration::from_secs(3600);
 
 /// Why a packet was not accepted.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
@@ -128,15 +130,23 @@ pub struct Rejected {
 
 /// The counts.
 #[derive(Clone, Debug, Default)]
-pub struct Rejects(BTreeMap<(Reject, Option<IpAddr>), Entry>);
+pub struct Rejects {
+    senders: BTreeMap<(Reject, Option<IpAddr>), Entry>,
+    /// By cause, since the start.
+    totals: BTreeMap<&'static str, u64>,
+}
 
 impl Rejects {
     /// Counts a packet. Returns the count if it is time to tell somebody.
     pub fn count(&mut self, cause: Reject, sender: IpAddr, now: Time) -> Option<u64> {
-        let known = self.0.contains_key(&(cause, Some(sender)));
-        let key = if known || self.0.len() < MAX_PAIRS { Some(sender) } else { None };
+        *self.totals.entry(cause.as_str()).or_default() += 1;
+        let known = self.senders.contains_key(&(cause, Some(sender)));
+        if !known {
+            self.senders.retain(|_, entry| now - entry.last < FORGET_AFTER);
+        }
+        let key = if known || self.senders.len() < MAX_PAIRS { Some(sender) } else { None };
         let mut first = false;
-        let entry = self.0.entry((cause, key)).or_insert_with(|| {
+        let entry = self.senders.entry((cause, key)).or_insert_with(|| {
             first = true;
             Entry { count: 0, told_at: now, last: now }
         });
@@ -149,14 +159,24 @@ impl Rejects {
         None
     }
 
-    /// The counts, by cause and sender.
-    pub fn list(&self, now: Time) -> impl Iterator<Item = Rejected> + '_ {
-        self.0.iter().map(move |((cause, sender), entry)| Rejected {
+    /// The counts of the last hour's senders, those with the most packets first.
+    #[must_use]
+    pub fn list(&self, now: Time) -> Vec<Rejected> {
+        let senders = self.senders.iter().map(|((cause, sender), entry)| Rejected {
             cause: *cause,
             sender: *sender,
             count: entry.count,
             ago: now - entry.last,
-        })
+        });
+        let mut list: Vec<_> = senders.filter(|r| r.ago < FORGET_AFTER).collect();
+        list.sort_by_key(|r| std::cmp::Reverse(r.count));
+        list
+    }
+
+    /// The counts by cause since the start.
+    #[must_use]
+    pub const fn totals(&self) -> &BTreeMap<&'static str, u64> {
+        &self.totals
     }
 }
 
@@ -174,7 +194,7 @@ mod tests {
         assert_eq!(rejects.count(Reject::Ttl, sender, at(59)), None);
         assert_eq!(rejects.count(Reject::UnknownVrid, sender, at(59)), Some(1));
         assert_eq!(rejects.count(Reject::Ttl, sender, at(60)), Some(3));
-        let list: Vec<_> = rejects.list(at(61)).collect();
+        let list = rejects.list(at(61));
         assert_eq!(list.len(), 2);
         assert_eq!((list[0].count, list[0].ago), (3, Duration::from_secs(1)));
     }
@@ -185,7 +205,24 @@ mod tests {
         for n in 0..100_000_u32 {
             rejects.count(Reject::Ttl, IpAddr::V4(Ipv4Addr::from_bits(n)), Time::ZERO);
         }
-        assert!(rejects.0.len() <= MAX_PAIRS + 1);
-        assert_eq!(rejects.list(Time::ZERO).map(|r| r.count).sum::<u64>(), 100_000);
+        assert!(rejects.senders.len() <= MAX_PAIRS + 1);
+        assert_eq!(rejects.list(Time::ZERO).iter().map(|r| r.count).sum::<u64>(), 100_000);
+    }
+
+    #[test]
+    fn a_sender_is_forgotten_after_an_hour_and_its_packets_are_not() {
+        let mut rejects = Rejects::default();
+        let sender = |n| IpAddr::V4(Ipv4Addr::new(192, 0, 2, n));
+        let at = |s| Time::ZERO + Duration::from_secs(s);
+        rejects.count(Reject::Ttl, sender(1), at(0));
+        for n in 1..4 {
+            rejects.count(Reject::Ttl, sender(2), at(n));
+        }
+        let senders = |rejects: &Rejects, now| rejects.list(now).iter().map(|r| r.sender).collect::<Vec<_>>();
+        assert_eq!(senders(&rejects, at(3599)), [Some(sender(2)), Some(sender(1))], "the most first");
+        assert_eq!(senders(&rejects, at(3600)), [Some(sender(2))]);
+        rejects.count(Reject::Ttl, sender(3), at(3700));
+        assert_eq!(rejects.senders.len(), 1, "room for others");
+        assert_eq!(rejects.totals().get("ttl"), Some(&5));
     }
 }

@@ -331,6 +331,9 @@ pub struct Server {
     pub backup: bool,
     /// What its name stands for.
     pub resolve: Resolve,
+    /// The name it was found by does not lead to it any more: it drains. No
+    /// file says this, [`crate::discover`] does.
+    pub vanished: bool,
 }
 
 impl Server {
@@ -346,6 +349,7 @@ impl Server {
             max_rate: None,
             backup: false,
             resolve: Resolve::One,
+            vanished: false,
         }
     }
 }

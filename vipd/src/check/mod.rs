@@ -5,31 +5,38 @@
 //! server costs one socket and next to no CPU. What a result means is not
 //! decided here but in `vipd_core::health`.
 //!
-//! A kind of check is a file (or directory) here and an arm of [`Prober`].
+//! ```text
+//!  Checker ── a task a server: Run ── when: Pace
+//!                                  └─ what: Prober ── tcp, http, mysql, ...
+//! ```
+//!
+//! A kind of check is a file (or directory) here and a variant of `Prober`.
 //! Everything runs on the runtime given to [`Checker::start`], which must not
 //! be the election's.
 
 mod dial;
+mod exec;
+mod http;
 mod mysql;
+mod pace;
+mod postgres;
+mod prober;
+mod redis;
+mod run;
 mod tcp;
+mod text;
+mod tls;
 
-use crate::resolve::{Lookup, Resolver};
+use crate::resolve::Resolver;
+use run::{Progress, Run};
 use std::collections::HashMap;
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::runtime::Handle;
-use tokio::sync::{mpsc, watch};
-use tokio::time::{Instant, MissedTickBehavior};
-use vipd_core::probe::{Observation, Probe};
-use vipd_core::settings::{Check, CheckKind, Pool};
-
-/// First probes are spread over the interval, but come within this time, so
-/// that a long interval does not leave a server unknown for as long.
-const FIRST_WITHIN: Duration = Duration::from_secs(1);
-/// How long a check that is no longer wanted may take to say goodbye.
-const GOODBYE: Duration = Duration::from_millis(200);
+use tokio::sync::{Notify, mpsc, watch};
+use vipd_core::probe::Probe;
+use vipd_core::settings::{Check, Host, Pool, Resolve};
 
 /// The result of one probe.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -55,7 +62,8 @@ pub struct Report {
 pub struct Checker {
     runtime: Handle,
     reports: mpsc::Sender<Report>,
-    tasks: HashMap<(String, String), Task>,
+    /// By the names of pool and server.
+    tasks: HashMap<String, HashMap<String, Task>>,
     generation: u64,
 }
 
@@ -72,16 +80,23 @@ struct Place {
 struct Task {
     target: Target,
     place: watch::Sender<Place>,
+    hurry: Arc<Notify>,
 }
 
 /// All that a check depends on: one that differs is another check.
 #[derive(Clone, Debug, Eq, PartialEq)]
 struct Target {
-    host: vipd_core::settings::Host,
+    endpoint: Endpoint,
+    check: Check,
+}
+
+/// What is asked: the server, at the port that the check wants.
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
+struct Endpoint {
+    pool: String,
+    server: String,
+    host: Host,
     port: u16,
-    kind: CheckKind,
-    interval: Duration,
-    timeout: Duration,
 }
 
 impl Checker {
@@ -116,176 +131,57 @@ impl Checker {
         self.generation
     }
 
+    /// Probes a server now, since it fails others: a connection to it did.
+    ///
+    /// Costs next to nothing, however often it is called: probes are no closer
+    /// to each other than the fast interval. A server that is not checked is
+    /// not probed.
+    pub fn hurry(&self, pool: &str, server: &str) {
+        if let Some(task) = self.tasks.get(pool).and_then(|servers| servers.get(server)) {
+            task.hurry.notify_one();
+        }
+    }
+
     fn apply(&mut self, pools: &[Pool], resolver: &Resolver) {
         let mut before = std::mem::take(&mut self.tasks);
         for (pool_at, pool) in pools.iter().enumerate() {
-            let Some(Check { kind, interval, timeout, .. }) = &pool.check else { continue };
+            let Some(check) = &pool.check else { continue };
+            let mut before = before.remove(&pool.name).unwrap_or_default();
+            let mut tasks = HashMap::with_capacity(pool.servers.len());
             for (server_at, server) in pool.servers.iter().enumerate() {
+                // One that stands for many is checked once they are found.
+                if matches!(server.resolve, Resolve::All | Resolve::Srv) {
+                    continue;
+                }
                 let place = Place { generation: self.generation, pool: pool_at, server: server_at };
-                let target = Target {
+                let endpoint = Endpoint {
+                    pool: pool.name.clone(),
+                    server: server.name.clone(),
                     host: server.host.clone(),
-                    port: server.port,
-                    kind: kind.clone(),
-                    interval: *interval,
-                    timeout: *timeout,
+                    port: check.port.unwrap_or(server.port),
                 };
-                let key = (pool.name.clone(), server.name.clone());
-                let task = match before.remove(&key).filter(|task| task.target == target) {
+                let target = Target { endpoint, check: check.clone() };
+                let task = match before.remove(&server.name).filter(|task| task.target == target) {
                     Some(task) => {
                         task.place.send_replace(place);
                         task
                     }
-                    None => self.spawn(&key, target, place, resolver),
+                    None => self.spawn(target, place, resolver),
                 };
-                self.tasks.insert(key, task);
+                tasks.insert(server.name.clone(), task);
             }
+            self.tasks.insert(pool.name.clone(), tasks);
         }
     }
 
-    fn spawn(&self, key: &(String, String), target: Target, place: Place, resolver: &Resolver) -> Task {
-        let (sender, receiver) = watch::channel(place);
-        let prober = match &target.kind {
-            CheckKind::Tcp(_)
-            | CheckKind::Http(_)
-            | CheckKind::Postgres(_)
-            | CheckKind::Redis(_)
-            | CheckKind::Exec(_) => Prober::Tcp,
-            CheckKind::Mysql(check) => {
-                Prober::Mysql(Box::new(mysql::Prober::new(check.clone(), target.interval, target.timeout)))
-            }
-        };
-        let run = Run {
-            lookup: resolver.lookup(&target.host),
-            target: target.clone(),
-            prober,
-            place: receiver,
-            reports: self.reports.clone(),
-            progress: Progress::default(),
-        };
-        let first = first_turn(key, target.interval);
+    fn spawn(&self, target: Target, place: Place, resolver: &Resolver) -> Task {
+        let (place, receiver) = watch::channel(place);
+        let hurry = Arc::new(Notify::new());
+        let lookup = resolver.lookup(&target.endpoint.host);
+        let run = Run::new(&target, lookup, receiver, Arc::clone(&hurry), self.reports.clone());
         // Ends by itself when the sender of `place` is dropped.
-        drop(self.runtime.spawn(run.run(first)));
-        Task { target, place: sender }
-    }
-}
-
-/// When a server's first probe comes: servers are spread by their names, so
-/// that they are not all asked at once.
-fn first_turn(key: &(String, String), interval: Duration) -> Duration {
-    let mut hasher = DefaultHasher::new();
-    key.hash(&mut hasher);
-    let spread = u64::try_from(interval.min(FIRST_WITHIN).as_nanos()).unwrap_or(u64::MAX).max(1);
-    Duration::from_nanos(hasher.finish() % spread)
-}
-
-/// What a probe is doing at the moment, for the text of a time-out.
-#[derive(Clone, Debug, Default)]
-struct Progress(Arc<Mutex<String>>);
-
-impl Progress {
-    fn set(&self, step: String) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = step;
-    }
-
-    fn get(&self) -> String {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-}
-
-/// A kind of check at work, with what it keeps from one probe to the next.
-enum Prober {
-    Tcp,
-    Mysql(Box<mysql::Prober>),
-}
-
-impl Prober {
-    /// Asks the server once. The future may be dropped at any point, at the
-    /// end of the time limit.
-    async fn probe(
-        &mut self,
-        addresses: &[SocketAddr],
-        deadline: Instant,
-        progress: &Progress,
-    ) -> Result<(SocketAddr, Observation), String> {
-        match self {
-            Self::Tcp => tcp::probe(addresses, deadline, progress).await.map_err(|e| e.to_string()),
-            Self::Mysql(mysql) => mysql.probe(addresses, deadline, progress).await.map_err(|e| e.to_string()),
-        }
-    }
-
-    /// Gives back what is kept.
-    async fn close(self) {
-        match self {
-            Self::Tcp => {}
-            Self::Mysql(mysql) => mysql.close().await,
-        }
-    }
-}
-
-/// The task of one server.
-struct Run {
-    target: Target,
-    prober: Prober,
-    lookup: Lookup,
-    place: watch::Receiver<Place>,
-    reports: mpsc::Sender<Report>,
-    progress: Progress,
-}
-
-impl Run {
-    async fn run(mut self, first: Duration) {
-        let mut wanted = self.place.clone();
-        tokio::select! {
-            () = self.turns(first) => {}
-            // Changes of the place are read with each report; only the end matters.
-            () = async { while wanted.changed().await.is_ok() {} } => {}
-        }
-        // A server that does not listen is not waited for.
-        let _: Result<(), tokio::time::error::Elapsed> =
-            tokio::time::timeout(GOODBYE, self.prober.close()).await;
-    }
-
-    /// Probes until nobody takes the reports.
-    async fn turns(&mut self, first: Duration) {
-        let mut turn = tokio::time::interval_at(Instant::now() + first, self.target.interval);
-        // A probe that ran over its turn is followed by the next at once, but
-        // by one only: turns that were missed are not made up for.
-        turn.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        loop {
-            turn.tick().await;
-            let start = Instant::now();
-            let (probe, address) = self.probe(start + self.target.timeout).await;
-            if matches!(probe, Probe::Failed(_)) {
-                // The name may have moved on: ask before its time to live is over.
-                self.lookup.refresh();
-            }
-            let Place { generation, pool, server } = *self.place.borrow();
-            let report = Report { generation, pool, server, probe, address, took: start.elapsed() };
-            if self.reports.send(report).await.is_err() {
-                return;
-            }
-        }
-    }
-
-    async fn probe(&mut self, deadline: Instant) -> (Probe, Option<SocketAddr>) {
-        let progress = self.progress.clone();
-        if !self.lookup.is_answered() {
-            progress.set(format!("resolving {}", self.target.host));
-        }
-        let asked = async {
-            let port = self.target.port;
-            let known = self.lookup.addresses().await?;
-            let addresses: Vec<_> = known.iter().map(|a| SocketAddr::new(*a, port)).collect();
-            self.prober.probe(&addresses, deadline, &progress).await
-        };
-        match tokio::time::timeout_at(deadline, asked).await {
-            Ok(Ok((address, observation))) => (Probe::Answered(observation), Some(address)),
-            Ok(Err(reason)) => (Probe::Failed(reason), None),
-            Err(_) => {
-                let text = format!("timed out after {:?} while {}", self.target.timeout, progress.get());
-                (Probe::Failed(text), None)
-            }
-        }
+        drop(self.runtime.spawn(run.run()));
+        Task { target, place, hurry }
     }
 }
 

@@ -71,7 +71,18 @@ pub enum Call {
         server: String,
         /// What it is to be.
         state: ServerOrder,
-        /// Takes what was done, in a sentence.
+        /// Takes what was done, in a sentence, and a warning in a second line.
+        reply: Reply<Result<String, Refusal>>,
+    },
+    /// Gives a server another weight.
+    Weight {
+        /// The pool.
+        pool: String,
+        /// The server in it.
+        server: String,
+        /// The weight; that of the file again when absent.
+        weight: Option<u16>,
+        /// Takes what was done, in a sentence, and a warning in a second line.
         reply: Reply<Result<String, Refusal>>,
     },
 }

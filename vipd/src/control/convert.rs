@@ -2,7 +2,9 @@
 //! a new word over there is a compile error here, never a silent change of
 //! what programs read.
 
-use super::api::{Event, EventKind, Level, Rejected, ServerOrder, ServerRole, ServerState, Steps, VipState};
+use super::api::{
+    CheckDoc, Event, EventKind, Level, Rejected, ServerOrder, ServerRole, ServerState, Steps, VipState,
+};
 use std::time::Duration;
 use vipd_core::probe::ObservedRole;
 use vipd_core::wire::peer;
@@ -58,7 +60,7 @@ impl From<event::Kind> for EventKind {
 impl From<event::Steps> for Steps {
     fn from(from: event::Steps) -> Self {
         Self {
-            detected_us: micros(from.detected),
+            detected_us: from.detected.map(micros),
             decided_us: micros(from.decided),
             address_in_us: micros(from.address_in),
             announced_us: micros(from.announced),
@@ -98,6 +100,13 @@ impl From<ObservedRole> for ServerRole {
     }
 }
 
+impl From<health::Checks> for CheckDoc {
+    fn from(from: health::Checks) -> Self {
+        let health::Checks { total, failed, passive, took } = from;
+        Self { total, failed, passive, took_us: micros(took) }
+    }
+}
+
 impl From<ServerOrder> for health::Admin {
     fn from(from: ServerOrder) -> Self {
         match from {
@@ -114,6 +123,7 @@ impl From<rejects::Rejected> for Rejected {
             cause: from.cause.as_str().to_owned(),
             sender: from.sender.map_or_else(|| "others".to_owned(), |s| s.to_string()),
             count: from.count,
+            ago_ms: u64::try_from(from.ago.as_millis()).unwrap_or(u64::MAX),
         }
     }
 }
@@ -142,12 +152,13 @@ mod tests {
             event::Event::new(event::Level::Warn, event::Kind::Takeover, "x").of_vip("main").of_peer("px2");
         from.server = Some(("pool".into(), "db1".into()));
         from.steps = Some(event::Steps {
-            detected: Duration::from_micros(1),
+            detected: Some(Duration::from_micros(1)),
             decided: Duration::from_nanos(2_999),
             address_in: Duration::from_millis(3),
             announced: Duration::MAX,
         });
-        let steps = Steps { detected_us: 1, decided_us: 2, address_in_us: 3000, announced_us: u64::MAX };
+        let steps =
+            Steps { detected_us: Some(1), decided_us: 2, address_in_us: 3000, announced_us: u64::MAX };
         let expected = Event::new(Level::Warning, EventKind::Takeover, "x")
             .vip("main")
             .peer("px2")

@@ -1,8 +1,8 @@
 //! The status as metrics in Prometheus' text format
 //! (prometheus.io/docs/instrumenting/exposition_formats).
 
-use super::api::{ServerState, StatusDoc, VipState};
-use std::collections::BTreeMap;
+use super::api::{PoolDoc, ServerDoc, ServerState, StatusDoc, VipState};
+use jiff::Timestamp;
 use std::fmt::{Display, Write};
 
 /// The format's media type.
@@ -15,6 +15,7 @@ pub(super) fn render(doc: &StatusDoc) -> String {
     vips(&mut out, doc);
     peers(&mut out, doc);
     listeners(&mut out, doc);
+    pools(&mut out, doc);
     servers(&mut out, doc);
     out.0
 }
@@ -36,6 +37,21 @@ impl Metrics {
             self.0.push('}');
         }
         let _ = writeln!(self.0, " {value}");
+    }
+
+    /// A family with a sample for each of `all`; those without a value are left out.
+    fn per<'a, T, const N: usize, V: Display>(
+        &mut self,
+        (name, kind, help): (&str, &str, &str),
+        all: impl Iterator<Item = ([(&'a str, &'a str); N], T)>,
+        value: impl Fn(T) -> Option<V>,
+    ) {
+        self.family(name, kind, help);
+        for (labels, of) in all {
+            if let Some(value) = value(of) {
+                self.sample(name, &labels, value);
+            }
+        }
     }
 }
 
@@ -62,12 +78,7 @@ fn node(out: &mut Metrics, doc: &StatusDoc) {
         "counter",
         "Adverts and messages of nodes that were not accepted, by cause.",
     );
-    let mut causes: BTreeMap<&str, u64> = BTreeMap::new();
-    for rejected in &doc.counters.adverts_rejected {
-        let count = causes.entry(&rejected.cause).or_default();
-        *count = count.saturating_add(rejected.count);
-    }
-    for (cause, count) in causes {
+    for (cause, count) in &doc.counters.adverts_rejected_total {
         out.sample("vipd_advert_rejected_total", &[("cause", cause)], count);
     }
 }
@@ -110,44 +121,109 @@ fn peers(out: &mut Metrics, doc: &StatusDoc) {
 }
 
 fn listeners(out: &mut Metrics, doc: &StatusDoc) {
-    out.family("vipd_listener_sessions", "gauge", "Sessions now.");
-    for listener in &doc.listeners {
-        out.sample("vipd_listener_sessions", &[("listener", &listener.name)], listener.sessions);
-    }
-    out.family("vipd_listener_sessions_total", "counter", "Sessions since the start.");
-    for listener in &doc.listeners {
-        out.sample("vipd_listener_sessions_total", &[("listener", &listener.name)], listener.total);
-    }
-    out.family(
-        "vipd_listener_bytes_total",
-        "counter",
-        "Bytes taken from (in) and given to (out) clients since the start.",
-    );
-    for listener in &doc.listeners {
-        for (direction, bytes) in [("in", listener.bytes_in), ("out", listener.bytes_out)] {
-            let labels = [("listener", &*listener.name), ("direction", direction)];
-            out.sample("vipd_listener_bytes_total", &labels, bytes);
-        }
-    }
+    let all = || doc.listeners.iter().map(|l| ([("listener", &*l.name)], l));
+    out.per(("vipd_listener_sessions", "gauge", "Sessions now."), all(), |l| Some(l.sessions));
+    let sessions = ("vipd_listener_sessions_total", "counter", "Sessions since the start.");
+    out.per(sessions, all(), |l| Some(l.total));
+    let help = "Bytes taken from (in) and given to (out) clients since the start.";
+    let directions = doc.listeners.iter().flat_map(|l| {
+        let label = |direction| [("listener", &*l.name), ("direction", direction)];
+        [(label("in"), l.bytes_in), (label("out"), l.bytes_out)]
+    });
+    out.per(("vipd_listener_bytes_total", "counter", help), directions, Some);
+    let help = "Sessions that ended since the start, by cause.";
+    let causes = doc.listeners.iter().flat_map(|l| {
+        l.closed.iter().map(move |(cause, n)| ([("listener", &*l.name), ("cause", &**cause)], *n))
+    });
+    out.per(("vipd_listener_closed_total", "counter", help), causes, Some);
+    let help = "Connections that could not be accepted, most often for want of descriptors.";
+    out.per(("vipd_listener_accept_errors_total", "counter", help), all(), |l| Some(l.accept_errors));
+}
+
+fn pools(out: &mut Metrics, doc: &StatusDoc) {
+    let help = "The server that is written to, of a pool that follows the primary; always 1.";
+    let incumbents = doc.pools.iter().filter_map(|p| {
+        let incumbent = p.incumbent.as_deref()?;
+        Some(([("pool", &*p.name), ("server", incumbent)], 1))
+    });
+    out.per(("vipd_pool_incumbent", "gauge", help), incumbents, Some);
+    let help = "Servers that are writable beside the one that is written to: not 0 is an alarm.";
+    let all = doc.pools.iter().map(|p| ([("pool", &*p.name)], p));
+    out.per(("vipd_pool_conflicts", "gauge", help), all, |p| Some(p.conflict.len()));
 }
 
 fn servers(out: &mut Metrics, doc: &StatusDoc) {
-    let servers = || doc.pools.iter().flat_map(|p| p.servers.iter().map(move |s| (&*p.name, s)));
-    out.family("vipd_server_up", "gauge", "Whether the server takes connections.");
-    for (pool, server) in servers() {
-        let labels = [("pool", pool), ("server", &server.name)];
-        out.sample("vipd_server_up", &labels, u8::from(server.state == ServerState::Up));
-    }
-    out.family("vipd_server_sessions", "gauge", "Sessions now.");
-    for (pool, server) in servers() {
-        out.sample("vipd_server_sessions", &[("pool", pool), ("server", &server.name)], server.sessions);
-    }
-    out.family("vipd_server_lag_seconds", "gauge", "Replication lag, where it is known.");
-    for (pool, server) in servers() {
-        if let Some(ms) = server.lag_ms {
-            out.sample("vipd_server_lag_seconds", &[("pool", pool), ("server", &server.name)], seconds(ms));
+    let all = || doc.pools.iter().flat_map(in_pool);
+    let help = "Whether the server takes connections.";
+    out.per(("vipd_server_up", "gauge", help), all(), |s| Some(u8::from(s.state == ServerState::Up)));
+    out.family("vipd_server_state", "gauge", "1 for the state of the server, 0 for the others.");
+    for ([pool, server], doc) in all() {
+        for state in ServerState::ALL {
+            let labels = [pool, server, ("state", &state.to_string())];
+            out.sample("vipd_server_state", &labels, u8::from(doc.state == state));
         }
     }
+    out.family("vipd_server_role", "gauge", "1 for the role of the server, where its check can tell.");
+    for ([pool, server], doc) in all() {
+        if let Some(role) = doc.role {
+            out.sample("vipd_server_role", &[pool, server, ("role", &role.to_string())], 1);
+        }
+    }
+    let help = "When the server entered its state.";
+    out.per(("vipd_server_since_timestamp_seconds", "gauge", help), all(), |s| {
+        s.since.map(Timestamp::as_second)
+    });
+    let help = "Replication lag, where it is known.";
+    out.per(("vipd_server_lag_seconds", "gauge", help), all(), |s| s.lag_ms.map(seconds));
+    let help = "Weight: that of the file, or what an operator gave it.";
+    out.per(("vipd_server_weight", "gauge", help), all(), |s| Some(s.weight));
+    let help = "Weight that counts now: 0 where the server takes nothing, less in a slow start.";
+    out.per(("vipd_server_effective_weight", "gauge", help), all(), |s| Some(effective(s)));
+    server_traffic(out, all);
+    checks(out, all);
+}
+
+fn in_pool(pool: &PoolDoc) -> impl Iterator<Item = Server<'_>> {
+    pool.servers.iter().map(|s| ([("pool", &*pool.name), ("server", &*s.name)], s))
+}
+
+/// A server with its labels.
+type Server<'a> = ([(&'a str, &'a str); 2], &'a ServerDoc);
+
+fn server_traffic<'a, I: Iterator<Item = Server<'a>>>(out: &mut Metrics, all: impl Fn() -> I) {
+    out.per(("vipd_server_sessions", "gauge", "Sessions now."), all(), |s| Some(s.sessions));
+    let sessions = ("vipd_server_sessions_total", "counter", "Sessions since the start.");
+    out.per(sessions, all(), |s| Some(s.total));
+    let help = "Connections to the server that failed.";
+    out.per(("vipd_server_connect_errors_total", "counter", help), all(), |s| Some(s.connect_errors));
+    let help = "Connections of everybody by the server's own count, where its check can ask.";
+    out.per(("vipd_server_connections_used", "gauge", help), all(), |s| s.connections_used);
+    let help = "Connections that the server takes at most, where its check can ask.";
+    out.per(("vipd_server_connections_max", "gauge", help), all(), |s| s.connections_max);
+}
+
+fn checks<'a, I: Iterator<Item = Server<'a>>>(out: &mut Metrics, all: impl Fn() -> I) {
+    let checked = || all().filter_map(|(labels, s)| Some((labels, s.check?)));
+    let total = ("vipd_server_checks_total", "counter", "Checks that ended since the start.");
+    out.per(total, checked(), |c| Some(c.total));
+    let failed = ("vipd_server_check_failures_total", "counter", "Checks that failed since the start.");
+    out.per(failed, checked(), |c| Some(c.failed));
+    let help = "Connections of clients that failed and were counted like a failed check.";
+    out.per(("vipd_server_passive_failures_total", "counter", help), checked(), |c| Some(c.passive));
+    let help = "How long the last check took.";
+    out.per(("vipd_server_check_duration_seconds", "gauge", help), checked(), |c| {
+        (c.total > 0).then(|| format!("{}.{:06}", c.took_us / 1_000_000, c.took_us % 1_000_000))
+    });
+}
+
+/// The weight that counts now, in the file's measure.
+fn effective(server: &ServerDoc) -> String {
+    let percent = match server.state {
+        ServerState::Up => u32::from(server.slow_start_percent.unwrap_or(100)),
+        ServerState::Down | ServerState::Drain | ServerState::Maint | ServerState::Unknown => 0,
+    };
+    let hundredths = u32::from(server.weight).saturating_mul(percent);
+    format!("{}.{:02}", hundredths / 100, hundredths % 100)
 }
 
 /// Milliseconds as seconds.
@@ -174,6 +250,24 @@ mod tests {
             "vipd_server_lag_seconds{pool=\"replicas\",server=\"db2\"} 0.120",
             "vipd_peer_last_heard_seconds{peer=\"px2\"} 0.012",
             "vipd_maintenance 1",
+            "vipd_listener_closed_total{listener=\"write\",cause=\"server-withdrawn\"} 2",
+            "vipd_pool_incumbent{pool=\"primary\",server=\"db1\"} 1",
+            "vipd_pool_conflicts{pool=\"primary\"} 1",
+            "vipd_pool_conflicts{pool=\"replicas\"} 0",
+            "vipd_server_state{pool=\"replicas\",server=\"db3\",state=\"down\"} 1",
+            "vipd_server_state{pool=\"replicas\",server=\"db3\",state=\"up\"} 0",
+            "vipd_server_role{pool=\"primary\",server=\"db1\",role=\"primary\"} 1",
+            "vipd_server_since_timestamp_seconds{pool=\"primary\",server=\"db1\"} 1795175400",
+            "vipd_server_weight{pool=\"primary\",server=\"db1\"} 100",
+            "vipd_server_effective_weight{pool=\"primary\",server=\"db1\"} 100.00",
+            "vipd_server_effective_weight{pool=\"replicas\",server=\"db2\"} 40.00",
+            "vipd_server_effective_weight{pool=\"replicas\",server=\"db3\"} 0.00",
+            "vipd_server_checks_total{pool=\"replicas\",server=\"db2\"} 1000",
+            "vipd_server_check_failures_total{pool=\"replicas\",server=\"db2\"} 7",
+            "vipd_server_passive_failures_total{pool=\"replicas\",server=\"db2\"} 1",
+            "vipd_server_check_duration_seconds{pool=\"replicas\",server=\"db2\"} 0.001234",
+            "vipd_server_connections_used{pool=\"replicas\",server=\"db2\"} 90",
+            "vipd_server_connections_max{pool=\"replicas\",server=\"db2\"} 151",
         ] {
             assert!(text.lines().any(|l| l == line), "{line} is not in\n{text}");
         }

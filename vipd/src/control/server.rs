@@ -5,7 +5,7 @@
 //! clients wait in the kernel's queue until others are done, which they are in
 //! bounded time; followers of events, which stay, have a limit of their own.
 
-use super::api::{ErrorCode, Request, Response};
+use super::api::{ErrorCode, MAX_WEIGHT, Request, Response};
 use super::call::{ANSWER_TIMEOUT, Call, CallError, Calls, ORDER_TIMEOUT, Refusal};
 use super::events::{EventStore, Subscription, Subscriptions};
 use super::instance::Socket;
@@ -157,6 +157,13 @@ impl Connection {
             }
             Request::Server { pool, server, state } => {
                 let call = |reply| Call::Server { pool, server, state, reply };
+                judged(calls.ask(ANSWER_TIMEOUT, call).await, done)
+            }
+            Request::Weight { weight: Some(weight), .. } if weight > MAX_WEIGHT => {
+                failure(ErrorCode::Malformed, format!("a weight is 0 to {MAX_WEIGHT}, not {weight}"))
+            }
+            Request::Weight { pool, server, weight } => {
+                let call = |reply| Call::Weight { pool, server, weight, reply };
                 judged(calls.ask(ANSWER_TIMEOUT, call).await, done)
             }
         };

@@ -14,6 +14,24 @@ pub(super) mod seconds {
     }
 }
 
+/// Whole seconds of a time that may be absent.
+pub(super) mod maybe_seconds {
+    use jiff::Timestamp;
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+    pub(crate) fn serialize<S: Serializer>(time: &Option<Timestamp>, to: S) -> Result<S::Ok, S::Error> {
+        match time {
+            Some(time) => super::seconds::serialize(time, to),
+            None => to.serialize_none(),
+        }
+    }
+
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Timestamp>, D::Error> {
+        let text = Option::<String>::deserialize(from)?;
+        text.map(|text| text.parse().map_err(D::Error::custom)).transpose()
+    }
+}
+
 /// Milliseconds: `2026-11-20T12:00:00.000Z`.
 pub(super) mod millis {
     use jiff::Timestamp;

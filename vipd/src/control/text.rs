@@ -35,13 +35,7 @@ pub fn status(doc: &StatusDoc, now: Timestamp, colour: bool) -> String {
         colour,
     );
     pools(&mut out, &doc.pools, colour);
-    section(
-        &mut out,
-        &["REJECTED ADVERTS", "SENDER", "COUNT"],
-        &doc.counters.adverts_rejected,
-        rejected,
-        colour,
-    );
+    rejects(&mut out, &doc.counters.adverts_rejected, colour);
     out
 }
 
@@ -135,13 +129,30 @@ fn pools(out: &mut String, pools: &[PoolDoc], colour: bool) {
         return;
     }
     out.push('\n');
-    let heads = ["POOL", "SERVER", "ADDRESS", "STATE", "ROLE", "LAG", "SESSIONS", "WHY"];
+    let heads = ["POOL", "SERVER", "ADDRESS", "STATE", "ROLE", "LAG", "WEIGHT", "SESSIONS", "WHY"];
     let rows = pools.iter().flat_map(|pool| {
         // The name stands beside the pool's first server only.
         let names = std::iter::once(pool.name.as_str()).chain(std::iter::repeat(""));
         pool.servers.iter().zip(names).map(|(s, name)| server(name, s))
     });
     table::write(out, &heads, rows.collect(), colour);
+    for pool in pools.iter().filter(|p| !p.conflict.is_empty()) {
+        let (name, others) = (clean(&pool.name), clean(&pool.conflict.join(" and ")));
+        let incumbent = clean(pool.incumbent.as_deref().unwrap_or("no server"));
+        let text = format!(
+            "Conflict in {name}: {others} can be written to beside {incumbent}, which stays the primary."
+        );
+        let _ = writeln!(out, "{}", paint(&text, Tone::Bad, colour));
+    }
+}
+
+/// The weight that counts, and that of full service where it differs.
+fn weight(server: &ServerDoc) -> Cell {
+    match (server.slow_start_percent, server.weight_given) {
+        (Some(percent), _) => Cell::new(format!("{percent}% of {}", server.weight), Tone::Odd),
+        (None, true) => Cell::new(server.weight.to_string(), Tone::Odd),
+        (None, false) => Cell::plain(server.weight.to_string()),
+    }
 }
 
 fn server(pool: &str, server: &ServerDoc) -> Vec<Cell> {
@@ -157,9 +168,25 @@ fn server(pool: &str, server: &ServerDoc) -> Vec<Cell> {
         Cell::new(server.state.to_string(), tone),
         Cell::plain(server.role.map_or_else(|| "-".into(), |r| r.to_string())),
         Cell::plain(server.lag_ms.map_or_else(|| "-".into(), millis)),
+        weight(server),
         Cell::plain(server.sessions.to_string()),
         Cell::plain(&server.why),
     ]
+}
+
+/// Rows of packets that were not accepted; the others share one.
+const REJECTED: usize = 5;
+
+fn rejects(out: &mut String, all: &[Rejected], colour: bool) {
+    let (first, rest) = all.split_at(all.len().min(REJECTED));
+    let sum = Rejected {
+        cause: "various".into(),
+        sender: format!("{} others", rest.len()),
+        count: rest.iter().map(|r| r.count).fold(0, u64::saturating_add),
+        ago_ms: rest.iter().map(|r| r.ago_ms).min().unwrap_or(0),
+    };
+    let rows: Vec<Rejected> = first.iter().cloned().chain((!rest.is_empty()).then_some(sum)).collect();
+    section(out, &["REJECTED ADVERTS", "SENDER", "COUNT", "LAST"], &rows, rejected, colour);
 }
 
 fn rejected(rejected: &Rejected) -> Vec<Cell> {
@@ -167,6 +194,7 @@ fn rejected(rejected: &Rejected) -> Vec<Cell> {
         Cell::new(&rejected.cause, Tone::Odd),
         Cell::plain(&rejected.sender),
         Cell::plain(rejected.count.to_string()),
+        Cell::plain(format!("{} ago", millis(rejected.ago_ms))),
     ]
 }
 
@@ -185,9 +213,12 @@ pub fn event(doc: &EventDoc, colour: bool) -> String {
 }
 
 fn steps(steps: Steps) -> String {
+    let (detected, sign) = match steps.detected_us {
+        Some(detected) => (format!("detected {}", micros(detected)), "the last sign of the owner"),
+        None => ("start".to_owned(), "it"),
+    };
     format!(
-        "detected {}, decided {}, address in {}, announced {} after the last sign of the owner",
-        micros(steps.detected_us),
+        "{detected}, decided {}, address in {}, announced {} after {sign}",
         micros(steps.decided_us),
         micros(steps.address_in_us),
         micros(steps.announced_us)

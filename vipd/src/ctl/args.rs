@@ -1,6 +1,6 @@
 //! The command line of `vipctl`.
 
-use crate::control::api::ServerOrder;
+use crate::control::api::MAX_WEIGHT;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
 
@@ -66,13 +66,14 @@ pub enum Command {
         #[command(flatten)]
         consent: Consent,
     },
-    /// Takes a server out of its pool, or puts it back.
+    /// Takes a server out of its pool, puts it back, or weighs it anew.
     Server {
         /// The server.
         #[arg(value_name = "POOL/SERVER", value_parser = parse_server)]
         server: ServerName,
         /// What it is to be.
-        state: ServerOrder,
+        #[command(subcommand)]
+        order: ServerCommand,
         /// Whether to ask.
         #[command(flatten)]
         consent: Consent,
@@ -89,9 +90,30 @@ pub enum Command {
 #[derive(Args, Clone, Copy, Debug)]
 pub struct Consent {
     /// Do not ask.
-    #[arg(long)]
+    #[arg(long, global = true)]
     pub yes: bool,
 }
+
+/// What is wanted of a server (HAProxy's words).
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Subcommand)]
+pub enum ServerCommand {
+    /// What its check says of it counts.
+    Ready,
+    /// No new connections; those that are there go on.
+    Drain,
+    /// No connections at all; those that are there are closed.
+    Maint,
+    /// Its share of new connections, until vipd ends; reloads keep it.
+    Weight {
+        /// 0 to 256, or `auto` for that of the file.
+        #[arg(value_name = "N|auto", value_parser = parse_weight)]
+        weight: Weight,
+    },
+}
+
+/// A weight that is given, or that of the file.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Weight(pub Option<u16>);
 
 /// On or off.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
@@ -120,6 +142,14 @@ fn parse_server(text: &str) -> Result<ServerName, String> {
     }
 }
 
+fn parse_weight(text: &str) -> Result<Weight, String> {
+    match text.parse() {
+        _ if text == "auto" => Ok(Weight(None)),
+        Ok(weight) if weight <= MAX_WEIGHT => Ok(Weight(Some(weight))),
+        Ok(_) | Err(_) => Err(format!("a weight is a number from 0 to {MAX_WEIGHT}, or `auto`")),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -135,6 +165,16 @@ mod tests {
         assert!(parse_server("p/s").is_ok_and(|n| n.pool == "p" && n.server == "s"));
         for bad in ["db1", "/db1", "primary/", "/"] {
             assert!(parse_server(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_weight_is_a_small_number_or_the_files() {
+        for (text, weight) in [("auto", None), ("0", Some(0)), ("256", Some(256))] {
+            assert_eq!(parse_weight(text), Ok(Weight(weight)));
+        }
+        for bad in ["", "-1", "257", "65536", "1.5", "AUTO"] {
+            assert!(parse_weight(bad).is_err(), "{bad}");
         }
     }
 }

@@ -1,6 +1,6 @@
 //! What each command asks and prints.
 
-use super::args::{Cli, Command, Consent, ServerName, Switch};
+use super::args::{Cli, Command, Consent, ServerCommand, ServerName, Switch, Weight};
 use super::client::{Client, ClientError, Conversation, Next};
 use super::consent::{self, status};
 use super::{Failure, Screen, release, unexpected};
@@ -38,7 +38,7 @@ pub(super) fn run(cli: &Cli, screen: &mut Screen<impl Write>) -> Result<(), Fail
         Command::Events { follow, json } => events(&client, *follow, *json, screen),
         Command::Reload => order(&client, &Request::Reload {}, screen),
         Command::Maintenance { state, consent } => maintenance(&client, *state, *consent, screen),
-        Command::Server { server, state, consent } => set_server(&client, server, *state, *consent, screen),
+        Command::Server { server, order, consent } => set_server(&client, server, *order, *consent, screen),
         Command::Release { consent } => {
             consent::ask(*consent, "release", || Ok(consent::OF_RELEASE.into()))?;
             let released = release::release(&cli.runtime_dir)?;
@@ -87,19 +87,24 @@ fn maintenance(
 fn set_server(
     client: &Client,
     name: &ServerName,
-    state: ServerOrder,
+    order: ServerCommand,
     consent: Consent,
     screen: &mut Screen<impl Write>,
 ) -> Result<(), Failure> {
-    let ServerName { pool, server } = name;
-    match state {
-        ServerOrder::Ready | ServerOrder::Drain => {}
-        ServerOrder::Maint => {
-            let what = || Ok(consent::of_maint(&status(client)?, pool, server));
+    let ServerName { pool, server } = name.clone();
+    let state = match order {
+        ServerCommand::Ready => ServerOrder::Ready,
+        ServerCommand::Drain => ServerOrder::Drain,
+        ServerCommand::Maint => {
+            let what = || Ok(consent::of_maint(&status(client)?, &pool, &server));
             consent::ask(consent, "server ... maint", what)?;
+            ServerOrder::Maint
         }
-    }
-    order(client, &Request::Server { pool: pool.clone(), server: server.clone(), state }, screen)
+        ServerCommand::Weight { weight: Weight(weight) } => {
+            return self::order(client, &Request::Weight { pool, server, weight }, screen);
+        }
+    };
+    self::order(client, &Request::Server { pool, server, state }, screen)
 }
 
 fn events(client: &Client, follow: bool, json: bool, screen: &mut Screen<impl Write>) -> Result<(), Failure> {

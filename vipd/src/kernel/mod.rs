@@ -25,7 +25,7 @@ mod sysctl;
 mod table;
 
 pub use actor::KernelActor;
-pub use release::release_all;
+pub use release::{Released, release_all};
 pub use sysctl::restore as restore_switches;
 
 use crate::net::clock;

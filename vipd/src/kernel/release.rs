@@ -8,18 +8,42 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::path::Path;
 
+/// What [`release_all`] did.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Released {
+    /// The addresses that it removed.
+    pub removed: Vec<Leftover>,
+    /// The addresses that are on record, if none of them is here: this may be
+    /// another network namespace than the one they are in. Nothing was changed then.
+    pub elsewhere: Vec<Leftover>,
+}
+
 /// Removes every address that this program put on an interface and that is
 /// still there, and gives raised switches their earlier values: for
-/// `vipctl release`, when no daemon runs. Gives what was removed.
+/// `vipctl release`, when no daemon runs.
 ///
 /// # Errors
 ///
 /// If netlink or the files in the runtime directory cannot be used.
-pub async fn release_all(runtime_dir: &Path) -> Result<Vec<Leftover>, KernelError> {
+pub async fn release_all(runtime_dir: &Path) -> Result<Released, KernelError> {
     let monitor = Monitor::open()?;
     let table = monitor.dump().await?;
+    let held = held::read(runtime_dir)
+        .map_err(|source| KernelError::RuntimeDir { path: runtime_dir.to_owned(), source })?;
+    let here = |(spot, seen): (Spot, Seen)| {
+        let name = table.name(spot.interface).unwrap_or_default().to_owned();
+        seen.ours || held.contains(&(name, spot.address))
+    };
+    if !held.is_empty() && !table.spots().any(here) {
+        let elsewhere = held
+            .into_iter()
+            .map(|(interface, address)| Leftover { interface, address: address.to_string() })
+            .collect();
+        return Ok(Released { removed: vec![], elsewhere });
+    }
     let mut requester = Requester::open().map_err(KernelError::Open)?;
-    remove_leftovers(&table, &mut requester, runtime_dir, &BTreeSet::new())
+    let removed = remove_leftovers(&table, &mut requester, runtime_dir, &BTreeSet::new())?;
+    Ok(Released { removed, elsewhere: vec![] })
 }
 
 /// Removes addresses that bear our tag, that the list of held ones names, or

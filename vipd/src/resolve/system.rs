@@ -5,7 +5,7 @@ use hickory_resolver::config::{ResolveHosts, ResolverConfig};
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hickory_resolver::net::{DnsError, NetError};
 use hickory_resolver::proto::op::{Query, ResponseCode};
-use hickory_resolver::proto::rr::{Name, RecordType};
+use hickory_resolver::proto::rr::{Name, RData, Record, RecordType};
 use hickory_resolver::{Hosts, TokioResolver, system_conf};
 use std::fs::{self, File};
 use std::net::IpAddr;
@@ -13,7 +13,8 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
-use vipd_core::settings::Family;
+use vipd_core::discover::Target;
+use vipd_core::settings::{Family, Host};
 
 /// How often a name of `/etc/hosts` is looked at again.
 const HOSTS_TTL: Duration = Duration::from_secs(5);
@@ -41,6 +42,15 @@ pub(super) struct Found {
     pub(super) order: [Family; 2],
     /// How long it stays true.
     pub(super) ttl: Duration,
+}
+
+impl Found {
+    pub(super) fn of(&self, family: Family) -> &Answer {
+        match family {
+            Family::V4 => &self.v4,
+            Family::V6 => &self.v6,
+        }
+    }
 }
 
 /// The files that say how names are looked up, and what was read from them.
@@ -110,6 +120,26 @@ impl System {
         let ttl = [&v4, &v6].into_iter().flatten().flat_map(|l| l.answers().iter().map(|r| r.ttl)).min();
         let ttl = Duration::from_secs(ttl.unwrap_or_default().into());
         Found { v4: answer(v4, Family::V4), v6: answer(v6, Family::V6), order, ttl }
+    }
+
+    /// Looks the SRV records of a name up, now, with the time they stay true.
+    pub(super) async fn find_srv(&self, name: &str) -> (Result<Vec<Target>, String>, Duration) {
+        let Ok(name) = Name::from_str_relaxed(name) else {
+            return (Err("this is no DNS name".to_owned()), Duration::ZERO);
+        };
+        let loaded = self.load();
+        let dns = match &loaded.dns {
+            Ok(dns) => dns,
+            Err(reason) => return (Err(reason.clone()), Duration::ZERO),
+        };
+        dns.clear_cache();
+        match dns.lookup(name, RecordType::SRV).await {
+            Ok(lookup) => {
+                let ttl = lookup.answers().iter().map(|r| r.ttl).min().unwrap_or_default();
+                (targets(&lookup), Duration::from_secs(ttl.into()))
+            }
+            Err(error) => (Err(none(&error).unwrap_or_else(|| error_text(&error))), Duration::ZERO),
+        }
     }
 
     /// What the files say; they are read again if they have changed.
@@ -204,17 +234,37 @@ fn answer(found: Result<hickory_resolver::lookup::Lookup, NetError>, family: Fam
                 false => Answer::Addresses(addresses),
             }
         }
-        Err(NetError::Dns(DnsError::NoRecordsFound(none))) => {
-            let code = none.response_code;
-            if code == ResponseCode::NXDomain {
-                Answer::Nothing("there is no such name (NXDOMAIN)".to_owned())
-            } else if code == ResponseCode::NoError {
-                Answer::Nothing("the name has no address".to_owned())
-            } else {
-                Answer::Failed(format!("the name servers answer: {code}"))
-            }
-        }
-        Err(error) => Answer::Failed(error_text(&error)),
+        Err(error) => match none(&error) {
+            Some(reason) => Answer::Nothing(reason),
+            None => Answer::Failed(error_text(&error)),
+        },
+    }
+}
+
+/// The SRV records of an answer, in a stable order.
+fn targets(lookup: &hickory_resolver::lookup::Lookup) -> Result<Vec<Target>, String> {
+    let target = |record: &Record| {
+        let RData::SRV(srv) = &record.data else { return None };
+        // RFC 2782: a target of "." says that the service is not there.
+        let host = (!srv.target.is_root()).then(|| srv.target.to_utf8().trim_end_matches('.').to_owned())?;
+        Some(Target { host: Host::Name(host), port: srv.port, rank: srv.priority, share: srv.weight })
+    };
+    let mut targets: Vec<_> = lookup.answers().iter().filter_map(target).collect();
+    targets.sort_unstable_by_key(|t| (t.rank, t.host.to_string(), t.port));
+    targets.dedup_by_key(|t| (t.host.clone(), t.port));
+    if targets.is_empty() { Err("the name has no SRV record".to_owned()) } else { Ok(targets) }
+}
+
+/// In which words an error says for certain that there is nothing.
+fn none(error: &NetError) -> Option<String> {
+    let NetError::Dns(DnsError::NoRecordsFound(none)) = error else { return None };
+    if none.response_code == ResponseCode::NXDomain {
+        Some("there is no such name (NXDOMAIN)".to_owned())
+    } else if none.response_code == ResponseCode::NoError {
+        let srv = none.query.query_type() == RecordType::SRV;
+        Some(if srv { "the name has no SRV record" } else { "the name has no address" }.to_owned())
+    } else {
+        None
     }
 }
 
@@ -222,6 +272,9 @@ fn answer(found: Result<hickory_resolver::lookup::Lookup, NetError>, family: Fam
 fn error_text(error: &NetError) -> String {
     if let NetError::Timeout = error {
         return "the name servers do not answer".to_owned();
+    }
+    if let NetError::Dns(DnsError::NoRecordsFound(none)) = error {
+        return format!("the name servers answer: {}", none.response_code);
     }
     if let NetError::Io(error) = error {
         return format!("asking the name servers: {}", crate::words(error));

@@ -1,11 +1,13 @@
 //! Lookups against a name server made by hand on 127.0.0.1.
 
 use super::*;
-use hickory_resolver::proto::op::{Message, Metadata, ResponseCode};
+use hickory_resolver::proto::op::{Message, Metadata, Query, ResponseCode};
+use hickory_resolver::proto::rr::rdata::SRV;
 use hickory_resolver::proto::rr::{RData, Record, RecordType};
 use std::path::Path;
 use std::sync::Mutex;
 use tokio::net::UdpSocket;
+use vipd_core::discover::{Entry, Target};
 use vipd_core::settings::Server;
 
 type Outcome = Result<(), Box<dyn std::error::Error>>;
@@ -18,6 +20,7 @@ struct Zone {
     code: ResponseCode,
     v4: Vec<IpAddr>,
     v6: Vec<IpAddr>,
+    srv: Vec<SRV>,
     ttl: u32,
     /// No answer to a question for AAAA.
     mute_v6: bool,
@@ -25,7 +28,7 @@ struct Zone {
 
 impl Default for Zone {
     fn default() -> Self {
-        Self { code: ResponseCode::NoError, v4: vec![], v6: vec![], ttl: 60, mute_v6: false }
+        Self { code: ResponseCode::NoError, v4: vec![], v6: vec![], srv: vec![], ttl: 60, mute_v6: false }
     }
 }
 
@@ -48,10 +51,10 @@ impl NameServer {
             while let Ok((length, from)) = socket.recv_from(&mut buffer).await {
                 let zone = shared.lock().map(|z| z.clone()).unwrap_or_default();
                 let Ok(question) = Message::from_vec(&buffer[..length]) else { continue };
-                if question.queries.first().is_some_and(|q| q.query_type() == RecordType::A) {
-                    asked.send_modify(|n| *n += 1);
-                } else if zone.mute_v6 {
-                    continue;
+                match question.queries.first().map(Query::query_type) {
+                    Some(RecordType::A | RecordType::SRV) => asked.send_modify(|n| *n += 1),
+                    _ if zone.mute_v6 => continue,
+                    _ => {}
                 }
                 let answer = reply(&question, &zone).to_vec().unwrap_or_default();
                 socket.send_to(&answer, from).await?;
@@ -76,9 +79,14 @@ fn reply(question: &Message, zone: &Zone) -> Message {
     reply.metadata.recursion_available = true;
     for query in &question.queries {
         reply.add_query(query.clone());
-        let addresses = if query.query_type() == RecordType::A { &zone.v4 } else { &zone.v6 };
-        for address in addresses {
-            reply.add_answer(Record::from_rdata(query.name().clone(), zone.ttl, RData::from(*address)));
+        let answers: Vec<RData> = if query.query_type() == RecordType::SRV {
+            zone.srv.iter().cloned().map(RData::SRV).collect()
+        } else {
+            let addresses = if query.query_type() == RecordType::A { &zone.v4 } else { &zone.v6 };
+            addresses.iter().map(|a| RData::from(*a)).collect()
+        };
+        for data in answers {
+            reply.add_answer(Record::from_rdata(query.name().clone(), zone.ttl, data));
         }
     }
     reply
@@ -291,4 +299,71 @@ fn a_name_that_lost_a_family_for_certain_loses_its_address() {
         ttl: Duration::ZERO,
     };
     assert_eq!(&*merge(&found, &before).addresses, &v4(&[1])[..]);
+}
+
+/// Looks up one entry at a name server.
+struct OneEntry {
+    discovery: Discovery,
+    events: mpsc::Receiver<Discovered>,
+    entry: Entry,
+    _files: tempfile::TempDir,
+}
+
+impl OneEntry {
+    fn start(port: u16, resolve: Resolve) -> std::io::Result<Self> {
+        let files = tempfile::tempdir()?;
+        let (hosts_file, resolv_conf) = (files.path().join("hosts"), files.path().join("resolv.conf"));
+        std::fs::write(&resolv_conf, "nameserver 127.0.0.1\noptions timeout:1 attempts:1\n")?;
+        let (sender, events) = mpsc::channel(64);
+        let system = System::new(hosts_file, resolv_conf, port);
+        let host = Host::Name("_mysql._tcp.internal.".to_owned());
+        let pools = [Pool::new("a", vec![Server { resolve, ..Server::new("read", host, 3306) }])];
+        let discovery = Discovery::with_system(Handle::current(), &pools, sender, system);
+        let entry = Entry { pool: "a".to_owned(), server: "read".to_owned() };
+        Ok(Self { discovery, events, entry, _files: files })
+    }
+
+    async fn next(&mut self) -> Result<Vec<String>, Box<dyn std::error::Error>> {
+        let event = tokio::time::timeout(LIMIT, self.events.recv()).await?.ok_or("it has ended")?;
+        assert_eq!(event.entry, self.entry);
+        let show = |t: &Target| format!("{} {}/{}", t, t.rank, t.share);
+        Ok(event.targets.map_or_else(|problem| vec![problem], |t| t.iter().map(show).collect()))
+    }
+}
+
+#[tokio::test]
+async fn every_address_of_a_name_is_found_and_a_failure_is_told_once() -> Outcome {
+    let server = NameServer::start(Zone { v4: v4(&[32, 31]), ttl: 1, ..Zone::default() }).await?;
+    let mut found = OneEntry::start(server.port, Resolve::All)?;
+    assert_eq!(found.next().await?, ["10.77.0.31:3306 0/0", "10.77.0.32:3306 0/0"]);
+    server.set(Zone { code: ResponseCode::NXDomain, ..Zone::default() });
+    assert_eq!(found.next().await?, ["there is no such name (NXDOMAIN)"]);
+    server.set(Zone { v4: v4(&[33]), v6: vec!["fd77::1".parse()?], ttl: 1, ..Zone::default() });
+    let mut both = found.next().await?;
+    both.sort();
+    assert_eq!(both, ["10.77.0.33:3306 0/0", "[fd77::1]:3306 0/0"]);
+    Ok(())
+}
+
+#[tokio::test]
+async fn srv_records_are_found_again_on_request() -> Outcome {
+    let srv = |name: &str, port| -> Result<SRV, Box<dyn std::error::Error>> {
+        Ok(SRV::new(10, 5, port, name.parse()?))
+    };
+    let zone = Zone {
+        srv: vec![srv("db2.internal.", 3307)?, srv("db1.internal.", 3306)?],
+        ttl: 3600,
+        ..Zone::default()
+    };
+    let server = NameServer::start(zone).await?;
+    let mut found = OneEntry::start(server.port, Resolve::Srv)?;
+    assert_eq!(found.next().await?, ["db1.internal:3306 10/5", "db2.internal:3307 10/5"]);
+    server.set(Zone { srv: vec![srv("db3.internal.", 3306)?], ttl: 3600, ..Zone::default() });
+    found.discovery.refresh(&found.entry);
+    assert_eq!(found.next().await?, ["db3.internal:3306 10/5"]);
+    // "." says that there is no such service.
+    server.set(Zone { srv: vec![srv(".", 0)?], ttl: 3600, ..Zone::default() });
+    found.discovery.refresh(&found.entry);
+    assert_eq!(found.next().await?, ["the name has no SRV record"]);
+    Ok(())
 }

@@ -1,6 +1,6 @@
 //! What operators ask of the running daemon, and what they are told.
 
-use super::status::rejected_lines;
+use super::status::{rejected_lines, server_why};
 use crate::control::api::{Moved, ServerOrder};
 use crate::control::call::{Refusal, Reply};
 use std::time::Duration;
@@ -12,10 +12,16 @@ use vipd_core::wire::peer::State;
 const SWITCHOVER_FOR: Duration = Duration::from_secs(5);
 
 /// Why things are as they are: of a VIP, of a server, or of everything.
+/// `config_errors` are those of a reload that was refused.
 ///
 /// # Errors
 /// There is no such VIP or server.
-pub fn why(node: &Node, subject: Option<&str>, now: Time) -> Result<String, Refusal> {
+pub fn why(
+    node: &Node,
+    config_errors: &[String],
+    subject: Option<&str>,
+    now: Time,
+) -> Result<String, Refusal> {
     let groups = node.group_status(now);
     let me = node.settings().cluster.nodes.get(node.me()).map_or("?", |n| n.name.as_str());
     let group_line = |g: &GroupStatus| format!("{}: {me} is {} because {}", g.name, g.state.as_str(), g.why);
@@ -25,13 +31,14 @@ pub fn why(node: &Node, subject: Option<&str>, now: Time) -> Result<String, Refu
         asked
             .map(|s| {
                 let state = s.reason.state();
-                format!("{}/{}: {state} because {}", s.pool.name, s.server.name, s.reason)
+                format!("{}/{}: {state} because {}", s.pool.name, s.server.name, server_why(&s, now))
             })
             .collect()
     };
     let mut lines = match subject {
         None => {
-            let mut lines: Vec<String> = groups.iter().map(group_line).collect();
+            let mut lines: Vec<String> = config_lines(config_errors);
+            lines.extend(groups.iter().map(group_line));
             lines.extend(peer_lines(node));
             lines.extend(server_lines(None));
             lines.extend(rejected_lines(node, now));
@@ -57,6 +64,13 @@ pub fn why(node: &Node, subject: Option<&str>, now: Time) -> Result<String, Refu
     }
     lines.dedup();
     Ok(lines.join("\n"))
+}
+
+/// That the newest configuration was refused, and why.
+fn config_lines(errors: &[String]) -> Vec<String> {
+    let title = "the newest configuration was refused, the one before is in force:".to_owned();
+    let lines = errors.iter().map(|error| format!("  {error}"));
+    std::iter::once(title).filter(|_| !errors.is_empty()).chain(lines).collect()
 }
 
 /// What is wrong with peers: one that is silent, or has other settings.
@@ -89,8 +103,31 @@ pub fn server(
     order: ServerOrder,
     now: Time,
 ) -> Result<String, Refusal> {
-    node.set_admin(pool, server, order.into(), now).map_err(Refusal)?;
-    Ok(format!("{pool}/{server}: {order}"))
+    let warning = node.set_admin(pool, server, order.into(), now).map_err(Refusal)?;
+    Ok(with_warning(format!("{pool}/{server}: {order}"), warning))
+}
+
+/// Gives a server a weight, or that of the file again.
+///
+/// # Errors
+/// There is no such server.
+pub fn weight(
+    node: &mut Node,
+    pool: &str,
+    server: &str,
+    weight: Option<u16>,
+    now: Time,
+) -> Result<String, Refusal> {
+    let warning = node.set_weight(pool, server, weight, now).map_err(Refusal)?;
+    let weight = weight.map_or_else(|| "that of the file".to_owned(), |w| w.to_string());
+    Ok(with_warning(format!("{pool}/{server}: weight {weight}"), warning))
+}
+
+fn with_warning(done: String, warning: Option<String>) -> String {
+    match warning {
+        Some(warning) => format!("{done}\nwarning: {warning}"),
+        None => done,
+    }
 }
 
 /// A switchover that an operator waits for.

@@ -2,13 +2,17 @@
 
 use crate::control::api::{Counters, ListenerDoc, PeerDoc, PeerState, PoolDoc, ServerDoc, StatusDoc, VipDoc};
 use jiff::Timestamp;
+use std::collections::BTreeMap;
+use std::fmt::Write;
 use std::net::SocketAddr;
 use std::time::Duration;
-use vipd_balancer::Stats;
-use vipd_core::health::ServerStatus;
+use vipd_balancer::{CloseCause, ListenerStats, ServerStats, Stats};
+use vipd_core::explain::count;
+use vipd_core::health::{Reason, ServerStatus};
 use vipd_core::node::{GroupStatus, Node};
 use vipd_core::peers::Peer;
 use vipd_core::probe::Lag;
+use vipd_core::rejects::Rejected;
 use vipd_core::settings::{Host, Member};
 use vipd_core::time::Time;
 use vipd_core::wire::peer::State;
@@ -29,7 +33,14 @@ pub fn document(node: &Node, stats: &Stats, config_errors: Vec<String>, now: Tim
         pools: pools(node, stats, now),
         dns: vec![],
         config_errors,
-        counters: Counters { adverts_rejected: node.rejected(now).into_iter().map(Into::into).collect() },
+        counters: Counters {
+            adverts_rejected: node.rejected(now).into_iter().map(Into::into).collect(),
+            adverts_rejected_total: node
+                .rejected_totals()
+                .iter()
+                .map(|(cause, n)| ((*cause).to_owned(), *n))
+                .collect(),
+        },
     }
 }
 
@@ -86,24 +97,40 @@ fn listeners(node: &Node, stats: &Stats) -> Vec<ListenerDoc> {
             total: counted.map_or(0, |c| c.total),
             bytes_in: counted.map_or(0, |c| c.bytes_in),
             bytes_out: counted.map_or(0, |c| c.bytes_out),
+            closed: counted.map(closed).unwrap_or_default(),
+            accept_errors: counted.map_or(0, |c| c.accept_errors),
         }
     };
     settings.listeners.iter().map(document).collect()
 }
 
+/// Sessions that ended, by cause.
+fn closed(counted: &ListenerStats) -> BTreeMap<String, u64> {
+    CloseCause::ALL.into_iter().map(|cause| (cause.to_string(), counted.closed(cause))).collect()
+}
+
 fn pools(node: &Node, stats: &Stats, now: Time) -> Vec<PoolDoc> {
-    let mut pools: Vec<PoolDoc> =
-        node.settings().pools.iter().map(|p| PoolDoc { name: p.name.clone(), servers: vec![] }).collect();
+    let empty =
+        |name: &String| PoolDoc { name: name.clone(), servers: vec![], incumbent: None, conflict: vec![] };
+    let mut pools: Vec<PoolDoc> = node.settings().pools.iter().map(|p| empty(&p.name)).collect();
+    // Both lists are in the order of the settings; a look-up for each of a thousand servers is not.
+    let counted: BTreeMap<(&str, &str), &ServerStats> =
+        stats.servers.iter().map(|s| ((&*s.pool, &*s.server), s)).collect();
     for status in node.servers().status() {
-        if let Some(pool) = pools.get_mut(status.key.pool) {
-            pool.servers.push(server(&status, stats, now));
+        let Some(pool) = pools.get_mut(status.key.pool) else { continue };
+        let name = &status.server.name;
+        if status.incumbent {
+            pool.incumbent = Some(name.clone());
         }
+        if matches!(status.reason, Reason::Conflict { .. }) {
+            pool.conflict.push(name.clone());
+        }
+        pool.servers.push(server(&status, counted.get(&(&*status.pool.name, &**name)).copied(), now));
     }
     pools
 }
 
-fn server(status: &ServerStatus<'_>, stats: &Stats, now: Time) -> ServerDoc {
-    let counted = stats.servers.iter().find(|s| s.pool == status.pool.name && s.server == status.server.name);
+fn server(status: &ServerStatus<'_>, counted: Option<&ServerStats>, now: Time) -> ServerDoc {
     ServerDoc {
         name: status.server.name.clone(),
         address: address(status),
@@ -114,8 +141,39 @@ fn server(status: &ServerStatus<'_>, stats: &Stats, now: Time) -> ServerDoc {
             Some(Lag::Unknown(_)) | None => None,
         },
         sessions: counted.map_or(0, |c| u64::from(c.sessions)),
-        why: format!("{}, for {}", status.reason, age(now - status.since)),
+        why: server_why(status, now),
+        since: Some(ago(now - status.since)),
+        weight: status.weight,
+        weight_given: status.weight_given,
+        slow_start_percent: status.slow_start,
+        check: status.pool.check.as_ref().map(|_| status.checks.into()),
+        connections_used: status.connections.map(|c| c.used),
+        connections_max: status.connections.map(|c| c.max),
+        total: counted.map_or(0, |c| c.total),
+        connect_errors: counted.map_or(0, |c| c.connect_errors),
     }
+}
+
+/// Why a server is in its state, for how long, and what else is to be known of it.
+#[must_use]
+pub fn server_why(status: &ServerStatus<'_>, now: Time) -> String {
+    let mut why = format!("{}, for {}", status.reason, age(now - status.since));
+    if let Some(percent) = status.slow_start {
+        let _ = write!(why, "; slow start: {percent} %");
+    }
+    if status.weight_given {
+        let _ = write!(why, "; weight {} on request", status.weight);
+    }
+    if let Some(since) = status.lag_unknown_since {
+        let _ = write!(why, "; its lag is unknown for {}", age(now - since));
+    }
+    if let (Some(problem), false) = (status.problem, status.addresses.is_empty()) {
+        let _ = write!(why, "; its name does not resolve now, the last addresses are kept: {problem}");
+    }
+    if let Some(at) = status.close_at {
+        let _ = write!(why, "; its sessions are closed in {}", age(at - now));
+    }
+    why
 }
 
 fn address(status: &ServerStatus<'_>) -> String {
@@ -136,13 +194,54 @@ fn age(duration: Duration) -> String {
     }
 }
 
-/// The causes for which packets were not accepted, a line each.
+/// Senders of packets that were not accepted that are told one by one.
+const SENDERS: usize = 5;
+
+/// The causes for which packets were not accepted: a line each for the senders
+/// of the most, and one for the rest.
 #[must_use]
 pub fn rejected_lines(node: &Node, now: Time) -> Vec<String> {
-    let line = |r: &vipd_core::rejects::Rejected| {
+    rejected(&node.rejected(now))
+}
+
+fn rejected(list: &[Rejected]) -> Vec<String> {
+    let line = |r: &Rejected| {
         let sender = r.sender.map_or_else(|| "other senders".to_owned(), |s| s.to_string());
-        let (count, cause, last) = (r.count, r.cause, age(r.ago));
-        format!("{count} packets of {sender} not accepted ({cause}), the last {last} ago: {}", cause.advice())
+        let (packets, cause, last) = (count(r.count, "packet"), r.cause, age(r.ago));
+        format!("{packets} of {sender} not accepted ({cause}), the last {last} ago: {}", cause.advice())
     };
-    node.rejected(now).iter().map(line).collect()
+    let (first, rest) = list.split_at(list.len().min(SENDERS));
+    let mut lines: Vec<String> = first.iter().map(line).collect();
+    if let Some(last) = rest.iter().map(|r| r.ago).min() {
+        let packets = count(rest.iter().map(|r| r.count).sum(), "packet");
+        let (senders, last) = (count(rest.len() as u64, "other sender"), age(last));
+        lines.push(format!("{packets} of {senders} not accepted, the last {last} ago"));
+    }
+    lines
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::{IpAddr, Ipv4Addr};
+    use vipd_core::rejects::{Reject, Rejects};
+
+    #[test]
+    fn a_flood_of_senders_is_a_few_lines() {
+        let mut rejects = Rejects::default();
+        let at = |s| Time::ZERO + Duration::from_secs(s);
+        for n in 1..=60_u8 {
+            for _ in 0..n {
+                rejects.count(Reject::Ttl, IpAddr::V4(Ipv4Addr::new(192, 0, 2, n)), at(u64::from(n)));
+            }
+        }
+        let lines = rejected(&rejects.list(at(63)));
+        assert_eq!(lines.len(), SENDERS + 1);
+        let first = "60 packets of 192.0.2.60 not accepted (ttl), the last 3 s ago: ";
+        assert!(lines[0].starts_with(first), "{}", lines[0]);
+        assert_eq!(lines[SENDERS], "1540 packets of 55 other senders not accepted, the last 8 s ago");
+        let mut one = Rejects::default();
+        one.count(Reject::Ttl, IpAddr::V4(Ipv4Addr::LOCALHOST), at(0));
+        assert!(rejected(&one.list(at(0)))[0].starts_with("1 packet of 127.0.0.1 "));
+    }
 }

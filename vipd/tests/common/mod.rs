@@ -162,6 +162,10 @@ async fn decide(mut calls: Receiver<Call>, ordered: &std_mpsc::Sender<String>) {
                 note(format!("maintenance {on}"));
                 drop(reply.send(Ok(format!("maintenance {}", if on { "on" } else { "off" }))));
             }
+            Call::Weight { pool, server, weight, reply } => {
+                note(format!("weight {pool}/{server} {weight:?}"));
+                drop(reply.send(Ok(format!("{pool}/{server}: weight\nwarning: that was the last"))));
+            }
             Call::Server { pool, server, state, reply } => {
                 note(format!("server {pool}/{server} {state}"));
                 drop(reply.send(Ok(format!("{pool}/{server} is {state}"))));

@@ -174,7 +174,7 @@ impl Group {
     pub(crate) fn announced(&mut self, scope: &mut Scope<'_>) {
         let Some(takeover) = self.takeover.take() else { return };
         let steps = Steps {
-            detected: takeover.detected - takeover.sign,
+            detected: takeover.detected.map(|at| at - takeover.sign),
             decided: takeover.decided - takeover.sign,
             address_in: takeover.address_in.unwrap_or(scope.now) - takeover.sign,
             announced: scope.now - takeover.sign,

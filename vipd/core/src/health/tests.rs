@@ -1,5 +1,7 @@
 //! Tables of what follows from what.
 
+mod changes;
+
 use super::*;
 use crate::pool::{Connection, NoServer, PickState, ServerKey};
 use crate::settings::{Balance, CheckKind, Host, MysqlCheck, Pool, Server};
@@ -65,7 +67,7 @@ fn word(state: &PoolsState, key: ServerKey) -> State {
 /// The words after each of a server's probes.
 fn words(state: &mut PoolsState, probes: impl IntoIterator<Item = Probe>) -> Vec<&'static str> {
     let mut observe = |p| {
-        state.observe(DB1, p, Time::ZERO);
+        state.observe(DB1, p, Duration::ZERO, Time::ZERO);
         word(state, DB1).as_str()
     };
     probes.into_iter().map(&mut observe).collect()
@@ -73,17 +75,17 @@ fn words(state: &mut PoolsState, probes: impl IntoIterator<Item = Probe>) -> Vec
 
 fn picked(state: &mut PoolsState, pool: usize) -> Result<ServerKey, NoServer> {
     let connection = Connection { client: IpAddr::from([10, 0, 0, 1]), random: 0, tried: &[] };
-    state.build().pick(pool, &mut PickState::default(), &connection, |_| 0).map(|p| p.key)
+    state.build().pick(pool, &mut PickState::default(), &connection, &|_: ServerKey| 0).map(|p| p.key)
 }
 
 #[test]
 fn every_answer_has_its_transition() {
     let up =
         |failures| Answers::Up { failures, error: if failures == 0 { String::new() } else { "e".into() } };
-    let down = |successes| Answers::Down { successes, error: "e".into() };
+    let down = |successes| Answers::Down { successes, cause: Cause::Failed("e".into()) };
     let success = || Probe::Answered(Observation::default());
     let failure = || Probe::Failed("e".into());
-    let demands = Demands { rise: 2, fall: 3, role: Role::Any, max_lag: None };
+    let demands = Demands { rise: 2, fall: 3, role: Role::Any, max_lag: None, passive: true };
     for (from, probe, to) in [
         (Answers::Unknown, success(), up(0)),
         (Answers::Unknown, failure(), down(0)),
@@ -124,6 +126,7 @@ fn every_role_has_its_verdict() {
         state.observe(
             DB1,
             Probe::Answered(Observation { role: has, lag, ..Observation::default() }),
+            Duration::ZERO,
             Time::ZERO,
         );
         let reason = reason(&state, DB1);
@@ -136,7 +139,7 @@ fn rise_and_fall_are_counted_and_told() {
     let mut state = one(Role::Any, None);
     let got = words(&mut state, [primary(), failed(), failed(), failed(), primary(), primary()]);
     assert_eq!(got, ["up", "up", "up", "down", "down", "up"]);
-    state.observe(DB1, failed(), Time::ZERO);
+    state.observe(DB1, failed(), Duration::ZERO, Time::ZERO);
     assert_eq!(reason(&state, DB1).to_string(), "1 of 3 checks in a row failed: connection refused");
     let mut state = one(Role::Any, None);
     words(&mut state, [failed(), primary()]);
@@ -149,14 +152,14 @@ fn nothing_is_used_before_it_answered() {
     let mut state = one(Role::Any, None);
     assert_eq!(word(&state, DB1), State::Unknown);
     assert_eq!(picked(&mut state, 0), Err(NoServer::NoneUsable));
-    let changes = state.observe(DB1, primary(), second(1)).unwrap_or_default();
+    let changes = state.observe(DB1, primary(), Duration::ZERO, second(1)).unwrap_or_default();
     assert!(changes.pools);
     assert_eq!(
         changes.events.iter().map(ToString::to_string).collect::<Vec<_>>(),
         ["server p/db1: unknown -> up: its check succeeds"]
     );
     assert_eq!(picked(&mut state, 0), Ok(DB1));
-    assert_eq!(state.observe(DB1, primary(), second(2)), None, "no news is no change");
+    assert_eq!(state.observe(DB1, primary(), Duration::ZERO, second(2)), None, "no news is no change");
     assert_eq!(state.status().next().map(|s| s.since), Some(second(1)));
 }
 
@@ -173,14 +176,14 @@ fn lag_has_hysteresis_and_the_unknown_holds() {
     // db2 is fresh throughout, so that nothing has to be kept.
     let run = |lags: &[u64]| {
         let mut state = one(Role::Replica, Some(10));
-        state.observe(DB2, replica(0), Time::ZERO);
+        state.observe(DB2, replica(0), Duration::ZERO, Time::ZERO);
         words(&mut state, lags.iter().map(|n| lag(*n)))
     };
     assert_eq!(run(&[10, 11, 10, 9, 8, 9, 10]), ["up", "down", "down", "down", "up", "up", "up"]);
     assert_eq!(run(&[99, 9]), ["down", "up"], "unknown from the start");
     assert_eq!(run(&[0, 99, 99, 11, 99, 8, 99]), ["up", "up", "up", "down", "down", "up", "up"]);
     let mut state = one(Role::Replica, Some(10));
-    state.observe(DB2, replica(0), Time::ZERO);
+    state.observe(DB2, replica(0), Duration::ZERO, Time::ZERO);
     let returned = words(
         &mut state,
         [replica(0), failed(), failed(), failed(), unknown_lag(), unknown_lag(), unknown_lag(), replica(0)],
@@ -190,14 +193,14 @@ fn lag_has_hysteresis_and_the_unknown_holds() {
         ["up", "up", "up", "down", "down", "down", "down", "up"],
         "unknown re-enables nothing"
     );
-    let lagging = state.observe(DB1, replica(60), Time::ZERO).unwrap_or_default();
+    let lagging = state.observe(DB1, replica(60), Duration::ZERO, Time::ZERO).unwrap_or_default();
     assert_eq!(lagging.close, [], "lag closes no sessions");
 }
 
 #[test]
 fn a_role_that_is_not_told_is_held() {
     let mut state = one(Role::Replica, Some(10));
-    state.observe(DB2, replica(0), Time::ZERO);
+    state.observe(DB2, replica(0), Duration::ZERO, Time::ZERO);
     let nothing = || Probe::Answered(Observation::default());
     assert_eq!(
         words(&mut state, [replica(0), nothing(), primary(), nothing()]),
@@ -210,22 +213,22 @@ fn the_freshest_is_kept_and_then_the_fallback() {
     let mut readers = pool("p", &["db1", "db2"], Some(check(Role::Replica, Some(10))));
     readers.fallback = Some(1);
     let mut state = PoolsState::new(vec![readers, pool("q", &["db1"], None)], Time::ZERO);
-    state.observe(DB1, replica(0), Time::ZERO);
-    state.observe(DB2, replica(0), Time::ZERO);
-    state.observe(DB1, replica(100), Time::ZERO);
+    state.observe(DB1, replica(0), Duration::ZERO, Time::ZERO);
+    state.observe(DB2, replica(0), Duration::ZERO, Time::ZERO);
+    state.observe(DB1, replica(100), Duration::ZERO, Time::ZERO);
     assert_eq!(word(&state, DB1), State::Down, "db2 is fresh");
-    let changes = state.observe(DB2, replica(50), Time::ZERO).unwrap_or_default();
+    let changes = state.observe(DB2, replica(50), Duration::ZERO, Time::ZERO).unwrap_or_default();
     let told = "server p/db2: still up: it lags 50s, max-lag is 10s, but no server of the pool is fresher";
     assert_eq!(changes.events.iter().map(ToString::to_string).collect::<Vec<_>>(), [told]);
     assert_eq!(picked(&mut state, 0), Ok(DB2), "before the fallback");
-    state.observe(DB1, replica(45), Time::ZERO);
+    state.observe(DB1, replica(45), Duration::ZERO, Time::ZERO);
     assert_eq!(picked(&mut state, 0), Ok(DB2), "a little fresher is no reason to move");
-    state.observe(DB1, replica(39), Time::ZERO);
+    state.observe(DB1, replica(39), Duration::ZERO, Time::ZERO);
     assert_eq!(picked(&mut state, 0), Ok(DB1), "much fresher is");
-    state.observe(DB1, unknown_lag(), Time::ZERO);
+    state.observe(DB1, unknown_lag(), Duration::ZERO, Time::ZERO);
     assert_eq!(picked(&mut state, 0), Ok(DB1), "unknown holds");
     for key in [DB1, DB2] {
-        (0..3).for_each(|_| drop(state.observe(key, failed(), Time::ZERO)));
+        (0..3).for_each(|_| drop(state.observe(key, failed(), Duration::ZERO, Time::ZERO)));
     }
     assert_eq!(picked(&mut state, 0), Ok(OTHER), "the last resort");
 }
@@ -233,10 +236,10 @@ fn the_freshest_is_kept_and_then_the_fallback() {
 #[test]
 fn a_demoted_primary_is_left_at_once_and_its_sessions_closed() {
     let mut state = one(Role::Primary, None);
-    state.observe(DB1, primary(), second(0));
-    state.observe(DB2, replica(0), second(0));
+    state.observe(DB1, primary(), Duration::ZERO, second(0));
+    state.observe(DB2, replica(0), Duration::ZERO, second(0));
     assert_eq!(picked(&mut state, 0), Ok(DB1));
-    let changes = state.observe(DB1, replica(0), second(1)).unwrap_or_default();
+    let changes = state.observe(DB1, replica(0), Duration::ZERO, second(1)).unwrap_or_default();
     assert_eq!(changes.close, [Close { key: DB1, why: Why::Demoted }]);
     assert_eq!(
         changes.events.iter().map(ToString::to_string).collect::<Vec<_>>(),
@@ -246,7 +249,7 @@ fn a_demoted_primary_is_left_at_once_and_its_sessions_closed() {
         ]
     );
     assert_eq!(picked(&mut state, 0), Err(NoServer::NoneUsable));
-    let changes = state.observe(DB2, primary(), second(2)).unwrap_or_default();
+    let changes = state.observe(DB2, primary(), Duration::ZERO, second(2)).unwrap_or_default();
     assert_eq!(changes.close, [], "it was closed already");
     assert_eq!(picked(&mut state, 0), Ok(DB2));
 }
@@ -254,8 +257,8 @@ fn a_demoted_primary_is_left_at_once_and_its_sessions_closed() {
 #[test]
 fn of_two_writable_servers_the_incumbent_stays() {
     let mut state = one(Role::Primary, None);
-    state.observe(DB2, primary(), Time::ZERO);
-    let changes = state.observe(DB1, primary(), Time::ZERO).unwrap_or_default();
+    state.observe(DB2, primary(), Duration::ZERO, Time::ZERO);
+    let changes = state.observe(DB1, primary(), Duration::ZERO, Time::ZERO).unwrap_or_default();
     let told = "server p/db1: unknown -> down: conflict: db2 is also writable, and was first";
     assert_eq!(changes.events.iter().map(ToString::to_string).collect::<Vec<_>>(), [told]);
     assert_eq!(picked(&mut state, 0), Ok(DB2));
@@ -273,16 +276,16 @@ fn of_two_writable_servers_the_incumbent_stays() {
 #[test]
 fn a_silent_primary_keeps_its_sessions_until_it_is_superseded() {
     let mut state = one(Role::Primary, None);
-    state.observe(DB1, primary(), Time::ZERO);
-    state.observe(DB2, replica(0), Time::ZERO);
+    state.observe(DB1, primary(), Duration::ZERO, Time::ZERO);
+    state.observe(DB2, replica(0), Duration::ZERO, Time::ZERO);
     for n in 0..3 {
-        let changes = state.observe(DB1, failed(), Time::ZERO).unwrap_or_default();
+        let changes = state.observe(DB1, failed(), Duration::ZERO, Time::ZERO).unwrap_or_default();
         assert_eq!(changes.close, [], "failure {n}");
     }
-    let changes = state.observe(DB2, primary(), Time::ZERO).unwrap_or_default();
+    let changes = state.observe(DB2, primary(), Duration::ZERO, Time::ZERO).unwrap_or_default();
     assert_eq!(changes.close, [Close { key: DB1, why: Why::Superseded }]);
     // It comes back writable, and does not flip the writer back.
-    (0..2).for_each(|_| drop(state.observe(DB1, primary(), Time::ZERO)));
+    (0..2).for_each(|_| drop(state.observe(DB1, primary(), Duration::ZERO, Time::ZERO)));
     assert_eq!(picked(&mut state, 0), Ok(DB2));
     assert_eq!(reason(&state, DB1), Reason::Conflict { with: "db2".into() });
 }
@@ -299,7 +302,7 @@ fn administration_stands_above_health() {
     ] {
         let mut state = one(Role::Any, None);
         state.set_admin(DB1, admin, Time::ZERO);
-        state.observe(DB1, probe.clone(), Time::ZERO);
+        state.observe(DB1, probe.clone(), Duration::ZERO, Time::ZERO);
         assert_eq!(word(&state, DB1), expected, "{admin:?} {probe:?}");
         assert_eq!(picked(&mut state, 0).is_ok(), expected == State::Up);
     }
@@ -314,15 +317,15 @@ fn names_are_resolved_and_the_last_good_answer_stays() {
     let mut settings = pool("p", &["db1"], None);
     settings.servers[0].host = Host::Name("db1.internal".into());
     let mut state = PoolsState::new(vec![settings], Time::ZERO);
-    assert_eq!(reason(&state, DB1), Reason::Unresolved);
+    assert_eq!(reason(&state, DB1), Reason::Unresolved { problem: None });
     state.build();
-    assert_eq!(state.set_addresses(DB1, &[], Time::ZERO), None);
+    assert_eq!(state.set_addresses(DB1, &[], None, Time::ZERO), None);
     let (a, b) = (IpAddr::from([10, 77, 0, 1]), IpAddr::from([10, 77, 0, 2]));
-    assert!(state.set_addresses(DB1, &[b, a, b], Time::ZERO).is_some_and(|c| c.pools));
+    assert!(state.set_addresses(DB1, &[b, a, b], None, Time::ZERO).is_some_and(|c| c.pools));
     assert_eq!(picked(&mut state, 0), Ok(DB1));
-    assert_eq!(state.set_addresses(DB1, &[a, b], Time::ZERO), None, "the same, in another order");
-    assert_eq!(state.set_addresses(DB1, &[], Time::ZERO), None);
-    let moved = state.set_addresses(DB1, &[b], Time::ZERO).unwrap_or_default();
+    assert_eq!(state.set_addresses(DB1, &[a, b], None, Time::ZERO), None, "the same, in another order");
+    assert_eq!(state.set_addresses(DB1, &[], None, Time::ZERO), None);
+    let moved = state.set_addresses(DB1, &[b], None, Time::ZERO).unwrap_or_default();
     assert_eq!(moved.events.first().map(|e| e.change.clone()), Some(Change::Addresses(vec![b])));
     assert_eq!(state.build().server(DB1).map(|s| s.addresses().len()), Some(1));
 }
@@ -331,8 +334,8 @@ fn names_are_resolved_and_the_last_good_answer_stays() {
 fn a_reload_keeps_what_it_does_not_change() {
     let settings = pool("p", &["db1", "db2"], Some(check(Role::Any, None)));
     let mut state = PoolsState::new(vec![settings.clone()], Time::ZERO);
-    state.observe(DB1, primary(), second(1));
-    state.observe(DB2, replica(20), second(1));
+    state.observe(DB1, primary(), Duration::ZERO, second(1));
+    state.observe(DB2, replica(20), Duration::ZERO, second(1));
     state.set_admin(DB2, Admin::Drain, second(1));
     // The order changes, a pool comes in front, db2 goes to another port, db1 must be a primary.
     let mut changed = settings.clone();
@@ -352,8 +355,8 @@ fn a_reload_keeps_what_it_does_not_change() {
 
     // Another limit is applied to what is known already.
     let mut state = PoolsState::new(vec![settings.clone()], Time::ZERO);
-    state.observe(DB1, replica(20), Time::ZERO);
-    state.observe(DB2, replica(0), Time::ZERO);
+    state.observe(DB1, replica(20), Duration::ZERO, Time::ZERO);
+    state.observe(DB2, replica(0), Duration::ZERO, Time::ZERO);
     let limited = pool("p", &["db1", "db2"], Some(check(Role::Any, Some(10))));
     state.reconfigure(vec![limited], Time::ZERO);
     assert_eq!((word(&state, DB1), word(&state, DB2)), (State::Down, State::Up));
@@ -365,9 +368,9 @@ fn pools_are_built_anew_only_when_they_changed() {
     let mut state = PoolsState::new(settings, Time::ZERO);
     let first = state.build();
     assert!(std::sync::Arc::ptr_eq(&first, &state.build()));
-    state.observe(DB1, failed(), Time::ZERO);
+    state.observe(DB1, failed(), Duration::ZERO, Time::ZERO);
     assert!(std::sync::Arc::ptr_eq(&first, &state.build()), "unusable before and after");
-    state.observe(DB2, primary(), Time::ZERO);
+    state.observe(DB2, primary(), Duration::ZERO, Time::ZERO);
     let second = state.build();
     assert!(second.generation() > first.generation());
     assert!(std::sync::Arc::ptr_eq(&first.pools()[1], &second.pools()[1]));
@@ -402,7 +405,7 @@ proptest! {
             let key = ServerKey { pool: 0, server };
             let before = word(&state, key);
             let lag_unknown = probe == unknown_lag();
-            let changes = state.observe(key, probe, Time::ZERO);
+            let changes = state.observe(key, probe, Duration::ZERO, Time::ZERO);
             let after = word(&state, key);
             let up = state.status().filter(|s| s.reason.state() == State::Up).count();
             let slow = state

@@ -3,6 +3,7 @@
 use super::{Node, Output, Scope, TTL};
 use crate::election::{Heard, Who};
 use crate::event::{Event, Kind, Level};
+use crate::explain;
 use crate::group::{self, Group};
 use crate::rejects::Reject;
 use crate::settings::{Family, Transport};
@@ -112,7 +113,8 @@ impl Node {
             self.with_group(group, now, |g, scope| g.postpone(scope.now));
         }
         if let Some(count) = self.rejects.count(cause, sender, now) {
-            let message = format!("{count} packets of {sender} not accepted ({cause}): {}", cause.advice());
+            let packets = explain::count(count, "packet");
+            let message = format!("{packets} of {sender} not accepted ({cause}): {}", cause.advice());
             self.tell(Event::new(Level::Warn, Kind::Advert, message));
         }
     }
@@ -142,9 +144,10 @@ impl Node {
         let own_id = peer::node_id(&nodes[self.me].name);
         self.hear_peer(from, now);
         match envelope.message {
-            Message::Hello { groups, digests, sources } => {
+            Message::Hello { groups, digests, sources, incumbents } => {
                 self.peers[from].sources = sources;
                 self.hear_hello(from, groups, &digests, now);
+                self.agree(from, &incumbents, now);
             }
             Message::Prepare { vrid, nonce, to } => {
                 let me = to == own_id;
@@ -204,7 +207,8 @@ impl Node {
         });
         let sources = sources.into_iter().collect();
         let digests = self.settings.digests.iter().map(|(_, digest)| *digest).collect();
-        let message = Message::Hello { groups, digests, sources };
+        let incumbents = self.pools.incumbents().collect();
+        let message = Message::Hello { groups, digests, sources, incumbents };
         let cluster = peer::cluster_id(&self.settings.cluster.name);
         let sender = peer::node_id(&self.settings.cluster.nodes[self.me].name);
         let bytes = Envelope { cluster, sender, message }.write();

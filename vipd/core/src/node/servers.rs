@@ -6,18 +6,65 @@ use crate::health::{Admin, Change, Changes, PoolsState, State};
 use crate::pool::{Pools, ServerKey};
 use crate::settings::Pool;
 use crate::time::Time;
+use crate::wire::peer::{Incumbent, State as Word};
 use std::sync::Arc;
 
 impl Node {
     /// Asks something of a server: to work, to drain, to be out of service.
+    /// Gives a warning if its pool has no usable server left by that.
     ///
     /// # Errors
     /// There is no such server; the text lists what there is.
-    pub fn set_admin(&mut self, pool: &str, server: &str, admin: Admin, now: Time) -> Result<(), String> {
+    pub fn set_admin(
+        &mut self,
+        pool: &str,
+        server: &str,
+        admin: Admin,
+        now: Time,
+    ) -> Result<Option<String>, String> {
+        self.order(pool, server, now, |pools, key| pools.set_admin(key, admin, now))
+    }
+
+    /// Gives a server a weight until the program ends, or that of the settings
+    /// again. Gives a warning if its pool has no usable server left by that.
+    ///
+    /// # Errors
+    /// There is no such server; the text lists what there is.
+    pub fn set_weight(
+        &mut self,
+        pool: &str,
+        server: &str,
+        weight: Option<u16>,
+        now: Time,
+    ) -> Result<Option<String>, String> {
+        self.order(pool, server, now, |pools, key| pools.set_weight(key, weight, now))
+    }
+
+    fn order(
+        &mut self,
+        pool: &str,
+        server: &str,
+        now: Time,
+        order: impl FnOnce(&mut PoolsState, ServerKey) -> Option<Changes>,
+    ) -> Result<Option<String>, String> {
         let key = self.pools.find(pool, server).ok_or_else(|| self.no_such_server(pool))?;
-        let changes = self.pools.set_admin(key, admin, now);
+        let served = self.pools.serves(key.pool);
+        let changes = order(&mut self.pools, key);
         self.servers_changed(changes, now);
-        Ok(())
+        let emptied = served && !self.pools.serves(key.pool);
+        Ok(emptied.then(|| self.nothing_left(key.pool)))
+    }
+
+    /// What becomes of the connections of a pool without a usable server.
+    fn nothing_left(&mut self, pool: usize) -> String {
+        let goes = self.pools.build().serves(pool);
+        let settings = &self.settings.pools[pool];
+        let fallback = settings.fallback.and_then(|f| self.settings.pools.get(f)).filter(|_| goes);
+        let then = match fallback {
+            Some(fallback) => format!("its connections go to its fallback {}", fallback.name),
+            None => "its connections are refused".to_owned(),
+        };
+        format!("that was the last usable server of pool {}: {then}", settings.name)
     }
 
     fn no_such_server(&self, pool: &str) -> String {
@@ -53,9 +100,9 @@ impl Node {
         let Some(changes) = changes else { return };
         for event in changes.events {
             let level = match &event.change {
-                Change::State { to: State::Up, .. } | Change::Addresses(_) => Level::Info,
-                Change::State { to: State::Down | State::Drain | State::Maint | State::Unknown, .. }
-                | Change::Role { .. } => Level::Warn,
+                Change::State { reason, .. } if !reason.is_trouble() => Level::Info,
+                Change::Addresses(_) => Level::Info,
+                Change::State { .. } | Change::Role { .. } => Level::Warn,
             };
             let told = Event::new(level, Kind::Server, event.to_string());
             self.tell(Event { server: Some((event.pool, event.server)), ..told });
@@ -64,8 +111,28 @@ impl Node {
             self.pools_changed(now);
         }
         self.warm_up(now);
+        for room in changes.rooms {
+            self.out.push_back(Output::Room { server: room.key, free: room.free });
+        }
+        for server in changes.hurry {
+            self.out.push_back(Output::Hurry { server });
+        }
         for close in changes.close {
             self.out.push_back(Output::CloseServer { server: close.key, why: close.why });
+        }
+    }
+
+    /// Two nodes that see two writable servers must not write to both: what the
+    /// owner of an address follows counts, and of two owners the first by preference.
+    pub(super) fn agree(&mut self, from: usize, incumbents: &[Incumbent], now: Time) {
+        let here = self.groups.iter().any(|g| g.election.word() == Word::Active);
+        let there = self.peers[from].reports.iter().any(|r| r.state == Word::Active);
+        if !there || here && self.me < from {
+            return;
+        }
+        for incumbent in incumbents {
+            let changes = self.pools.adopt(*incumbent, now);
+            self.servers_changed(changes, now);
         }
     }
 

@@ -1,5 +1,7 @@
 #![allow(clippy::wildcard_enum_match_arm, reason = "a test looks at some outputs and lets the others pass")]
 
+mod servers;
+
 use super::*;
 use crate::event::Kind;
 use crate::plan::Hold;
@@ -110,7 +112,7 @@ fn obey(node: &mut Node, now: Time) -> Vec<Output> {
 fn hello(state: State, serving: bool, digests: Vec<u32>) -> Vec<u8> {
     let vrid = NonZeroU8::new(100).unwrap_or(NonZeroU8::MIN);
     let groups = vec![GroupReport { vrid, state, priority: 150, serving }];
-    let message = Message::Hello { groups, digests, sources: vec![] };
+    let message = Message::Hello { groups, digests, sources: vec![], incumbents: vec![] };
     Envelope { cluster: cluster_id("orders"), sender: node_id("px2"), message }.write()
 }
 
@@ -199,9 +201,9 @@ fn peer_messages_are_taken_from_known_nodes_of_this_cluster_only() {
     let good = hello(State::Backup, true, vec![1, 2]);
     let mut newer = good.clone();
     newer[4] = 9;
-    let message = Message::Hello { groups: vec![], digests: vec![], sources: vec![] };
+    let message = Message::Hello { groups: vec![], digests: vec![], sources: vec![], incumbents: vec![] };
     let foreign = Envelope { cluster: cluster_id("other"), sender: node_id("px2"), message }.write();
-    let message = Message::Hello { groups: vec![], digests: vec![], sources: vec![] };
+    let message = Message::Hello { groups: vec![], digests: vec![], sources: vec![], incumbents: vec![] };
     let impostor = Envelope { cluster: cluster_id("orders"), sender: node_id("px1"), message }.write();
     let rows: [(&[u8], u8, u8, &str); 6] = [
         (&good, 12, 64, "ttl"),
@@ -321,8 +323,9 @@ fn an_owner_without_servers_steps_back_only_if_another_has_some() {
         outputs.iter().filter(prepare).count()
     };
     let key = ServerKey { pool: 0, server: 0 };
-    let up = || Input::Probe { server: key, probe: Probe::Answered(Observation::default()) };
-    let down = || Input::Probe { server: key, probe: Probe::Failed("refused".into()) };
+    let up =
+        || Input::Probe { server: key, probe: Probe::Answered(Observation::default()), took: Duration::ZERO };
+    let down = || Input::Probe { server: key, probe: Probe::Failed("refused".into()), took: Duration::ZERO };
     let mut node = node(tracked());
     node.handle(up(), at(1));
     node.handle(Input::Tick, at(3_300));
@@ -394,7 +397,10 @@ fn a_node_that_has_not_judged_its_servers_is_not_ready_to_own() {
     let mut cold = node(tracked());
     assert!(!prepares(&mut cold, at(10)));
     let probe = Probe::Failed("refused".into());
-    cold.handle(Input::Probe { server: ServerKey { pool: 0, server: 0 }, probe }, at(20));
+    cold.handle(
+        Input::Probe { server: ServerKey { pool: 0, server: 0 }, probe, took: Duration::ZERO },
+        at(20),
+    );
     assert!(prepares(&mut cold, at(30)), "a server that is down is known, too");
     // A name that never resolves is not waited for without end.
     let mut patient = node(tracked());
@@ -471,7 +477,7 @@ fn a_link_local_source_that_a_peer_told_of_is_that_peer() {
     let vrid = NonZeroU8::new(100).unwrap_or(NonZeroU8::MIN);
     let report = GroupReport { vrid, state: State::Active, priority: 150, serving: true };
     let sources = vec![address(12), six("fe80::12")];
-    let message = Message::Hello { groups: vec![report], digests: vec![1, 2], sources };
+    let message = Message::Hello { groups: vec![report], digests: vec![1, 2], sources, incumbents: vec![] };
     let told = Envelope { cluster: cluster_id("orders"), sender: node_id("px2"), message }.write();
     peer_says(&mut node, &told, at(10));
     let theirs = Advert { addresses: vec![six("fd77::100")], ..advert(150) };

@@ -1,15 +1,21 @@
-//! The choice itself: no allocation, and no walk over all servers where the
-//! way of balancing does not ask for one.
+//! The choice itself: no walk over all servers, and no allocation but by the
+//! first pick after a pool has changed.
 
-use super::{Connection, NoServer, Picked, Pool, Pools, Server, ServerKey, Tier, Turns, hash, smooth};
-use crate::settings::Balance;
+use super::index::Index;
+use super::turns::{TurnState, Turns};
+use super::{Algorithm, Buckets, Connection, Loads, NoServer, Picked, Pool, Pools, ServerKey, Tier, hash};
 use std::net::IpAddr;
 
-/// What a worker remembers from one pick to the next: whose turn it is.
+/// Servers without room that are passed over one by one. Where there are more,
+/// most are full, and the index of loads finds the next that is not.
+const HOPS: usize = 8;
+
+/// What a worker remembers from one pick to the next: whose turn it is, and
+/// the loads it has seen.
 ///
-/// It follows the [`Pools`] it is used with: when a pool changes, its weighing
-/// starts anew while its place in the rotation stays, so that a swap does not
-/// send every worker back to the first server.
+/// It follows the [`Pools`] it is used with: when a pool changes, the turns go
+/// on where they were, so that a swap does not send every worker back to the
+/// first server.
 #[derive(Debug, Default)]
 pub struct PickState {
     generation: Option<u64>,
@@ -23,12 +29,13 @@ struct PoolState {
     backup: TierState,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct TierState {
-    /// The next turn, as a position in the schedule or the list of members.
+    turns: TurnState,
+    /// Where the search for the least loaded begins, as a position in the
+    /// pool's list: of equals the next one comes first.
     next: usize,
-    /// The weighing of [`Turns::Weigh`], by member.
-    current: Vec<i64>,
+    index: Index,
 }
 
 impl PickState {
@@ -56,28 +63,22 @@ impl PickState {
 }
 
 impl TierState {
-    /// Workers start at places of their own, or the first few connections of
-    /// all of them would meet at the first server.
+    /// Workers start at places of their own, see [`TurnState::at`].
     fn at(random: u64) -> Self {
-        Self { next: (random >> 33) as usize, current: Vec::new() }
+        Self { turns: TurnState::at(random), next: (random >> 33) as usize, index: Index::default() }
     }
 
     fn fit(&mut self, tier: &Tier) {
-        let (turns, weighed) = match &tier.turns {
-            Turns::Rotate => (tier.members.len(), 0),
-            Turns::Schedule(schedule) => (schedule.len(), 0),
-            Turns::Weigh => (tier.members.len(), tier.members.len()),
-        };
-        self.next = self.next.checked_rem(turns).unwrap_or(0);
-        self.current.clear();
-        self.current.resize(weighed, 0);
+        if let Algorithm::RoundRobin(turns) = &tier.algorithm {
+            self.turns.fit(turns);
+        }
+        self.next = self.next.checked_rem(tier.seats.len()).unwrap_or(0);
+        self.index.clear();
     }
 }
 
 impl Pools {
     /// The server that takes a connection to `pool`.
-    ///
-    /// `load` tells the sessions that a server has now.
     ///
     /// # Errors
     ///
@@ -88,7 +89,7 @@ impl Pools {
         pool: usize,
         state: &mut PickState,
         connection: &Connection<'_>,
-        load: impl Fn(ServerKey) -> u32,
+        loads: &impl Loads,
     ) -> Result<Picked, NoServer> {
         if state.generation != Some(self.generation) {
             state.follow(self, connection.random);
@@ -98,36 +99,21 @@ impl Pools {
             let (pool, state) = (&self.pools[step.pool], &mut state.pools[step.pool]);
             let (tier, state) =
                 if step.backup { (&pool.backup, &mut state.backup) } else { (&pool.main, &mut state.main) };
-            let ask = Ask { at: step.pool, pool, tier, connection, load: &load };
-            match ask.choose(state) {
-                Ok(server) => {
-                    let key = ServerKey { pool: step.pool, server: server as usize };
-                    let addresses = &pool.servers[key.server].addresses;
-                    let which = (connection.random >> 32) as usize % addresses.len();
-                    return Ok(Picked { key, address: addresses[which] });
-                }
-                Err(Miss::Full) => return Err(NoServer::Full),
-                Err(Miss::Tried) => {}
+            let ask = Ask { at: step.pool, pool, tier, connection, loads };
+            if let Some(server) = ask.choose(state) {
+                let key = ServerKey { pool: step.pool, server: server as usize };
+                let addresses = &pool.servers[key.server].addresses;
+                let which = match addresses.len() {
+                    1 => 0,
+                    n => (connection.random >> 32) as usize % n,
+                };
+                return Ok(Picked { key, address: addresses[which] });
+            }
+            if !ask.all_tried() {
+                return Err(NoServer::Full);
             }
         }
         Err(if steps.is_empty() { NoServer::NoneUsable } else { NoServer::AllTried })
-    }
-}
-
-/// Why a server, or a whole tier, is passed over.
-#[derive(Clone, Copy)]
-enum Miss {
-    Tried,
-    Full,
-}
-
-impl Miss {
-    /// A tier in which one server is only full is full.
-    fn and(self, other: Self) -> Self {
-        match (self, other) {
-            (Self::Tried, Self::Tried) => Self::Tried,
-            (Self::Full, _) | (_, Self::Full) => Self::Full,
-        }
     }
 }
 
@@ -137,162 +123,134 @@ struct Ask<'a, L> {
     pool: &'a Pool,
     tier: &'a Tier,
     connection: &'a Connection<'a>,
-    load: &'a L,
+    loads: &'a L,
 }
 
-impl<L: Fn(ServerKey) -> u32> Ask<'_, L> {
-    fn choose(&self, state: &mut TierState) -> Result<u32, Miss> {
-        match self.pool.settings.balance {
-            Balance::RoundRobin => match &self.tier.turns {
-                Turns::Rotate => self.rotate(&mut state.next),
-                Turns::Schedule(schedule) => self.scheduled(schedule, &mut state.next),
-                Turns::Weigh => self.weigh(&mut state.current),
-            },
-            Balance::LeastConnections => self.least(&mut state.next),
-            Balance::SourceHash => self.hashed(),
-            Balance::RandomTwo => self.random_two(&mut state.next),
-            Balance::First => self.rotate(&mut 0),
+impl<L: Loads> Ask<'_, L> {
+    fn choose(&self, state: &mut TierState) -> Option<u32> {
+        match &self.tier.algorithm {
+            Algorithm::RoundRobin(turns) => self.round_robin(turns, state),
+            Algorithm::LeastConnections => self.least(state),
+            Algorithm::SourceHash(buckets) => self.hashed(buckets, state),
+            Algorithm::RandomTwo(sums) => self.random_two(sums, state),
+            Algorithm::First => self.first(state),
         }
     }
 
-    fn server(&self, server: u32) -> &Server {
-        &self.pool.servers[server as usize]
+    fn key(&self, server: u32) -> ServerKey {
+        ServerKey { pool: self.at, server: server as usize }
     }
 
-    fn load(&self, server: u32) -> u32 {
-        (self.load)(ServerKey { pool: self.at, server: server as usize })
+    fn tried(&self, server: u32) -> bool {
+        self.connection.tried.contains(&self.key(server))
+    }
+
+    fn all_tried(&self) -> bool {
+        self.tier.members.iter().all(|m| self.tried(*m))
     }
 
     /// Whether a server may take the connection.
-    fn room(&self, server: u32) -> Result<(), Miss> {
-        let key = ServerKey { pool: self.at, server: server as usize };
-        if self.connection.tried.contains(&key) {
-            return Err(Miss::Tried);
-        }
-        let limit = self.server(server).limit;
-        if limit != u32::MAX && self.load(server) >= limit { Err(Miss::Full) } else { Ok(()) }
+    fn room(&self, server: u32) -> bool {
+        let limit = self.tier.seats[server as usize].limit;
+        !self.tried(server)
+            && (limit == u32::MAX || self.loads.load(self.key(server)) < limit)
+            && self.loads.takes(self.key(server))
     }
 
-    /// The first with room from `next` on, once around.
-    fn rotate(&self, next: &mut usize) -> Result<u32, Miss> {
-        let members = &self.tier.members;
-        let mut miss = Miss::Tried;
-        let mut at = *next;
-        for _ in 0..members.len() {
-            let server = members[at];
-            at = if at + 1 == members.len() { 0 } else { at + 1 };
-            match self.room(server) {
-                Ok(()) => {
-                    *next = at;
-                    return Ok(server);
-                }
-                Err(why) => miss = miss.and(why),
+    /// The next turn's. Who has no room then has lost the turn.
+    fn round_robin(&self, turns: &Turns, state: &mut TierState) -> Option<u32> {
+        let mut last = 0;
+        for _ in 0..HOPS {
+            last = state.turns.take(turns)?;
+            if self.room(last) {
+                return Some(last);
             }
         }
-        Err(miss)
+        self.open(state, last)
     }
 
-    /// The next of the cycle that has room. Where most servers have none, the
-    /// cycle (which may be far longer than the list) is not walked to its end.
-    fn scheduled(&self, schedule: &[u32], next: &mut usize) -> Result<u32, Miss> {
-        for _ in 0..schedule.len().min(2 * self.tier.members.len()) {
-            let server = schedule[*next];
-            *next = if *next + 1 == schedule.len() { 0 } else { *next + 1 };
-            if self.room(server).is_ok() {
-                return Ok(server);
+    fn first(&self, state: &mut TierState) -> Option<u32> {
+        let first = self.tier.members.iter().take(HOPS).find(|m| self.room(**m));
+        first.copied().or_else(|| self.open(state, 0))
+    }
+
+    /// The owner of the client's bucket. If that one has no room the client is
+    /// hashed again, so that the clients of one server spread over all others.
+    fn hashed(&self, buckets: &Buckets, state: &mut TierState) -> Option<u32> {
+        let mut hash = client_hash(self.connection.client);
+        let mut owner = 0;
+        for _ in 0..HOPS {
+            owner = buckets.owner(hash)?;
+            if self.room(owner) {
+                return Some(owner);
             }
+            hash = mix(hash);
         }
-        self.rotate(&mut (*next % self.tier.members.len()))
-    }
-
-    /// A step of the weighing itself, among those with room.
-    fn weigh(&self, current: &mut [i64]) -> Result<u32, Miss> {
-        let members = &self.tier.members;
-        let mut miss = Miss::Tried;
-        let weights = (0..members.len()).filter_map(|i| match self.room(members[i]) {
-            Ok(()) => Some((i, i64::from(self.server(members[i]).weight))),
-            Err(why) => {
-                miss = miss.and(why);
-                None
-            }
-        });
-        smooth(weights, current).map(|i| members[i]).ok_or(miss)
-    }
-
-    /// Whether `a` would be less loaded for its weight than `b`, were the
-    /// connection its own. (Counting the connection itself is what makes the
-    /// heavier of two idle servers come first.)
-    fn lighter(&self, a: u32, b: u32) -> bool {
-        let next = |s| u64::from(self.load(s)) + 1;
-        next(a) * u64::from(self.server(b).weight) < next(b) * u64::from(self.server(a).weight)
-    }
-
-    /// The least loaded; of equals the first from `next` on, so that they take turns.
-    fn least(&self, next: &mut usize) -> Result<u32, Miss> {
-        let members = &self.tier.members;
-        let mut miss = Miss::Tried;
-        let mut best: Option<(usize, u32)> = None;
-        let start = *next % members.len();
-        for at in (start..members.len()).chain(0..start) {
-            match self.room(members[at]) {
-                Ok(()) if best.is_none_or(|(_, b)| self.lighter(members[at], b)) => {
-                    best = Some((at, members[at]));
-                }
-                Ok(()) => {}
-                Err(why) => miss = miss.and(why),
-            }
-        }
-        let (at, server) = best.ok_or(miss)?;
-        *next = (at + 1) % members.len();
-        Ok(server)
+        self.open(state, owner)
     }
 
     /// The less loaded of two that are drawn by weight; if neither has room,
     /// the least loaded of all.
-    fn random_two(&self, next: &mut usize) -> Result<u32, Miss> {
-        let (members, cumulative) = (&self.tier.members, &self.tier.cumulative);
-        if members.len() < 2 {
-            return self.rotate(&mut 0);
+    fn random_two(&self, sums: &[u32], state: &mut TierState) -> Option<u32> {
+        let members = &self.tier.members;
+        if let [one] = members[..] {
+            return self.room(one).then_some(one);
         }
         let (high, low) = (self.connection.random >> 32, self.connection.random & u64::from(u32::MAX));
         let below = |bound: u32, drawn: u64| ((drawn * u64::from(bound)) >> 32) as u32;
-        let find = |ticket: u32| cumulative.partition_point(|c| *c <= ticket);
-        let total = cumulative[members.len() - 1];
+        let find = |ticket: u32| sums.partition_point(|s| *s <= ticket);
+        let total = *sums.last()?;
         let first = find(below(total, high));
         // The second ticket is drawn from those that the first server does not hold.
-        let end = cumulative[first];
-        let held = u32::from(self.server(members[first]).weight);
+        let held: u32 = self.pool.servers[members[first] as usize].weight.into();
+        let start = sums[first] - held;
         let ticket = below(total - held, low);
-        let second = find(if ticket < end - held { ticket } else { ticket + held });
+        let second = find(if ticket < start { ticket } else { ticket + held });
         let (first, second) = (members[first], members[second]);
         match (self.room(first), self.room(second)) {
-            (Ok(()), Ok(())) => Ok(if self.lighter(second, first) { second } else { first }),
-            (Ok(()), Err(_)) => Ok(first),
-            (Err(_), Ok(())) => Ok(second),
-            (Err(_), Err(_)) => self.least(next),
+            (true, true) => Some(if self.score(second) < self.score(first) { second } else { first }),
+            (true, false) => Some(first),
+            (false, true) => Some(second),
+            (false, false) => self.least(state),
         }
     }
 
-    /// Rendezvous hashing: each server draws a number from the client's
-    /// address and its own name, the highest wins. When a server goes, only
-    /// its own clients move.
-    fn hashed(&self) -> Result<u32, Miss> {
-        let client = client_hash(self.connection.client);
-        let mut miss = Miss::Tried;
-        let mut best: Option<(f64, u64, u32)> = None;
-        for &member in &self.tier.members {
-            if let Err(why) = self.room(member) {
-                miss = miss.and(why);
-                continue;
+    fn score(&self, server: u32) -> u64 {
+        self.tier.seats[server as usize].score(self.loads.load(self.key(server)))
+    }
+
+    /// The least loaded; equals take turns.
+    fn least(&self, state: &mut TierState) -> Option<u32> {
+        self.look(&mut state.index);
+        let next = state.next;
+        let server = self.taking(&mut state.index, |index| index.least(next))?;
+        state.next = server as usize + 1;
+        Some(server)
+    }
+
+    /// The next that has room, from a server on.
+    fn open(&self, state: &mut TierState, from: u32) -> Option<u32> {
+        self.look(&mut state.index);
+        self.taking(&mut state.index, |index| index.open(from as usize))
+    }
+
+    /// The first that the index finds and that takes a connection now.
+    fn taking(&self, index: &mut Index, find: impl Fn(&Index) -> Option<usize>) -> Option<u32> {
+        loop {
+            let server = find(index)?;
+            if self.loads.takes(ServerKey { pool: self.at, server }) {
+                return u32::try_from(server).ok();
             }
-            let server = self.server(member);
-            let drawn = mix(client ^ server.hash);
-            let score = score(drawn, server.weight);
-            if best.is_none_or(|(s, d, _)| score.total_cmp(&s).then(drawn.cmp(&d)).is_gt()) {
-                best = Some((score, drawn, member));
-            }
+            index.hide(server);
         }
-        best.map(|(_, _, server)| server).ok_or(miss)
+    }
+
+    /// Brings the index up to date for this connection.
+    fn look(&self, index: &mut Index) {
+        index.update(self.at, &self.tier.seats, self.loads);
+        for key in self.connection.tried.iter().filter(|k| k.pool == self.at) {
+            index.hide(key.server);
+        }
     }
 }
 
@@ -309,15 +267,4 @@ fn mix(mut x: u64) -> u64 {
     x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
     x ^ (x >> 31)
-}
-
-/// Weighted rendezvous hashing (Schindelhauer and Schomaker 2005): with
-/// `-weight / ln(draw)` a server wins in proportion to its weight, whatever
-/// the others are.
-#[expect(clippy::float_arithmetic, clippy::cast_precision_loss, reason = "a logarithm, not a time or a sum")]
-pub(super) fn score(drawn: u64, weight: u16) -> f64 {
-    const STEP: f64 = 1.0 / (1_u64 << 52) as f64;
-    // Strictly between 0 and 1: 52 bits and a half fill the 53 of the mantissa.
-    let draw = ((drawn >> 12) as f64 + 0.5) * STEP;
-    -f64::from(weight) / draw.ln()
 }

@@ -1,9 +1,11 @@
 //! Properties of picking.
 
+mod many;
+
 use super::*;
 use crate::settings::{Host, Pool as Settings, Server as ServerSettings};
 use proptest::prelude::*;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 fn server(i: usize, weight: u16) -> ServerSettings {
     let host = Host::Address(IpAddr::from([10, 77, 0, 1]));
@@ -42,6 +44,11 @@ fn key(pool: usize, server: usize) -> ServerKey {
     ServerKey { pool, server }
 }
 
+/// Loads of servers without sessions.
+fn idle(_: ServerKey) -> u32 {
+    0
+}
+
 /// A stream of numbers that is the same each time.
 fn numbers() -> impl Iterator<Item = u64> {
     let mut x = 0x9e37_79b9_7f4a_7c15_u64;
@@ -63,34 +70,19 @@ fn from(client: IpAddr, random: u64) -> Connection<'static> {
 
 /// The servers of `n` picks from pool 0.
 fn servers(pools: &Pools, state: &mut PickState, n: usize) -> Vec<usize> {
-    let pick = |random| pools.pick(0, state, &from(client(1), random), |_| 0).map_or(99, |p| p.key.server);
+    let pick = |random| pools.pick(0, state, &from(client(1), random), &idle).map_or(99, |p| p.key.server);
     numbers().take(n).map(pick).collect()
 }
 
 #[test]
 fn round_robin_is_smooth() {
     let pools = pools(1, &[weighted(Balance::RoundRobin, &[5, 1, 1])], &[]);
-    let mut twice = servers(&pools, &mut PickState::default(), 14);
-    let start = twice.windows(7).position(|w| w == [0, 0, 1, 0, 2, 0, 0]);
-    assert!(start.is_some(), "nginx's example of its algorithm, from some point on: {twice:?}");
-    twice.truncate(7);
-    assert_eq!(twice.iter().filter(|s| **s == 0).count(), 5);
-}
-
-#[test]
-fn long_cycles_are_weighed_and_short_ones_kept() {
-    let turns = |weights: &[u16]| {
-        let pools = pools(1, &[weighted(Balance::RoundRobin, weights)], &[]);
-        match &pools.pools[0].main.turns {
-            Turns::Rotate => "rotate".to_owned(),
-            Turns::Schedule(s) => format!("schedule {}", s.len()),
-            Turns::Weigh => "weigh".to_owned(),
-        }
-    };
-    assert_eq!(turns(&[100, 100, 100]), "rotate");
-    assert_eq!(turns(&[100, 50, 50]), "schedule 4");
-    let many: Vec<u16> = (0..1000).map(|i| i % 256 + 1).collect();
-    assert_eq!(turns(&many), "weigh");
+    let picked = servers(&pools, &mut PickState::default(), 70);
+    for seven in picked.windows(7) {
+        let count = |server| seven.iter().filter(|s| **s == server).count();
+        assert_eq!([count(0), count(1), count(2)], [5, 1, 1], "{seven:?}");
+    }
+    assert!(picked.windows(4).all(|w| w != [0; 4]), "{picked:?}");
 }
 
 #[test]
@@ -98,7 +90,7 @@ fn workers_start_at_different_places() {
     let pools = pools(1, &[weighted(Balance::RoundRobin, &[1; 8])], &[]);
     let firsts: BTreeSet<_> = numbers()
         .take(64)
-        .map(|r| pools.pick(0, &mut PickState::default(), &from(client(1), r), |_| 0).map(|p| p.key.server))
+        .map(|r| pools.pick(0, &mut PickState::default(), &from(client(1), r), &idle).map(|p| p.key.server))
         .filter_map(Result::ok)
         .collect();
     assert!(firsts.len() > 4, "{firsts:?}");
@@ -129,7 +121,7 @@ fn least_connections_goes_by_weight_and_ties_take_turns() {
     let mut state = PickState::default();
     let mut load = [0_u32; 3];
     for random in numbers().take(400) {
-        let picked = pools.pick(0, &mut state, &from(client(1), random), |k| load[k.server]);
+        let picked = pools.pick(0, &mut state, &from(client(1), random), &|k: ServerKey| load[k.server]);
         load[picked.map_or(0, |p| p.key.server)] += 1;
     }
     assert_eq!(load, [100, 100, 200]);
@@ -146,7 +138,7 @@ fn random_two_avoids_the_loaded_and_heeds_weights() {
     let mut seen = [0_u32; 4];
     for random in numbers().take(10_000) {
         let load = |k: ServerKey| if k.server == 0 { 1000 } else { 0 };
-        let picked = pools.pick(0, &mut state, &from(client(1), random), load);
+        let picked = pools.pick(0, &mut state, &from(client(1), random), &load);
         seen[picked.map_or(0, |p| p.key.server)] += 1;
     }
     assert_eq!(seen[0], 0, "of two the loaded one is never taken");
@@ -161,7 +153,7 @@ fn first_fills_the_first() {
     let mut state = PickState::default();
     let mut load = [0_u32; 3];
     for random in numbers().take(5) {
-        let picked = pools.pick(0, &mut state, &from(client(1), random), |k| load[k.server]);
+        let picked = pools.pick(0, &mut state, &from(client(1), random), &|k: ServerKey| load[k.server]);
         load[picked.map_or(0, |p| p.key.server)] += 1;
     }
     assert_eq!(load, [2, 3, 0]);
@@ -173,7 +165,7 @@ fn source_hash_follows_the_weights() {
     let mut state = PickState::default();
     let mut seen = [0_u32; 3];
     for i in 0..20_000 {
-        let picked = pools.pick(0, &mut state, &from(client(i), 0), |_| 0);
+        let picked = pools.pick(0, &mut state, &from(client(i), 0), &idle);
         seen[picked.map_or(0, |p| p.key.server)] += 1;
     }
     for (seen, expected) in seen.iter().zip([5_000_u32, 5_000, 10_000]) {
@@ -186,16 +178,8 @@ fn the_same_client_on_either_family_is_hashed_alike() {
     let pools = pools(1, &[weighted(Balance::SourceHash, &[1; 7])], &[]);
     for i in 0..100 {
         let mapped = std::net::Ipv4Addr::from_bits(i).to_ipv6_mapped();
-        let pick = |a| pools.pick(0, &mut PickState::default(), &from(a, 0), |_| 0);
+        let pick = |a| pools.pick(0, &mut PickState::default(), &from(a, 0), &idle);
         assert_eq!(pick(client(i)), pick(IpAddr::V6(mapped)));
-    }
-}
-
-#[test]
-fn a_draw_of_all_ones_or_none_has_a_score() {
-    for drawn in [0, u64::MAX] {
-        let score = pick::score(drawn, 1);
-        assert!(score.is_finite() && score > 0.0, "{score}");
     }
 }
 
@@ -207,7 +191,7 @@ fn steps_are_taken_in_order() {
     let settings = [main, weighted(Balance::RoundRobin, &[1])];
     let pick = |down: &[ServerKey], tried: &[ServerKey]| {
         let connection = Connection { client: client(1), random: 0, tried };
-        pools(1, &settings, down).pick(0, &mut PickState::default(), &connection, |_| 0).map(|p| p.key)
+        pools(1, &settings, down).pick(0, &mut PickState::default(), &connection, &idle).map(|p| p.key)
     };
     assert_eq!(pick(&[], &[]), Ok(key(0, 0)));
     assert_eq!(pick(&[key(0, 0)], &[]), Ok(key(0, 1)), "the backup");
@@ -224,7 +208,9 @@ fn a_full_server_opens_no_way_to_the_backup() {
     main.servers[0].max_connections = Some(1);
     main.servers[1].backup = true;
     let pools = pools(1, &[main], &[]);
-    let pick = |load| pools.pick(0, &mut PickState::default(), &from(client(1), 0), |_| load).map(|p| p.key);
+    let pick = |load| {
+        pools.pick(0, &mut PickState::default(), &from(client(1), 0), &|_: ServerKey| load).map(|p| p.key)
+    };
     assert_eq!(pick(0), Ok(key(0, 0)));
     assert_eq!(pick(1), Err(NoServer::Full));
 }
@@ -257,10 +243,13 @@ fn any_balance() -> impl Strategy<Value = Balance> {
     ]
 }
 
+/// Servers of a pool, at most: enough for more than one block of loads.
+const SERVERS: usize = 40;
+
 prop_compose! {
     fn any_pool(position: usize)(
         balance in any_balance(),
-        servers in prop::collection::vec((0_u16..=256, any::<bool>(), prop::option::of(0_u32..3)), 1..6),
+        servers in prop::collection::vec((0_u16..=256, any::<bool>(), prop::option::of(0_u32..3)), 1..SERVERS),
         falls_back in any::<bool>(),
     ) -> Settings {
         let servers = servers.into_iter().enumerate().map(|(i, (weight, backup, max_connections))| {
@@ -278,27 +267,47 @@ fn any_pools() -> impl Strategy<Value = Vec<Settings>> {
 
 proptest! {
     /// Over one cycle each server has exactly its weight's share, wherever the
-    /// cycle was entered, and in whichever way the turns are computed.
+    /// cycle was entered; and over any stretch its share but for a few picks:
+    /// one of its class, one of its own, and its part of one of each class.
     #[test]
     fn round_robin_is_exact_over_a_cycle(
         weights in prop::collection::vec(1_u16..=256, 1..12),
         skip in 0_usize..50,
-        weigh in any::<bool>(),
+        stretch in any::<prop::sample::Index>(),
     ) {
-        let mut pool = Pool::new(1, Arc::new(weighted(Balance::RoundRobin, &weights)),
-            &weights.iter().enumerate().map(|(i, w)| state(i, true, *w)).collect::<Vec<_>>());
-        if weigh {
-            pool.main.turns = Turns::Weigh;
-        }
-        let pools = Pools::of(1, vec![Arc::new(pool)]);
+        let pools = pools(1, &[weighted(Balance::RoundRobin, &weights)], &[]);
         let mut state = PickState::default();
         servers(&pools, &mut state, skip);
         let cycle: usize = weights.iter().map(|w| usize::from(*w)).sum();
-        let mut seen = BTreeMap::new();
-        for s in servers(&pools, &mut state, cycle) {
-            *seen.entry(s).or_insert(0_u16) += 1;
+        let picked = servers(&pools, &mut state, cycle);
+        let stretch = stretch.index(cycle);
+        let classes = weights.iter().collect::<BTreeSet<_>>().len();
+        for (server, weight) in weights.iter().map(|w| usize::from(*w)).enumerate() {
+            let count = |n: usize| picked[..n].iter().filter(|s| **s == server).count();
+            prop_assert_eq!(count(cycle), weight);
+            let apart = (count(stretch) * cycle).abs_diff(stretch * weight);
+            prop_assert!(apart <= 2 * cycle + classes * weight, "{apart} of {cycle}");
         }
-        prop_assert_eq!(seen.into_values().collect::<Vec<_>>(), weights);
+    }
+
+    /// What went on before a change of weights goes on after it, so that no
+    /// number of changes keeps a server from its share.
+    #[test]
+    fn round_robin_stays_fair_through_changes(
+        changes in prop::collection::vec(prop::collection::vec(0_u16..4, 6), 1..40),
+        each in 1_usize..5,
+    ) {
+        let mut state = PickState::default();
+        let mut seen = [0_usize; 8];
+        for (generation, change) in (0..).zip(changes.iter().cycle().take(2_000)) {
+            // Two servers whose class is the same throughout, beside six that start slowly.
+            let weights = [[300, 300].as_slice(), &change.iter().map(|w| w + 1).collect::<Vec<_>>()].concat();
+            let pools = pools(generation, &[weighted(Balance::RoundRobin, &weights)], &[]);
+            for s in servers(&pools, &mut state, each) {
+                seen[s] += 1;
+            }
+        }
+        prop_assert!(seen[0].abs_diff(seen[1]) <= 1, "{seen:?}");
     }
 
     /// When a server goes, nobody moves but its own clients.
@@ -313,7 +322,7 @@ proptest! {
         let (all, fewer) = (pools(1, &settings, &[]), pools(2, &settings, &[key(0, gone)]));
         let mut state = PickState::default();
         for c in clients {
-            let mut at = |pools: &Pools| pools.pick(0, &mut state, &from(client(c), 0), |_| 0).map(|p| p.key.server);
+            let mut at = |pools: &Pools| pools.pick(0, &mut state, &from(client(c), 0), &idle).map(|p| p.key.server);
             let (before, after) = (at(&all), at(&fewer));
             prop_assert!(before == Ok(gone) || before == after, "{before:?} {after:?}");
             prop_assert_ne!(after, Ok(gone));
@@ -326,15 +335,15 @@ proptest! {
     #[test]
     fn a_pool_that_serves_never_refuses(
         settings in any_pools(),
-        down in prop::collection::vec((0_usize..3, 0_usize..6), 0..12),
-        tried in prop::collection::vec((0_usize..3, 0_usize..6), 0..6),
-        loads in prop::collection::vec(0_u32..4, 18),
+        down in prop::collection::vec((0_usize..3, 0_usize..SERVERS), 0..3 * SERVERS),
+        tried in prop::collection::vec((0_usize..3, 0_usize..SERVERS), 0..SERVERS),
+        loads in prop::collection::vec(0_u32..4, 3 * SERVERS),
         randoms in prop::collection::vec(any::<u64>(), 1..20),
     ) {
         let keys = |v: Vec<(usize, usize)>| v.into_iter().map(|(p, s)| key(p, s)).collect::<Vec<_>>();
         let (down, tried) = (keys(down), keys(tried));
         let pools = pools(1, &settings, &down);
-        let load = |k: ServerKey| loads[k.pool * 6 + k.server];
+        let load = |k: ServerKey| loads[k.pool * SERVERS + k.server];
         let full = |k: ServerKey| settings[k.pool].servers[k.server].max_connections.is_some_and(|m| load(k) >= m);
         // The model: walk the steps, and stop at the first with an untried server.
         let model = |start: usize| {
@@ -361,7 +370,7 @@ proptest! {
         for random in randoms {
             for pool in 0..settings.len() {
                 let connection = Connection { client: client(random as u32), random, tried: &tried };
-                let picked = pools.pick(pool, &mut state, &connection, load).map(|p| p.key);
+                let picked = pools.pick(pool, &mut state, &connection, &load).map(|p| p.key);
                 match (picked, model(pool)) {
                     (Ok(picked), Ok(free)) => prop_assert!(free.contains(&picked), "{picked:?} not of {free:?}"),
                     (picked, model) => prop_assert_eq!(picked.err(), model.err()),
@@ -382,7 +391,7 @@ proptest! {
             let count = 1 + usize::try_from(random % 3).unwrap_or(0);
             let pools = pools(generation, &settings[..count], &[]);
             for pool in 0..4 {
-                let picked = pools.pick(pool, &mut state, &from(client(1), *random), |_| 0);
+                let picked = pools.pick(pool, &mut state, &from(client(1), *random), &idle);
                 prop_assert!(pool < count || picked == Err(NoServer::NoneUsable));
             }
         }

@@ -8,7 +8,8 @@
 //! ```text
 //! "VIPD" | version 1 | kind | 0 0 | cluster, 8 bytes | sender, 4 bytes | body
 //! hello    kind 1: count, (vrid, state, priority, flags) each; count, 4 bytes of digest each;
-//!                  count, 16 bytes of address each (IPv4 mapped)
+//!                  count, 16 bytes of address each (IPv4 mapped);
+//!                  count, (pool of 4 bytes, server of 4 bytes) each, absent in earlier releases
 //! prepare  kind 2: vrid, 3 x 0, nonce of 4 bytes, next owner of 4 bytes
 //! ready    kind 3: vrid, 3 x 0, nonce of 4 bytes
 //! ```
@@ -23,11 +24,13 @@ use std::num::NonZeroU8;
 const MAGIC: [u8; 4] = *b"VIPD";
 const VERSION: u8 = 1;
 const HEADER: usize = 20;
-/// Longest message: 255 groups and 16 digests.
-pub const MAX_LENGTH: usize = HEADER + 3 + 255 * 4 + MAX_DIGESTS * 4 + MAX_SOURCES * 16;
+/// Longest message: everything that a hello may hold.
+pub const MAX_LENGTH: usize = HEADER + 4 + 255 * 4 + MAX_DIGESTS * 4 + MAX_SOURCES * 16 + MAX_INCUMBENTS * 8;
 const MAX_DIGESTS: usize = 16;
 /// Addresses that a hello tells; a host advertises from two an interface.
 pub const MAX_SOURCES: usize = 32;
+/// Primaries that a hello tells; a cluster has a pool for each, seldom more than a few.
+pub const MAX_INCUMBENTS: usize = 64;
 
 /// A cluster's number in messages: a hash of its name.
 #[must_use]
@@ -39,6 +42,18 @@ pub fn cluster_id(name: &str) -> u64 {
 #[must_use]
 pub fn node_id(name: &str) -> u32 {
     u32::try_from(hash("node", name) >> 32).unwrap_or(0)
+}
+
+/// A pool's number in messages: a hash of its name.
+#[must_use]
+pub fn pool_id(name: &str) -> u32 {
+    u32::try_from(hash("pool", name) >> 32).unwrap_or(0)
+}
+
+/// A server's number in messages: a hash of its name.
+#[must_use]
+pub fn server_id(name: &str) -> u32 {
+    u32::try_from(hash("server", name) >> 32).unwrap_or(0)
 }
 
 fn hash(kind: &str, name: &str) -> u64 {
@@ -70,6 +85,8 @@ pub enum Message {
         digests: Vec<u32>,
         /// The addresses it advertises from, at most [`MAX_SOURCES`].
         sources: Vec<IpAddr>,
+        /// The primaries that its pools follow, at most [`MAX_INCUMBENTS`].
+        incumbents: Vec<Incumbent>,
     },
     /// "Hold the group's addresses silently: you are to own them next."
     Prepare {
@@ -87,6 +104,15 @@ pub enum Message {
         /// The question's.
         nonce: u32,
     },
+}
+
+/// The server that a pool follows as its primary.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Incumbent {
+    /// [`pool_id`] of the pool.
+    pub pool: u32,
+    /// [`server_id`] of the server.
+    pub server: u32,
 }
 
 /// A group as its node sees it.
@@ -166,7 +192,10 @@ impl Envelope {
         bytes.extend(self.cluster.to_be_bytes());
         bytes.extend(self.sender.to_be_bytes());
         match &self.message {
-            Message::Hello { groups, digests, sources } => write_hello(&mut bytes, groups, digests, sources),
+            Message::Hello { groups, digests, sources, incumbents } => {
+                write_hello(&mut bytes, groups, digests, sources);
+                write_incumbents(&mut bytes, incumbents);
+            }
             Message::Prepare { vrid, nonce, to } => {
                 bytes.extend([vrid.get(), 0, 0, 0]);
                 bytes.extend(nonce.to_be_bytes());
@@ -231,6 +260,31 @@ fn write_hello(bytes: &mut Vec<u8>, groups: &[GroupReport], digests: &[u32], sou
     }
 }
 
+fn write_incumbents(bytes: &mut Vec<u8>, incumbents: &[Incumbent]) {
+    let incumbents = &incumbents[..incumbents.len().min(MAX_INCUMBENTS)];
+    bytes.push(u8::try_from(incumbents.len()).unwrap_or(u8::MAX));
+    for Incumbent { pool, server } in incumbents {
+        bytes.extend(pool.to_be_bytes());
+        bytes.extend(server.to_be_bytes());
+    }
+}
+
+fn read_incumbents(reader: &mut Reader<'_>) -> Result<Vec<Incumbent>, Malformed> {
+    if reader.0.is_empty() {
+        return Ok(vec![]);
+    }
+    let [count] = reader.take()?;
+    if usize::from(count) > MAX_INCUMBENTS {
+        return Err(Malformed::Garbage);
+    }
+    let mut incumbents = Vec::with_capacity(usize::from(count));
+    for _ in 0..count {
+        let pool = u32::from_be_bytes(reader.take()?);
+        incumbents.push(Incumbent { pool, server: u32::from_be_bytes(reader.take()?) });
+    }
+    Ok(incumbents)
+}
+
 fn read_hello(reader: &mut Reader<'_>) -> Result<Message, Malformed> {
     let [count] = reader.take()?;
     let mut groups = Vec::with_capacity(usize::from(count));
@@ -256,7 +310,8 @@ fn read_hello(reader: &mut Reader<'_>) -> Result<Message, Malformed> {
     for _ in 0..count {
         sources.push(IpAddr::V6(Ipv6Addr::from(reader.take::<16>()?)).to_canonical());
     }
-    Ok(Message::Hello { groups, digests, sources })
+    let incumbents = read_incumbents(reader)?;
+    Ok(Message::Hello { groups, digests, sources, incumbents })
 }
 
 /// Reads fixed pieces from the front of bytes.
@@ -291,8 +346,9 @@ mod tests {
                 groups,
                 digests: vec![1, u32::MAX],
                 sources: vec![IpAddr::from([10, 77, 0, 11]), IpAddr::V6(Ipv6Addr::LOCALHOST)],
+                incumbents: vec![Incumbent { pool: pool_id("primary"), server: server_id("db1") }; 2],
             },
-            Message::Hello { groups: vec![], digests: vec![], sources: vec![] },
+            Message::Hello { groups: vec![], digests: vec![], sources: vec![], incumbents: vec![] },
             Message::Prepare { vrid, nonce: 7, to: node_id("px2") },
             Message::Ready { vrid, nonce: 7 },
         ]
@@ -306,7 +362,16 @@ mod tests {
             assert!(bytes.len() <= MAX_LENGTH);
             assert_eq!(Envelope::parse(&bytes), Ok(sent));
             for shorter in 0..bytes.len() {
-                assert!(Envelope::parse(&bytes[..shorter]).is_err(), "{shorter} of {}", bytes.len());
+                let Ok(read) = Envelope::parse(&bytes[..shorter]) else { continue };
+                // A hello of an earlier release: it ends before the incumbents.
+                let earlier =
+                    matches!(&read.message, Message::Hello { incumbents, .. } if incumbents.is_empty());
+                let rest = &bytes[shorter..];
+                assert!(
+                    earlier && rest.len() == 1 + usize::from(rest[0]) * 8,
+                    "{shorter} of {}",
+                    bytes.len()
+                );
             }
         }
     }

@@ -13,8 +13,8 @@ mod status;
 
 pub use event::{Event, EventDoc, EventKind, Level};
 pub use status::{
-    Counters, DnsDoc, ListenerDoc, PeerDoc, PeerState, PoolDoc, Rejected, ServerDoc, ServerRole, ServerState,
-    StatusDoc, Steps, VipDoc, VipState,
+    CheckDoc, Counters, DnsDoc, ListenerDoc, PeerDoc, PeerState, PoolDoc, Rejected, ServerDoc, ServerRole,
+    ServerState, StatusDoc, Steps, VipDoc, VipState,
 };
 
 /// The version of the protocol spoken here.
@@ -22,6 +22,9 @@ pub const VERSION: u32 = 1;
 
 /// The socket's name in the runtime directory.
 pub const SOCKET: &str = "vipd.sock";
+
+/// The largest weight of a server (HAProxy's).
+pub const MAX_WEIGHT: u16 = 256;
 
 /// What a client may ask.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
@@ -64,10 +67,19 @@ pub enum Request {
         /// What it is to be.
         state: ServerOrder,
     },
+    /// Gives a server another weight.
+    Weight {
+        /// The pool.
+        pool: String,
+        /// The server in it.
+        server: String,
+        /// The weight, 0 to 256; that of the file again when absent.
+        weight: Option<u16>,
+    },
 }
 
 /// What an operator wants of a server (HAProxy's words).
-#[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, PartialEq, Serialize, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, PartialEq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ServerOrder {
     /// What its check says of it counts.
@@ -107,9 +119,9 @@ pub enum Response {
         /// What moved.
         moves: Vec<Moved>,
     },
-    /// To `reload`, `maintenance` and `server`: it is done.
+    /// To `reload`, `maintenance`, `server` and `weight`: it is done.
     Done {
-        /// What was done.
+        /// What was done, and in a second line what should be known of it.
         message: String,
     },
     /// To `events`: one of them.
@@ -216,9 +228,11 @@ impl Request {
     pub const fn is_order(&self) -> bool {
         match self {
             Self::Status {} | Self::Why { .. } | Self::Events { .. } => false,
-            Self::Switchover { .. } | Self::Reload {} | Self::Maintenance { .. } | Self::Server { .. } => {
-                true
-            }
+            Self::Switchover { .. }
+            | Self::Reload {}
+            | Self::Maintenance { .. }
+            | Self::Server { .. }
+            | Self::Weight { .. } => true,
         }
     }
 }

@@ -3,6 +3,7 @@
 use crate::control::stamp;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::fmt;
 
 /// The state of a node: `vipctl status --json` and `/status.json`.
@@ -96,8 +97,9 @@ impl fmt::Display for VipState {
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct Steps {
-    /// The owner's silence, or its word, was noticed.
-    pub detected_us: u64,
+    /// The owner's silence, or its word, was noticed; absent where there was no
+    /// owner before, as at a start: then the others count from the decision.
+    pub detected_us: Option<u64>,
     /// This node decided to take over.
     pub decided_us: u64,
     /// The kernel had the addresses.
@@ -169,6 +171,12 @@ pub struct ListenerDoc {
     pub bytes_in: u64,
     /// Bytes given to clients since the start.
     pub bytes_out: u64,
+    /// Sessions that ended since the start, by cause.
+    #[serde(default)]
+    pub closed: BTreeMap<String, u64>,
+    /// Connections that could not be accepted.
+    #[serde(default)]
+    pub accept_errors: u64,
 }
 
 /// A pool.
@@ -179,6 +187,12 @@ pub struct PoolDoc {
     pub name: String,
     /// Its servers, in the file's order.
     pub servers: Vec<ServerDoc>,
+    /// The primary that it follows, where it wants one.
+    #[serde(default)]
+    pub incumbent: Option<String>,
+    /// Servers that are writable beside the incumbent, and get nothing.
+    #[serde(default)]
+    pub conflict: Vec<String>,
 }
 
 /// A server of a pool.
@@ -199,6 +213,47 @@ pub struct ServerDoc {
     pub sessions: u64,
     /// Why it is in that state, in a sentence.
     pub why: String,
+    /// When it entered its state.
+    #[serde(default, with = "stamp::maybe_seconds")]
+    pub since: Option<Timestamp>,
+    /// Its weight: that of the file, or what an operator gave it.
+    #[serde(default)]
+    pub weight: u16,
+    /// Whether an operator gave it its weight.
+    #[serde(default)]
+    pub weight_given: bool,
+    /// How much of its weight it has, in percent, while it starts slowly.
+    #[serde(default)]
+    pub slow_start_percent: Option<u8>,
+    /// Its checks, where its pool has one.
+    #[serde(default)]
+    pub check: Option<CheckDoc>,
+    /// The connections it has by its own count, of everybody, where the check can ask.
+    #[serde(default)]
+    pub connections_used: Option<u32>,
+    /// The connections it takes at most, where the check can ask.
+    #[serde(default)]
+    pub connections_max: Option<u32>,
+    /// Sessions since it was first configured.
+    #[serde(default)]
+    pub total: u64,
+    /// Connections to it that failed.
+    #[serde(default)]
+    pub connect_errors: u64,
+}
+
+/// What was counted of a server's checks.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct CheckDoc {
+    /// Checks that ended since the start.
+    pub total: u64,
+    /// Those of them that failed.
+    pub failed: u64,
+    /// Connections of clients that failed and were counted like a failed check.
+    pub passive: u64,
+    /// How long the last one took, in microseconds.
+    pub took_us: u64,
 }
 
 /// The state of a server.
@@ -215,6 +270,11 @@ pub enum ServerState {
     Maint,
     /// Not checked yet.
     Unknown,
+}
+
+impl ServerState {
+    /// All of them.
+    pub const ALL: [Self; 5] = [Self::Up, Self::Down, Self::Drain, Self::Maint, Self::Unknown];
 }
 
 impl fmt::Display for ServerState {
@@ -268,8 +328,12 @@ pub struct DnsDoc {
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct Counters {
-    /// Adverts and messages of nodes that were not accepted, by cause and sender.
+    /// Adverts and messages of nodes that were not accepted, by cause and
+    /// sender, of the last hour's senders.
     pub adverts_rejected: Vec<Rejected>,
+    /// The same by cause, since the start.
+    #[serde(default)]
+    pub adverts_rejected_total: BTreeMap<String, u64>,
 }
 
 /// Packets of one sender that were not accepted, for one cause.
@@ -282,4 +346,7 @@ pub struct Rejected {
     pub sender: String,
     /// How many.
     pub count: u64,
+    /// Milliseconds since the last one.
+    #[serde(default)]
+    pub ago_ms: u64,
 }

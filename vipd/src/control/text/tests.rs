@@ -1,5 +1,6 @@
 use super::super::api::{
-    Counters, Event, EventKind, ListenerDoc, PeerDoc, PoolDoc, ServerDoc, ServerRole, StatusDoc, VipDoc,
+    CheckDoc, Counters, Event, EventKind, ListenerDoc, PeerDoc, PoolDoc, ServerDoc, ServerRole, StatusDoc,
+    VipDoc,
 };
 use super::*;
 
@@ -21,7 +22,21 @@ fn server_doc(name: &str, state: ServerState, role: Option<ServerRole>, why: &st
         lag_ms: None,
         sessions: 0,
         why: why.into(),
+        since: Some(at("2026-11-20T11:50:00Z")),
+        weight: 100,
+        weight_given: false,
+        slow_start_percent: None,
+        check: None,
+        connections_used: None,
+        connections_max: None,
+        total: 0,
+        connect_errors: 0,
     }
+}
+
+fn pool_doc(name: &str, server: ServerDoc, incumbent: Option<&str>) -> PoolDoc {
+    let incumbent = incumbent.map(str::to_owned);
+    PoolDoc { name: name.into(), servers: vec![server], incumbent, conflict: vec![] }
 }
 
 /// A node as it should be.
@@ -30,6 +45,8 @@ fn healthy() -> StatusDoc {
     db1.sessions = 3;
     let mut db2 = server_doc("db2", ServerState::Up, Some(ServerRole::Replica), "answers");
     db2.lag_ms = Some(120);
+    db2.check = Some(CheckDoc { total: 1000, failed: 7, passive: 1, took_us: 1234 });
+    (db2.connections_used, db2.connections_max) = (Some(90), Some(151));
     StatusDoc {
         cluster: "orders".into(),
         node: "px1".into(),
@@ -44,7 +61,7 @@ fn healthy() -> StatusDoc {
             since: at("2026-11-20T12:07:00Z"),
             why: "px2 let go of it".into(),
             steps: Some(Steps {
-                detected_us: 3_031_245,
+                detected_us: Some(3_031_245),
                 decided_us: 3_031_250,
                 address_in_us: 3_031_601,
                 announced_us: 3_031_755,
@@ -65,11 +82,10 @@ fn healthy() -> StatusDoc {
             total: 120,
             bytes_in: 1234,
             bytes_out: 43_210_987,
+            closed: [("client-closed".to_owned(), 115), ("server-withdrawn".to_owned(), 2)].into(),
+            accept_errors: 0,
         }],
-        pools: vec![
-            PoolDoc { name: "primary".into(), servers: vec![db1] },
-            PoolDoc { name: "replicas".into(), servers: vec![db2] },
-        ],
+        pools: vec![pool_doc("primary", db1, Some("db1")), pool_doc("replicas", db2, None)],
         dns: vec![],
         config_errors: vec![],
         counters: Counters::default(),
@@ -107,8 +123,16 @@ pub(crate) fn troubled() -> StatusDoc {
         server_doc("db4-long", ServerState::Drain, None, "by an operator's word"),
         server_doc("db5", ServerState::Unknown, None, "not checked yet"),
     ]);
-    let rejected =
-        |cause: &str, sender: &str, count| Rejected { cause: cause.into(), sender: sender.into(), count };
+    doc.pools[0].conflict = vec!["db2".into()];
+    doc.pools[1].servers[0].slow_start_percent = Some(40);
+    doc.pools[1].servers[1].weight_given = true;
+    let rejected = |cause: &str, sender: &str, count| Rejected {
+        cause: cause.into(),
+        sender: sender.into(),
+        count,
+        ago_ms: 3_000,
+    };
+    doc.counters.adverts_rejected_total = [("checksum".to_owned(), 7), ("unknown-vrid".to_owned(), 1)].into();
     doc.counters.adverts_rejected = vec![
         rejected("checksum", "192.0.2.66", 4),
         rejected("checksum", "192.0.2.67", 3),
@@ -168,13 +192,37 @@ fn doc_of(event: Event) -> EventDoc {
 fn an_event_is_one_line() {
     let plain = doc_of(Event::new(Level::Warning, EventKind::Server, "primary/db1 is down: refused"));
     assert_eq!(event(&plain, false), "2026-11-20T12:10:00.000Z  warning  primary/db1 is down: refused");
-    let steps = Steps { detected_us: 10, decided_us: 1_020, address_in_us: 12_030, announced_us: 3_012_040 };
+    let steps =
+        Steps { detected_us: Some(10), decided_us: 1_020, address_in_us: 12_030, announced_us: 3_012_040 };
     let takeover = doc_of(Event::new(Level::Info, EventKind::Takeover, "px1 owns main now").steps(steps));
     assert_eq!(
         event(&takeover, false),
         "2026-11-20T12:10:00.000Z  info     px1 owns main now (detected 0.010 ms, decided 1.020 ms, \
          address in 12.030 ms, announced 3012.040 ms after the last sign of the owner)"
     );
+}
+
+#[test]
+fn the_first_takeover_begins_with_the_start() {
+    let steps = Steps { detected_us: None, decided_us: 0, address_in_us: 1_030, announced_us: 2_040 };
+    let start = "start, decided 0.000 ms, address in 1.030 ms, announced 2.040 ms after it";
+    assert_eq!(self::steps(steps), start);
+}
+
+#[test]
+fn a_flood_of_senders_is_a_few_rows() {
+    let rejected = |n: u64| Rejected {
+        cause: "ttl".into(),
+        sender: format!("192.0.2.{n}"),
+        count: 100 - n,
+        ago_ms: n * 1_000,
+    };
+    let mut doc = healthy();
+    doc.counters.adverts_rejected = (1..=50).map(rejected).collect();
+    let text = status(&doc, now(), false);
+    assert!(text.contains("192.0.2.5 ") && !text.contains("192.0.2.6 "), "{text}");
+    let rest: u64 = (6..=50).map(|n| 100 - n).sum();
+    assert!(text.contains("various") && text.contains(&format!("45 others  {rest}   6s ago")), "{text}");
 }
 
 #[test]

@@ -1,93 +1,12 @@
-//! Checks against servers made by hand on 127.0.0.1.
+//! `kind = "mysql"`: a server that speaks just enough of the protocol.
 
+use super::super::mysql::Prober;
 use super::*;
-use crate::resolve::Resolver;
-use std::net::{IpAddr, Ipv4Addr};
-use std::sync::atomic::{AtomicUsize, Ordering};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
 use vipd_core::probe::ObservedRole;
-use vipd_core::settings::{Host, MysqlCheck, Role, Server, TcpCheck};
+use vipd_core::settings::MysqlCheck;
 
-type Outcome = Result<(), Box<dyn std::error::Error>>;
-
-const LIMIT: Duration = Duration::from_secs(20);
-
-fn mysql(role: Role) -> CheckKind {
+pub(super) fn mysql(role: Role) -> CheckKind {
     CheckKind::Mysql(MysqlCheck { role, ..MysqlCheck::new("vipd") })
-}
-
-fn pool(name: &str, kind: CheckKind, ports: &[u16]) -> Pool {
-    let host = Host::Address(IpAddr::V4(Ipv4Addr::LOCALHOST));
-    let server = |port: &u16| Server::new(format!("db{port}"), host.clone(), *port);
-    let interval = Duration::from_millis(50);
-    let check = Check { interval, timeout: LIMIT, rise: 1, fall: 1, ..Check::new(kind) };
-    Pool { check: Some(check), ..Pool::new(name, ports.iter().map(server).collect()) }
-}
-
-/// A pool whose checks give up soon.
-fn hasty(kind: CheckKind, port: u16) -> Pool {
-    let mut pool = pool("a", kind, &[port]);
-    if let Some(check) = &mut pool.check {
-        check.timeout = Duration::from_millis(150);
-    }
-    pool
-}
-
-struct Lab {
-    checker: Checker,
-    resolver: Resolver,
-    reports: mpsc::Receiver<Report>,
-}
-
-impl Lab {
-    fn start(pools: &[Pool]) -> Self {
-        let (sender, reports) = mpsc::channel(64);
-        let resolver = Resolver::start(Handle::current(), pools, mpsc::channel(64).0);
-        let checker = Checker::start(Handle::current(), pools, &resolver, sender);
-        Self { checker, resolver, reports }
-    }
-
-    fn update(&mut self, pools: &[Pool]) {
-        self.resolver.update(pools);
-        self.checker.update(pools, &self.resolver);
-    }
-
-    async fn report(&mut self) -> Result<Report, Box<dyn std::error::Error>> {
-        Ok(tokio::time::timeout(LIMIT, self.reports.recv()).await?.ok_or("the checker has ended")?)
-    }
-
-    /// Waits for a failure, whatever a busy machine makes of earlier probes.
-    async fn until_failed(&mut self, text: &str) -> Outcome {
-        while self.report().await?.probe != Probe::Failed(text.to_owned()) {}
-        Ok(())
-    }
-
-    async fn failure(&mut self) -> Result<String, Box<dyn std::error::Error>> {
-        match self.report().await?.probe {
-            Probe::Failed(text) => Ok(text),
-            Probe::Answered(seen) => Err(format!("answered: {seen:?}").into()),
-        }
-    }
-}
-
-/// A listener that hands every connection to `serve`, and counts them.
-async fn server<F, S>(serve: F) -> Result<(u16, Arc<AtomicUsize>), std::io::Error>
-where
-    F: Fn(TcpStream) -> S + Send + 'static,
-    S: Future<Output = std::io::Result<()>> + Send + 'static,
-{
-    let listener = TcpListener::bind("127.0.0.1:0").await?;
-    let port = listener.local_addr()?.port();
-    let taken = Arc::new(AtomicUsize::new(0));
-    let count = Arc::clone(&taken);
-    drop(tokio::spawn(async move {
-        while let Ok((stream, _)) = listener.accept().await {
-            count.fetch_add(1, Ordering::SeqCst);
-            drop(tokio::spawn(serve(stream)));
-        }
-    }));
-    Ok((port, taken))
 }
 
 fn packet(sequence: u8, payload: &[u8]) -> Vec<u8> {
@@ -109,7 +28,7 @@ fn greeting(plugin: &str) -> Vec<u8> {
 
 const OK: [u8; 7] = [0, 0, 0, 2, 0, 0, 0];
 
-async fn read(stream: &mut TcpStream) -> std::io::Result<(u8, Vec<u8>)> {
+pub(super) async fn read(stream: &mut TcpStream) -> std::io::Result<(u8, Vec<u8>)> {
     let mut header = [0; 4];
     stream.read_exact(&mut header).await?;
     let length = usize::from(header[0]) | usize::from(header[1]) << 8;
@@ -150,7 +69,7 @@ async fn answer(
 }
 
 /// Plays a MySQL 8.4 after its login: a primary, until `questions` were asked.
-async fn questions(stream: &mut TcpStream, questions: usize) -> std::io::Result<()> {
+pub(super) async fn questions(stream: &mut TcpStream, questions: usize) -> std::io::Result<()> {
     for _ in 0..questions {
         let (_, question) = read(stream).await?;
         let question = String::from_utf8_lossy(&question).into_owned();
@@ -167,35 +86,14 @@ async fn questions(stream: &mut TcpStream, questions: usize) -> std::io::Result<
 }
 
 /// The login of an account without a password.
-async fn log_in(stream: &mut TcpStream) -> std::io::Result<()> {
+pub(super) async fn log_in(stream: &mut TcpStream) -> std::io::Result<()> {
     stream.write_all(&greeting("mysql_native_password")).await?;
     let (sequence, _) = read(stream).await?;
     stream.write_all(&packet(sequence + 1, &OK)).await
 }
 
-fn primary() -> Probe {
+pub(super) fn primary() -> Probe {
     Probe::Answered(Observation { role: Some(ObservedRole::Primary), ..Observation::default() })
-}
-
-#[tokio::test]
-async fn tcp_tells_open_from_closed() -> Outcome {
-    let (open, _) = server(|_| async { Ok(()) }).await?;
-    // Bound, never listening: connections are refused, and nobody else gets it.
-    let closed = tokio::net::TcpSocket::new_v4()?;
-    closed.bind("127.0.0.1:0".parse()?)?;
-    let port = closed.local_addr()?.port();
-    let mut lab = Lab::start(&[pool("a", CheckKind::Tcp(TcpCheck::default()), &[open, port])]);
-    let mut seen = [false, false];
-    while seen != [true, true] {
-        let report = lab.report().await?;
-        let expected = match report.server {
-            0 => Probe::Answered(Observation::default()),
-            _ => Probe::Failed(format!("connecting to 127.0.0.1:{port}: connection refused")),
-        };
-        assert_eq!(report.probe, expected);
-        seen[report.server] = true;
-    }
-    Ok(())
 }
 
 #[tokio::test]
@@ -393,79 +291,6 @@ async fn caching_sha2_password_needs_no_tls() -> Outcome {
     Ok(())
 }
 
-#[tokio::test]
-async fn a_reload_keeps_what_did_not_change() -> Outcome {
-    let serve = |mut stream: TcpStream| async move {
-        log_in(&mut stream).await?;
-        questions(&mut stream, usize::MAX).await
-    };
-    let (kept, kept_logins) = server(serve).await?;
-    let (gone, _) = server(serve).await?;
-    let (new, _) = server(serve).await?;
-    let check = || mysql(Role::Primary);
-    let mut lab = Lab::start(&[pool("a", check(), &[gone, kept])]);
-    let mut seen = [false, false];
-    while seen != [true, true] {
-        seen[lab.report().await?.server] = true;
-    }
-    lab.update(&[pool("z", CheckKind::Tcp(TcpCheck::default()), &[new]), pool("a", check(), &[kept, new])]);
-    let mut seen = [[false, true], [false, false]];
-    while seen != [[true; 2]; 2] {
-        let report = lab.report().await?;
-        if report.generation == lab.checker.generation() {
-            assert_ne!(report.address.map(|a| a.port()), Some(gone), "{report:?}");
-            if (report.pool, report.server) == (1, 0) {
-                assert_eq!(report.address.map(|a| a.port()), Some(kept));
-            }
-            seen[report.pool][report.server] = true;
-        }
-    }
-    assert_eq!(kept_logins.load(Ordering::SeqCst), 1, "the connection went on");
-    Ok(())
-}
-
-#[tokio::test]
-async fn a_check_that_is_not_wanted_says_goodbye() -> Outcome {
-    let (sender, mut received) = mpsc::unbounded_channel();
-    let (port, _) = server(move |mut stream| {
-        let sender = sender.clone();
-        async move {
-            log_in(&mut stream).await?;
-            questions(&mut stream, 4).await?;
-            let (_, last) = read(&mut stream).await?;
-            sender.send(last).map_err(std::io::Error::other)
-        }
-    })
-    .await?;
-    let mut pools = [pool("a", mysql(Role::Primary), &[port])];
-    if let Some(check) = &mut pools[0].check {
-        check.interval = Duration::from_secs(3600);
-    }
-    let mut lab = Lab::start(&pools);
-    assert_eq!(lab.report().await?.probe, primary());
-    lab.update(&[]);
-    assert_eq!(tokio::time::timeout(LIMIT, received.recv()).await?, Some(vec![1]), "COM_QUIT");
-    Ok(())
-}
-
-#[tokio::test]
-async fn an_address_that_does_not_answer_leaves_time_for_the_next() -> Outcome {
-    // A backlog that is full: further connections get no answer.
-    let full = tokio::net::TcpSocket::new_v4()?;
-    full.bind("127.0.0.2:0".parse()?)?;
-    let dead = full.local_addr()?;
-    let listener = full.listen(0)?;
-    let _first = TcpStream::connect(dead).await?;
-    let alive = TcpListener::bind(("127.0.0.3", 0)).await?;
-    let addresses = [dead, alive.local_addr()?];
-    let deadline = Instant::now() + Duration::from_millis(600);
-    let probe = tcp::probe(&addresses, deadline, &Progress::default()).await?;
-    assert_eq!(probe.0, addresses[1]);
-    assert!(Instant::now() < deadline);
-    drop(listener);
-    Ok(())
-}
-
 /// Every byte that a server sends is changed in turn: whatever comes of it,
 /// the probe ends, and with neither panic nor memory without bound.
 #[tokio::test]
@@ -511,29 +336,11 @@ async fn played(script: Vec<u8>) -> Result<Result<Option<ObservedRole>, String>,
     };
     let check = MysqlCheck { role: Role::Primary, ..MysqlCheck::new("vipd") };
     let probe = async {
-        let mut prober = mysql::Prober::new(check, LIMIT, LIMIT);
+        let mut prober = Prober::new(check, LIMIT, LIMIT);
         let deadline = Instant::now() + LIMIT;
         prober.probe(&[address], deadline, &Progress::default()).await
     };
     let (served, probed) = tokio::time::timeout(LIMIT, async { tokio::join!(serve, probe) }).await?;
     drop(served);
     Ok(probed.map(|(_, seen)| seen.role).map_err(|e| e.to_string()))
-}
-
-/// What a dead server costs: probes come no faster than the interval.
-#[tokio::test(start_paused = true)]
-async fn probes_of_a_dead_server_do_not_pile_up() -> Outcome {
-    let mut dead = pool("a", CheckKind::Tcp(TcpCheck::default()), &[1]);
-    if let (Some(check), Some(server)) = (&mut dead.check, dead.servers.first_mut()) {
-        check.interval = Duration::from_secs(1);
-        server.host = Host::Address(IpAddr::V4(Ipv4Addr::LOCALHOST));
-    }
-    let mut lab = Lab::start(&[dead]);
-    let start = Instant::now();
-    for _ in 0..100 {
-        lab.failure().await?;
-    }
-    let took = start.elapsed();
-    assert!(took >= Duration::from_secs(99) && took < Duration::from_secs(102), "{took:?}");
-    Ok(())
 }

@@ -1,0 +1,245 @@
+//! Servers that are found by name: one entry of the file that stands for as
+//! many servers as its name has addresses or SRV records.
+//!
+//! [`expand`] puts the servers that were found in the place of their entry.
+//! Until anything was found the entry itself stays, and is unresolved. A server
+//! that vanished from its name drains: it stays, without new connections, for
+//! as long as the caller says that it has sessions.
+
+use crate::settings::{Host, Pool, Resolve, Server};
+use std::collections::BTreeMap;
+use std::fmt;
+
+/// An entry that stands for many servers: its pool's name and its own.
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct Entry {
+    /// The pool.
+    pub pool: String,
+    /// The entry.
+    pub server: String,
+}
+
+/// A place where a name leads.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Target {
+    /// An address, or the name in an SRV record.
+    pub host: Host,
+    /// The port.
+    pub port: u16,
+    /// Its rank (RFC 2782: "priority"): those that are not of the lowest are
+    /// backup servers. 0 of an address.
+    pub rank: u16,
+    /// Its share beside the others of its rank. 0 of an address.
+    pub share: u16,
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.host, self.port)
+    }
+}
+
+/// What is known of all entries.
+#[derive(Clone, Debug, Default)]
+pub struct Found {
+    entries: BTreeMap<Entry, Targets>,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Targets {
+    now: Vec<Target>,
+    /// Those that were there before and have sessions.
+    vanished: Vec<Target>,
+}
+
+impl Found {
+    /// Takes what a look-up found; true if that changes anything. An empty
+    /// answer changes nothing: the last good targets are kept.
+    pub fn set(&mut self, entry: &Entry, targets: Vec<Target>) -> bool {
+        let known = self.entries.entry(entry.clone()).or_default();
+        if targets.is_empty() || targets == known.now {
+            return false;
+        }
+        let place = |t: &Target| (t.host.clone(), t.port);
+        let here: Vec<_> = targets.iter().map(place).collect();
+        known.vanished.retain(|t| !here.contains(&place(t)));
+        let before = std::mem::replace(&mut known.now, targets);
+        known.vanished.extend(before.into_iter().filter(|t| !here.contains(&place(t))));
+        true
+    }
+
+    /// Whether any server has vanished and is kept for its sessions.
+    #[must_use]
+    pub fn has_vanished(&self) -> bool {
+        self.entries.values().any(|t| !t.vanished.is_empty())
+    }
+
+    /// Forgets the vanished servers that have no sessions, as `in_use` (asked
+    /// with pool and server name) tells; true if there were any.
+    pub fn forget_vanished(&mut self, in_use: impl Fn(&str, &str) -> bool) -> bool {
+        let mut forgotten = false;
+        for (entry, targets) in &mut self.entries {
+            let before = targets.vanished.len();
+            targets.vanished.retain(|t| in_use(&entry.pool, &name(&entry.server, t)));
+            forgotten |= targets.vanished.len() != before;
+        }
+        forgotten
+    }
+
+    /// Forgets entries that are not in the file any more.
+    pub fn retain(&mut self, pools: &[Pool]) {
+        let wanted: Vec<Entry> = entries(pools).map(|(entry, _)| entry).collect();
+        self.entries.retain(|entry, _| wanted.contains(entry));
+    }
+
+    /// The entry that a server stems from.
+    #[must_use]
+    pub fn entry_of(&self, pool: &str, server: &str) -> Option<&Entry> {
+        self.entries.keys().find(|e| {
+            e.pool == pool && server.strip_prefix(e.server.as_str()).is_some_and(|rest| rest.starts_with('@'))
+        })
+    }
+}
+
+/// The entries of pools that stand for many servers, with their settings.
+pub fn entries(pools: &[Pool]) -> impl Iterator<Item = (Entry, &Server)> {
+    pools.iter().flat_map(|pool| {
+        let many = pool.servers.iter().filter(|s| s.resolve == Resolve::All || s.resolve == Resolve::Srv);
+        many.map(|s| (Entry { pool: pool.name.clone(), server: s.name.clone() }, s))
+    })
+}
+
+/// The pools with the servers that were found in the place of their entries.
+#[must_use]
+pub fn expand(pools: &[Pool], found: &Found) -> Vec<Pool> {
+    pools
+        .iter()
+        .map(|pool| {
+            let servers = pool.servers.iter().flat_map(|s| {
+                let entry = Entry { pool: pool.name.clone(), server: s.name.clone() };
+                match (s.resolve, found.entries.get(&entry)) {
+                    (Resolve::All | Resolve::Srv, Some(targets)) if !targets.now.is_empty() => {
+                        servers_of(s, targets)
+                    }
+                    (Resolve::One | Resolve::All | Resolve::Srv, _) => vec![s.clone()],
+                }
+            });
+            Pool { servers: servers.collect(), ..pool.clone() }
+        })
+        .collect()
+}
+
+fn servers_of(entry: &Server, targets: &Targets) -> Vec<Server> {
+    let first = targets.now.iter().map(|t| t.rank).min().unwrap_or(0);
+    let server = |t: &Target, vanished| Server {
+        host: t.host.clone(),
+        port: t.port,
+        name: name(&entry.name, t),
+        weight: weight(entry.weight, t, &targets.now),
+        backup: entry.backup || t.rank > first,
+        resolve: Resolve::One,
+        vanished,
+        ..entry.clone()
+    };
+    let now = targets.now.iter().map(|t| server(t, false));
+    now.chain(targets.vanished.iter().map(|t| server(t, true))).collect()
+}
+
+/// `read@10.77.0.31:3306`
+fn name(entry: &str, target: &Target) -> String {
+    format!("{entry}@{target}")
+}
+
+/// The greatest share of a rank has the entry's weight, a smaller one its part
+/// of it, and none has nothing (RFC 2782: a share of 0 is a very small one).
+fn weight(entry: u16, target: &Target, all: &[Target]) -> u16 {
+    let greatest = all.iter().filter(|t| t.rank == target.rank).map(|t| t.share).max().unwrap_or(0);
+    if greatest == 0 || entry == 0 {
+        return entry;
+    }
+    let part = u32::from(entry) * u32::from(target.share) / u32::from(greatest);
+    u16::try_from(part).unwrap_or(entry).max(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::IpAddr;
+
+    fn entry() -> Entry {
+        Entry { pool: "replicas".into(), server: "read".into() }
+    }
+
+    fn pools(resolve: Resolve) -> Vec<Pool> {
+        let many = Server {
+            weight: 100,
+            resolve,
+            max_connections: Some(7),
+            ..Server::new("read", Host::Name("replicas.internal".into()), 3306)
+        };
+        let one = Server::new("db1", Host::Name("db1.internal".into()), 3306);
+        vec![Pool::new("replicas", vec![one, many])]
+    }
+
+    fn at(last: u8) -> Target {
+        Target { host: Host::Address(IpAddr::from([10, 77, 0, last])), port: 3306, rank: 0, share: 0 }
+    }
+
+    fn show(pools: &[Pool], found: &Found) -> Vec<String> {
+        let servers = expand(pools, found).remove(0).servers;
+        let show = |s: &Server| {
+            let mark = match (s.resolve, s.vanished) {
+                (_, true) => " vanished",
+                (Resolve::One, _) => "",
+                (Resolve::All | Resolve::Srv, _) => " unresolved",
+            };
+            format!("{} {}{}{mark}", s.name, s.weight, if s.backup { " backup" } else { "" })
+        };
+        servers.iter().map(show).collect()
+    }
+
+    #[test]
+    fn an_address_is_a_server_and_one_that_vanished_drains_for_its_sessions() {
+        let (pools, mut found) = (pools(Resolve::All), Found::default());
+        assert_eq!(show(&pools, &found), ["db1 100", "read 100 unresolved"]);
+        assert!(found.set(&entry(), vec![at(31), at(32)]));
+        assert!(!found.set(&entry(), vec![at(31), at(32)]), "nothing new");
+        assert_eq!(show(&pools, &found), ["db1 100", "read@10.77.0.31:3306 100", "read@10.77.0.32:3306 100"]);
+        assert_eq!(expand(&pools, &found)[0].servers[1].max_connections, Some(7));
+        assert!(!found.set(&entry(), vec![]), "the last good ones are kept");
+        assert!(found.set(&entry(), vec![at(32), at(33)]));
+        let drained = [
+            "db1 100",
+            "read@10.77.0.32:3306 100",
+            "read@10.77.0.33:3306 100",
+            "read@10.77.0.31:3306 100 vanished",
+        ];
+        assert_eq!(show(&pools, &found), drained);
+        assert!(
+            !found.forget_vanished(|pool, server| (pool, server) == ("replicas", "read@10.77.0.31:3306"))
+        );
+        assert!(found.has_vanished() && found.forget_vanished(|_, _| false));
+        assert!(!found.has_vanished());
+        assert!(found.set(&entry(), vec![at(33)]) && found.set(&entry(), vec![at(32), at(33)]));
+        assert!(!found.has_vanished(), "it is back");
+    }
+
+    #[test]
+    fn srv_records_give_ranks_shares_and_ports() {
+        let (pools, mut found) = (pools(Resolve::Srv), Found::default());
+        let target =
+            |name: &str, rank, share| Target { host: Host::Name(name.into()), port: 3307, rank, share };
+        found.set(
+            &entry(),
+            vec![target("a", 10, 60), target("b", 10, 20), target("c", 20, 0), target("d", 10, 0)],
+        );
+        assert_eq!(
+            show(&pools, &found),
+            ["db1 100", "read@a:3307 100", "read@b:3307 33", "read@c:3307 100 backup", "read@d:3307 1"]
+        );
+        assert_eq!(found.entry_of("replicas", "read@a:3307"), Some(&entry()));
+        assert_eq!(found.entry_of("replicas", "reader@a:3307"), None);
+        found.retain(&[]);
+        assert_eq!(show(&pools, &found), ["db1 100", "read 100 unresolved"]);
+    }
+}

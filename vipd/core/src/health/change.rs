@@ -1,0 +1,132 @@
+//! What followed from an input, and what people may ask of a server.
+
+use super::{Reason, State};
+use crate::pool::ServerKey;
+use crate::probe::ObservedRole;
+use std::fmt;
+use std::net::IpAddr;
+
+/// What a person asked of a server.
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
+pub enum Admin {
+    /// To do its work.
+    #[default]
+    Ready,
+    /// To take no new connections; those it has go on.
+    Drain,
+    /// To be out of service: its sessions are closed.
+    Maint,
+}
+
+/// What followed from an input. Nothing of it is done yet.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Changes {
+    /// What a person should be told, in order.
+    pub events: Vec<Event>,
+    /// Servers whose sessions must be closed, once the new pools are in use.
+    pub close: Vec<Close>,
+    /// How many new sessions servers may get until their next check.
+    pub rooms: Vec<Room>,
+    /// Servers that should be checked now rather than at their turn.
+    pub hurry: Vec<ServerKey>,
+    /// Whether [`PoolsState::build`] gives new pools.
+    pub pools: bool,
+}
+
+impl Changes {
+    pub(super) const fn is_empty(&self) -> bool {
+        let Self { events, close, rooms, hurry, pools } = self;
+        events.is_empty() && close.is_empty() && rooms.is_empty() && hurry.is_empty() && !*pools
+    }
+}
+
+/// The room a server has.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Room {
+    /// The server.
+    pub key: ServerKey,
+    /// New sessions it may get until its next check; unbounded when absent.
+    pub free: Option<u32>,
+}
+
+/// Something that happened to a server.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Event {
+    /// The server.
+    pub key: ServerKey,
+    /// Its pool's name.
+    pub pool: String,
+    /// Its name.
+    pub server: String,
+    /// What happened.
+    pub change: Change,
+}
+
+/// What happened to a server.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Change {
+    /// Its state changed, or the reason for it.
+    State {
+        /// The state it was in.
+        from: State,
+        /// The state it is in.
+        to: State,
+        /// Why.
+        reason: Reason,
+    },
+    /// Its role changed.
+    Role {
+        /// The role it had.
+        from: ObservedRole,
+        /// The role it has.
+        to: ObservedRole,
+    },
+    /// Its name leads elsewhere.
+    Addresses(Vec<IpAddr>),
+}
+
+impl fmt::Display for Event {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "server {}/{}: ", self.pool, self.server)?;
+        match &self.change {
+            Change::State { from, to, reason } if from == to => write!(f, "still {to}: {reason}"),
+            Change::State { from, to, reason } => write!(f, "{from} -> {to}: {reason}"),
+            Change::Role { from, to } => write!(f, "was {from}, is {to}"),
+            Change::Addresses(addresses) => write!(f, "its name leads to {addresses:?} now"),
+        }
+    }
+}
+
+/// A server whose sessions must be closed.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Close {
+    /// The server.
+    pub key: ServerKey,
+    /// Why.
+    pub why: Why,
+}
+
+/// Why the sessions of a server must be closed.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub enum Why {
+    /// It was the primary, and is a replica now.
+    Demoted,
+    /// It was the primary and stopped answering, and another server is the
+    /// primary now.
+    Superseded,
+    /// It was taken out of service.
+    Maintenance,
+    /// It is down, and its pool says `on-down = "close"`.
+    Down,
+}
+
+impl fmt::Display for Why {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Demoted => "it was demoted",
+            Self::Superseded => "another server is the primary now",
+            Self::Maintenance => "it is in maintenance",
+            Self::Down => "it is down",
+        })
+    }
+}

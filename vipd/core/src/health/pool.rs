@@ -1,0 +1,321 @@
+//! One pool: its servers judged beside each other.
+
+use super::server::Server;
+use super::{Admin, Change, Changes, Close, Demands, Event, Reason, State, Why};
+use crate::pool::{Pool, ServerKey, ServerState};
+use crate::probe::{Lag, ObservedRole, Probe};
+use crate::settings::{self, Host, OnDemote, OnDown, Role};
+use crate::time::Time;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+#[derive(Clone, Debug)]
+pub(super) struct PoolState {
+    pub(super) settings: Arc<settings::Pool>,
+    pub(super) demands: Option<Demands>,
+    pub(super) servers: Vec<Server>,
+    /// In a pool that wants a primary: the last server that was it.
+    pub(super) incumbent: Option<usize>,
+    /// The replica that is kept although it lags.
+    kept: Option<usize>,
+    /// What [`super::PoolsState::build`] made last, and of which states.
+    built: Option<(Vec<ServerState>, Arc<Pool>)>,
+}
+
+impl PoolState {
+    pub(super) fn new(settings: settings::Pool, before: Option<&Self>, now: Time) -> Self {
+        // At the daemon's start nothing serves yet, and nothing that is found starts slowly.
+        let joins = before.is_some_and(Self::serves);
+        let servers = settings.servers.iter().map(|s| {
+            let old = before.and_then(|b| Some((b, b.position(&s.name)?)));
+            let old = old.map(|(b, i)| (&b.servers[i], &b.settings.servers[i], &*b.settings));
+            Server::new(s, &settings, joins, old, now)
+        });
+        let kept = |at: fn(&Self) -> Option<usize>| {
+            let b = before?;
+            let name = &b.settings.servers.get(at(b)?)?.name;
+            settings.servers.iter().position(|s| s.name == *name)
+        };
+        Self {
+            servers: servers.collect(),
+            incumbent: kept(|b| b.incumbent),
+            kept: kept(|b| b.kept),
+            demands: settings.check.as_ref().map(Demands::of),
+            built: None,
+            settings: Arc::new(settings),
+        }
+    }
+
+    fn position(&self, server: &str) -> Option<usize> {
+        self.settings.servers.iter().position(|s| s.name == server)
+    }
+
+    fn event(&self, key: ServerKey, change: Change) -> Event {
+        let server = self.settings.servers[key.server].name.clone();
+        Event { key, pool: self.settings.name.clone(), server, change }
+    }
+
+    // ---- what comes in --------------------------------------------------------
+
+    pub(super) fn observe(
+        &mut self,
+        key: ServerKey,
+        probe: Probe,
+        took: Duration,
+        changes: &mut Changes,
+        now: Time,
+    ) {
+        let (Some(demands), Some(s)) = (self.demands, self.servers.get_mut(key.server)) else { return };
+        if !s.count(&probe, took, now) {
+            return;
+        }
+        let answered = matches!(probe, Probe::Answered(_));
+        let before = s.health.role;
+        let told = s.health.connections.is_some();
+        s.health.observe(probe, demands, now);
+        if answered && (told || s.health.connections.is_some()) {
+            changes.rooms.push(super::Room { key, free: s.room(self.settings.headroom) });
+        }
+        let after = s.health.role;
+        if after == Some(ObservedRole::Primary) {
+            s.close_at = None;
+        }
+        if let (Some(from), Some(to)) = (before, after)
+            && from != to
+        {
+            changes.events.push(self.event(key, Change::Role { from, to }));
+            if demands.role == Role::Primary && to == ObservedRole::Replica {
+                self.demoted(key, changes, now);
+            }
+        }
+    }
+
+    fn demoted(&mut self, key: ServerKey, changes: &mut Changes, now: Time) {
+        match self.settings.on_demote {
+            OnDemote::Close => changes.close.push(Close { key, why: Why::Demoted }),
+            OnDemote::Drain(after) => self.servers[key.server].close_at = Some(now + after),
+        }
+    }
+
+    /// Counts a connection that failed like a check that did, once until the
+    /// next check. One to a server that is not up says nothing new.
+    pub(super) fn connect_failed(&mut self, key: ServerKey, changes: &mut Changes, now: Time) {
+        let Some(demands) = self.demands.filter(|d| d.passive) else { return };
+        let Some(s) = self.servers.get_mut(key.server) else { return };
+        if s.passive_counted || !s.is_up() {
+            return;
+        }
+        s.passive_counted = true;
+        s.checks.passive = s.checks.passive.wrapping_add(1);
+        if s.changed.is_none() {
+            s.health.observe(Probe::Failed("a client's connection to it failed".into()), demands, now);
+        }
+        changes.hurry.push(key);
+    }
+
+    pub(super) fn set_admin(&mut self, key: ServerKey, admin: Admin, changes: &mut Changes) {
+        let Some(s) = self.servers.get_mut(key.server) else { return };
+        if admin == Admin::Maint && s.admin != Admin::Maint {
+            changes.close.push(Close { key, why: Why::Maintenance });
+            s.close_at = None;
+        }
+        s.admin = admin;
+    }
+
+    pub(super) fn set_addresses(
+        &mut self,
+        key: ServerKey,
+        addresses: Vec<IpAddr>,
+        problem: Option<String>,
+        changes: &mut Changes,
+        now: Time,
+    ) {
+        let named = self.settings.servers.get(key.server).is_some_and(|s| matches!(s.host, Host::Name(_)));
+        let Some(s) = self.servers.get_mut(key.server).filter(|_| named) else { return };
+        s.problem = problem;
+        if addresses.is_empty() || s.addresses == addresses {
+            return;
+        }
+        let before = std::mem::replace(&mut s.addresses, addresses.clone());
+        if before.is_empty() {
+            return;
+        }
+        if self.demands.is_some() && before.iter().all(|a| !addresses.contains(a)) {
+            s.forget(now);
+            changes.hurry.push(key);
+        }
+        changes.events.push(self.event(key, Change::Addresses(addresses)));
+    }
+
+    /// Does what is due.
+    pub(super) fn tick(&mut self, at: usize, changes: &mut Changes, now: Time) {
+        for (server, s) in self.servers.iter_mut().enumerate() {
+            if s.close_at.is_some_and(|at| now >= at) {
+                s.close_at = None;
+                changes.close.push(Close { key: ServerKey { pool: at, server }, why: Why::Demoted });
+            }
+        }
+    }
+
+    // ---- judgement --------------------------------------------------------------
+
+    /// Judges every server, first by itself, then beside the others.
+    pub(super) fn judge(&mut self, at: usize, now: Time, changes: &mut Changes) {
+        let mut reasons: Vec<Reason> = self.servers.iter().map(|s| s.judge(self.demands)).collect();
+        for (reason, settings) in reasons.iter_mut().zip(&self.settings.servers) {
+            if settings.vanished && reason.state() == State::Up {
+                *reason = Reason::Vanished;
+            }
+        }
+        self.keep_unproven(&mut reasons);
+        self.one_primary(at, &mut reasons, changes);
+        self.keep_freshest(&mut reasons);
+        for (s, reason) in self.servers.iter().zip(&mut reasons) {
+            if s.admin == Admin::Drain && reason.state() == State::Up {
+                *reason = Reason::Drained;
+            }
+        }
+        for (server, reason) in reasons.into_iter().enumerate() {
+            let key = ServerKey { pool: at, server };
+            let s = &mut self.servers[server];
+            let old = s.become_of(reason, self.settings.slow_start, now);
+            let new = &s.reason;
+            if new.is_broken() && !old.is_broken() && self.settings.on_down == OnDown::Close {
+                s.close_at = None;
+                changes.close.push(Close { key, why: Why::Down });
+            }
+            let new = &self.servers[server].reason;
+            if new.news(&old) {
+                let change = Change::State { from: old.state(), to: new.state(), reason: new.clone() };
+                changes.events.push(self.event(key, change));
+            }
+        }
+    }
+
+    /// When nothing else is usable, keeps what was used until it changed.
+    fn keep_unproven(&self, reasons: &mut [Reason]) {
+        let takes = |i: usize| self.servers[i].serves(&self.settings.servers[i]);
+        if reasons.iter().enumerate().any(|(i, r)| r.state() == State::Up && takes(i)) {
+            return;
+        }
+        for (s, reason) in self.servers.iter().zip(reasons) {
+            if let Reason::Unproven { kept } = reason {
+                *kept = s.changed.is_some_and(|c| c.used);
+            }
+        }
+    }
+
+    /// Of several writable servers in a pool that wants one, the incumbent
+    /// stays, even drained: what still runs on it writes. It is replaced when
+    /// it is no primary any more, does not answer, or is in maintenance.
+    fn one_primary(&mut self, at: usize, reasons: &mut [Reason], changes: &mut Changes) {
+        if self.demands.is_none_or(|d| d.role != Role::Primary) {
+            return;
+        }
+        let writable = |r: &Reason| r.state() == State::Up;
+        let stays = self.incumbent.filter(|i| reasons.get(*i).is_some_and(writable));
+        let next = match stays {
+            Some(incumbent) => self.promoted_since(incumbent, reasons),
+            None => reasons.iter().position(writable),
+        };
+        if let Some(next) = next
+            && let Some(server) = self.incumbent.replace(next)
+        {
+            self.superseded(ServerKey { pool: at, server }, changes);
+        }
+        let Some(incumbent) = self.incumbent else { return };
+        for (i, reason) in reasons.iter_mut().enumerate() {
+            if i != incumbent && writable(reason) {
+                *reason = Reason::Conflict { with: self.settings.servers[incumbent].name.clone() };
+            }
+        }
+    }
+
+    /// The server that was promoted after the incumbent answered for the last
+    /// time, if that fails its checks: no two were seen to be writable at the
+    /// same time, so writes need not wait until it has failed `fall` of them.
+    fn promoted_since(&self, incumbent: usize, reasons: &[Reason]) -> Option<usize> {
+        let old = &self.servers[incumbent].health;
+        let since = |i: &usize| {
+            let promoted = self.servers[*i].health.promoted_at;
+            reasons[*i].state() == State::Up && promoted.is_some() && promoted > old.answered_at
+        };
+        if !old.answers.failing() {
+            return None;
+        }
+        (0..reasons.len()).find(|i| *i != incumbent && since(i))
+    }
+
+    /// Takes the word of another node for which of two writable servers is the
+    /// primary; nothing else is taken from it.
+    pub(super) fn adopt(&mut self, at: usize, server: usize, changes: &mut Changes) {
+        let conflicts = self.servers.get(server).is_some_and(|s| matches!(s.reason, Reason::Conflict { .. }));
+        if let (true, Some(old)) = (conflicts, self.incumbent) {
+            self.incumbent = Some(server);
+            self.superseded(ServerKey { pool: at, server: old }, changes);
+        }
+    }
+
+    fn superseded(&mut self, key: ServerKey, changes: &mut Changes) {
+        let Some(s) = self.servers.get_mut(key.server) else { return };
+        // One that was demoted has been closed for that already.
+        if s.admin != Admin::Maint && s.health.role == Some(ObservedRole::Primary) {
+            changes.close.push(Close { key, why: Why::Superseded });
+        }
+    }
+
+    /// When only lagging replicas are left, keeps the freshest. It stays until
+    /// another lags less than four fifths of its lag, so that two alike do not
+    /// take turns with every check.
+    fn keep_freshest(&mut self, reasons: &mut [Reason]) {
+        let takes = |i: usize| self.servers[i].serves(&self.settings.servers[i]);
+        let served = reasons.iter().enumerate().any(|(i, r)| r.state() == State::Up && takes(i));
+        let lag = |i: usize| match reasons.get(i) {
+            Some(Reason::Lagging { lag, .. }) if takes(i) && !served => Some(*lag),
+            Some(_) | None => None,
+        };
+        let kept = self.kept.and_then(|i| Some((lag(i)?, i)));
+        // A lag nobody knows now may keep a server, but does not choose one.
+        let known = |i: &usize| matches!(self.servers[*i].health.lag, Some(Lag::Known(_)));
+        let freshest = (0..reasons.len()).filter(known).filter_map(|i| Some((lag(i)?, i))).min();
+        let choice = match (kept, freshest) {
+            (Some(kept), Some(other)) if other.0 >= kept.0 / 5 * 4 => Some(kept),
+            (kept, None) => kept,
+            (Some(_) | None, other @ Some(_)) => other,
+        };
+        self.kept = choice.map(|(_, i)| i);
+        if let Some(i) = self.kept
+            && let Reason::Lagging { lag, max } = reasons[i]
+        {
+            reasons[i] = Reason::Freshest { lag, max };
+        }
+    }
+
+    // ---- what goes out ----------------------------------------------------------
+
+    /// Whether some server of its own gets connections.
+    pub(super) fn serves(&self) -> bool {
+        self.servers.iter().zip(&self.settings.servers).any(|(s, settings)| s.is_up() && s.serves(settings))
+    }
+
+    /// Whether [`PoolState::build`] gives what it gave before.
+    pub(super) fn is_built(&self) -> bool {
+        let same =
+            |(s, (state, settings)): (&Server, (&ServerState, &settings::Server))| s.is(state, settings);
+        self.built.as_ref().is_some_and(|(states, _)| {
+            self.servers.iter().zip(states.iter().zip(&self.settings.servers)).all(same)
+        })
+    }
+
+    pub(super) fn build(&mut self, generation: u64) -> Arc<Pool> {
+        if let Some((_, pool)) = self.built.as_ref().filter(|_| self.is_built()) {
+            return Arc::clone(pool);
+        }
+        let states: Vec<_> =
+            self.servers.iter().zip(&self.settings.servers).map(|(s, settings)| s.state(settings)).collect();
+        let pool = Arc::new(Pool::new(generation, Arc::clone(&self.settings), &states));
+        self.built = Some((states, Arc::clone(&pool)));
+        pool
+    }
+}

@@ -1,0 +1,253 @@
+//! One server: what is known and asked of it, judged by itself.
+
+use super::{Admin, Demands, Health, Reason, State};
+use crate::pool::ServerState;
+use crate::probe::{Connections, Probe};
+use crate::settings::{self, Host, Role};
+use crate::time::Time;
+use std::net::IpAddr;
+use std::time::Duration;
+
+/// Steps of a slow start beyond the first: from one tenth of the weight to all of it.
+const STEPS: u64 = 9;
+/// The weight of a server in full service is this many times that of its
+/// settings, so that a tenth of a weight of 1 is a weight too.
+pub(super) const FULL: u16 = 10;
+
+/// What was counted of a server's checks.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Checks {
+    /// Checks that ended.
+    pub total: u64,
+    /// Those of them that failed.
+    pub failed: u64,
+    /// Connections of clients that failed and were counted like a check.
+    pub passive: u64,
+    /// How long the last check took.
+    pub took: Duration,
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct Server {
+    pub(super) addresses: Vec<IpAddr>,
+    /// Why its name does not resolve now.
+    pub(super) problem: Option<String>,
+    pub(super) admin: Admin,
+    /// A weight that a person gave it.
+    pub(super) weight: Option<u16>,
+    pub(super) health: Health,
+    pub(super) checks: Checks,
+    pub(super) reason: Reason,
+    pub(super) since: Time,
+    /// Sessions on it are closed then: it was demoted.
+    pub(super) close_at: Option<Time>,
+    /// It changed then, and nothing is known of it since.
+    pub(super) changed: Option<Changed>,
+    /// A connection that failed was counted since its last check.
+    pub(super) passive_counted: bool,
+    /// Whether it comes up slowly: not the first time after the daemon's start.
+    slowly: bool,
+    ramp: Option<Ramp>,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Changed {
+    at: Time,
+    /// Whether it was usable before.
+    pub(super) used: bool,
+}
+
+/// A slow start under way.
+#[derive(Clone, Copy, Debug)]
+struct Ramp {
+    began: Time,
+    /// Tenths of its weight that it has now.
+    tenths: u16,
+    /// When it gets the next.
+    next: Time,
+}
+
+impl Server {
+    pub(super) fn new(
+        settings: &settings::Server,
+        pool: &settings::Pool,
+        joins: bool,
+        before: Option<(&Self, &settings::Server, &settings::Pool)>,
+        now: Time,
+    ) -> Self {
+        let addresses = match &settings.host {
+            Host::Address(address) => vec![*address],
+            Host::Name(_) => vec![],
+        };
+        let reason = match (&settings.host, &pool.check) {
+            (Host::Name(_), _) => Reason::Unresolved { problem: None },
+            (Host::Address(_), None) => Reason::NoCheck,
+            (Host::Address(_), Some(_)) => Reason::NotChecked,
+        };
+        let fresh = Self {
+            addresses,
+            problem: None,
+            admin: Admin::Ready,
+            weight: None,
+            health: Health::default(),
+            checks: Checks::default(),
+            reason,
+            since: now,
+            close_at: None,
+            changed: None,
+            passive_counted: false,
+            slowly: joins,
+            ramp: None,
+        };
+        let Some((old, old_settings, old_pool)) = before else { return fresh };
+        let mut kept = old.clone();
+        // Other limits are applied to what is known; other questions need new answers.
+        let same_check = match (&old_pool.check, &pool.check) {
+            (Some(a), Some(b)) => std::mem::discriminant(&a.kind) == std::mem::discriminant(&b.kind),
+            (None, None) => true,
+            (Some(_), None) | (None, Some(_)) => false,
+        };
+        if old_settings.host != settings.host {
+            kept.addresses = fresh.addresses;
+            kept.problem = None;
+        }
+        if old_settings.host != settings.host || old_settings.port != settings.port || !same_check {
+            kept.forget(now);
+        }
+        let demands = pool.check.as_ref().map(Demands::of);
+        if let Some(demands) = demands {
+            kept.health.judge_freshness(demands);
+        }
+        if demands.is_none_or(|d| d.role != Role::Primary) {
+            kept.close_at = None;
+        }
+        kept
+    }
+
+    /// What was known is not of what is there now.
+    pub(super) fn forget(&mut self, now: Time) {
+        let used = self.is_writable() || self.changed.is_some_and(|c| c.used);
+        self.health = Health::default();
+        self.changed = Some(Changed { at: now, used });
+        self.close_at = None;
+    }
+
+    /// Counts a check; false if it began before the server changed, and says
+    /// nothing of what is there now.
+    pub(super) fn count(&mut self, probe: &Probe, took: Duration, now: Time) -> bool {
+        self.checks.total = self.checks.total.wrapping_add(1);
+        self.checks.took = took;
+        if matches!(probe, Probe::Failed(_)) {
+            self.checks.failed = self.checks.failed.wrapping_add(1);
+        }
+        if self.changed.is_some_and(|c| now.before(took) < c.at) {
+            return false;
+        }
+        self.changed = None;
+        self.passive_counted = false;
+        true
+    }
+
+    pub(super) fn judge(&self, demands: Option<Demands>) -> Reason {
+        if self.admin == Admin::Maint {
+            return Reason::Maintenance;
+        }
+        if self.addresses.is_empty() {
+            return Reason::Unresolved { problem: self.problem.clone() };
+        }
+        match demands {
+            None => Reason::NoCheck,
+            Some(_) if self.changed.is_some() => Reason::Unproven { kept: false },
+            Some(demands) => self.health.judge(demands),
+        }
+    }
+
+    /// Takes its new reason, and the slow start that may begin or end with it.
+    pub(super) fn become_of(&mut self, reason: Reason, slow: Option<Duration>, now: Time) -> Reason {
+        let old = std::mem::replace(&mut self.reason, reason);
+        let (from, to) = (old.state(), self.reason.state());
+        if from != to {
+            self.since = now;
+        }
+        let up = to == State::Up;
+        match slow {
+            Some(slow) if up && from != State::Up && self.slowly => {
+                self.ramp = Some(Ramp { began: now, tenths: 1, next: now });
+                self.climb(slow, now);
+            }
+            Some(slow) if up => self.climb(slow, now),
+            Some(_) | None => self.ramp = None,
+        }
+        self.slowly |= to != State::Unknown;
+        old
+    }
+
+    /// Every server of a pool gets its next tenth at the same instants of the
+    /// clock: new pools are built [`STEPS`] times in a slow start, however many
+    /// servers come up.
+    fn climb(&mut self, slow: Duration, now: Time) {
+        let step = step(slow);
+        let here = now.as_nanos() / step;
+        self.ramp = self.ramp.and_then(|ramp| {
+            let steps = here.saturating_sub(ramp.began.as_nanos() / step).min(STEPS);
+            let next = Time::from_nanos(here.saturating_add(1).saturating_mul(step));
+            let tenths = u16::try_from(steps).unwrap_or(FULL) + 1;
+            (steps < STEPS).then_some(Ramp { tenths, next, ..ramp })
+        });
+    }
+
+    /// When it has more to do than to wait for its next check.
+    pub(super) fn deadline(&self) -> Option<Time> {
+        [self.ramp.map(|r| r.next), self.close_at].into_iter().flatten().min()
+    }
+
+    /// Hundredths of its weight that it has during a slow start.
+    pub(super) fn slow_start(&self) -> Option<u8> {
+        self.ramp.map(|r| u8::try_from(r.tenths).unwrap_or(10) * 10)
+    }
+
+    /// Its weight, but for a slow start.
+    pub(super) fn weight(&self, settings: &settings::Server) -> u16 {
+        self.weight.unwrap_or(settings.weight)
+    }
+
+    /// Whether it is one that gets connections once it is up.
+    pub(super) fn serves(&self, settings: &settings::Server) -> bool {
+        self.admin == Admin::Ready && !settings.vanished && self.weight(settings) > 0
+    }
+
+    /// Whether `state` is its state for the balancer.
+    pub(super) fn is(&self, state: &ServerState, settings: &settings::Server) -> bool {
+        let ServerState { usable, addresses, weight } = state;
+        *usable == self.is_up() && *addresses == self.addresses && *weight == self.share(settings)
+    }
+
+    pub(super) fn state(&self, settings: &settings::Server) -> ServerState {
+        let addresses = self.addresses.clone();
+        ServerState { usable: self.is_up(), addresses, weight: self.share(settings) }
+    }
+
+    fn share(&self, settings: &settings::Server) -> u16 {
+        self.weight(settings).saturating_mul(self.ramp.map_or(FULL, |r| r.tenths))
+    }
+
+    pub(super) fn is_up(&self) -> bool {
+        self.reason.state() == State::Up
+    }
+
+    /// Whether it is up, or would be but for a person's wish that its sessions run out.
+    pub(super) fn is_writable(&self) -> bool {
+        matches!(self.reason.state(), State::Up | State::Drain)
+    }
+
+    /// New sessions it may get until its next check, if it told.
+    pub(super) fn room(&self, headroom: u32) -> Option<u32> {
+        let Connections { used, max } = self.health.connections?;
+        Some(max.saturating_sub(headroom).saturating_sub(used))
+    }
+}
+
+/// The nanoseconds of a step of a slow start.
+fn step(slow: Duration) -> u64 {
+    u64::try_from(slow.as_nanos() / u128::from(STEPS)).unwrap_or(u64::MAX).max(1)
+}

@@ -1,0 +1,216 @@
+//! When a server is probed.
+//!
+//! ```text
+//!  up, all is well            interval
+//!  a verdict is changing      fast-interval    after a first failure or a first success
+//!  down                       down-interval
+//!  up or down, and asked for  fast-interval    a connection to it has failed
+//! ```
+//!
+//! Each is `interval` where the settings give none, save that a server which
+//! has long been down is asked a little less often. All are varied by a few
+//! per cent, so that many servers, and many proxies, do not march in step.
+
+use super::Endpoint;
+use std::hash::{BuildHasher as _, RandomState};
+use std::time::Duration;
+use tokio::time::Instant;
+use vipd_core::settings::Check;
+
+/// First probes are spread over the interval, but come within this time, so
+/// that a long interval does not leave a server unknown for as long.
+const FIRST_WITHIN: Duration = Duration::from_secs(1);
+/// An interval is longer or shorter by up to this much, in thousandths.
+const JITTER: u32 = 50;
+/// The wait for a server that is down grows with its outage, to this part of it ...
+const PART_OF_OUTAGE: u32 = 30;
+/// ... and no further than to this, so that its return is seen soon enough.
+const LONGEST_GROWN: Duration = Duration::from_secs(5);
+
+/// When the next probe comes.
+#[derive(Debug)]
+pub(super) struct Pace {
+    interval: Duration,
+    fast_interval: Duration,
+    down_interval: Option<Duration>,
+    rise: u32,
+    fall: u32,
+    verdict: Verdict,
+    /// Seed of the jitter.
+    random: u64,
+}
+
+/// What the results so far amount to, as `vipd_core::health` counts them.
+#[derive(Debug)]
+enum Verdict {
+    Unknown,
+    Up { failures: u32 },
+    Down { successes: u32, since: Instant },
+}
+
+impl Pace {
+    pub(super) fn new(check: &Check, endpoint: &Endpoint) -> Self {
+        Self {
+            interval: check.interval,
+            fast_interval: check.fast_interval.unwrap_or(check.interval),
+            down_interval: check.down_interval,
+            rise: check.rise,
+            fall: check.fall,
+            verdict: Verdict::Unknown,
+            // Differs from server to server, and from proxy to proxy.
+            random: RandomState::new().hash_one(endpoint),
+        }
+    }
+
+    /// The wait before the first probe.
+    pub(super) fn first(&mut self) -> Duration {
+        self.interval.min(FIRST_WITHIN) * self.draw(1000) / 1000
+    }
+
+    /// Takes in a result.
+    pub(super) fn saw(&mut self, success: bool, now: Instant) {
+        let down = Verdict::Down { successes: 0, since: now };
+        self.verdict = match (&self.verdict, success) {
+            (Verdict::Unknown | Verdict::Up { .. }, true) => Verdict::Up { failures: 0 },
+            (Verdict::Unknown, false) => down,
+            (Verdict::Up { failures }, false) if failures + 1 < self.fall => {
+                Verdict::Up { failures: failures + 1 }
+            }
+            (Verdict::Up { .. }, false) => down,
+            (Verdict::Down { successes, since }, true) if successes + 1 < self.rise => {
+                Verdict::Down { successes: successes + 1, since: *since }
+            }
+            (Verdict::Down { .. }, true) => Verdict::Up { failures: 0 },
+            (Verdict::Down { successes: 0, since }, false) => Verdict::Down { successes: 0, since: *since },
+            (Verdict::Down { .. }, false) => down,
+        };
+    }
+
+    /// The time from the turn of one probe to that of the next.
+    pub(super) fn gap(&mut self, now: Instant) -> Duration {
+        let gap = match self.verdict {
+            Verdict::Unknown | Verdict::Up { failures: 0 } => self.interval,
+            Verdict::Up { .. } | Verdict::Down { successes: 1.., .. } => self.fast_interval,
+            Verdict::Down { successes: 0, since } => self.down_interval.unwrap_or_else(|| {
+                let outage = now.saturating_duration_since(since);
+                (outage / PART_OF_OUTAGE).min(LONGEST_GROWN).max(self.interval)
+            }),
+        };
+        gap * (1000 - JITTER + self.draw(2 * JITTER + 1)) / 1000
+    }
+
+    /// No two probes start closer to each other, even if asked for.
+    pub(super) fn shortest(&self) -> Duration {
+        self.fast_interval
+    }
+
+    /// A number below `bound` (splitmix64: nothing here must be unpredictable).
+    fn draw(&mut self, bound: u32) -> u32 {
+        self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.random;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        u32::try_from((z ^ (z >> 31)) % u64::from(bound.max(1))).unwrap_or(0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::{IpAddr, Ipv4Addr};
+    use vipd_core::settings::{CheckKind, Host, TcpCheck};
+
+    fn pace(change: impl FnOnce(&mut Check)) -> Pace {
+        let mut check = Check {
+            interval: Duration::from_secs(4),
+            fast_interval: Some(Duration::from_secs(1)),
+            down_interval: Some(Duration::from_secs(9)),
+            rise: 2,
+            fall: 3,
+            ..Check::new(CheckKind::Tcp(TcpCheck::default()))
+        };
+        change(&mut check);
+        let host = Host::Address(IpAddr::V4(Ipv4Addr::LOCALHOST));
+        Pace::new(&check, &Endpoint { pool: "a".into(), server: "db1".into(), host, port: 1 })
+    }
+
+    /// The gap without its jitter.
+    fn seconds(pace: &mut Pace, now: Instant) -> u64 {
+        let gap = pace.gap(now) + Duration::from_millis(499);
+        gap.as_secs()
+    }
+
+    #[test]
+    fn the_interval_follows_the_verdict() {
+        let mut pace = pace(|_| {});
+        let now = Instant::now();
+        let script = [
+            (false, 9), // the first result decides
+            (true, 1),
+            (false, 9),
+            (true, 1),
+            (true, 4), // rise
+            (false, 1),
+            (true, 4),
+            (false, 1),
+            (false, 1),
+            (false, 9), // fall
+            (false, 9),
+        ];
+        assert_eq!(seconds(&mut pace, now), 4, "before the first");
+        for (step, (success, wanted)) in script.into_iter().enumerate() {
+            pace.saw(success, now);
+            assert_eq!(seconds(&mut pace, now), wanted, "step {step}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_given_is_the_interval() {
+        let mut pace = pace(|check| (check.fast_interval, check.down_interval) = (None, None));
+        let now = Instant::now();
+        for success in [true, false, false, false, true, true] {
+            pace.saw(success, now);
+            assert_eq!(seconds(&mut pace, now), 4);
+        }
+    }
+
+    #[test]
+    fn a_long_outage_is_probed_less_often_unless_an_interval_is_given() {
+        let mut grows = pace(|check| (check.interval, check.down_interval) = (Duration::from_secs(1), None));
+        let mut given = pace(|check| check.down_interval = Some(Duration::from_secs(1)));
+        let start = Instant::now();
+        for pace in [&mut grows, &mut given] {
+            pace.saw(false, start);
+        }
+        for (outage, wanted) in [(0, 1), (30, 1), (60, 2), (120, 4), (150, 5), (100_000, 5)] {
+            let now = start + Duration::from_secs(outage);
+            grows.saw(false, now);
+            assert_eq!(seconds(&mut grows, now), wanted, "after {outage} s");
+            assert_eq!(seconds(&mut given, now), 1, "after {outage} s");
+        }
+        // It came back, for a moment: the outage begins anew.
+        let now = start + Duration::from_secs(100_000);
+        grows.saw(true, now);
+        grows.saw(false, now);
+        assert_eq!(seconds(&mut grows, now), 1);
+    }
+
+    #[test]
+    fn two_servers_do_not_march_in_step() {
+        let (mut one, mut other) = (pace(|_| {}), pace(|_| {}));
+        let now = Instant::now();
+        let mut seen = Vec::new();
+        for _ in 0..1_000 {
+            assert!(one.first() < FIRST_WITHIN);
+            let gaps = [one.gap(now), other.gap(now)];
+            for gap in gaps {
+                assert!(gap.abs_diff(Duration::from_secs(4)) <= Duration::from_millis(200), "{gap:?}");
+            }
+            seen.push(gaps);
+        }
+        let same = seen.iter().filter(|[a, b]| a == b).count();
+        assert!(same < 50, "{same} of 1000 gaps are the same");
+        let mean = seen.iter().map(|[gap, _]| *gap).sum::<Duration>() / 1_000;
+        assert!(mean.abs_diff(Duration::from_secs(4)) < Duration::from_millis(20), "{mean:?}");
+    }
+}

@@ -1,0 +1,76 @@
+//! The kinds of check, each in a file of its own.
+
+use super::{Progress, Target, exec, http, mysql, postgres, redis, tcp, tls};
+use std::net::SocketAddr;
+use tokio::time::Instant;
+use vipd_core::probe::Observation;
+use vipd_core::settings::{CheckKind, Tls};
+
+/// A kind of check at work, with what it keeps from one probe to the next.
+pub(super) enum Prober {
+    Tcp(tcp::Prober),
+    Http(Box<http::Prober>),
+    Mysql(Box<mysql::Prober>),
+    Postgres(Box<postgres::Prober>),
+    Redis(Box<redis::Prober>),
+    Exec(Box<exec::Prober>),
+}
+
+impl Prober {
+    pub(super) fn new(Target { endpoint, check }: &Target) -> Self {
+        let tls = |tls: &Option<Tls>| tls.as_ref().map(|tls| tls::Client::new(tls, &endpoint.host));
+        match &check.kind {
+            CheckKind::Tcp(kind) => Self::Tcp(tcp::Prober::new(kind.clone())),
+            CheckKind::Http(kind) => {
+                Self::Http(Box::new(http::Prober::new(kind.clone(), tls(&kind.tls), endpoint)))
+            }
+            CheckKind::Mysql(kind) => {
+                Self::Mysql(Box::new(mysql::Prober::new(kind.clone(), check.interval, check.timeout)))
+            }
+            CheckKind::Postgres(kind) => {
+                Self::Postgres(Box::new(postgres::Prober::new(kind.clone(), tls(&kind.tls))))
+            }
+            CheckKind::Redis(kind) => Self::Redis(Box::new(redis::Prober::new(kind.clone(), tls(&kind.tls)))),
+            CheckKind::Exec(kind) => Self::Exec(Box::new(exec::Prober::new(kind.clone(), endpoint.clone()))),
+        }
+    }
+
+    /// Asks the server once. The future may be dropped at any point, at the
+    /// end of the time limit.
+    pub(super) async fn probe(
+        &mut self,
+        addresses: &[SocketAddr],
+        deadline: Instant,
+        progress: &Progress,
+    ) -> Result<(SocketAddr, Observation), String> {
+        // In boxes: the task of a server is as large as the largest of these,
+        // and most servers wait most of the time.
+        match self {
+            Self::Tcp(tcp) => tcp.probe(addresses, deadline, progress).await.map_err(|e| e.to_string()),
+            Self::Http(http) => {
+                Box::pin(http.probe(addresses, deadline, progress)).await.map_err(|e| e.to_string())
+            }
+            Self::Mysql(mysql) => {
+                Box::pin(mysql.probe(addresses, deadline, progress)).await.map_err(|e| e.to_string())
+            }
+            Self::Postgres(postgres) => {
+                Box::pin(postgres.probe(addresses, deadline, progress)).await.map_err(|e| e.to_string())
+            }
+            Self::Redis(redis) => {
+                Box::pin(redis.probe(addresses, deadline, progress)).await.map_err(|e| e.to_string())
+            }
+            Self::Exec(exec) => Box::pin(exec.probe(addresses, progress)).await.map_err(|e| e.to_string()),
+        }
+    }
+
+    /// Gives back what is kept.
+    pub(super) async fn close(self) {
+        match self {
+            // Nothing outlives a probe of theirs.
+            Self::Tcp(_) | Self::Http(_) | Self::Exec(_) => {}
+            Self::Mysql(mysql) => mysql.close().await,
+            Self::Postgres(postgres) => postgres.close().await,
+            Self::Redis(redis) => redis.close().await,
+        }
+    }
+}

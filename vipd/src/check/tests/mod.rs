@@ -1,0 +1,95 @@
+//! Checks against servers made by hand on 127.0.0.1.
+
+mod exec;
+mod http;
+mod mysql;
+mod schedule;
+mod tcp;
+mod tls;
+
+use super::*;
+use crate::resolve::Resolver;
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::time::Instant;
+use vipd_core::probe::Observation;
+use vipd_core::settings::{CheckKind, Role, Server, TcpCheck};
+
+type Outcome = Result<(), Box<dyn std::error::Error>>;
+
+const LIMIT: Duration = Duration::from_secs(20);
+
+fn pool(name: &str, kind: CheckKind, ports: &[u16]) -> Pool {
+    let host = Host::Address(IpAddr::V4(Ipv4Addr::LOCALHOST));
+    let server = |port: &u16| Server::new(format!("db{port}"), host.clone(), *port);
+    let interval = Duration::from_millis(50);
+    let check = Check { interval, timeout: LIMIT, rise: 1, fall: 1, ..Check::new(kind) };
+    Pool { check: Some(check), ..Pool::new(name, ports.iter().map(server).collect()) }
+}
+
+/// A pool whose checks give up soon.
+fn hasty(kind: CheckKind, port: u16) -> Pool {
+    let mut pool = pool("a", kind, &[port]);
+    if let Some(check) = &mut pool.check {
+        check.timeout = Duration::from_millis(150);
+    }
+    pool
+}
+
+struct Lab {
+    checker: Checker,
+    resolver: Resolver,
+    reports: mpsc::Receiver<Report>,
+}
+
+impl Lab {
+    fn start(pools: &[Pool]) -> Self {
+        let (sender, reports) = mpsc::channel(64);
+        let resolver = Resolver::start(Handle::current(), pools, mpsc::channel(64).0);
+        let checker = Checker::start(Handle::current(), pools, &resolver, sender);
+        Self { checker, resolver, reports }
+    }
+
+    fn update(&mut self, pools: &[Pool]) {
+        self.resolver.update(pools);
+        self.checker.update(pools, &self.resolver);
+    }
+
+    async fn report(&mut self) -> Result<Report, Box<dyn std::error::Error>> {
+        Ok(tokio::time::timeout(LIMIT, self.reports.recv()).await?.ok_or("the checker has ended")?)
+    }
+
+    /// Waits for a failure, whatever a busy machine makes of earlier probes.
+    async fn until_failed(&mut self, text: &str) -> Outcome {
+        while self.report().await?.probe != Probe::Failed(text.to_owned()) {}
+        Ok(())
+    }
+
+    async fn failure(&mut self) -> Result<String, Box<dyn std::error::Error>> {
+        match self.report().await?.probe {
+            Probe::Failed(text) => Ok(text),
+            Probe::Answered(seen) => Err(format!("answered: {seen:?}").into()),
+        }
+    }
+}
+
+/// A listener that hands every connection to `serve`, and counts them.
+async fn server<F, S>(serve: F) -> Result<(u16, Arc<AtomicUsize>), std::io::Error>
+where
+    F: Fn(TcpStream) -> S + Send + 'static,
+    S: Future<Output = std::io::Result<()>> + Send + 'static,
+{
+    let listener = TcpListener::bind("127.0.0.1:0").await?;
+    let port = listener.local_addr()?.port();
+    let taken = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&taken);
+    drop(tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            count.fetch_add(1, Ordering::SeqCst);
+            drop(tokio::spawn(serve(stream)));
+        }
+    }));
+    Ok((port, taken))
+}

@@ -1,0 +1,190 @@
+//! Names that stand for many servers: their addresses or SRV records, again
+//! and again.
+//!
+//! One task an entry of the file. It looks up at the pace of the time to live,
+//! and earlier on request; only news are sent. What they mean is
+//! [`vipd_core::discover`]'s to say.
+
+use super::system::{Answer, System};
+use super::{EARLY_EVERY, RETRY, TTL_BOUNDS};
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::runtime::Handle;
+use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::time::Instant;
+use vipd_core::discover::{Entry, Target, entries};
+use vipd_core::settings::{Host, Pool, Resolve, Server};
+
+/// What a look-up of an entry found, or why it failed; sent when it changes.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Discovered {
+    /// The entry.
+    pub entry: Entry,
+    /// Where its name leads, in a stable order, never nowhere; or why nobody knows.
+    pub targets: Result<Vec<Target>, String>,
+}
+
+/// Looks up all entries; ends when it is dropped.
+#[derive(Debug)]
+pub struct Discovery {
+    runtime: Handle,
+    events: mpsc::Sender<Discovered>,
+    system: Arc<System>,
+    tasks: HashMap<Entry, Task>,
+}
+
+/// All that a look-up depends on: one that differs is another look-up.
+#[derive(Clone, Debug, Eq, PartialEq)]
+struct Question {
+    host: Host,
+    port: u16,
+    resolve: Resolve,
+}
+
+/// A running look-up; it ends when it is dropped.
+#[derive(Debug)]
+struct Task {
+    question: Question,
+    again: Arc<Notify>,
+    _end: oneshot::Sender<()>,
+}
+
+impl Discovery {
+    /// Starts to look up the entries of `pools`, as the file has them, on
+    /// `runtime`. What is found goes to `events`.
+    #[must_use]
+    pub fn start(runtime: Handle, pools: &[Pool], events: mpsc::Sender<Discovered>) -> Self {
+        Self::with_system(runtime, pools, events, System::default())
+    }
+
+    pub(super) fn with_system(
+        runtime: Handle,
+        pools: &[Pool],
+        events: mpsc::Sender<Discovered>,
+        system: System,
+    ) -> Self {
+        let mut discovery = Self { runtime, events, system: Arc::new(system), tasks: HashMap::new() };
+        discovery.update(pools);
+        discovery
+    }
+
+    /// Takes over changed settings. Look-ups that stay go on.
+    pub fn update(&mut self, pools: &[Pool]) {
+        let mut before = std::mem::take(&mut self.tasks);
+        for (entry, server) in entries(pools) {
+            let Server { host, port, resolve, .. } = server;
+            let question = Question { host: host.clone(), port: *port, resolve: *resolve };
+            let task = match before.remove(&entry).filter(|t| t.question == question) {
+                Some(task) => task,
+                None => self.spawn(entry.clone(), question),
+            };
+            self.tasks.insert(entry, task);
+        }
+    }
+
+    fn spawn(&self, entry: Entry, question: Question) -> Task {
+        let again = Arc::new(Notify::new());
+        let (end, ended) = oneshot::channel::<()>();
+        let run = Run {
+            entry,
+            question: question.clone(),
+            system: Arc::clone(&self.system),
+            again: Arc::clone(&again),
+            events: self.events.clone(),
+        };
+        // Ends by itself when the sender of `ended` is dropped.
+        drop(self.runtime.spawn(async move {
+            tokio::select! {
+                () = run.lookups() => {}
+                _ = ended => {}
+            }
+        }));
+        Task { question, again, _end: end }
+    }
+
+    /// Asks for a look-up before the time to live is over, since a server that
+    /// it found does not answer. Does nothing if there was one just now.
+    pub fn refresh(&self, entry: &Entry) {
+        if let Some(task) = self.tasks.get(entry) {
+            task.again.notify_one();
+        }
+    }
+}
+
+struct Run {
+    entry: Entry,
+    question: Question,
+    system: Arc<System>,
+    again: Arc<Notify>,
+    events: mpsc::Sender<Discovered>,
+}
+
+impl Run {
+    /// Looks up until nobody takes what is found.
+    async fn lookups(&self) {
+        let mut known = None;
+        let mut failures = 0;
+        loop {
+            let start = Instant::now();
+            let (targets, ttl) = self.find().await;
+            let wait = match &targets {
+                Ok(_) => {
+                    failures = 0;
+                    ttl.clamp(TTL_BOUNDS.0, TTL_BOUNDS.1)
+                }
+                Err(_) => {
+                    let [.., longest] = RETRY;
+                    failures += 1;
+                    RETRY.get(failures - 1).copied().unwrap_or(longest)
+                }
+            };
+            if known.as_ref() != Some(&targets) {
+                known = Some(targets.clone());
+                let found = Discovered { entry: self.entry.clone(), targets };
+                if self.events.send(found).await.is_err() {
+                    return;
+                }
+            }
+            tokio::select! {
+                () = tokio::time::sleep_until(start + wait) => {}
+                () = async {
+                    self.again.notified().await;
+                    tokio::time::sleep_until(start + EARLY_EVERY).await;
+                } => {}
+            }
+        }
+    }
+
+    async fn find(&self) -> (Result<Vec<Target>, String>, Duration) {
+        let Question { host, port, resolve } = &self.question;
+        let name = host.to_string();
+        match resolve {
+            Resolve::Srv => self.system.find_srv(&name).await,
+            Resolve::One | Resolve::All => {
+                let found = self.system.find(&name).await;
+                let (first, second) = (found.of(found.order[0]), found.of(found.order[1]));
+                (addresses(first, second, *port), found.ttl)
+            }
+        }
+    }
+}
+
+/// All addresses of a name. A family that could not be asked makes the whole
+/// unknown: its servers would seem to have vanished.
+fn addresses(first: &Answer, second: &Answer, port: u16) -> Result<Vec<Target>, String> {
+    let mut targets = Vec::new();
+    let mut nothing = String::new();
+    for answer in [first, second] {
+        match answer {
+            Answer::Addresses(found) => {
+                let target =
+                    |a: &std::net::IpAddr| Target { host: Host::Address(*a), port, rank: 0, share: 0 };
+                targets.extend(found.iter().map(target));
+            }
+            Answer::Nothing(reason) => nothing.clone_from(reason),
+            Answer::Failed(reason) => return Err(reason.clone()),
+        }
+    }
+    if targets.is_empty() { Err(nothing) } else { Ok(targets) }
+}

@@ -1,0 +1,102 @@
+//! Servers that are found by name: what look-ups say becomes settings.
+
+use super::Shell;
+use crate::control::api::{Event, EventKind, Level};
+use crate::net::clock;
+use crate::resolve::{Discovered, Discovery};
+use tracing::{error, info};
+use vipd_core::discover::{self, expand};
+use vipd_core::node::Settings;
+use vipd_core::settings::{Listener, Pool};
+
+/// The pools as the file has them, and what their entries stand for now.
+#[derive(Debug)]
+pub(super) struct Found {
+    file: Vec<Pool>,
+    targets: discover::Found,
+    discovery: Discovery,
+}
+
+impl Found {
+    pub(super) fn new(file: Vec<Pool>, discovery: Discovery) -> Self {
+        Self { file, targets: discover::Found::default(), discovery }
+    }
+
+    /// The pools of another file, with the servers that are known by now.
+    pub(super) fn preview(&self, file: &[Pool]) -> Vec<Pool> {
+        expand(file, &self.targets)
+    }
+
+    pub(super) fn update(&mut self, file: Vec<Pool>) {
+        self.discovery.update(&file);
+        self.targets.retain(&file);
+        self.file = file;
+    }
+}
+
+impl Shell {
+    pub(super) fn discovered(&mut self, found: Discovered) {
+        let Discovered { entry, targets } = found;
+        let discover::Entry { pool, server } = &entry;
+        match targets {
+            Ok(targets) => {
+                let list = targets.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+                if self.found.targets.set(&entry, targets) {
+                    let message = format!("{pool}/{server} stands for {list} now");
+                    info!(kind = ?EventKind::Server, "{message}");
+                    self.events
+                        .push(Event::new(Level::Info, EventKind::Server, message).server(pool, server));
+                    self.replace_servers();
+                }
+            }
+            Err(problem) => {
+                let message =
+                    format!("{pool}/{server}: its name does not resolve: {problem}; what is known is kept");
+                error!(kind = ?EventKind::Server, "{message}");
+                self.events.push(Event::new(Level::Warning, EventKind::Server, message).server(pool, server));
+            }
+        }
+    }
+
+    /// A server that was found by name does not answer: its name may lead elsewhere by now.
+    pub(super) fn look_up_again(&self, pool: &str, server: &str) {
+        if let Some(entry) = self.found.targets.entry_of(pool, server) {
+            self.found.discovery.refresh(entry);
+        }
+    }
+
+    /// Takes those out that vanished from their names, once their sessions have ended.
+    pub(super) fn forget_vanished(&mut self) {
+        if !self.found.targets.has_vanished() {
+            return;
+        }
+        let stats = self.balancer.stats();
+        let in_use = |pool: &str, server: &str| {
+            stats.servers.iter().any(|s| s.pool == pool && s.server == server && s.sessions > 0)
+        };
+        if self.found.targets.forget_vanished(in_use) {
+            self.replace_servers();
+        }
+    }
+
+    /// Puts the servers that are known now in use.
+    fn replace_servers(&mut self) {
+        let pools = self.found.preview(&self.found.file);
+        let settings = Settings { pools, ..self.node.settings().clone() };
+        if let Err(error) = self.put_in_use(settings) {
+            error!(%error, "the servers stay as they were");
+        }
+    }
+
+    /// Puts settings in use, all of them or none.
+    pub(super) fn put_in_use(&mut self, new: Settings) -> Result<(), String> {
+        let pools = self.node.preview_pools(&new.pools, clock::now());
+        let listeners: &[Listener] = &new.listeners;
+        self.balancer.reconfigure(listeners, pools).map_err(|e| e.to_string())?;
+        self.resolver.update(&new.pools);
+        self.checker.update(&new.pools, &self.resolver);
+        self.node.reconfigure(new, clock::now());
+        self.drain();
+        Ok(())
+    }
+}
