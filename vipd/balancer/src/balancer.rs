@@ -21,8 +21,8 @@ use vipd_core::settings::{Listener, Server};
 /// servers and addresses change: a full queue means a worker that hangs.
 pub(crate) const COMMANDS: usize = 1024;
 
-/// Failed connections that nobody was told of yet. A server that is down fails
-/// them by the thousand, and a check's `fall` of them is all there is to know.
+/// Failed connections that nobody was told of yet: those of a few servers for
+/// seconds, which nobody who listens needs.
 const FAILURES: usize = 256;
 
 /// The running balancer. Its methods return at once, unless they say otherwise,
@@ -130,7 +130,8 @@ impl Balancer {
     }
 
     /// Where connections to servers that failed are told of, from the start on;
-    /// `None` if somebody else took it. When it is full, failures are lost.
+    /// `None` if somebody else took it. A server's are told ten times a second
+    /// at most; when the channel is full they are lost.
     pub fn connect_failures(&self) -> Option<mpsc::Receiver<ConnectFailure>> {
         self.failures.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
@@ -341,16 +342,14 @@ impl Control {
     fn view(&mut self, pools: Arc<Pools>) -> View {
         let mut servers = Vec::with_capacity(pools.pools().len());
         let mut tallies = Vec::with_capacity(pools.pools().len());
-        let mut rated = false;
         for pool in pools.pools() {
             let tally = self.pools.entry(pool.name().to_owned());
             tallies.push(Arc::clone(tally.or_insert_with(|| Arc::new(PoolTally::new(pool.name())))));
-            let of_pool: Vec<_> =
-                pool.settings().servers.iter().map(|s| self.tally(pool.name(), s)).collect();
-            rated |= of_pool.iter().any(|s| s.rate.limited());
-            servers.push(of_pool);
+            let all = &pool.settings().servers;
+            servers.push(all.iter().map(|s| self.tally(pool.name(), s)).collect::<Vec<_>>());
         }
         let loads = servers.iter().map(|s| PoolLoads::new(s.iter().map(|t| &t.sessions))).collect();
+        let rated = servers.iter().map(|s| s.iter().any(|t| t.rate.limited())).collect();
         self.blocks.retain(|name, _| pools.pools().iter().any(|p| p.name() == name));
         // Those of removed servers stay as long as they have sessions, those of pools as long as somebody waits.
         self.servers.retain(|_, tally| Arc::strong_count(tally) > 1);

@@ -19,6 +19,9 @@ use tokio::time::Instant;
 use vipd_core::pool::{Connection, NoServer, Picked, ServerKey};
 use vipd_core::settings::Pool;
 
+/// Picks in a row in which others may be faster before a session waits for its turn.
+const RACES: usize = 16;
+
 /// A connection to a server.
 #[derive(Debug)]
 pub(crate) struct Connected {
@@ -124,8 +127,8 @@ impl Search<'_> {
 
     fn claim(&self, view: &View, route: Route, pool: &Pool) -> Result<(Picked, Place), NoServer> {
         let worker = &self.session.worker;
-        let now = if view.rated { worker.shared.now() } else { 0 };
-        loop {
+        let now = if view.rated(route.pool) { worker.shared.now() } else { 0 };
+        for _ in 0..RACES {
             let client = self.session.peer.ip();
             let connection = Connection { client, random: worker.random(), tried: &self.tried };
             let picked = worker.pick(view, route.pool, &connection, now)?;
@@ -138,12 +141,14 @@ impl Search<'_> {
             };
             let limit = view.pools.server(picked.key).and_then(|s| s.max_connections());
             // Another worker may have taken the last place, or the last token,
-            // since the pick: the next pick sees that.
+            // since the pick: the next pick sees that, unless it is of a view
+            // that is just being replaced.
             let Some(place) = server.acquire(limit, borrowed, &worker.shared) else { continue };
             if server.use_up(now) {
                 return Ok((picked, place));
             }
         }
+        Err(NoServer::Full)
     }
 
     /// Waits for its turn to look for a server.

@@ -19,6 +19,8 @@ const SLOTS: usize = pool::BLOCK;
 struct Block {
     /// One bit for each slot that is in use.
     taken: AtomicU32,
+    /// One bit for each slot whose server takes no more, whatever its number.
+    closed: AtomicU32,
     /// Changes of the counters so far.
     changes: AtomicU64,
     sessions: [AtomicU32; SLOTS],
@@ -53,16 +55,28 @@ impl Load {
         self.changed();
     }
 
+    /// Makes the server one that takes no more, or no longer.
+    pub(crate) fn close(&self, closed: bool) {
+        if closed {
+            self.block.closed.fetch_or(1 << self.slot, Ordering::SeqCst);
+        } else {
+            self.block.closed.fetch_and(!(1 << self.slot), Ordering::SeqCst);
+        }
+        self.changed();
+    }
+
     /// After the change itself: who reads this number sees the change, and who
     /// does not will read another number later.
     fn changed(&self) {
-        self.block.changes.fetch_add(1, Ordering::Release);
+        // In one order with those that look whether anybody waits for the change.
+        self.block.changes.fetch_add(1, Ordering::SeqCst);
     }
 }
 
 impl Drop for Load {
     /// Nobody is left who counts: the slot is at 0.
     fn drop(&mut self) {
+        self.close(false);
         self.block.taken.fetch_and(!(1 << self.slot), Ordering::SeqCst);
     }
 }
@@ -110,8 +124,15 @@ impl PoolLoads {
         Self { blocks: blocks.collect(), places }
     }
 
+    /// A server's sessions, or `u32::MAX` if it takes no more.
     pub(crate) fn load(&self, server: usize) -> u32 {
-        self.places.get(server).map_or(0, |(block, slot)| block.sessions[*slot].load(Ordering::Relaxed))
+        self.places.get(server).map_or(0, |(block, slot)| {
+            if block.closed.load(Ordering::Relaxed) & (1 << slot) == 0 {
+                block.sessions[*slot].load(Ordering::Relaxed)
+            } else {
+                u32::MAX
+            }
+        })
     }
 
     /// Each number only grows, so their sum tells of any change.
@@ -124,7 +145,7 @@ impl PoolLoads {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::shared::{Place, ServerTally, Shared, View, ViewAt};
+    use crate::shared::{Place, ServerTally, Shared, View};
     use std::net::IpAddr;
     use std::sync::Barrier;
     use vipd_core::pool::{Connection, PickState, Pools, ServerKey, ServerState};
@@ -148,6 +169,14 @@ mod tests {
         View { pools: Arc::new(pools), servers: vec![tallies], loads, ..View::default() }
     }
 
+    fn shared() -> Arc<Shared> {
+        Arc::new(Shared::new(tokio::sync::mpsc::channel(1).0))
+    }
+
+    fn acquire(tally: &Arc<ServerTally>, limit: Option<u32>, shared: &Arc<Shared>) -> Option<Place> {
+        tally.acquire(limit, None, shared)
+    }
+
     fn tally(blocks: &mut Blocks, name: usize) -> Arc<ServerTally> {
         Arc::new(ServerTally::new("pool", &format!("db{name}"), blocks.load()))
     }
@@ -155,12 +184,7 @@ mod tests {
     fn pick(view: &View, state: &mut PickState, random: u64) -> Option<ServerKey> {
         let client = IpAddr::from([10, 0, 0, 1]);
         let connection = Connection { client, random, tried: &[] };
-        view.pools.pick(0, state, &connection, &ViewAt { view, now: 0 }).ok().map(|p| p.key)
-    }
-
-    fn acquire(tally: &Arc<ServerTally>, limit: Option<u32>) -> Option<Place> {
-        let shared = Arc::new(Shared::new(tokio::sync::mpsc::channel(1).0));
-        tally.acquire(limit, None, &shared)
+        view.pools.pick(0, state, &connection, &view.at(0)).ok().map(|p| p.key)
     }
 
     #[test]
@@ -186,16 +210,39 @@ mod tests {
         tallies.reverse();
         tallies.swap(0, SLOTS);
         let view = view(pools(&vec![1; count], None), tallies);
-        let mut state = PickState::default();
+        let (mut state, shared) = (PickState::default(), shared());
         let mut places = Vec::new();
         for _ in 0..3 {
             for _ in 0..count {
                 let key = pick(&view, &mut state, 1);
-                places.extend(key.and_then(|k| view.server(k)).and_then(|t| acquire(t, None)));
+                places.extend(key.and_then(|k| view.server(k)).and_then(|t| acquire(t, None, &shared)));
             }
             let loads: Vec<_> = view.servers[0].iter().map(|t| t.sessions.get()).collect();
             assert!(loads.windows(2).all(|w| w[0] == w[1]), "{loads:?}");
         }
+    }
+
+    /// A server without room of its own is found neither by its number nor in
+    /// the index, and is found again when it has some.
+    #[test]
+    fn a_server_that_takes_no_more_is_passed_over() {
+        let mut blocks = Blocks::default();
+        let tallies: Vec<_> = (0..2 * SLOTS).map(|i| tally(&mut blocks, i)).collect();
+        let (view, mut state) = (view(pools(&vec![1; 2 * SLOTS], None), tallies), PickState::default());
+        let mut picked = |view: &View| {
+            let picked: std::collections::BTreeSet<usize> =
+                (0..2 * SLOTS).filter_map(|_| pick(view, &mut state, 1)).map(|k| k.server).collect();
+            picked.len()
+        };
+        assert_eq!(picked(&view), 2 * SLOTS);
+        for (i, server) in view.servers[0].iter().enumerate() {
+            server.set_room(Some(1));
+            assert!(server.use_up(0) && !server.use_up(0));
+            assert_eq!(picked(&view), 2 * SLOTS - 1 - i);
+        }
+        view.servers[0][SLOTS].set_room(Some(1));
+        view.servers[0][3].set_room(None);
+        assert_eq!(picked(&view), 2);
     }
 
     /// Workers that count at the same time lose no count, overfill no server,
@@ -209,6 +256,7 @@ mod tests {
         let tallies = (0..weights.len()).map(|i| tally(&mut blocks, i)).collect();
         let view = view(pools(&weights, Some(LIMIT)), tallies);
         let quiet = Barrier::new(WORKERS as usize);
+        let shared = &shared();
         let work = &|worker: u64| {
             let mut state = PickState::default();
             let mut places = Vec::new();
@@ -218,7 +266,7 @@ mod tests {
                     continue;
                 };
                 let tally = view.server(key).expect("a picked server is there");
-                places.extend(acquire(tally, Some(LIMIT)));
+                places.extend(acquire(tally, Some(LIMIT), shared));
                 assert!(tally.sessions.get() <= LIMIT);
                 if i % 3 == 0 && !places.is_empty() {
                     places.swap_remove(i % places.len());

@@ -16,6 +16,10 @@ use std::time::Instant;
 use tokio::sync::{Notify, mpsc};
 use vipd_core::pool::{Loads, Pools, ServerKey};
 
+/// Between two failed connections of one server that are told. Health counts
+/// one for each check, and whoever listens has elections to hold.
+const TELL_AFTER: u64 = 100_000_000;
+
 /// Everything that workers look at.
 #[derive(Debug)]
 pub(crate) struct Shared {
@@ -68,6 +72,11 @@ impl Shared {
 
     /// A connection to a server failed. What does not fit is lost.
     pub(crate) fn failed(&self, server: &ServerTally, reason: &dyn std::fmt::Display) {
+        let (now, told) = (self.now(), server.told.load(Ordering::Relaxed));
+        if told != 0 && now.saturating_sub(told) < TELL_AFTER {
+            return;
+        }
+        server.told.store(now.max(1), Ordering::Relaxed);
         let (pool, server, reason) = (server.pool.clone(), server.name.clone(), reason.to_string());
         let _ = self.failures.try_send(ConnectFailure { pool, server, reason });
     }
@@ -86,8 +95,8 @@ pub(crate) struct View {
     pub(crate) tallies: Vec<Arc<PoolTally>>,
     /// By [`ListenerShared::slot`].
     pub(crate) routes: Vec<Option<Route>>,
-    /// Whether any server has a connect rate.
-    pub(crate) rated: bool,
+    /// By pool: whether any of its servers has a connect rate.
+    pub(crate) rated: Vec<bool>,
 }
 
 /// What a listener's sessions are to do.
@@ -107,6 +116,16 @@ impl View {
         self.servers.get(key.pool)?.get(key.server)
     }
 
+    /// How full servers are at this time.
+    pub(crate) fn at(&self, now: u64) -> Now<'_> {
+        Now { view: self, now }
+    }
+
+    /// Whether any server of the pool or its fallbacks has a connect rate.
+    pub(crate) fn rated(&self, pool: usize) -> bool {
+        self.chain(pool).any(|p| self.rated.get(p) == Some(&true))
+    }
+
     /// A pool and its fallbacks. (Chains of checked settings have an end.)
     fn chain(&self, pool: usize) -> impl Iterator<Item = usize> {
         let pools = self.pools.pools();
@@ -121,23 +140,32 @@ impl View {
     }
 }
 
-/// A view as it is at a time: connect rates allow more as it goes on.
-pub(crate) struct ViewAt<'a> {
-    pub(crate) view: &'a View,
-    pub(crate) now: u64,
+/// A view at one time, which decides what connect rates allow.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Now<'a> {
+    view: &'a View,
+    now: u64,
 }
 
-impl Loads for ViewAt<'_> {
+impl Now<'_> {
+    fn rated(&self, pool: usize) -> bool {
+        self.view.rated.get(pool) == Some(&true)
+    }
+}
+
+impl Loads for Now<'_> {
+    /// A server's sessions; as many as can be if it takes no more now for
+    /// another reason, so that [`Pools::pick`] takes it for full.
     fn load(&self, key: ServerKey) -> u32 {
+        if self.rated(key.pool) && self.view.server(key).is_some_and(|s| s.rate.wait(self.now) > 0) {
+            return u32::MAX;
+        }
         self.view.loads.get(key.pool).map_or(0, |pool| pool.load(key.server))
     }
 
+    /// What time alone changes is not followed.
     fn changes(&self, pool: usize, block: usize) -> Option<u64> {
-        self.view.loads.get(pool)?.changes(block)
-    }
-
-    fn takes(&self, key: ServerKey) -> bool {
-        self.view.server(key).is_none_or(|server| server.takes(self.now))
+        if self.rated(pool) { None } else { self.view.loads.get(pool)?.changes(block) }
     }
 }
 
@@ -198,6 +226,8 @@ pub(crate) struct ServerTally {
     pub(crate) total: AtomicU64,
     pub(crate) connect_errors: AtomicU64,
     pub(crate) resets: AtomicU64,
+    /// When a failed connection was last told.
+    told: AtomicU64,
 }
 
 impl ServerTally {
@@ -211,24 +241,41 @@ impl ServerTally {
             total: AtomicU64::new(0),
             connect_errors: AtomicU64::new(0),
             resets: AtomicU64::new(0),
+            told: AtomicU64::new(0),
         }
     }
 
     pub(crate) fn set_room(&self, free: Option<u32>) {
         self.room.store(free.map_or(NO_LIMIT, |free| free.min(NO_LIMIT - 1)), Ordering::SeqCst);
-    }
-
-    /// Whether its own limit and its connect rate allow one more.
-    fn takes(&self, now: u64) -> bool {
-        self.room.load(Ordering::Relaxed) > 0 && self.rate.wait(now) == 0
+        self.close_or_open();
     }
 
     /// Uses up a token of its connect rate, and some of its room.
     pub(crate) fn use_up(&self, now: u64) -> bool {
+        if !self.rate.take(now) {
+            return false;
+        }
+        if self.room.load(Ordering::Relaxed) == NO_LIMIT {
+            return true;
+        }
         let less = |room: u32| (room > 0).then(|| if room == NO_LIMIT { room } else { room - 1 });
-        self.rate.take(now)
-            && (self.room.load(Ordering::Relaxed) == NO_LIMIT
-                || self.room.fetch_update(Ordering::SeqCst, Ordering::SeqCst, less).is_ok())
+        let before = self.room.fetch_update(Ordering::SeqCst, Ordering::SeqCst, less);
+        if before == Ok(1) {
+            self.close_or_open();
+        }
+        before.is_ok()
+    }
+
+    /// Makes picks see whether there is room; whoever changes that last is right.
+    fn close_or_open(&self) {
+        let full = || self.room.load(Ordering::SeqCst) == 0;
+        loop {
+            let closed = full();
+            self.sessions.close(closed);
+            if full() == closed {
+                break;
+            }
+        }
     }
 
     /// A place on the server, unless it has `limit` sessions already: workers

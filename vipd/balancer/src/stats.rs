@@ -59,7 +59,7 @@ causes! {
     QueueTimeout = "queue-timeout",
     /// The client hung up before it had a server.
     Abandoned = "abandoned",
-    /// The client's address had `max-per-source` sessions.
+    /// The client's address had `max-connections-per-source` sessions.
     SourceLimit = "source-limit",
     /// The client's address had `max-rate-per-source` new sessions within a second.
     SourceRate = "source-rate",

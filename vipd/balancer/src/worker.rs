@@ -6,7 +6,7 @@ use crate::bind::{self, Tcp};
 use crate::registry::Registry;
 use crate::relay::Buffers;
 use crate::session;
-use crate::shared::{Admission, ListenerShared, ServerTally, Shared, View, ViewAt};
+use crate::shared::{Admission, ListenerShared, ServerTally, Shared, View};
 use crate::stats::{CloseCause, Tally};
 use nix::errno::Errno;
 use std::cell::{Cell, RefCell};
@@ -102,7 +102,7 @@ impl Worker {
         connection: &Connection<'_>,
         now: u64,
     ) -> Result<Picked, NoServer> {
-        view.pools.pick(pool, &mut self.picks.borrow_mut(), connection, &ViewAt { view, now })
+        view.pools.pick(pool, &mut self.picks.borrow_mut(), connection, &view.at(now))
     }
 }
 

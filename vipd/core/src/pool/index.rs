@@ -17,7 +17,8 @@ pub const BLOCK: usize = 16;
 /// [`changes`](Self::changes) every load is read for a choice that asks for
 /// the least one.
 pub trait Loads {
-    /// The sessions that a server has now.
+    /// The sessions that a server has now; `u32::MAX` if it takes no more for
+    /// another reason than its `max_connections`, so that it counts as full.
     fn load(&self, server: ServerKey) -> u32;
 
     /// A number that is another one after each change of a load in a block of
@@ -26,13 +27,6 @@ pub trait Loads {
     /// read another number later. `None` where changes are not followed.
     fn changes(&self, _pool: usize, _block: usize) -> Option<u64> {
         None
-    }
-
-    /// Whether a server takes one more now, as far as other limits than its
-    /// `max-connections` go: a rate, what it says of itself. One that does not
-    /// counts as full.
-    fn takes(&self, _server: ServerKey) -> bool {
-        true
     }
 }
 

@@ -151,10 +151,7 @@ impl<L: Loads> Ask<'_, L> {
 
     /// Whether a server may take the connection.
     fn room(&self, server: u32) -> bool {
-        let limit = self.tier.seats[server as usize].limit;
-        !self.tried(server)
-            && (limit == u32::MAX || self.loads.load(self.key(server)) < limit)
-            && self.loads.takes(self.key(server))
+        !self.tried(server) && self.loads.load(self.key(server)) < self.tier.seats[server as usize].limit
     }
 
     /// The next turn's. Who has no room then has lost the turn.
@@ -222,27 +219,15 @@ impl<L: Loads> Ask<'_, L> {
     /// The least loaded; equals take turns.
     fn least(&self, state: &mut TierState) -> Option<u32> {
         self.look(&mut state.index);
-        let next = state.next;
-        let server = self.taking(&mut state.index, |index| index.least(next))?;
-        state.next = server as usize + 1;
-        Some(server)
+        let server = state.index.least(state.next)?;
+        state.next = server + 1;
+        u32::try_from(server).ok()
     }
 
     /// The next that has room, from a server on.
     fn open(&self, state: &mut TierState, from: u32) -> Option<u32> {
         self.look(&mut state.index);
-        self.taking(&mut state.index, |index| index.open(from as usize))
-    }
-
-    /// The first that the index finds and that takes a connection now.
-    fn taking(&self, index: &mut Index, find: impl Fn(&Index) -> Option<usize>) -> Option<u32> {
-        loop {
-            let server = find(index)?;
-            if self.loads.takes(ServerKey { pool: self.at, server }) {
-                return u32::try_from(server).ok();
-            }
-            index.hide(server);
-        }
+        state.index.open(from as usize).and_then(|s| u32::try_from(s).ok())
     }
 
     /// Brings the index up to date for this connection.
