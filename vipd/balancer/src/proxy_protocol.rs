@@ -1,6 +1,7 @@
 //! The PROXY protocol, versions 1 and 2 (HAProxy, `doc/proxy-protocol.txt`):
 //! who the client is, said before its first byte.
 
+use crate::alarm::Alarms;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::str::{self, FromStr};
@@ -92,8 +93,8 @@ fn canonical(address: SocketAddr) -> SocketAddr {
 /// # Errors
 ///
 /// [`HeaderError`]; the connection is of no use then.
-pub(crate) async fn accept(client: &TcpStream) -> Result<Option<Ends>, HeaderError> {
-    tokio::time::timeout(COMPLETE_WITHIN, read(client)).await.map_err(|_| HeaderError::Late)?
+pub(crate) async fn accept(client: &TcpStream, alarms: &Alarms) -> Result<Option<Ends>, HeaderError> {
+    alarms.within(COMPLETE_WITHIN, read(client)).await.ok_or(HeaderError::Late)?
 }
 
 async fn read(client: &TcpStream) -> Result<Option<Ends>, HeaderError> {
@@ -332,7 +333,7 @@ mod tests {
                     client.shutdown().await
                 };
                 let receive = async {
-                    let told = accept(&accepted).await;
+                    let told = accept(&accepted, &Alarms::default()).await;
                     let mut rest = Vec::new();
                     accepted.read_to_end(&mut rest).await?;
                     io::Result::Ok((told, rest))
@@ -351,11 +352,16 @@ mod tests {
         let (mut client, accepted) = connected().await?;
         client.write_all(b"PROXY TCP4 192.0").await?;
         client.shutdown().await?;
-        assert!(matches!(accept(&accepted).await, Err(HeaderError::Closed)));
+        let alarms = Alarms::default();
+        assert!(matches!(accept(&accepted, &alarms).await, Err(HeaderError::Closed)));
         let (mut client, accepted) = connected().await?;
         client.write_all(b"PROXY TCP4 192.0").await?;
         tokio::time::pause();
-        assert!(matches!(accept(&accepted).await, Err(HeaderError::Late)));
+        let told = tokio::select! {
+            told = accept(&accepted, &alarms) => Some(told),
+            () = alarms.ring() => None,
+        };
+        assert!(matches!(told, Some(Err(HeaderError::Late))));
         Ok(())
     }
 }

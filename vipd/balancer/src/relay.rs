@@ -10,7 +10,8 @@
 //! fill the buffer, so no read ends in `EAGAIN`.
 
 use crate::patience::Patience;
-use crate::stats::{CloseCause, Tally};
+use crate::registry::Meter;
+use crate::stats::CloseCause;
 use std::cell::RefCell;
 use std::future::Future;
 use std::io;
@@ -64,7 +65,7 @@ pub(crate) struct Relay<'a, 'p> {
     pub(crate) flows: Flows,
     pub(crate) patience: &'a mut Patience<'p>,
     pub(crate) buffers: &'a Buffers,
-    pub(crate) tally: &'a Tally,
+    pub(crate) meter: Meter<'a>,
 }
 
 /// Both directions.
@@ -107,8 +108,7 @@ impl Future for Relay<'_, '_> {
         let polled_up = up.poll(cx, this.client, this.server, this.buffers, down.closed, &mut taken_up);
         let polled_down = down.poll(cx, this.server, this.client, this.buffers, up.closed, &mut taken_down);
         if taken_up + taken_down > 0 {
-            this.tally.bytes_in.add(taken_up);
-            this.tally.bytes_out.add(taken_down);
+            this.meter.add(taken_up, taken_down);
         }
         let broken = match (polled_up, polled_down) {
             (Poll::Ready(Err(Broken::Source)), _) | (_, Poll::Ready(Err(Broken::Sink))) => {
@@ -218,6 +218,9 @@ mod tests {
     use crate::alarm::Alarms;
     use crate::bind::Tcp;
     use crate::patience::{HALF_CLOSED, Limits};
+    use crate::registry::Registry;
+    use crate::stats::Tally;
+    use std::cell::RefCell;
     use tokio::io::AsyncWriteExt as _;
     use tokio::net::TcpListener;
     use tokio::time::Instant;
@@ -236,6 +239,7 @@ mod tests {
         let (_silent_server, mut server) = pair().await?;
         far_client.shutdown().await?;
         let (buffers, tally) = (Buffers::default(), Tally::default());
+        let registry = RefCell::new(Registry::new(0, 1));
         let alarms = Alarms::default();
         let tcp = Tcp { keepalive: HALF_CLOSED, user_timeout: HALF_CLOSED };
         let began = Instant::now();
@@ -245,7 +249,7 @@ mod tests {
             flows: Flows::default(),
             patience: &mut Patience::new(Limits::default(), tcp, &alarms),
             buffers: &buffers,
-            tally: &tally,
+            meter: Meter { tally: &tally, registry: &registry, place: 0 },
         };
         let ended = tokio::select! {
             cause = relay => Some(cause),
