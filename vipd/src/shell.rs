@@ -224,7 +224,7 @@ impl Shell {
                     stalled(self.balancer.close_local(&addresses));
                 }
                 Output::Pools(pools) => self.balancer.set_pools(pools),
-                Output::CloseServer { server, why: _ } => stalled(self.balancer.close_server(server)),
+                Output::CloseServer { server, why } => stalled(self.balancer.close_server(server, why)),
                 Output::Room { server, free } => self.balancer.set_room(server, free),
                 Output::Hurry { server } => {
                     if let Some((pool, server)) = self.node.server_name(server) {

@@ -263,7 +263,7 @@ mod tests {
             "vipd_server_lag_seconds{pool=\"replicas\",server=\"db2\"} 0.120",
             "vipd_peer_last_heard_seconds{peer=\"px2\"} 0.012",
             "vipd_maintenance 1",
-            "vipd_listener_closed_total{listener=\"write\",cause=\"server-withdrawn\"} 2",
+            "vipd_listener_closed_total{listener=\"write\",cause=\"server-demoted\"} 2",
             "vipd_pool_incumbent{pool=\"primary\",server=\"db1\"} 1",
             "vipd_pool_conflicts{pool=\"primary\"} 1",
             "vipd_pool_conflicts{pool=\"replicas\"} 0",

@@ -94,7 +94,7 @@ fn healthy() -> StatusDoc {
             total: 120,
             bytes_in: 1234,
             bytes_out: 43_210_987,
-            closed: [("client-closed".to_owned(), 115), ("server-withdrawn".to_owned(), 2)].into(),
+            closed: [("client-closed".to_owned(), 115), ("server-demoted".to_owned(), 2)].into(),
             accept_errors: 0,
         }],
         pools: vec![pool_doc("primary", db1, Some("db1")), replicas],
