@@ -424,6 +424,8 @@ impl Shell {
             Call::Server { pool, server, state, reply } => {
                 let _ = reply.send(calls::server(&mut self.node, &pool, &server, state, now));
             }
+            Call::Sessions { which, reply } => calls::sessions(&self.balancer, &self.aux, which, reply),
+            Call::Kill { which, reply } => calls::kill(&self.balancer, &self.aux, which, reply),
             Call::Weight { pool, server, weight, reply } => {
                 let _ = reply.send(calls::weight(&mut self.node, &pool, &server, weight, now));
             }
