@@ -12,6 +12,7 @@ use crate::control::instance::{ClaimError, Instance, Socket};
 use crate::control::{http, notify, server};
 use crate::guard::Guard;
 use crate::kernel::{self, KernelError, KernelEvent, KernelHandle, KernelSettings, Leftover};
+use crate::log;
 use crate::net::clock;
 use crate::resolve::{Discovery, Resolver};
 use crate::shell::{self, Parts};
@@ -86,7 +87,7 @@ fn system(what: &'static str) -> impl FnOnce(io::Error) -> Error {
 /// Why it cannot start, or had to end.
 pub fn run(run: &Run) -> Result<(), Error> {
     let config = Config::load(&run.config.path)?;
-    log_to_stderr();
+    let _log = log::to_stderr().map_err(system("start a thread"))?;
     for warning in &config.warnings {
         warn!("{warning}");
     }
@@ -286,12 +287,4 @@ fn capabilities() -> Result<(), Error> {
         (false, _) => Err(Error::Capability("CAP_NET_ADMIN (to add addresses)")),
         (true, false) => Err(Error::Capability("CAP_NET_RAW (to send adverts and gratuitous ARP)")),
     }
-}
-
-fn log_to_stderr() {
-    let level = std::env::var("VIPD_LOG").unwrap_or_else(|_| "info".to_owned());
-    let filter = tracing_subscriber::EnvFilter::try_new(&level)
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
-    // A second subscriber in one process (tests) is no harm.
-    let _ = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).try_init();
 }

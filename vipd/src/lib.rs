@@ -7,6 +7,7 @@
 //! * [`daemon`]: puts the parts together.
 //! * [`guard`]: cleans up after a daemon that was killed.
 //! * [`kernel`]: the addresses the kernel holds.
+//! * `log`: whoever logs does not wait for whoever reads.
 //! * [`net`]: adverts, messages between nodes, announcements, the clock.
 //! * [`resolve`]: names of servers.
 //! * [`shell`]: the one loop that drives the decisions.
@@ -18,6 +19,7 @@ pub mod ctl;
 pub mod daemon;
 pub mod guard;
 pub mod kernel;
+mod log;
 pub mod net;
 pub mod resolve;
 pub mod shell;

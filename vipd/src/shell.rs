@@ -223,7 +223,7 @@ impl Shell {
                     stalled(self.balancer.close_local(&addresses));
                 }
                 Output::Pools(pools) => self.balancer.set_pools(pools),
-                Output::CloseServer { server, why: _ } => stalled(self.balancer.close_server(server)),
+                Output::CloseServer { server, why } => stalled(self.balancer.close_server(server, why)),
                 Output::Room { server, free } => self.balancer.set_room(server, free),
                 Output::Hurry { server } => {
                     if let Some((pool, server)) = self.node.server_name(server) {
@@ -423,6 +423,8 @@ impl Shell {
             Call::Server { pool, server, state, reply } => {
                 let _ = reply.send(calls::server(&mut self.node, &pool, &server, state, now));
             }
+            Call::Sessions { which, reply } => calls::sessions(&self.balancer, &self.aux, which, reply),
+            Call::Kill { which, reply } => calls::kill(&self.balancer, &self.aux, which, reply),
             Call::Weight { pool, server, weight, reply } => {
                 let _ = reply.send(calls::weight(&mut self.node, &pool, &server, weight, now));
             }

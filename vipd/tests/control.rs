@@ -23,6 +23,7 @@ fn code(response: &Response) -> Option<ErrorCode> {
         Response::Status { .. }
         | Response::Why { .. }
         | Response::Switched { .. }
+        | Response::Sessions(_)
         | Response::Done { .. }
         | Response::Event { .. }
         | Response::End {}

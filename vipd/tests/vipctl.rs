@@ -9,7 +9,7 @@ use std::os::unix::net::UnixListener;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
-use vipd::control::api::{Event, EventDoc, EventKind, Level, SOCKET, StatusDoc, Steps};
+use vipd::control::api::{Event, EventDoc, EventKind, Level, SOCKET, SessionsDoc, StatusDoc, Steps};
 use vipd::control::instance::Instance;
 
 /// The user without rights.
@@ -137,6 +137,42 @@ fn a_weight_is_given_and_taken_back() {
     assert_eq!(fake.orders(), ["weight primary/db1 Some(0)", "weight primary/db1 None"]);
     for bad in ["257", "much"] {
         vipctl(fake.dir.path(), &["server", "primary/db1", "weight", bad]).exits(2);
+    }
+    assert!(fake.orders().is_empty());
+}
+
+#[test]
+fn sessions_for_people_and_for_programs() {
+    let fake = Fake::start();
+    let table = vipctl(fake.dir.path(), &["sessions"]).exits(0).out;
+    assert_eq!(table.lines().count(), 3, "{table}");
+    assert!(table.contains("17  write     192.0.2.7:40000  primary/db1  relaying"), "{table}");
+    let one = vipctl(fake.dir.path(), &["sessions", "primary/db1"]).exits(0).out;
+    assert_eq!(one.lines().count(), 2, "{one}");
+    let json = vipctl(fake.dir.path(), &["sessions", "write", "--json"]).exits(0).out;
+    let told: SessionsDoc = serde_json::from_str(&json).expect("JSON");
+    assert_eq!(told, serde_json::from_str(common::SESSIONS).expect("JSON"));
+    let ran = vipctl(fake.dir.path(), &["sessions", "primary/db9"]).exits(1);
+    assert_eq!(ran.err, "vipctl: refused: there is no server primary/db9\n");
+}
+
+#[test]
+fn sessions_are_killed_by_number_server_or_client() {
+    let fake = Fake::start();
+    let kill = |args: &[&str]| vipctl(fake.dir.path(), &[&["sessions", "kill"], args].concat());
+    let ran = kill(&["17", "--yes"]).exits(0);
+    assert_eq!(ran.out, "reset 1\n");
+    kill(&["--server", "primary/db1", "--yes"]).exits(0);
+    kill(&["--client", "192.0.2.8", "--yes"]).exits(0);
+    let orders =
+        ["kill Id(17)", "kill Server { pool: \"primary\", server: \"db1\" }", "kill Client(192.0.2.8)"];
+    assert_eq!(fake.orders(), orders);
+    let ran = kill(&["17"]).exits(2);
+    assert!(ran.err.contains("add --yes"), "{}", ran.err);
+    for wrong in
+        [&[][..], &["db1"], &["17", "--client", "192.0.2.8"], &["--server", "db1"], &["--client", "x"]]
+    {
+        kill(&[wrong, &["--yes"]].concat()).exits(2);
     }
     assert!(fake.orders().is_empty());
 }

@@ -1,6 +1,7 @@
 //! The handle on all workers.
 
 use crate::patience::Limits;
+use crate::sessions::{self, Sessions, Wanted, Which};
 use crate::shared::{ListenerShared, PoolTally, Route, ServerTally, Shared, View};
 use crate::stats::Stats;
 use crate::worker::{self, Command, Listening};
@@ -11,7 +12,8 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
+use vipd_core::health::Why;
 use vipd_core::pool::{Pools, ServerKey};
 use vipd_core::settings::{Listener, Server};
 
@@ -81,14 +83,15 @@ impl Balancer {
         let failures = Mutex::new(Some(told));
         let mut balancer = Self { shared, workers: vec![], control: Mutex::default(), failures };
         for index in 0..workers {
-            let handle = balancer.spawn(index).map_err(|source| Error::Worker { worker: index, source })?;
+            let handle =
+                balancer.spawn(index, workers).map_err(|source| Error::Worker { worker: index, source })?;
             balancer.workers.push(handle);
         }
         balancer.reconfigure(listeners, pools)?;
         Ok(balancer)
     }
 
-    fn spawn(&self, index: usize) -> std::io::Result<Handle> {
+    fn spawn(&self, index: usize, workers: usize) -> std::io::Result<Handle> {
         let (commands, received) = mpsc::channel(COMMANDS);
         let shared = Arc::clone(&self.shared);
         let (told, made) = std::sync::mpsc::channel();
@@ -97,7 +100,7 @@ impl Balancer {
                 move || match worker::runtime() {
                     Ok(runtime) => {
                         let _ = told.send(Ok(()));
-                        worker::run(&runtime, index, shared, received);
+                        worker::run(&runtime, (index, workers), shared, received);
                     }
                     Err(e) => {
                         let _ = told.send(Err(e));
@@ -180,8 +183,7 @@ impl Balancer {
         control.numbers = numbers;
         control.replace(next);
         for Active { shared, settings, .. } in &control.listeners {
-            shared.set_max(settings.max_connections);
-            shared.sources.set(settings.max_per_source, settings.max_rate_per_source);
+            shared.follow(settings);
         }
         self.swap(&mut control, pools);
         for (permit, add) in permits.into_iter().zip(add) {
@@ -219,11 +221,46 @@ impl Balancer {
     /// # Errors
     ///
     /// [`Error::Stalled`] when a worker hangs; the others have closed theirs.
-    pub fn close_server(&self, server: ServerKey) -> Result<(), Error> {
+    pub fn close_server(&self, server: ServerKey, why: Why) -> Result<(), Error> {
         match self.shared.view.load().server(server) {
-            Some(tally) => self.tell(|| Command::CloseServer(Arc::clone(tally))),
+            Some(tally) => self.tell(|| Command::CloseServer(Arc::clone(tally), why.into())),
             None => Ok(()),
         }
+    }
+
+    /// Lists sessions, at most [`crate::LISTED`]. The workers have been asked
+    /// when this returns; wait for their answer wherever you can.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Stalled`] when a worker hangs.
+    pub fn list(&self, which: Which) -> Result<impl Future<Output = Sessions> + Send + use<>, Error> {
+        let (wanted, names) = self.wanted(which);
+        let answers = self.ask(|answer| Command::List(Arc::clone(&wanted), answer))?;
+        Ok(sessions::gather(answers, names))
+    }
+
+    /// Resets sessions, and resolves to their number. The workers have been
+    /// told when this returns.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Stalled`] when a worker hangs; the others end theirs.
+    pub fn kill(&self, which: Which) -> Result<impl Future<Output = u64> + Send + use<>, Error> {
+        let (wanted, _) = self.wanted(which);
+        let answers = self.ask(|answer| Command::Kill(Arc::clone(&wanted), answer))?;
+        Ok(sessions::count(answers))
+    }
+
+    /// What the workers need to know of sessions that are asked for, and the
+    /// listeners' names.
+    fn wanted(&self, which: Which) -> (Arc<Wanted>, Vec<(usize, String)>) {
+        let control = self.control();
+        let all = || control.listeners.iter().chain(&control.retired);
+        let means = |l: &&Active| matches!(&which, Which::Named(n) if *n == l.shared.name || *n == l.pool);
+        let listeners = all().filter(means).map(|l| l.shared.slot).collect();
+        let names = all().map(|l| (l.shared.slot, l.shared.name.clone())).collect();
+        (Arc::new(Wanted { which, listeners }), names)
     }
 
     /// Stops accepting. Sessions go on; clients that are connected but not
@@ -300,7 +337,21 @@ impl Balancer {
             .collect()
     }
 
-    fn tell(&self, command: impl Fn() -> Command) -> Result<(), Error> {
+    /// Asks every worker.
+    fn ask<T>(
+        &self,
+        command: impl Fn(oneshot::Sender<T>) -> Command,
+    ) -> Result<Vec<oneshot::Receiver<T>>, Error> {
+        let mut answers = Vec::with_capacity(self.workers.len());
+        self.tell(|| {
+            let (answer, answered) = oneshot::channel();
+            answers.push(answered);
+            command(answer)
+        })?;
+        Ok(answers)
+    }
+
+    fn tell(&self, mut command: impl FnMut() -> Command) -> Result<(), Error> {
         let mut result = Ok(());
         for (worker, handle) in self.workers.iter().enumerate() {
             if handle.commands.try_send(command()).is_err() {

@@ -2,10 +2,12 @@
 
 use crate::{Error, holder};
 use nix::errno::Errno;
+use nix::sys::socket::sockopt;
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::time::Duration;
+use tokio::net::TcpSocket;
 use vipd_core::settings::{Bind, Listener};
 
 /// Connections that wait to be accepted, on each worker's socket. The kernel
@@ -120,6 +122,15 @@ fn start(socket: Socket, tcp: Tcp) -> io::Result<TcpListener> {
     Ok(socket.into())
 }
 
+/// Gives a socket the address that its connection comes from. The port is
+/// chosen with the connection: ports run out for each server by itself, and
+/// not for all of them together.
+pub(crate) fn source(socket: &TcpSocket, from: IpAddr) -> io::Result<()> {
+    // Of both families (inet_bind_hash and inet6_bind read the same flag).
+    nix::sys::socket::setsockopt(socket, sockopt::IpBindAddressNoPort, &true)?;
+    socket.bind(SocketAddr::new(from, 0))
+}
+
 fn no_family(error: &io::Error) -> bool {
     matches!(errno(error), Errno::EAFNOSUPPORT | Errno::EADDRNOTAVAIL)
 }
@@ -172,6 +183,20 @@ mod tests {
         assert_eq!(socket.tcp_keepalive_time()?, loopback().tcp_keepalive);
         assert_eq!(socket.tcp_keepalive_interval()?, KEEPALIVE_INTERVAL);
         assert_eq!(socket.tcp_user_timeout()?, Some(loopback().tcp_user_timeout));
+        Ok(())
+    }
+
+    /// A port that is chosen at once is gone for all servers.
+    #[test]
+    fn a_source_leaves_the_port_to_the_connection() -> Result<(), Box<dyn std::error::Error>> {
+        for (socket, from) in [
+            (TcpSocket::new_v4()?, IpAddr::from(Ipv4Addr::LOCALHOST)),
+            (TcpSocket::new_v6()?, Ipv6Addr::LOCALHOST.into()),
+        ] {
+            source(&socket, from)?;
+            let local = SockRef::from(&socket).local_addr()?.as_socket();
+            assert_eq!(local.map(|a| (a.ip(), a.port())), Some((from, 0)));
+        }
         Ok(())
     }
 

@@ -1,23 +1,26 @@
 //! How a session gets its server: by the pool's rules, in the pool's queue
 //! when no server has room, elsewhere when a connection fails.
 
+use crate::access::Times;
 use crate::bind;
+use crate::proxy_protocol;
 use crate::queue::Ticket;
 use crate::registry::State;
 use crate::session::Session;
 use crate::shared::{Place, Route, ServerTally, View};
 use crate::stats::CloseCause;
 use nix::errno::Errno;
+use std::cell::Cell;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
-use tokio::io::Interest;
+use tokio::io::{AsyncWriteExt, Interest};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::Instant;
 use vipd_core::pool::{Connection, NoServer, Picked, ServerKey};
-use vipd_core::settings::Pool;
+use vipd_core::settings::{Pool, Source};
 
 /// Picks in a row in which others may be faster before a session waits for its turn.
 const RACES: usize = 16;
@@ -30,12 +33,71 @@ pub(crate) struct Connected {
     pub(crate) route: Route,
 }
 
+/// Why a server could not be connected.
+#[derive(Debug, thiserror::Error)]
+enum Failure {
+    #[error("cannot connect from {from}: {error}")]
+    Source { from: IpAddr, error: io::Error },
+    #[error(transparent)]
+    Io(#[from] io::Error),
+}
+
+impl Failure {
+    /// The cause, if it is this host's: another server would fail likewise.
+    fn of_this_host(&self) -> Option<CloseCause> {
+        match self {
+            Self::Source { .. } => Some(CloseCause::NoSourceAddress),
+            Self::Io(error) => bind::no_resources(error).then_some(CloseCause::NoResources),
+        }
+    }
+}
+
+/// The address from which a server is connected, if it is not the kernel's
+/// choice. A server of the other family than `local`, to which the client
+/// connected, has the choice of the kernel; so has one that is not on this
+/// host, when `local` is only there.
+fn source(source: Source, local: IpAddr, server: IpAddr) -> Option<IpAddr> {
+    match source {
+        Source::Auto => None,
+        Source::Address(address) => Some(address),
+        Source::Vip => {
+            let reaches = server.is_loopback() || !local.is_loopback();
+            (reaches && local.is_ipv4() == server.is_ipv4()).then_some(local)
+        }
+    }
+}
+
+/// Adds the time of its life to a session's time in queues.
+struct Waited<'a> {
+    times: &'a Cell<Times>,
+    since: Instant,
+}
+
+impl<'a> Waited<'a> {
+    fn new(times: &'a Cell<Times>) -> Self {
+        Self { times, since: Instant::now() }
+    }
+}
+
+impl Drop for Waited<'_> {
+    fn drop(&mut self) {
+        let times = self.times.get();
+        self.times.set(Times { queued: times.queued + self.since.elapsed(), ..times });
+    }
+}
+
 /// Connects a session, unless its client hangs up before.
 pub(crate) async fn connect(session: &Session) -> Result<Connected, CloseCause> {
+    let began = Instant::now();
     let mut search = Search { session, tried: vec![], generation: None, failures: 0, waiting: None };
     tokio::select! {
         biased;
-        connected = search.run() => connected,
+        connected = search.run() => {
+            let times = session.times.get();
+            let connected_in = connected.is_ok().then(|| began.elapsed().saturating_sub(times.queued));
+            session.times.set(Times { connected: connected_in, ..times });
+            connected
+        }
         () = hung_up(&session.client) => Err(CloseCause::Abandoned),
     }
 }
@@ -83,14 +145,12 @@ impl Search<'_> {
                 Ok(Some(stream)) => return Ok(Connected { stream, place, route }),
                 // Nobody's failure: the newest pools know better.
                 Ok(None) => continue,
-                Err(error) if bind::no_resources(&error) => return Err(CloseCause::NoResources),
-                Err(error) => {
-                    let server = place.server();
-                    worker.shared.failed(server, &error);
-                    tracing::debug!(
-                        listener = %admission.listener().name, client = %self.session.peer,
-                        server = %server.name, pool = %server.pool, %error, "cannot connect"
-                    );
+                Err(failure) => {
+                    self.tell(place.server(), &failure);
+                    if let Some(cause) = failure.of_this_host() {
+                        return Err(cause);
+                    }
+                    worker.shared.failed(place.server(), &failure);
                 }
             }
             self.failures += 1;
@@ -98,6 +158,18 @@ impl Search<'_> {
                 return Err(CloseCause::ConnectFailed);
             }
             self.tried.push(picked.key);
+        }
+    }
+
+    fn tell(&self, server: &ServerTally, error: &Failure) {
+        let Session { worker, admission, ends, .. } = self.session;
+        let (listener, client, pool) = (&admission.listener().name, ends.source, &server.pool);
+        tracing::debug!(%listener, %client, %pool, server = %server.name, %error, "cannot connect");
+        if matches!(error, Failure::Source { .. }) && worker.shared.no_source.due(worker.shared.now()) {
+            tracing::warn!(
+                %listener, %pool, %error,
+                "sessions are refused: check the pool's `source`, it must be an address of this host"
+            );
         }
     }
 
@@ -129,7 +201,7 @@ impl Search<'_> {
         let worker = &self.session.worker;
         let now = if view.rated(route.pool) { worker.shared.now() } else { 0 };
         for _ in 0..RACES {
-            let client = self.session.peer.ip();
+            let client = self.session.ends.source.ip();
             let connection = Connection { client, random: worker.random(), tried: &self.tried };
             let picked = worker.pick(view, route.pool, &connection, now)?;
             let server = view.server(picked.key).ok_or(NoServer::NoneUsable)?;
@@ -162,6 +234,8 @@ impl Search<'_> {
         let worker = &self.session.worker;
         // What failed before may do now.
         self.tried.clear();
+        self.session.enter(State::Queued);
+        let _waited = Waited::new(&self.session.times);
         let first = self.waiting.is_some();
         let ticket = match &mut self.waiting {
             Some(ticket) => ticket,
@@ -195,23 +269,26 @@ impl Search<'_> {
         view: &View,
         picked: Picked,
         tally: &Arc<ServerTally>,
-    ) -> io::Result<Option<TcpStream>> {
-        self.enter(State::Connecting { server: Arc::clone(tally), withdrawn: false });
-        let limit =
-            view.pools.pools().get(picked.key.pool).map_or(Duration::ZERO, |p| p.settings().connect_timeout);
+    ) -> Result<Option<TcpStream>, Failure> {
+        let Some(pool) = view.pools.pools().get(picked.key.pool).map(|p| p.settings()) else {
+            return Ok(None);
+        };
+        self.session.enter(State::Connecting { server: Arc::clone(tally), withdrawn: false });
         let others = view.pools.server(picked.key).map_or(&[][..], |s| s.addresses());
         let connecting = async {
-            let mut result = self.open(picked.address).await;
+            let mut result = self.open(picked.address, pool).await;
             for other in others.iter().filter(|a| **a != picked.address) {
-                if !result.as_ref().is_err_and(|e| !bind::no_resources(e)) {
+                if !result.as_ref().is_err_and(|e| e.of_this_host().is_none()) {
                     break;
                 }
-                result = self.open(*other).await;
+                result = self.open(*other, pool).await;
             }
             result
         };
-        let result = self.session.worker.alarms.within(limit, connecting).await.unwrap_or_else(|| {
-            Err(io::Error::new(io::ErrorKind::TimedOut, "no answer within the pool's connect timeout"))
+        let result = self.session.worker.alarms.within(pool.connect_timeout, connecting).await;
+        let result = result.unwrap_or_else(|| {
+            let late = "no answer within the pool's connect timeout";
+            Err(io::Error::new(io::ErrorKind::TimedOut, late).into())
         });
         match result {
             Ok(stream) => {
@@ -219,40 +296,52 @@ impl Search<'_> {
                     return Ok(None);
                 }
                 tally.total.fetch_add(1, Ordering::Relaxed);
-                self.enter(State::Relaying(Arc::clone(tally)));
+                self.session.enter(State::Relaying(Arc::clone(tally)));
                 Ok(Some(stream))
             }
-            Err(error) => {
-                if !bind::no_resources(&error) {
+            Err(failure) => {
+                if failure.of_this_host().is_none() {
                     tally.connect_errors.fetch_add(1, Ordering::Relaxed);
                 }
-                self.enter(State::Picking);
-                Err(error)
+                self.session.enter(State::Picking);
+                Err(failure)
             }
         }
     }
 
-    async fn open(&self, address: SocketAddr) -> io::Result<TcpStream> {
+    /// A connection to an address, whose other end knows who the client is if
+    /// the pool says so.
+    async fn open(&self, address: SocketAddr, pool: &Pool) -> Result<TcpStream, Failure> {
         let socket = match address {
             SocketAddr::V4(_) => TcpSocket::new_v4(),
             SocketAddr::V6(_) => TcpSocket::new_v6(),
         }?;
         if self.session.worker.shared.descriptors.holds(&socket) {
-            return Err(Errno::EMFILE.into());
+            return Err(io::Error::from(Errno::EMFILE).into());
         }
         socket.set_nodelay(true)?;
-        socket.connect(address).await
-    }
-
-    fn enter(&self, state: State) {
-        if let Some(entry) = self.session.worker.registry.borrow_mut().entry(self.session.id) {
-            entry.state = state;
+        let from = source(pool.source, self.session.local.ip(), address.ip());
+        if let Some(from) = from {
+            bind::source(&socket, from).map_err(|error| Failure::Source { from, error })?;
         }
+        let mut stream = match (socket.connect(address).await, from) {
+            (Ok(stream), _) => stream,
+            // What the kernel says of a source that went in between, or from
+            // which there is no way to the server.
+            (Err(error), Some(from)) if bind::errno(&error) == Errno::EINVAL => {
+                return Err(Failure::Source { from, error });
+            }
+            (Err(error), _) => return Err(error.into()),
+        };
+        if let Some(version) = pool.proxy_protocol {
+            stream.write_all(&proxy_protocol::header(version, self.session.ends)).await?;
+        }
+        Ok(stream)
     }
 
     fn withdrawn(&self) -> bool {
         let mut registry = self.session.worker.registry.borrow_mut();
-        let state = registry.entry(self.session.id).map(|e| &e.state);
+        let state = registry.entry(self.session.place).map(|e| &e.state);
         matches!(state, Some(State::Connecting { withdrawn: true, .. }))
     }
 }

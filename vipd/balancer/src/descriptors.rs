@@ -1,17 +1,15 @@
 //! Descriptors: as many as the system gives, and some of them not for sessions.
 
+use crate::seldom::Seldom;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
-use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI32, Ordering};
 
 /// Descriptors that sessions leave to the rest of the daemon, beside two for
 /// each server (its check, and a look-up of its name): sockets of the election
 /// and the kernel, operators, the status page. Of a very low limit it is half.
 const RESERVE: u64 = 128;
-
-/// Between two lines in the log that tell of refused sessions.
-const TELL_AFTER: u64 = 60_000_000_000;
 
 /// Raises this process's limit to the highest that it may give itself. The limit then.
 ///
@@ -31,13 +29,12 @@ pub fn raise_descriptor_limit() -> io::Result<u64> {
 #[derive(Debug)]
 pub(crate) struct Reserve {
     first: AtomicI32,
-    /// When the log was last told, in nanoseconds.
-    told: AtomicU64,
+    refused: Seldom,
 }
 
 impl Default for Reserve {
     fn default() -> Self {
-        Self { first: AtomicI32::new(RawFd::MAX), told: AtomicU64::new(0) }
+        Self { first: AtomicI32::new(RawFd::MAX), refused: Seldom::default() }
     }
 }
 
@@ -56,9 +53,7 @@ impl Reserve {
 
     /// A session was refused for want of resources: told once a minute.
     pub(crate) fn tell(&self, listener: &str, now: u64) {
-        let told = self.told.load(Ordering::Relaxed);
-        let due = told == 0 || now.saturating_sub(told) >= TELL_AFTER;
-        if due && self.told.compare_exchange(told, now.max(1), Ordering::Relaxed, Ordering::Relaxed).is_ok() {
+        if self.refused.due(now) {
             let sessions_below = self.first.load(Ordering::Relaxed);
             tracing::warn!(
                 listener,

@@ -16,16 +16,19 @@
 //! * `session` is a client from its acceptance to its end: `connect` finds it a
 //!   server, `relay` is its middle (two directions, each a `flow`, with a `pipe` for
 //!   bulk), `patience` what time alone does to it;
-//!   `registry` finds sessions again.
+//!   `registry` finds sessions again, for `sessions`, which lists them;
+//!   `proxy_protocol` tells who the client is, `access` writes of its end.
 //! * Who gets in: `sources` counts by client address, `queue` lets clients wait
 //!   for room, `rate` spreads connections to a server over time, `descriptors`
 //!   leaves some to the rest of the daemon.
-//! * `alarm` keeps the many deadlines that hardly ever pass.
+//! * `alarm` keeps the many deadlines that hardly ever pass, `seldom` the log
+//!   from being flooded.
 //!
 //! A client that cannot be served is reset, never left waiting for longer than
 //! its pool says; so is one whose address or server was taken from under it:
 //! it notices at once.
 
+mod access;
 mod alarm;
 mod balancer;
 mod bind;
@@ -36,18 +39,23 @@ mod holder;
 mod load;
 mod patience;
 mod pipe;
+mod proxy_protocol;
 mod queue;
 mod rate;
 mod registry;
 mod relay;
+mod seldom;
 mod session;
+mod sessions;
 mod shared;
 mod sources;
 mod stats;
 mod worker;
 
+pub use access::ACCESS_LOG;
 pub use balancer::Balancer;
 pub use descriptors::raise_descriptor_limit;
+pub use sessions::{LISTED, SessionInfo, SessionState, Sessions, Which};
 pub use stats::{CloseCause, ListenerStats, PoolStats, ServerStats, Stats};
 
 use std::io;

@@ -1,24 +1,40 @@
 //! A worker's sessions, so that they can be found and ended.
 
+use crate::sessions::{Found, Row, SessionState, Wanted};
 use crate::shared::ServerTally;
-use crate::stats::CloseCause;
-use std::net::IpAddr;
+use crate::stats::{CloseCause, Tally};
+use nix::time::{ClockId, clock_gettime};
+use std::cell::RefCell;
+use std::net::{IpAddr, SocketAddr};
+use std::ops::Range;
 use std::sync::Arc;
 use tokio::task::AbortHandle;
 
-/// The sessions of a worker, so that they can be found and ended.
-#[derive(Debug, Default)]
+/// The sessions of a worker. A session's entry is its place in one list: none
+/// has an allocation of its own.
+#[derive(Debug)]
 pub(crate) struct Registry {
     entries: Vec<Option<Entry>>,
     free: Vec<usize>,
+    /// The number of the next session, and what lies between two of them: the
+    /// workers take turns, so no number comes twice.
+    next: u64,
+    step: u64,
 }
 
 /// A session, as it is found again.
 #[derive(Debug)]
 pub(crate) struct Entry {
-    /// The address that the client connected to.
+    id: u64,
+    /// Its listener's position in the routes.
+    listener: usize,
+    pub(crate) client: SocketAddr,
+    /// The address that was connected to.
     local: IpAddr,
     pub(crate) state: State,
+    /// In milliseconds of [`coarse`].
+    began: u64,
+    traffic: Traffic,
     /// Why the session's task was aborted, if it was.
     cause: Option<CloseCause>,
     pub(crate) task: Option<AbortHandle>,
@@ -27,33 +43,67 @@ pub(crate) struct Entry {
 /// How far a session is.
 #[derive(Debug)]
 pub(crate) enum State {
-    /// It looks for a server, or waits until one has room.
+    /// It waits for a PROXY protocol header.
+    Header,
+    /// It looks for a server.
     Picking,
+    /// It waits until a server has room.
+    Queued,
     /// It is being connected to one; `withdrawn` if that must not have sessions any more.
     Connecting { server: Arc<ServerTally>, withdrawn: bool },
     /// It has one.
     Relaying(Arc<ServerTally>),
 }
 
+/// What went through a session.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Traffic {
+    /// To the server.
+    pub(crate) bytes_in: u64,
+    /// To the client.
+    pub(crate) bytes_out: u64,
+    /// When the latest of it went, in milliseconds of [`coarse`]; 0 before the first.
+    spoke: u64,
+}
+
+/// What is left of a session that ended.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Remains {
+    pub(crate) id: u64,
+    pub(crate) cause: Option<CloseCause>,
+    pub(crate) traffic: Traffic,
+}
+
 impl Registry {
-    pub(crate) fn add(&mut self, local: IpAddr) -> usize {
-        let entry = Entry { local, state: State::Picking, cause: None, task: None };
-        if let Some(id) = self.free.pop() {
-            self.entries[id] = Some(entry);
-            return id;
+    /// That of one of some workers.
+    pub(crate) fn new(worker: usize, workers: usize) -> Self {
+        Self { entries: vec![], free: vec![], next: worker as u64 + 1, step: workers as u64 }
+    }
+
+    /// The place of a new session.
+    pub(crate) fn add(&mut self, listener: usize, client: SocketAddr, local: IpAddr) -> usize {
+        let id = self.next;
+        self.next += self.step;
+        let began = coarse();
+        let traffic = Traffic::default();
+        let state = State::Picking;
+        let entry = Entry { id, listener, client, local, state, began, traffic, cause: None, task: None };
+        if let Some(place) = self.free.pop() {
+            self.entries[place] = Some(entry);
+            return place;
         }
         self.entries.push(Some(entry));
         self.entries.len() - 1
     }
 
-    pub(crate) fn entry(&mut self, id: usize) -> Option<&mut Entry> {
-        self.entries.get_mut(id)?.as_mut()
+    pub(crate) fn entry(&mut self, place: usize) -> Option<&mut Entry> {
+        self.entries.get_mut(place)?.as_mut()
     }
 
-    pub(crate) fn remove(&mut self, id: usize) -> Option<CloseCause> {
-        let entry = self.entries.get_mut(id)?.take()?;
-        self.free.push(id);
-        entry.cause
+    pub(crate) fn remove(&mut self, place: usize) -> Option<Remains> {
+        let Entry { id, cause, traffic, .. } = self.entries.get_mut(place)?.take()?;
+        self.free.push(place);
+        Some(Remains { id, cause, traffic })
     }
 
     /// Ends the sessions to these addresses.
@@ -66,21 +116,47 @@ impl Registry {
     }
 
     /// Ends the sessions on a server. One that is still being connected goes elsewhere.
-    pub(crate) fn close_server(&mut self, gone: &Arc<ServerTally>) {
+    pub(crate) fn close_server(&mut self, gone: &Arc<ServerTally>, cause: CloseCause) {
         for entry in self.entries.iter_mut().flatten() {
             match &mut entry.state {
                 State::Connecting { server, withdrawn } if Arc::ptr_eq(server, gone) => *withdrawn = true,
-                State::Relaying(server) if Arc::ptr_eq(server, gone) => {
-                    entry.close(CloseCause::ServerWithdrawn);
-                }
-                State::Picking | State::Connecting { .. } | State::Relaying(_) => {}
+                State::Relaying(server) if Arc::ptr_eq(server, gone) => entry.close(cause),
+                State::Header
+                | State::Picking
+                | State::Queued
+                | State::Connecting { .. }
+                | State::Relaying(_) => {}
             }
         }
+    }
+
+    /// Ends the sessions that an operator wants ended. How many.
+    pub(crate) fn kill(&mut self, wanted: &Wanted) -> u64 {
+        let mut killed = 0;
+        for entry in self.entries.iter_mut().flatten() {
+            if entry.cause.is_none() && wanted.is(&entry.row(0)) {
+                entry.close(CloseCause::Killed);
+                killed += 1;
+            }
+        }
+        killed
     }
 
     /// Ends all sessions.
     pub(crate) fn close_all(&mut self, cause: CloseCause) {
         self.entries.iter_mut().flatten().for_each(|e| e.close(cause));
+    }
+
+    /// Looks at some places; false if those were the last.
+    pub(crate) fn look(&self, places: Range<usize>, wanted: &Wanted, found: &mut Found) -> bool {
+        let (now, end) = (coarse(), places.end.min(self.entries.len()));
+        for entry in self.entries.get(places.start..end).unwrap_or_default().iter().flatten() {
+            let row = entry.row(now);
+            if wanted.is(&row) {
+                found.add(row);
+            }
+        }
+        end < self.entries.len()
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -98,4 +174,54 @@ impl Entry {
             }
         }
     }
+
+    fn row(&self, now: u64) -> Row<&Arc<ServerTally>> {
+        let (state, server) = match &self.state {
+            State::Header => (SessionState::Header, None),
+            State::Picking => (SessionState::Connecting, None),
+            State::Queued => (SessionState::Queued, None),
+            State::Connecting { server, .. } => (SessionState::Connecting, Some(server)),
+            State::Relaying(server) => (SessionState::Relaying, Some(server)),
+        };
+        let Traffic { bytes_in, bytes_out, spoke } = self.traffic;
+        Row {
+            id: self.id,
+            listener: self.listener,
+            client: self.client,
+            server,
+            state,
+            age: now.saturating_sub(self.began),
+            idle: now.saturating_sub(spoke.max(self.began)),
+            bytes_in,
+            bytes_out,
+        }
+    }
+}
+
+/// Counts what goes through a session: for its listener, and for itself.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Meter<'a> {
+    pub(crate) tally: &'a Tally,
+    pub(crate) registry: &'a RefCell<Registry>,
+    pub(crate) place: usize,
+}
+
+impl Meter<'_> {
+    /// At each wake-up at which bytes went `up` to the server or `down` to the client.
+    pub(crate) fn add(&self, up: u64, down: u64) {
+        self.tally.bytes_in.add(up);
+        self.tally.bytes_out.add(down);
+        if let Some(entry) = self.registry.borrow_mut().entry(self.place) {
+            entry.traffic.bytes_in += up;
+            entry.traffic.bytes_out += down;
+            entry.traffic.spoke = coarse();
+        }
+    }
+}
+
+/// The monotonic clock as of the kernel's last tick (a few milliseconds), in
+/// milliseconds: read at each wake-up, it must not cost what the exact one does.
+fn coarse() -> u64 {
+    let now = clock_gettime(ClockId::CLOCK_MONOTONIC_COARSE);
+    now.map_or(0, |t| (t.tv_sec() * 1000 + t.tv_nsec() / 1_000_000).unsigned_abs())
 }

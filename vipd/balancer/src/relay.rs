@@ -12,7 +12,8 @@
 pub(crate) use crate::flow::Buffers;
 use crate::flow::{Broken, Ends, Flow};
 use crate::patience::Patience;
-use crate::stats::{CloseCause, Tally};
+use crate::registry::Meter;
+use crate::stats::CloseCause;
 use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -26,7 +27,7 @@ pub(crate) struct Relay<'a, 'p> {
     pub(crate) flows: Flows,
     pub(crate) patience: &'a mut Patience<'p>,
     pub(crate) buffers: &'a Buffers,
-    pub(crate) tally: &'a Tally,
+    pub(crate) meter: Meter<'a>,
 }
 
 /// Both directions.
@@ -53,8 +54,7 @@ impl Future for Relay<'_, '_> {
         let ends = Ends { source: server, sink: client, buffers };
         let polled_down = down.poll(cx, ends, up.closed, &mut taken_down);
         if taken_up + taken_down > 0 {
-            this.tally.bytes_in.add(taken_up);
-            this.tally.bytes_out.add(taken_down);
+            this.meter.add(taken_up, taken_down);
         }
         let broken = match (polled_up, polled_down) {
             (Poll::Ready(Err(Broken::Source)), _) | (_, Poll::Ready(Err(Broken::Sink))) => {
@@ -94,6 +94,9 @@ mod tests {
     use crate::alarm::Alarms;
     use crate::bind::Tcp;
     use crate::patience::{HALF_CLOSED, Limits};
+    use crate::registry::Registry;
+    use crate::stats::Tally;
+    use std::cell::RefCell;
     use std::io;
     use tokio::io::AsyncWriteExt as _;
     use tokio::net::TcpListener;
@@ -113,6 +116,7 @@ mod tests {
         let (_silent_server, mut server) = pair().await?;
         far_client.shutdown().await?;
         let (buffers, tally) = (Buffers::default(), Tally::default());
+        let registry = RefCell::new(Registry::new(0, 1));
         let alarms = Alarms::default();
         let tcp = Tcp { keepalive: HALF_CLOSED, user_timeout: HALF_CLOSED };
         let began = Instant::now();
@@ -122,7 +126,7 @@ mod tests {
             flows: Flows::default(),
             patience: &mut Patience::new(Limits::default(), tcp, &alarms),
             buffers: &buffers,
-            tally: &tally,
+            meter: Meter { tally: &tally, registry: &registry, place: 0 },
         };
         let ended = tokio::select! {
             cause = relay => Some(cause),

@@ -1,27 +1,40 @@
 //! A client from its acceptance to its end.
 
+use crate::access::{self, Times};
 use crate::connect::{self, Connected};
 use crate::patience::{Limits, Patience};
+use crate::proxy_protocol::{self, Ends};
+use crate::registry::{Meter, Remains, State};
 use crate::relay::{Flows, Relay};
-use crate::shared::{Admission, Place};
+use crate::shared::{Admission, Place, ServerTally};
 use crate::stats::CloseCause;
 use crate::worker::Worker;
+use std::cell::Cell;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::net::TcpStream;
+use tokio::time::Instant;
 
 /// A session, and what must happen at its end however that comes about.
 #[derive(Debug)]
 pub(crate) struct Session {
     pub(crate) worker: Rc<Worker>,
     /// Its place in the worker's registry.
-    pub(crate) id: usize,
+    pub(crate) place: usize,
     server: Option<(TcpStream, Place)>,
     pub(crate) client: TcpStream,
+    /// The other end of that.
     pub(crate) peer: SocketAddr,
+    /// The address that the peer connected to.
+    pub(crate) local: SocketAddr,
+    /// The ends of the client's own connection: of this one, or of the one
+    /// that a PROXY protocol header tells of.
+    pub(crate) ends: Ends,
+    pub(crate) began: Instant,
+    pub(crate) times: Cell<Times>,
     cause: Option<CloseCause>,
     /// Last, because it is dropped last: who sees that the session is not
     /// counted any more finds its sockets closed.
@@ -35,29 +48,45 @@ pub(crate) fn start(
     admission: Admission,
     client: TcpStream,
     peer: SocketAddr,
-    local: Option<IpAddr>,
+    local: Option<SocketAddr>,
 ) -> io::Result<()> {
     let local = match local {
         Some(local) => local,
-        None => client.local_addr()?.ip(),
+        None => client.local_addr()?,
     };
     worker.tally(&admission).total.add(1);
-    let id = worker.registry.borrow_mut().add(local);
-    let mut session =
-        Session { worker: Rc::clone(worker), id, server: None, client, peer, cause: None, admission };
-    if let Err(cause) = session.admit() {
+    let from_proxy = admission.listener().is_proxy(peer.ip());
+    let place = worker.registry.borrow_mut().add(admission.listener().slot, peer, local.ip());
+    let mut session = Session {
+        worker: Rc::clone(worker),
+        place,
+        server: None,
+        client,
+        peer,
+        local,
+        ends: Ends { source: peer, destination: local },
+        began: Instant::now(),
+        times: Cell::default(),
+        cause: None,
+        admission,
+    };
+    if let Err(cause) = session.admit(from_proxy) {
         session.cause = Some(cause);
         return Ok(());
     }
-    let task = tokio::task::spawn_local(run(session));
-    if let Some(entry) = worker.registry.borrow_mut().entry(id) {
+    let task = tokio::task::spawn_local(run(session, from_proxy));
+    if let Some(entry) = worker.registry.borrow_mut().entry(place) {
         entry.task = Some(task.abort_handle());
     }
     Ok(())
 }
 
-async fn run(mut session: Session) {
-    // In a box, so that its memory is given back when the relaying begins.
+async fn run(mut session: Session, from_proxy: bool) {
+    // In boxes, so that their memory is given back when the relaying begins.
+    if from_proxy && let Err(cause) = Box::pin(session.hear_of_client()).await {
+        session.cause = Some(cause);
+        return;
+    }
     let connected = Box::pin(connect::connect(&session)).await;
     session.cause = Some(match connected {
         Ok(connected) => session.relay(connected).await,
@@ -66,12 +95,43 @@ async fn run(mut session: Session) {
 }
 
 impl Session {
-    /// Whether this client, and any client, may have a session.
-    fn admit(&mut self) -> Result<(), CloseCause> {
+    /// Whether this client, and any client, may have a session. Who comes
+    /// through a proxy is not known yet.
+    fn admit(&mut self, from_proxy: bool) -> Result<(), CloseCause> {
         if self.worker.shared.descriptors.holds(&self.client) {
             return Err(CloseCause::NoResources);
         }
-        self.admission.count(self.peer.ip())
+        if from_proxy { Ok(()) } else { self.admission.count(self.peer.ip()) }
+    }
+
+    /// Reads the header by which a proxy tells who the client is.
+    async fn hear_of_client(&mut self) -> Result<(), CloseCause> {
+        self.enter(State::Header);
+        match proxy_protocol::accept(&self.client, &self.worker.alarms).await {
+            // A connection of the proxy itself.
+            Ok(None) => {}
+            Ok(Some(ends)) => self.ends = ends,
+            Err(error) => {
+                let listener = &self.admission.listener().name;
+                tracing::debug!(%listener, proxy = %self.peer, %error, "no PROXY protocol header");
+                return Err(CloseCause::ProxyHeader);
+            }
+        }
+        if let Some(entry) = self.worker.registry.borrow_mut().entry(self.place) {
+            entry.client = self.ends.source;
+            entry.state = State::Picking;
+        }
+        self.admission.count(self.ends.source.ip())
+    }
+
+    pub(crate) fn enter(&self, state: State) {
+        if let Some(entry) = self.worker.registry.borrow_mut().entry(self.place) {
+            entry.state = state;
+        }
+    }
+
+    pub(crate) fn server(&self) -> Option<&ServerTally> {
+        self.server.as_ref().map(|(_, place)| &**place.server())
     }
 
     async fn relay(&mut self, connected: Connected) -> CloseCause {
@@ -86,7 +146,11 @@ impl Session {
             flows: Flows::default(),
             patience: &mut patience,
             buffers: &worker.buffers,
-            tally: worker.tally(&self.admission),
+            meter: Meter {
+                tally: worker.tally(&self.admission),
+                registry: &worker.registry,
+                place: self.place,
+            },
         }
         .await;
         if cause == CloseCause::ServerError {
@@ -109,8 +173,8 @@ fn spread(age: Duration, random: u64) -> Duration {
 
 impl Drop for Session {
     fn drop(&mut self) {
-        let asked = self.worker.registry.borrow_mut().remove(self.id);
-        let cause = self.cause.or(asked).unwrap_or(CloseCause::Stopped);
+        let remains = self.worker.registry.borrow_mut().remove(self.place);
+        let cause = self.cause.or(remains.and_then(|r| r.cause)).unwrap_or(CloseCause::Stopped);
         if cause.resets() {
             let server = self.server.as_ref().map(|(stream, _)| stream);
             for stream in [Some(&self.client), server].into_iter().flatten() {
@@ -119,13 +183,16 @@ impl Drop for Session {
             }
         }
         self.worker.tally(&self.admission).closed[cause as usize].add(1);
-        let listener = &self.admission.listener().name;
+        let listener = self.admission.listener();
         if cause == CloseCause::NoResources {
-            self.worker.shared.descriptors.tell(listener, self.worker.shared.now());
+            self.worker.shared.descriptors.tell(&listener.name, self.worker.shared.now());
+        }
+        if let (true, Some(Remains { id, traffic, .. })) = (listener.logs_access(), remains) {
+            access::tell(self, id, traffic, cause);
         }
         tracing::debug!(
-            %listener, client = %self.peer,
-            server = self.server.as_ref().map(|(_, p)| p.server().name.as_str()), %cause, "session ended"
+            listener = %listener.name, client = %self.ends.source,
+            server = self.server().map(|s| s.name.as_str()), %cause, "session ended"
         );
     }
 }

@@ -5,6 +5,7 @@ use crate::load::Load;
 use crate::patience::Limits;
 use crate::queue::Queue;
 use crate::rate::Rate;
+use crate::seldom::Seldom;
 use crate::sources::{Source, Sources};
 use crate::stats::{CloseCause, ListenerStats, PoolStats, ServerStats, Tally};
 use crate::{ConnectFailure, descriptors};
@@ -15,6 +16,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::Instant;
 use tokio::sync::{Notify, mpsc};
 use vipd_core::pool::{Changes, Loads, Pools, ServerKey};
+use vipd_core::settings::{Cidr, Listener};
 
 /// Between two failed connections of one server that are told. Health counts
 /// one for each check, and whoever listens has elections to hold.
@@ -30,6 +32,8 @@ pub(crate) struct Shared {
     pub(crate) waiting: Arc<AtomicU32>,
     pub(crate) descriptors: descriptors::Reserve,
     pub(crate) failures: mpsc::Sender<ConnectFailure>,
+    /// Of pools whose `source` is no address of this host.
+    pub(crate) no_source: Seldom,
     /// Set while somebody waits for the last session to end.
     pub(crate) draining: AtomicBool,
     /// Notified at the end of each session while `draining`.
@@ -45,6 +49,7 @@ impl Shared {
             waiting: Arc::default(),
             descriptors: descriptors::Reserve::default(),
             failures,
+            no_source: Seldom::default(),
             draining: AtomicBool::new(false),
             ended: Notify::new(),
             began: Instant::now(),
@@ -357,6 +362,9 @@ pub(crate) struct ListenerShared {
     /// Notified when a session ended or the limit was raised.
     freed: Notify,
     pub(crate) sources: Sources,
+    /// Networks of proxies whose connections begin with a PROXY protocol header.
+    proxies: ArcSwap<Vec<Cidr>>,
+    access_log: AtomicBool,
     /// By worker.
     pub(crate) tallies: Vec<Tally>,
 }
@@ -370,6 +378,8 @@ impl ListenerShared {
             sessions: AtomicU32::new(0),
             freed: Notify::new(),
             sources: Sources::new(),
+            proxies: ArcSwap::default(),
+            access_log: AtomicBool::new(false),
             tallies: (0..workers).map(|_| Tally::default()).collect(),
         }
     }
@@ -378,9 +388,22 @@ impl ListenerShared {
         self.sessions.load(Ordering::SeqCst)
     }
 
-    pub(crate) fn set_max(&self, max: u32) {
-        self.max.store(max, Ordering::SeqCst);
+    /// Takes settings, but for those that are in its [`Route`] or its sockets'.
+    pub(crate) fn follow(&self, settings: &Listener) {
+        self.sources.set(settings.max_per_source, settings.max_rate_per_source);
+        self.proxies.store(Arc::new(settings.accept_proxy.clone()));
+        self.access_log.store(settings.access_log, Ordering::Relaxed);
+        self.max.store(settings.max_connections, Ordering::SeqCst);
         self.freed.notify_waiters();
+    }
+
+    /// Whether connections from here begin with a PROXY protocol header.
+    pub(crate) fn is_proxy(&self, peer: IpAddr) -> bool {
+        self.proxies.load().iter().any(|network| network.contains(peer))
+    }
+
+    pub(crate) fn logs_access(&self) -> bool {
+        self.access_log.load(Ordering::Relaxed)
     }
 
     /// Room for one more session, or `None` at `max-connections`.

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
+use vipd_core::health::Why;
 
 macro_rules! causes {
     ($($(#[$doc:meta])* $name:ident = $text:literal,)*) => {
@@ -27,7 +28,7 @@ macro_rules! causes {
 }
 
 /// How many causes there are.
-pub(crate) const CAUSES: usize = 18;
+pub(crate) const CAUSES: usize = 24;
 
 causes! {
     /// The client ended first; everything was delivered.
@@ -44,9 +45,17 @@ causes! {
     SessionAge = "session-age",
     /// The address that the client had connected to is no longer this node's.
     AddressLost = "address-lost",
-    /// The server must not have sessions any more: it was demoted, or taken
-    /// out of service.
-    ServerWithdrawn = "server-withdrawn",
+    /// The server was the primary, and is a replica now.
+    ServerDemoted = "server-demoted",
+    /// The server was the primary and stopped answering, and another one is
+    /// the primary now.
+    ServerSuperseded = "server-superseded",
+    /// The server is down, and its pool says `on-down = "close"`.
+    ServerDown = "server-down",
+    /// The server was taken out of service.
+    ServerMaintenance = "server-maintenance",
+    /// An operator ended it.
+    Killed = "killed",
     /// The balancer stops.
     Stopped = "stopped",
     /// No server was usable.
@@ -63,8 +72,12 @@ causes! {
     SourceLimit = "source-limit",
     /// The client's address had `max-rate-per-source` new sessions within a second.
     SourceRate = "source-rate",
+    /// A PROXY protocol header was expected and did not come, or was malformed.
+    ProxyHeader = "proxy-header",
     /// No connection to a server could be made.
     ConnectFailed = "connect-failed",
+    /// The pool's `source` is no address of this host.
+    NoSourceAddress = "no-source-address",
     /// This host has no descriptors, ports or memory left for another connection.
     NoResources = "no-resources",
 }
@@ -81,7 +94,9 @@ impl CloseCause {
             | Self::Abandoned
             | Self::SourceLimit
             | Self::SourceRate
+            | Self::ProxyHeader
             | Self::ConnectFailed
+            | Self::NoSourceAddress
             | Self::NoResources => true,
             Self::ClientClosed
             | Self::ServerClosed
@@ -90,7 +105,11 @@ impl CloseCause {
             | Self::IdleTimeout
             | Self::SessionAge
             | Self::AddressLost
-            | Self::ServerWithdrawn
+            | Self::ServerDemoted
+            | Self::ServerSuperseded
+            | Self::ServerDown
+            | Self::ServerMaintenance
+            | Self::Killed
             | Self::Stopped => false,
         }
     }
@@ -103,7 +122,11 @@ impl CloseCause {
             Self::ClientError
             | Self::ServerError
             | Self::AddressLost
-            | Self::ServerWithdrawn
+            | Self::ServerDemoted
+            | Self::ServerSuperseded
+            | Self::ServerDown
+            | Self::ServerMaintenance
+            | Self::Killed
             | Self::Stopped
             | Self::NoServer
             | Self::ServersFull
@@ -112,8 +135,21 @@ impl CloseCause {
             | Self::Abandoned
             | Self::SourceLimit
             | Self::SourceRate
+            | Self::ProxyHeader
             | Self::ConnectFailed
+            | Self::NoSourceAddress
             | Self::NoResources => true,
+        }
+    }
+}
+
+impl From<Why> for CloseCause {
+    fn from(why: Why) -> Self {
+        match why {
+            Why::Demoted => Self::ServerDemoted,
+            Why::Superseded => Self::ServerSuperseded,
+            Why::Maintenance => Self::ServerMaintenance,
+            Why::Down => Self::ServerDown,
         }
     }
 }
@@ -227,4 +263,23 @@ pub(crate) struct Tally {
     pub(crate) bytes_out: Counter,
     pub(crate) closed: [Counter; CAUSES],
     pub(crate) accept_errors: Counter,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    /// The words of the first column, and nothing else, are the causes.
+    #[test]
+    fn the_manual_lists_every_cause() {
+        let page = include_str!("../../../docs/balancer.md");
+        let section = page.split("## What ends a session").nth(1).and_then(|s| s.split("\n## ").next());
+        let rows = section.unwrap_or_default().lines().filter_map(|l| l.strip_prefix("| `"));
+        let words = rows.filter_map(|row| row.split(" | ").next()).flat_map(|cell| cell.split(", "));
+        let told: Vec<_> = words.map(|word| word.trim_matches('`')).collect();
+        let all: BTreeSet<_> = CloseCause::ALL.into_iter().map(CloseCause::as_str).collect();
+        assert_eq!(told.iter().copied().collect::<BTreeSet<_>>(), all);
+        assert_eq!(told.len(), all.len(), "each once: {told:?}");
+    }
 }

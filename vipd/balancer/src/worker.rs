@@ -6,6 +6,7 @@ use crate::bind::{self, Tcp};
 use crate::registry::Registry;
 use crate::relay::Buffers;
 use crate::session;
+use crate::sessions::{self, Found, Wanted};
 use crate::shared::{Admission, ListenerShared, ServerTally, Shared, View};
 use crate::stats::{CloseCause, Tally};
 use nix::errno::Errno;
@@ -36,8 +37,12 @@ pub(crate) enum Command {
     Listen { add: Vec<Listening>, remove: Vec<u64>, tune: Vec<(u64, Tcp)> },
     /// To end the sessions to these addresses.
     CloseLocal(Arc<[IpAddr]>),
-    /// To end the sessions on this server.
-    CloseServer(Arc<ServerTally>),
+    /// To end the sessions on this server, for this cause.
+    CloseServer(Arc<ServerTally>, CloseCause),
+    /// To list sessions.
+    List(Arc<Wanted>, oneshot::Sender<Found>),
+    /// To end sessions, and tell how many.
+    Kill(Arc<Wanted>, oneshot::Sender<u64>),
     /// To accept nothing more.
     StopAccepting,
     /// To end all sessions.
@@ -68,11 +73,11 @@ pub(crate) struct Worker {
 }
 
 impl Worker {
-    fn new(index: usize, shared: Arc<Shared>) -> Self {
+    fn new(index: usize, workers: usize, shared: Arc<Shared>) -> Self {
         Self {
             index,
             shared,
-            registry: RefCell::default(),
+            registry: RefCell::new(Registry::new(index, workers)),
             buffers: Buffers::default(),
             alarms: Alarms::default(),
             picks: RefCell::default(),
@@ -114,11 +119,11 @@ pub(crate) fn runtime() -> io::Result<LocalRuntime> {
 /// The life of a worker, on its own thread.
 pub(crate) fn run(
     runtime: &LocalRuntime,
-    index: usize,
+    (index, workers): (usize, usize),
     shared: Arc<Shared>,
     commands: mpsc::Receiver<Command>,
 ) {
-    runtime.block_on(obey(Rc::new(Worker::new(index, shared)), commands));
+    runtime.block_on(obey(Rc::new(Worker::new(index, workers, shared)), commands));
 }
 
 async fn obey(worker: Rc<Worker>, mut commands: mpsc::Receiver<Command>) {
@@ -142,7 +147,17 @@ async fn obey(worker: Rc<Worker>, mut commands: mpsc::Receiver<Command>) {
                 }
             }
             Some(Command::CloseLocal(addresses)) => worker.registry.borrow_mut().close_local(&addresses),
-            Some(Command::CloseServer(server)) => worker.registry.borrow_mut().close_server(&server),
+            Some(Command::CloseServer(server, cause)) => {
+                worker.registry.borrow_mut().close_server(&server, cause);
+            }
+            Some(Command::List(wanted, answer)) => {
+                tokio::task::spawn_local(sessions::look(Rc::clone(&worker), wanted, answer));
+            }
+            Some(Command::Kill(wanted, answer)) => {
+                let killed = worker.registry.borrow_mut().kill(&wanted);
+                // Whoever asked may not wait any more.
+                let _ = answer.send(killed);
+            }
             Some(Command::StopAccepting) => acceptors.clear(),
             Some(Command::CloseAll) => worker.registry.borrow_mut().close_all(CloseCause::Stopped),
             Some(Command::Stop) | None => break,
@@ -190,7 +205,7 @@ struct Acceptor {
     worker: Rc<Worker>,
     listener: Arc<ListenerShared>,
     /// The address that clients connect to, when it is only one.
-    local: Option<IpAddr>,
+    local: Option<SocketAddr>,
     /// A client that was accepted in the moment in which another worker took
     /// the last room. All others wait in the kernel's queue.
     waiting: Option<(TcpStream, SocketAddr)>,
@@ -202,7 +217,7 @@ impl Acceptor {
     }
 
     async fn run(mut self, socket: Rc<TcpListener>, ended: oneshot::Receiver<()>) {
-        self.local = socket.local_addr().ok().map(|a| a.ip()).filter(|ip| !ip.is_unspecified());
+        self.local = socket.local_addr().ok().filter(|a| !a.ip().is_unspecified());
         tokio::select! {
             _ = ended => {}
             () = self.accept(&socket) => {}

@@ -6,6 +6,7 @@ use common::*;
 use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 use vipd_balancer::{Balancer, CloseCause};
+use vipd_core::health::Why;
 use vipd_core::pool::{Pools, ServerKey};
 use vipd_core::settings::{Bind, Listener};
 
@@ -60,13 +61,26 @@ fn sessions_on_a_withdrawn_server_are_reset_and_no_others() {
     balancer.set_pools(two(one, other, false));
     let mut kept = connect(&balancer);
     assert_eq!(name(&mut kept), "two");
-    balancer.close_server(DB1).expect("workers answer");
+    balancer.close_server(DB1, Why::Demoted).expect("workers answer");
     demoted.iter_mut().for_each(assert_reset);
     drop(demoted);
     until("they are gone", || balancer.sessions() == 1);
-    assert_eq!(stats(&balancer).closed(CloseCause::ServerWithdrawn), 4);
+    assert_eq!(stats(&balancer).closed(CloseCause::ServerDemoted), 4);
     drop(kept);
     until("all sessions ended", || balancer.sessions() == 0);
+}
+
+#[test]
+fn the_cause_tells_why_a_server_has_no_sessions_any_more() {
+    let balancer = balancer(&[named(b"one")]);
+    for (n, why) in [Why::Demoted, Why::Superseded, Why::Down, Why::Maintenance].into_iter().enumerate() {
+        let mut client = connect(&balancer);
+        assert_eq!(name(&mut client), "one");
+        balancer.close_server(DB1, why).expect("workers answer");
+        assert_reset(&mut client);
+        assert_closed(&balancer, why.into(), 1);
+        assert_eq!(stats(&balancer).total, n as u64 + 1);
+    }
 }
 
 #[test]
@@ -79,7 +93,7 @@ fn a_client_on_its_way_to_a_withdrawn_server_goes_elsewhere() {
     let mut client = connect(&balancer);
     until("it is connecting", || balancer.stats().servers[0].sessions == 1);
     balancer.set_pools(two(hung, other, false));
-    balancer.close_server(DB1).expect("workers answer");
+    balancer.close_server(DB1, Why::Down).expect("workers answer");
     assert_eq!(name(&mut client), "two");
     drop(held);
 }

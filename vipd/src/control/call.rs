@@ -4,7 +4,7 @@
 //! [`Call`] on the call's own channel. A caller that has gone away is no error:
 //! sending to it just fails.
 
-use super::api::{Moved, ServerOrder, StatusDoc};
+use super::api::{Moved, ServerOrder, SessionsDoc, StatusDoc, Which};
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 
@@ -73,6 +73,20 @@ pub enum Call {
         /// What it is to be.
         state: ServerOrder,
         /// Takes what was done, in a sentence, and a warning in a second line.
+        reply: Reply<Result<String, Refusal>>,
+    },
+    /// Lists sessions.
+    Sessions {
+        /// Those that are wanted.
+        which: Which,
+        /// Takes them; refused if there is nothing of that name.
+        reply: Reply<Result<SessionsDoc, Refusal>>,
+    },
+    /// Ends sessions.
+    Kill {
+        /// Those that end.
+        which: Which,
+        /// Takes how many ended, in a sentence; refused if there is nothing of that name.
         reply: Reply<Result<String, Refusal>>,
     },
     /// Gives a server another weight.

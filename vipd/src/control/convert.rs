@@ -3,9 +3,11 @@
 //! what programs read.
 
 use super::api::{
-    CheckDoc, Event, EventKind, Level, Rejected, ServerOrder, ServerRole, ServerState, Steps, VipState,
+    CheckDoc, Event, EventKind, Level, Rejected, ServerOrder, ServerRole, ServerState, SessionDoc,
+    SessionState, SessionsDoc, Steps, VipState, Which,
 };
 use std::time::Duration;
+use vipd_balancer as balancer;
 use vipd_core::probe::ObservedRole;
 use vipd_core::wire::peer;
 use vipd_core::{event, health, rejects};
@@ -124,6 +126,57 @@ impl From<rejects::Rejected> for Rejected {
             sender: from.sender.map_or_else(|| "others".to_owned(), |s| s.to_string()),
             count: from.count,
             ago_ms: u64::try_from(from.ago.as_millis()).unwrap_or(u64::MAX),
+        }
+    }
+}
+
+impl From<Which> for balancer::Which {
+    fn from(from: Which) -> Self {
+        match from {
+            Which::All => Self::All,
+            Which::Named(name) => Self::Named(name),
+            Which::Server { pool, server } => Self::Server { pool, server },
+            Which::Client(client) => Self::Client(client),
+            Which::Id(id) => Self::Id(id),
+        }
+    }
+}
+
+impl From<balancer::Sessions> for SessionsDoc {
+    fn from(from: balancer::Sessions) -> Self {
+        let balancer::Sessions { list, left_out } = from;
+        Self { sessions: list.into_iter().map(Into::into).collect(), left_out }
+    }
+}
+
+impl From<balancer::SessionInfo> for SessionDoc {
+    fn from(from: balancer::SessionInfo) -> Self {
+        let balancer::SessionInfo { id, listener, client, server, state, age, idle, bytes_in, bytes_out } =
+            from;
+        let (pool, server) = server.unzip();
+        let millis = |d: Duration| u64::try_from(d.as_millis()).unwrap_or(u64::MAX);
+        Self {
+            id,
+            listener,
+            client: client.to_string(),
+            pool,
+            server,
+            state: state.into(),
+            age_ms: millis(age),
+            idle_ms: millis(idle),
+            bytes_in,
+            bytes_out,
+        }
+    }
+}
+
+impl From<balancer::SessionState> for SessionState {
+    fn from(from: balancer::SessionState) -> Self {
+        match from {
+            balancer::SessionState::Header => Self::Header,
+            balancer::SessionState::Queued => Self::Queued,
+            balancer::SessionState::Connecting => Self::Connecting,
+            balancer::SessionState::Relaying => Self::Relaying,
         }
     }
 }

@@ -138,6 +138,8 @@ fn listeners(out: &mut Metrics, doc: &StatusDoc) {
     out.per(("vipd_listener_closed_total", "counter", help), causes, Some);
     let help = "Connections that could not be accepted, most often for want of descriptors.";
     out.per(("vipd_listener_accept_errors_total", "counter", help), all(), |l| Some(l.accept_errors));
+    let help = "Client addresses that are counted; none unless the listener limits them.";
+    out.per(("vipd_listener_sources", "gauge", help), all(), |l| Some(l.sources));
 }
 
 fn pools(out: &mut Metrics, doc: &StatusDoc) {
@@ -209,6 +211,8 @@ fn server_traffic<'a, I: Iterator<Item = Server<'a>>>(out: &mut Metrics, all: im
     out.per(("vipd_server_connect_errors_total", "counter", help), all(), |s| Some(s.connect_errors));
     let help = "Sessions that the server reset, or in which it stopped answering.";
     out.per(("vipd_server_resets_total", "counter", help), all(), |s| Some(s.resets));
+    let help = "New sessions that the server's own limit leaves until its next check, where that is known.";
+    out.per(("vipd_server_room", "gauge", help), all(), |s| s.room);
     let help = "Connections of everybody by the server's own count, where its check can ask.";
     out.per(("vipd_server_connections_used", "gauge", help), all(), |s| s.connections_used);
     let help = "Connections that the server takes at most, where its check can ask.";
@@ -263,7 +267,7 @@ mod tests {
             "vipd_server_lag_seconds{pool=\"replicas\",server=\"db2\"} 0.120",
             "vipd_peer_last_heard_seconds{peer=\"px2\"} 0.012",
             "vipd_maintenance 1",
-            "vipd_listener_closed_total{listener=\"write\",cause=\"server-withdrawn\"} 2",
+            "vipd_listener_closed_total{listener=\"write\",cause=\"server-demoted\"} 2",
             "vipd_pool_incumbent{pool=\"primary\",server=\"db1\"} 1",
             "vipd_pool_conflicts{pool=\"primary\"} 1",
             "vipd_pool_conflicts{pool=\"replicas\"} 0",
@@ -273,6 +277,8 @@ mod tests {
             "vipd_pool_queue_full_total{pool=\"replicas\"} 6",
             "vipd_pool_fallback_sessions{pool=\"replicas\"} 7",
             "vipd_server_resets_total{pool=\"replicas\",server=\"db2\"} 8",
+            "vipd_server_room{pool=\"replicas\",server=\"db2\"} 61",
+            "vipd_listener_sources{listener=\"write\"} 2",
             "vipd_server_state{pool=\"replicas\",server=\"db3\",state=\"down\"} 1",
             "vipd_server_state{pool=\"replicas\",server=\"db3\",state=\"up\"} 0",
             "vipd_server_role{pool=\"primary\",server=\"db1\",role=\"primary\"} 1",

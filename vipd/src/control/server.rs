@@ -159,6 +159,13 @@ impl Connection {
                 let call = |reply| Call::Server { pool, server, state, reply };
                 judged(calls.ask(ANSWER_TIMEOUT, call).await, done)
             }
+            Request::Sessions { which } => {
+                let answer = calls.ask(ANSWER_TIMEOUT, |reply| Call::Sessions { which, reply }).await;
+                judged(answer, Response::Sessions)
+            }
+            Request::Kill { which } => {
+                judged(calls.ask(ANSWER_TIMEOUT, |reply| Call::Kill { which, reply }).await, done)
+            }
             Request::Weight { weight: Some(weight), .. } if weight > MAX_WEIGHT => {
                 failure(ErrorCode::Malformed, format!("a weight is 0 to {MAX_WEIGHT}, not {weight}"))
             }

@@ -7,6 +7,11 @@ use super::api::{
 use super::table::{self, Cell, Tone, clean, paint};
 use jiff::Timestamp;
 use std::fmt::Write;
+use vipd_core::explain::count;
+
+mod sessions;
+
+pub use sessions::{session, sessions};
 
 /// The status as tables, as of `now`.
 #[must_use]
@@ -136,6 +141,11 @@ fn pools(out: &mut String, pools: &[PoolDoc], colour: bool) {
         pool.servers.iter().zip(names).map(|(s, name)| server(name, s))
     });
     table::write(out, &heads, rows.collect(), colour);
+    for pool in pools.iter().filter(|p| p.queue.waiting > 0) {
+        let clients = count(pool.queue.waiting.into(), "client");
+        let text = format!("In the queue of {}: {clients} that no server has room for.", clean(&pool.name));
+        let _ = writeln!(out, "{}", paint(&text, Tone::Odd, colour));
+    }
     for pool in pools.iter().filter(|p| !p.conflict.is_empty()) {
         let (name, others) = (clean(&pool.name), clean(&pool.conflict.join(" and ")));
         let incumbent = clean(pool.incumbent.as_deref().unwrap_or("no server"));

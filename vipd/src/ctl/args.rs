@@ -2,6 +2,7 @@
 
 use crate::control::api::MAX_WEIGHT;
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 /// Asks a running vipd, and gives it orders.
@@ -78,12 +79,61 @@ pub enum Command {
         #[command(flatten)]
         consent: Consent,
     },
+    /// Lists the sessions of clients, or ends some.
+    Sessions(Sessions),
     /// Removes what a vipd that is no longer running left on this host.
     Release {
         /// Whether to ask.
         #[command(flatten)]
         consent: Consent,
     },
+}
+
+/// What is wanted of sessions.
+#[derive(Args, Debug)]
+#[command(args_conflicts_with_subcommands = true)]
+pub struct Sessions {
+    /// Those of a listener, a pool or a server; all when absent.
+    #[arg(value_name = "LISTENER|POOL|POOL/SERVER")]
+    pub of: Option<String>,
+    /// As JSON, for programs.
+    #[arg(long)]
+    pub json: bool,
+    /// What is to happen to them, if anything.
+    #[command(subcommand)]
+    pub order: Option<SessionsCommand>,
+}
+
+/// What is to happen to sessions.
+#[derive(Debug, Subcommand)]
+pub enum SessionsCommand {
+    /// Resets sessions, on both sides.
+    Kill(Kill),
+}
+
+/// The sessions that are to end.
+#[derive(Args, Debug)]
+pub struct Kill {
+    /// Which.
+    #[command(flatten)]
+    pub victims: Victims,
+    /// Whether to ask.
+    #[command(flatten)]
+    pub consent: Consent,
+}
+
+/// One of several ways to say which sessions.
+#[derive(Args, Debug)]
+#[group(required = true, multiple = false)]
+pub struct Victims {
+    /// The session of this number.
+    pub id: Option<u64>,
+    /// Those on a server.
+    #[arg(long, value_name = "POOL/SERVER", value_parser = parse_server)]
+    pub server: Option<ServerName>,
+    /// Those of a client, by its address.
+    #[arg(long, value_name = "ADDRESS")]
+    pub client: Option<IpAddr>,
 }
 
 /// Whether to ask before something that clients may notice.

@@ -3,7 +3,7 @@
 use super::args::{Cli, Command, Consent, ServerCommand, ServerName, Switch, Weight};
 use super::client::{Client, ClientError, Conversation, Next};
 use super::consent::{self, status};
-use super::{Failure, Screen, release, unexpected};
+use super::{Failure, Screen, release, sessions, unexpected};
 use crate::control::api::{ErrorCode, EventDoc, Request, Response, ServerOrder, StatusDoc};
 use crate::control::{clean, text};
 use jiff::Timestamp;
@@ -39,6 +39,7 @@ pub(super) fn run(cli: &Cli, screen: &mut Screen<impl Write>) -> Result<(), Fail
         Command::Reload => order(&client, &Request::Reload {}, screen),
         Command::Maintenance { state, consent } => maintenance(&client, *state, *consent, screen),
         Command::Server { server, order, consent } => set_server(&client, server, *order, *consent, screen),
+        Command::Sessions(asked) => sessions::run(&client, asked, screen),
         Command::Release { consent } => {
             consent::ask(*consent, "release", || Ok(consent::OF_RELEASE.into()))?;
             let released = release::release(&cli.runtime_dir)?;
@@ -51,7 +52,11 @@ pub(super) fn run(cli: &Cli, screen: &mut Screen<impl Write>) -> Result<(), Fail
 }
 
 /// An order whose answer is a sentence.
-fn order(client: &Client, request: &Request, screen: &mut Screen<impl Write>) -> Result<(), Failure> {
+pub(super) fn order(
+    client: &Client,
+    request: &Request,
+    screen: &mut Screen<impl Write>,
+) -> Result<(), Failure> {
     let response = client.ask(request)?;
     let Response::Done { message } = response else { return Err(unexpected(response)) };
     screen.line(&clean(&message))
@@ -194,7 +199,7 @@ fn table(doc: &StatusDoc, colour: bool) -> String {
     text::status(doc, Timestamp::now(), colour)
 }
 
-fn pretty(doc: &StatusDoc) -> Result<String, Failure> {
+pub(super) fn pretty(doc: &impl serde::Serialize) -> Result<String, Failure> {
     serde_json::to_string_pretty(doc).map_err(no_json)
 }
 

@@ -4,6 +4,7 @@
 //! * [`client`]: its end of the control socket.
 //! * `commands`: what each command asks and prints.
 //! * `consent`: asking before something that clients may notice.
+//! * `sessions`: those of clients.
 //! * `release`: what works without a daemon.
 
 pub mod args;
@@ -11,6 +12,7 @@ pub mod client;
 mod commands;
 mod consent;
 mod release;
+mod sessions;
 
 use crate::control::api::{ErrorCode, Response};
 use crate::control::clean;
@@ -135,6 +137,7 @@ fn unexpected(response: Response) -> Failure {
         Response::Status { .. }
         | Response::Why { .. }
         | Response::Switched { .. }
+        | Response::Sessions(_)
         | Response::Done { .. }
         | Response::Event { .. }
         | Response::End {} => Failure::Daemon {

@@ -1,9 +1,13 @@
 //! What operators ask of the running daemon, and what they are told.
 
 use super::status::{rejected_lines, server_why};
-use crate::control::api::{Moved, ServerOrder};
+use crate::control::api::{Moved, ServerOrder, SessionsDoc, Which};
 use crate::control::call::{Refusal, Reply};
+use std::collections::BTreeSet;
 use std::time::Duration;
+use tokio::runtime::Handle;
+use vipd_balancer::Balancer;
+use vipd_core::explain::count;
 use vipd_core::node::{GroupStatus, Node};
 use vipd_core::time::Time;
 use vipd_core::wire::peer::State;
@@ -128,6 +132,70 @@ fn with_warning(done: String, warning: Option<String>) -> String {
         Some(warning) => format!("{done}\nwarning: {warning}"),
         None => done,
     }
+}
+
+/// Lists sessions; the workers' answers are waited for elsewhere.
+pub fn sessions(
+    balancer: &Balancer,
+    elsewhere: &Handle,
+    which: Which,
+    reply: Reply<Result<SessionsDoc, Refusal>>,
+) {
+    let unknown = unknown(balancer, &which);
+    let listing = balancer.list(which.into());
+    elsewhere.spawn(async move {
+        let answer = match listing {
+            Err(error) => Err(Refusal(error.to_string())),
+            Ok(listing) => match (SessionsDoc::from(listing.await), unknown) {
+                (doc, Some(unknown)) if doc.sessions.is_empty() => Err(unknown),
+                (doc, _) => Ok(doc),
+            },
+        };
+        // Nobody waits any more if this fails.
+        let _ = reply.send(answer);
+    });
+}
+
+/// Ends sessions; the workers' answers are waited for elsewhere.
+pub fn kill(balancer: &Balancer, elsewhere: &Handle, which: Which, reply: Reply<Result<String, Refusal>>) {
+    let unknown = unknown(balancer, &which);
+    let nothing = match &which {
+        Which::Id(id) => Some(Refusal(format!("there is no session {id}"))),
+        Which::All | Which::Named(_) | Which::Server { .. } | Which::Client(_) => unknown,
+    };
+    let killing = balancer.kill(which.into());
+    elsewhere.spawn(async move {
+        let answer = match killing {
+            Err(error) => Err(Refusal(error.to_string())),
+            Ok(killing) => match (killing.await, nothing) {
+                (0, Some(nothing)) => Err(nothing),
+                (killed, _) => Ok(format!("reset {}", count(killed, "session"))),
+            },
+        };
+        let _ = reply.send(answer);
+    });
+}
+
+/// The refusal of a name that nothing has any more, if no session has it either.
+fn unknown(balancer: &Balancer, which: &Which) -> Option<Refusal> {
+    let stats = balancer.stats();
+    let (what, known): (_, BTreeSet<String>) = match which {
+        Which::Named(_) => {
+            let listeners = stats.listeners.into_iter().map(|l| l.name);
+            ("listener or pool", listeners.chain(stats.pools.into_iter().map(|p| p.pool)).collect())
+        }
+        Which::Server { .. } => {
+            let servers = stats.servers.into_iter();
+            ("server", servers.map(|s| format!("{}/{}", s.pool, s.server)).collect())
+        }
+        Which::All | Which::Client(_) | Which::Id(_) => return None,
+    };
+    let asked = which.to_string();
+    if known.contains(&asked) {
+        return None;
+    }
+    let known: Vec<String> = known.into_iter().collect();
+    Some(Refusal(format!("there is no {what} `{asked}`; there is {}", known.join(", "))))
 }
 
 /// A switchover that an operator waits for.

@@ -101,6 +101,7 @@ fn listeners(node: &Node, stats: &Stats) -> Vec<ListenerDoc> {
             bytes_out: counted.map_or(0, |c| c.bytes_out),
             closed: counted.map(closed).unwrap_or_default(),
             accept_errors: counted.map_or(0, |c| c.accept_errors),
+            sources: counted.map_or(0, |c| c.sources as u64),
         }
     };
     settings.listeners.iter().map(document).collect()
@@ -173,6 +174,7 @@ fn server(status: &ServerStatus<'_>, counted: Option<&ServerStats>, now: Time) -
         total: counted.map_or(0, |c| c.total),
         connect_errors: counted.map_or(0, |c| c.connect_errors),
         resets: counted.map_or(0, |c| c.resets),
+        room: counted.and_then(|c| c.room),
     }
 }
 

@@ -11,7 +11,7 @@ use std::time::Duration;
 use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc::Receiver;
-use vipd::control::api::{Moved, Response, SOCKET, StatusDoc};
+use vipd::control::api::{Moved, Response, SOCKET, SessionsDoc, StatusDoc, Which};
 use vipd::control::call::{self, Call, Refusal};
 use vipd::control::events::EventLog;
 use vipd::control::instance::Instance;
@@ -24,6 +24,13 @@ pub(crate) const STATUS: &str = r#"{"cluster":"orders","node":"px1","version":"0
  "listeners":[{"name":"write","bind":"192.0.2.100:3306","sessions":3,"total":120,"bytes-in":1,"bytes-out":2}],
  "pools":[{"name":"primary","servers":[{"name":"db1","address":"192.0.2.21:3306","state":"up","role":"primary","lag-ms":null,"sessions":3,"why":"answers"}]}],
  "dns":[]}"#;
+
+/// Its sessions.
+pub(crate) const SESSIONS: &str = r#"{"sessions":[
+ {"id":17,"listener":"write","client":"192.0.2.7:40000","pool":"primary","server":"db1","state":"relaying",
+  "age-ms":3700000,"idle-ms":250,"bytes-in":1200,"bytes-out":3400000},
+ {"id":18,"listener":"write","client":"192.0.2.8:40000","pool":null,"server":null,"state":"queued",
+  "age-ms":12,"idle-ms":12,"bytes-in":0,"bytes-out":0}],"left-out":0}"#;
 
 /// Longer than any answer here takes, so that a lost one fails the test instead of hanging it.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -162,6 +169,11 @@ async fn decide(mut calls: Receiver<Call>, ordered: &std_mpsc::Sender<String>) {
                 note(format!("maintenance {on}"));
                 drop(reply.send(Ok(format!("maintenance {}", if on { "on" } else { "off" }))));
             }
+            Call::Sessions { which, reply } => drop(reply.send(sessions(&which))),
+            Call::Kill { which, reply } => {
+                note(format!("kill {which:?}"));
+                drop(reply.send(sessions(&which).map(|doc| format!("reset {}", doc.sessions.len()))));
+            }
             Call::Weight { pool, server, weight, reply } => {
                 note(format!("weight {pool}/{server} {weight:?}"));
                 drop(reply.send(Ok(format!("{pool}/{server}: weight\nwarning: that was the last"))));
@@ -172,6 +184,21 @@ async fn decide(mut calls: Receiver<Call>, ordered: &std_mpsc::Sender<String>) {
             }
         }
     }
+}
+
+/// Two sessions, of which one is of the server `primary/db1`; none of others.
+fn sessions(which: &Which) -> Result<SessionsDoc, Refusal> {
+    let mut doc: SessionsDoc = serde_json::from_str(SESSIONS).expect("the document above");
+    match which {
+        Which::All | Which::Named(_) => {}
+        Which::Server { pool, server } if (&**pool, &**server) == ("primary", "db1") => {
+            doc.sessions.truncate(1);
+        }
+        Which::Server { .. } => return Err(Refusal(format!("there is no server {which}"))),
+        Which::Client(client) => doc.sessions.retain(|s| s.client.starts_with(&format!("{client}:"))),
+        Which::Id(id) => doc.sessions.retain(|s| s.id == *id),
+    }
+    Ok(doc)
 }
 
 pub(crate) fn status() -> StatusDoc {

@@ -7,7 +7,7 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use vipd_balancer::{Balancer, CloseCause, ListenerStats, PoolStats};
+use vipd_balancer::{Balancer, CloseCause, ListenerStats, PoolStats, SessionInfo, Which};
 use vipd_core::health::PoolsState;
 use vipd_core::pool::Pools;
 use vipd_core::settings::{Balance, Bind, Host, Listener, Pool, Server};
@@ -199,4 +199,25 @@ pub(crate) fn hung() -> (SocketAddr, impl Drop) {
 
 pub(crate) fn loopback(last: u8) -> IpAddr {
     IpAddr::from([127, 0, 0, last])
+}
+
+/// A client of this loopback address.
+pub(crate) fn connect_from(balancer: &Balancer, last: u8) -> TcpStream {
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
+    socket.bind(&SocketAddr::new(loopback(last), 0).into()).expect("binds");
+    socket.connect(&address(balancer).into()).expect("connects");
+    socket.set_read_timeout(Some(PATIENCE)).expect("a socket");
+    socket.into()
+}
+
+/// Waits for something on a runtime of its own.
+pub(crate) fn wait_for<T>(work: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime").block_on(work)
+}
+
+/// The sessions of this kind, none left out.
+pub(crate) fn list(balancer: &Balancer, which: Which) -> Vec<SessionInfo> {
+    let sessions = wait_for(balancer.list(which).expect("workers answer"));
+    assert_eq!(sessions.left_out, 0);
+    sessions.list
 }

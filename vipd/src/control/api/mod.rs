@@ -9,9 +9,11 @@ use serde::{Deserialize, Serialize};
 use std::fmt;
 
 mod event;
+mod sessions;
 mod status;
 
 pub use event::{Event, EventDoc, EventKind, Level};
+pub use sessions::{SessionDoc, SessionState, SessionsDoc, Which};
 pub use status::{
     CheckDoc, Counters, DnsDoc, ListenerDoc, PeerDoc, PeerState, PoolDoc, QueueDoc, Rejected, ServerDoc,
     ServerRole, ServerState, StatusDoc, Steps, VipDoc, VipState,
@@ -67,6 +69,16 @@ pub enum Request {
         /// What it is to be.
         state: ServerOrder,
     },
+    /// Lists sessions.
+    Sessions {
+        /// Those that are wanted.
+        which: Which,
+    },
+    /// Ends sessions.
+    Kill {
+        /// Those that end.
+        which: Which,
+    },
     /// Gives a server another weight.
     Weight {
         /// The pool.
@@ -119,7 +131,9 @@ pub enum Response {
         /// What moved.
         moves: Vec<Moved>,
     },
-    /// To `reload`, `maintenance`, `server` and `weight`: it is done.
+    /// To `sessions`.
+    Sessions(SessionsDoc),
+    /// To `reload`, `maintenance`, `server`, `weight` and `kill`: it is done.
     Done {
         /// What was done, and in a second line what should be known of it.
         message: String,
@@ -227,11 +241,12 @@ impl Request {
     #[must_use]
     pub const fn is_order(&self) -> bool {
         match self {
-            Self::Status {} | Self::Why { .. } | Self::Events { .. } => false,
+            Self::Status {} | Self::Why { .. } | Self::Events { .. } | Self::Sessions { .. } => false,
             Self::Switchover { .. }
             | Self::Reload {}
             | Self::Maintenance { .. }
             | Self::Server { .. }
+            | Self::Kill { .. }
             | Self::Weight { .. } => true,
         }
     }

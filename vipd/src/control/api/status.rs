@@ -177,6 +177,9 @@ pub struct ListenerDoc {
     /// Connections that could not be accepted.
     #[serde(default)]
     pub accept_errors: u64,
+    /// Client addresses that are counted; none unless the listener limits them.
+    #[serde(default)]
+    pub sources: u64,
 }
 
 /// A pool.
@@ -263,6 +266,10 @@ pub struct ServerDoc {
     /// Sessions that it reset, or in which it stopped answering.
     #[serde(default)]
     pub resets: u64,
+    /// New sessions that its own limit leaves until its next check, where the
+    /// check can ask and the pool has `headroom`.
+    #[serde(default)]
+    pub room: Option<u32>,
 }
 
 /// What was counted of a server's checks.

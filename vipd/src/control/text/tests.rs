@@ -32,6 +32,7 @@ fn server_doc(name: &str, state: ServerState, role: Option<ServerRole>, why: &st
         total: 0,
         connect_errors: 0,
         resets: 0,
+        room: None,
     }
 }
 
@@ -55,9 +56,9 @@ fn healthy() -> StatusDoc {
     db2.lag_ms = Some(120);
     db2.check = Some(CheckDoc { total: 1000, failed: 7, passive: 1, took_us: 1234 });
     (db2.connections_used, db2.connections_max) = (Some(90), Some(151));
-    db2.resets = 8;
+    (db2.resets, db2.room) = (8, Some(61));
     let mut replicas = pool_doc("replicas", db2, None);
-    replicas.queue = QueueDoc { waiting: 3, total: 40, timeouts: 5, full: 6 };
+    replicas.queue = QueueDoc { waiting: 0, total: 40, timeouts: 5, full: 6 };
     replicas.fallback_sessions = 7;
     StatusDoc {
         cluster: "orders".into(),
@@ -94,8 +95,9 @@ fn healthy() -> StatusDoc {
             total: 120,
             bytes_in: 1234,
             bytes_out: 43_210_987,
-            closed: [("client-closed".to_owned(), 115), ("server-withdrawn".to_owned(), 2)].into(),
+            closed: [("client-closed".to_owned(), 115), ("server-demoted".to_owned(), 2)].into(),
             accept_errors: 0,
+            sources: 2,
         }],
         pools: vec![pool_doc("primary", db1, Some("db1")), replicas],
         dns: vec![],
@@ -130,6 +132,7 @@ pub(crate) fn troubled() -> StatusDoc {
         config_differs: vec![],
     });
     let bad = "the server said \"\x1b[31mno\r\n\x07\" and closed";
+    doc.pools[1].queue.waiting = 3;
     doc.pools[1].servers.extend([
         server_doc("db3", ServerState::Down, None, bad),
         server_doc("db4-long", ServerState::Drain, None, "by an operator's word"),
