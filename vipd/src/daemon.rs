@@ -95,6 +95,7 @@ pub fn run(run: &Run) -> Result<(), Error> {
         None => config.find_node(&local_addresses()?)?,
     };
     capabilities()?;
+    vipd_balancer::raise_descriptor_limit().map_err(system("raise the limit of descriptors"))?;
     // Before any thread, and before the lock that a child would share.
     let guard = Guard::spawn(&run.runtime_dir).map_err(system("start the crash guard"))?;
     guard.on_panic();
@@ -159,7 +160,7 @@ async fn serve(
         config: run.config.path.clone(),
         http: status,
     };
-    let (balancer, guard) = shell::run(parts).await.map_err(system("run the event loop"))?;
+    let balancer = shell::run(parts).await.map_err(system("run the event loop"))?;
     events.push(Event::new(Level::Info, EventKind::Stop, "everything is handed over and released"));
     let left = balancer.drain(DRAIN_FOR).await?;
     if left > 0 {
@@ -168,8 +169,6 @@ async fn serve(
     info!("vipd stops");
     drop(events);
     aux.stop();
-    // If it was not dismissed, it looks after the rest when this process ends.
-    drop(guard);
     Ok(())
 }
 

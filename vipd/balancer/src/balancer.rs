@@ -1,25 +1,28 @@
 //! The handle on all workers.
 
-use crate::load::{Blocks, PoolLoads};
-use crate::shared::{ListenerShared, Route, ServerTally, Shared, View};
+use crate::patience::Limits;
+use crate::shared::{ListenerShared, PoolTally, Route, ServerTally, Shared, View};
 use crate::stats::Stats;
 use crate::worker::{self, Command, Listening};
-use crate::{Error, bind};
-use arc_swap::ArcSwap;
+use crate::{ConnectFailure, Error, bind};
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr, TcpListener};
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::mpsc;
 use vipd_core::pool::{Pools, ServerKey};
-use vipd_core::settings::Listener;
+use vipd_core::settings::{Listener, Server};
 
 /// Commands that may wait for a worker. A worker carries one out in
 /// microseconds (a walk over its sessions), and they come no faster than
 /// servers and addresses change: a full queue means a worker that hangs.
 pub(crate) const COMMANDS: usize = 1024;
+
+/// Failed connections that nobody was told of yet: those of a few servers for
+/// seconds, which nobody who listens needs.
+const FAILURES: usize = 256;
 
 /// The running balancer. Its methods return at once, unless they say otherwise,
 /// and may be called from any thread. Dropped, it resets all sessions and joins its workers.
@@ -28,6 +31,7 @@ pub struct Balancer {
     shared: Arc<Shared>,
     workers: Vec<Handle>,
     control: Mutex<Control>,
+    failures: Mutex<Option<mpsc::Receiver<ConnectFailure>>>,
 }
 
 #[derive(Debug)]
@@ -41,10 +45,9 @@ struct Handle {
 struct Control {
     listeners: Vec<Active>,
     /// Removed, but not without sessions yet.
-    retired: Vec<(Arc<ListenerShared>, String)>,
+    retired: Vec<Active>,
+    pools: BTreeMap<String, Arc<PoolTally>>,
     servers: BTreeMap<(String, String), Arc<ServerTally>>,
-    /// By pool.
-    blocks: BTreeMap<String, Blocks>,
     slots: usize,
     numbers: u64,
 }
@@ -73,13 +76,10 @@ impl Balancer {
         let workers = workers
             .unwrap_or_else(|| std::thread::available_parallelism().map_or(1, std::num::NonZero::get))
             .max(1);
-        let shared = Arc::new(Shared {
-            view: ArcSwap::default(),
-            sessions: AtomicU32::new(0),
-            draining: AtomicBool::new(false),
-            ended: Notify::new(),
-        });
-        let mut balancer = Self { shared, workers: vec![], control: Mutex::default() };
+        let (failures, told) = mpsc::channel(FAILURES);
+        let shared = Arc::new(Shared::new(failures));
+        let failures = Mutex::new(Some(told));
+        let mut balancer = Self { shared, workers: vec![], control: Mutex::default(), failures };
         for index in 0..workers {
             let handle = balancer.spawn(index).map_err(|source| Error::Worker { worker: index, source })?;
             balancer.workers.push(handle);
@@ -111,8 +111,26 @@ impl Balancer {
     /// Puts new pools in use: each connection from now on is made by them.
     pub fn set_pools(&self, pools: Arc<Pools>) {
         let mut control = self.control();
-        let view = control.view(pools);
-        self.shared.view.store(Arc::new(view));
+        self.swap(&mut control, pools);
+    }
+
+    /// Tells how many new sessions a server may get until it is told again, by
+    /// its position in the pools that are in use: what its own limit leaves.
+    /// Each connection that is tried uses up one. At 0 it counts as full, and
+    /// clients wait for it; without a number nothing is held back.
+    pub fn set_room(&self, server: ServerKey, free: Option<u32>) {
+        let view = self.shared.view.load();
+        if let Some(tally) = view.server(server) {
+            tally.set_room(free);
+            self.shared.freed(&tally.pool);
+        }
+    }
+
+    /// Where connections to servers that failed are told of, from the start on;
+    /// `None` if somebody else took it. A server's are told ten times a second
+    /// at most; when the channel is full they are lost.
+    pub fn connect_failures(&self) -> Option<mpsc::Receiver<ConnectFailure>> {
+        self.failures.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
     /// Takes a new list of listeners, and the pools that it refers to. A
@@ -127,12 +145,14 @@ impl Balancer {
     pub fn reconfigure(&self, listeners: &[Listener], pools: Arc<Pools>) -> Result<(), Error> {
         let mut control = self.control();
         let mut add: Vec<Vec<Listening>> = self.workers.iter().map(|_| vec![]).collect();
+        let mut tune = vec![];
         let (mut slots, mut numbers) = (control.slots, control.numbers);
         let mut next = Vec::with_capacity(listeners.len());
         for settings in listeners {
             let old = control.listeners.iter().find(|l| l.settings.name == settings.name);
             let pool = pools.pools().get(settings.pool).map_or_else(String::new, |p| p.name().to_owned());
             if let Some(old) = old.filter(|l| l.settings.bind == settings.bind) {
+                tune.push((old.number, settings.into()));
                 next.push(Active { settings: settings.clone(), pool, ..old.clone() });
                 continue;
             }
@@ -159,15 +179,23 @@ impl Balancer {
         control.slots = slots;
         control.numbers = numbers;
         control.replace(next);
-        let view = control.view(pools);
-        self.shared.view.store(Arc::new(view));
-        for (permit, add) in permits.into_iter().zip(add) {
-            permit.send(Command::Listen { add, remove: remove.clone() });
+        for Active { shared, settings, .. } in &control.listeners {
+            shared.set_max(settings.max_connections);
+            shared.sources.set(settings.max_per_source, settings.max_rate_per_source);
         }
-        for listener in &control.listeners {
-            listener.shared.set_max(listener.settings.max_connections);
+        self.swap(&mut control, pools);
+        for (permit, add) in permits.into_iter().zip(add) {
+            permit.send(Command::Listen { add, remove: remove.clone(), tune: tune.clone() });
         }
         Ok(())
+    }
+
+    fn swap(&self, control: &mut Control, pools: Arc<Pools>) {
+        let view = control.view(pools);
+        self.shared.descriptors.follow(view.servers.iter().map(Vec::len).sum());
+        self.shared.view.store(Arc::new(view));
+        // Those of pools that are gone, too: they have to look elsewhere.
+        control.pools.values().for_each(|p| p.queue.call_first());
     }
 
     /// Resets the sessions whose clients connected to one of these addresses,
@@ -246,15 +274,17 @@ impl Balancer {
     #[must_use]
     pub fn stats(&self) -> Stats {
         let mut control = self.control();
-        control.retired.retain(|(l, _)| l.sessions() > 0);
+        control.retired.retain(|l| l.shared.sessions() > 0);
         let active = control.listeners.iter().map(|l| {
             let mut stats = l.shared.stats();
             stats.addresses.clone_from(&l.addresses);
             stats
         });
-        let listeners = active.chain(control.retired.iter().map(|(l, _)| l.stats())).collect();
-        let servers = self.shared.view.load().servers.iter().flatten().map(|s| s.stats()).collect();
-        Stats { listeners, servers }
+        let listeners = active.chain(control.retired.iter().map(|l| l.shared.stats())).collect();
+        let view = self.shared.view.load();
+        let pools = view.tallies.iter().map(|p| p.stats()).collect();
+        let servers = view.servers.iter().flatten().map(|s| s.stats()).collect();
+        Stats { listeners, pools, servers }
     }
 
     fn control(&self) -> MutexGuard<'_, Control> {
@@ -302,36 +332,44 @@ impl Control {
         let old = std::mem::replace(&mut self.listeners, next);
         let gone =
             old.into_iter().filter(|o| !self.listeners.iter().any(|l| Arc::ptr_eq(&l.shared, &o.shared)));
-        self.retired.extend(gone.map(|l| (l.shared, l.pool)));
-        self.retired.retain(|(l, _)| l.sessions() > 0);
+        self.retired.extend(gone);
+        self.retired.retain(|l| l.shared.sessions() > 0);
     }
 
     fn view(&mut self, pools: Arc<Pools>) -> View {
-        let servers: Vec<Vec<_>> = pools
-            .pools()
-            .iter()
-            .map(|pool| pool.servers().iter().map(|s| self.tally(pool.name(), s.name())).collect())
-            .collect();
-        let loads = servers.iter().map(|s| PoolLoads::new(s.iter().map(|t| &t.sessions))).collect();
-        self.blocks.retain(|name, _| pools.pools().iter().any(|p| p.name() == name));
-        // Those of removed servers stay as long as they have sessions.
+        let mut servers = Vec::with_capacity(pools.pools().len());
+        let mut tallies = Vec::with_capacity(pools.pools().len());
+        for pool in pools.pools() {
+            let tally = self.pools.entry(pool.name().to_owned());
+            let tally = Arc::clone(tally.or_insert_with(|| Arc::new(PoolTally::new(pool.name()))));
+            let all = (0..).zip(&pool.settings().servers);
+            servers.push(all.map(|(position, s)| self.tally(&tally, s, position)).collect::<Vec<_>>());
+            tallies.push(tally);
+        }
+        let rated = servers.iter().map(|s| s.iter().any(|t| t.rate.limited())).collect();
+        // Those of removed servers stay as long as they have sessions, those of pools as long as
+        // somebody waits or a server of theirs is left.
         self.servers.retain(|_, tally| Arc::strong_count(tally) > 1);
-        let position = |name: &str| pools.pools().iter().position(|p| p.name() == name);
+        self.pools.retain(|_, tally| {
+            let left = Arc::strong_count(&tally.changes) > 1;
+            Arc::strong_count(tally) > 1 || tally.queue.waiting() > 0 || left
+        });
         let mut routes = vec![None; self.slots];
-        for (shared, pool) in &self.retired {
-            routes[shared.slot] = position(pool).map(|pool| Route { pool, idle: None });
+        for listener in self.retired.iter().chain(&self.listeners) {
+            let Listener { idle_timeout: idle, max_session_age: age, .. } = listener.settings;
+            let pool = pools.pools().iter().position(|p| p.name() == listener.pool);
+            let route = |pool| Route { pool, limits: Limits { idle, age }, tcp: (&listener.settings).into() };
+            routes[listener.shared.slot] = pool.map(route);
         }
-        for listener in &self.listeners {
-            routes[listener.shared.slot] =
-                position(&listener.pool).map(|pool| Route { pool, idle: listener.settings.idle_timeout });
-        }
-        View { pools, servers, loads, routes }
+        View { pools, servers, tallies, routes, rated }
     }
 
-    fn tally(&mut self, pool: &str, server: &str) -> Arc<ServerTally> {
-        let tally = self.servers.entry((pool.to_owned(), server.to_owned()));
-        let blocks = self.blocks.entry(pool.to_owned()).or_default();
-        Arc::clone(tally.or_insert_with(|| Arc::new(ServerTally::new(pool, server, blocks.load()))))
+    fn tally(&mut self, pool: &PoolTally, server: &Server, position: u32) -> Arc<ServerTally> {
+        let tally = self.servers.entry((pool.name.clone(), server.name.clone()));
+        let tally = tally.or_insert_with(|| Arc::new(ServerTally::new(pool, &server.name)));
+        tally.rate.set(server.max_rate);
+        tally.sessions.place(position);
+        Arc::clone(tally)
     }
 }
 

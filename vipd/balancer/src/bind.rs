@@ -12,28 +12,39 @@ use vipd_core::settings::{Bind, Listener};
 /// caps it at net.core.somaxconn, which is 4096 since Linux 5.4.
 const BACKLOG: i32 = 4096;
 
-/// A peer that is silent for a minute is asked, then every 10 s; after three
-/// questions without an answer it is gone: a dead peer is found after 90 s.
-/// Firewalls forget idle connections after minutes, so this keeps those, too.
-const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
+/// A silent peer is asked again this often, or as often as it was asked at
+/// first if that is more often. (With a user time-out Linux counts no
+/// questions: the peer is gone when that time has passed since its last word
+/// and one question is unanswered; tcp_keepalive_timer, net/ipv4/tcp_timer.c.)
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
-const KEEPALIVE_PROBES: u32 = 3;
 
-/// A peer that leaves data unacknowledged for this long is gone (the kernel's
-/// own patience is 15 minutes). It also ends a connection whose peer lives but
-/// does not read for as long, so it is twice what a MySQL server has patience
-/// for itself (`net_write_timeout`, 60 s).
-const USER_TIMEOUT: Duration = Duration::from_secs(120);
+/// How long both legs of a session trust in a silent peer. A peer that leaves
+/// data unacknowledged for `user_timeout` is gone, and so is one that lives
+/// but has not read for as long.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct Tcp {
+    pub(crate) keepalive: Duration,
+    pub(crate) user_timeout: Duration,
+}
 
-/// What both legs of a session have. Accepted sockets inherit it from their listener.
-pub(crate) fn tune(socket: &SockRef<'_>) -> io::Result<()> {
+impl From<&Listener> for Tcp {
+    fn from(listener: &Listener) -> Self {
+        Self { keepalive: listener.tcp_keepalive, user_timeout: listener.tcp_user_timeout }
+    }
+}
+
+/// What a socket has that listens, so that those it accepts inherit it.
+pub(crate) fn tune(socket: &SockRef<'_>, tcp: Tcp) -> io::Result<()> {
     socket.set_tcp_nodelay(true)?;
-    let keepalive = TcpKeepalive::new()
-        .with_time(KEEPALIVE_IDLE)
-        .with_interval(KEEPALIVE_INTERVAL)
-        .with_retries(KEEPALIVE_PROBES);
+    keep(socket, tcp)
+}
+
+/// What a connection has that lives.
+pub(crate) fn keep(socket: &SockRef<'_>, tcp: Tcp) -> io::Result<()> {
+    let keepalive =
+        TcpKeepalive::new().with_time(tcp.keepalive).with_interval(KEEPALIVE_INTERVAL.min(tcp.keepalive));
     socket.set_tcp_keepalive(&keepalive)?;
-    socket.set_tcp_user_timeout(Some(USER_TIMEOUT))
+    socket.set_tcp_user_timeout(Some(tcp.user_timeout))
 }
 
 /// A listener's sockets, for each worker one an address. They listen already:
@@ -52,7 +63,7 @@ pub(crate) fn listen(
             exclusive(listener, address)?;
         }
         for of_worker in &mut sockets {
-            let socket = match open(address, true).and_then(start) {
+            let socket = match open(address, true).and_then(|s| start(s, listener.into())) {
                 Ok(socket) => socket,
                 // The host has no IPv6: all addresses are those of IPv4.
                 Err(e) if listener.bind.address.is_none() && address.is_ipv6() && no_family(&e) => break,
@@ -102,8 +113,8 @@ fn open(address: SocketAddr, share: bool) -> io::Result<Socket> {
     Ok(socket)
 }
 
-fn start(socket: Socket) -> io::Result<TcpListener> {
-    tune(&SockRef::from(&socket))?;
+fn start(socket: Socket, tcp: Tcp) -> io::Result<TcpListener> {
+    tune(&SockRef::from(&socket), tcp)?;
     socket.set_nonblocking(true)?;
     socket.listen(BACKLOG)?;
     Ok(socket.into())
@@ -158,10 +169,9 @@ mod tests {
         let (accepted, _) = listener.accept()?;
         let socket = SockRef::from(&accepted);
         assert!(socket.tcp_nodelay()? && socket.keepalive()?);
-        assert_eq!(socket.tcp_keepalive_time()?, KEEPALIVE_IDLE);
+        assert_eq!(socket.tcp_keepalive_time()?, loopback().tcp_keepalive);
         assert_eq!(socket.tcp_keepalive_interval()?, KEEPALIVE_INTERVAL);
-        assert_eq!(socket.tcp_keepalive_retries()?, KEEPALIVE_PROBES);
-        assert_eq!(socket.tcp_user_timeout()?, Some(USER_TIMEOUT));
+        assert_eq!(socket.tcp_user_timeout()?, Some(loopback().tcp_user_timeout));
         Ok(())
     }
 

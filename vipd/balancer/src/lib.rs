@@ -2,7 +2,8 @@
 //! the servers that [`vipd_core::pool`] picks for them.
 //!
 //! ```text
-//!            one worker per core: a thread, a current-thread runtime, no locks
+//!            one worker per core: a thread, a current-thread runtime; locks only
+//!            where clients wait or are counted by address
 //!   client ──▶ its own SO_REUSEPORT socket ──▶ pick ──▶ connect, elsewhere if it fails ──▶ relay
 //!                                               ▲
 //!                            View: pools, routes, counters (one ArcSwap)
@@ -12,25 +13,56 @@
 //! * `bind` makes listening sockets; `holder` finds who holds a port.
 //! * `shared` is what workers and handle have in common; `stats` what is counted.
 //! * `worker` is a worker's thread, its acceptors, and the commands it takes.
-//! * `session` is a client from its acceptance to its end; `relay` its middle.
+//! * `session` is a client from its acceptance to its end: `connect` finds it a
+//!   server, `relay` is its middle (two directions, each a `flow`, with a `pipe` for
+//!   bulk), `patience` what time alone does to it;
+//!   `registry` finds sessions again.
+//! * Who gets in: `sources` counts by client address, `queue` lets clients wait
+//!   for room, `rate` spreads connections to a server over time, `descriptors`
+//!   leaves some to the rest of the daemon.
+//! * `alarm` keeps the many deadlines that hardly ever pass.
 //!
-//! A client that cannot be served is reset, never left waiting; so is one whose
-//! address or server was taken from under it: it notices at once.
+//! A client that cannot be served is reset, never left waiting for longer than
+//! its pool says; so is one whose address or server was taken from under it:
+//! it notices at once.
 
+mod alarm;
 mod balancer;
 mod bind;
+mod connect;
+mod descriptors;
+mod flow;
 mod holder;
 mod load;
+mod patience;
+mod pipe;
+mod queue;
+mod rate;
+mod registry;
 mod relay;
 mod session;
 mod shared;
+mod sources;
 mod stats;
 mod worker;
 
 pub use balancer::Balancer;
-pub use stats::{CloseCause, ListenerStats, ServerStats, Stats};
+pub use descriptors::raise_descriptor_limit;
+pub use stats::{CloseCause, ListenerStats, PoolStats, ServerStats, Stats};
 
 use std::io;
+
+/// A connection to a server that failed, or that the server reset before
+/// anybody said anything.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct ConnectFailure {
+    /// The name of the server's pool.
+    pub pool: String,
+    /// The server's name.
+    pub server: String,
+    /// The error.
+    pub reason: String,
+}
 
 /// What can go wrong with the balancer as a whole. What goes wrong with one
 /// session is a [`CloseCause`].

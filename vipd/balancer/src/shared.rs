@@ -1,13 +1,24 @@
 //! What the workers and the handle have in common.
 
-use crate::load::{Load, PoolLoads};
-use crate::stats::{ListenerStats, ServerStats, Tally};
+use crate::bind::Tcp;
+use crate::load::Load;
+use crate::patience::Limits;
+use crate::queue::Queue;
+use crate::rate::Rate;
+use crate::sources::{Source, Sources};
+use crate::stats::{CloseCause, ListenerStats, PoolStats, ServerStats, Tally};
+use crate::{ConnectFailure, descriptors};
 use arc_swap::ArcSwap;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use std::time::Duration;
-use tokio::sync::Notify;
-use vipd_core::pool::{Loads, Pools, ServerKey};
+use std::time::Instant;
+use tokio::sync::{Notify, mpsc};
+use vipd_core::pool::{Changes, Loads, Pools, ServerKey};
+
+/// Between two failed connections of one server that are told. Health counts
+/// one for each check, and whoever listens has elections to hold.
+const TELL_AFTER: u64 = 100_000_000;
 
 /// Everything that workers look at.
 #[derive(Debug)]
@@ -15,10 +26,60 @@ pub(crate) struct Shared {
     pub(crate) view: ArcSwap<View>,
     /// Sessions of all listeners.
     pub(crate) sessions: AtomicU32,
+    /// Clients in the queues of all pools.
+    pub(crate) waiting: Arc<AtomicU32>,
+    pub(crate) descriptors: descriptors::Reserve,
+    pub(crate) failures: mpsc::Sender<ConnectFailure>,
     /// Set while somebody waits for the last session to end.
     pub(crate) draining: AtomicBool,
     /// Notified at the end of each session while `draining`.
     pub(crate) ended: Notify,
+    began: Instant,
+}
+
+impl Shared {
+    pub(crate) fn new(failures: mpsc::Sender<ConnectFailure>) -> Self {
+        Self {
+            view: ArcSwap::default(),
+            sessions: AtomicU32::new(0),
+            waiting: Arc::default(),
+            descriptors: descriptors::Reserve::default(),
+            failures,
+            draining: AtomicBool::new(false),
+            ended: Notify::new(),
+            began: Instant::now(),
+        }
+    }
+
+    /// Nanoseconds since the start.
+    pub(crate) fn now(&self) -> u64 {
+        u64::try_from(self.began.elapsed().as_nanos()).unwrap_or(u64::MAX)
+    }
+
+    /// A server of this pool can be had, perhaps: those that wait for it look again.
+    pub(crate) fn freed(&self, pool: &str) {
+        if self.waiting.load(Ordering::SeqCst) == 0 {
+            return;
+        }
+        let view = self.view.load();
+        for (asked, tally) in view.tallies.iter().enumerate() {
+            let draws = |at: usize| view.tallies.get(at).is_some_and(|t| t.name == pool);
+            if tally.queue.waiting() > 0 && view.chain(asked).any(draws) {
+                tally.queue.call_first();
+            }
+        }
+    }
+
+    /// A connection to a server failed. What does not fit is lost.
+    pub(crate) fn failed(&self, server: &ServerTally, reason: &dyn std::fmt::Display) {
+        let (now, told) = (self.now(), server.told.load(Ordering::Relaxed));
+        if told != 0 && now.saturating_sub(told) < TELL_AFTER {
+            return;
+        }
+        server.told.store(now.max(1), Ordering::Relaxed);
+        let (pool, server, reason) = (server.pool.clone(), server.name.clone(), reason.to_string());
+        let _ = self.failures.try_send(ConnectFailure { pool, server, reason });
+    }
 }
 
 /// Pools, and what positions in them stand for: swapped as one, so that no
@@ -28,17 +89,20 @@ pub(crate) struct View {
     pub(crate) pools: Arc<Pools>,
     /// By pool and server.
     pub(crate) servers: Vec<Vec<Arc<ServerTally>>>,
-    /// By pool: the sessions of those servers, where a pick reads them fast.
-    pub(crate) loads: Vec<PoolLoads>,
+    /// By pool.
+    pub(crate) tallies: Vec<Arc<PoolTally>>,
     /// By [`ListenerShared::slot`].
     pub(crate) routes: Vec<Option<Route>>,
+    /// By pool: whether any of its servers has a connect rate.
+    pub(crate) rated: Vec<bool>,
 }
 
 /// What a listener's sessions are to do.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Route {
     pub(crate) pool: usize,
-    pub(crate) idle: Option<Duration>,
+    pub(crate) limits: Limits,
+    pub(crate) tcp: Tcp,
 }
 
 impl View {
@@ -49,17 +113,112 @@ impl View {
     pub(crate) fn server(&self, key: ServerKey) -> Option<&Arc<ServerTally>> {
         self.servers.get(key.pool)?.get(key.server)
     }
+
+    /// How full servers are at this time.
+    pub(crate) fn at(&self, now: u64) -> Now<'_> {
+        Now { view: self, now }
+    }
+
+    /// Whether any server of the pool or its fallbacks has a connect rate.
+    pub(crate) fn rated(&self, pool: usize) -> bool {
+        self.chain(pool).any(|p| self.rated.get(p) == Some(&true))
+    }
+
+    /// A pool and its fallbacks. (Chains of checked settings have an end.)
+    fn chain(&self, pool: usize) -> impl Iterator<Item = usize> {
+        let pools = self.pools.pools();
+        std::iter::successors(Some(pool), |p| pools.get(*p)?.settings().fallback).take(pools.len())
+    }
+
+    /// The time until a connect rate allows a connection to a server of the
+    /// pool, and the time between two of them; `None` if no rate is in the way.
+    pub(crate) fn next_token(&self, pool: usize, now: u64) -> Option<(u64, u64)> {
+        let servers = self.chain(pool).filter_map(|p| self.servers.get(p)).flatten();
+        servers.map(|s| (s.rate.wait(now), s.rate.interval())).filter(|(wait, _)| *wait > 0).min()
+    }
 }
 
-impl Loads for View {
+/// A view at one time, which decides what connect rates allow.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Now<'a> {
+    view: &'a View,
+    now: u64,
+}
+
+impl Now<'_> {
+    fn rated(&self, pool: usize) -> bool {
+        self.view.rated.get(pool) == Some(&true)
+    }
+}
+
+impl Loads for Now<'_> {
+    /// A server's sessions; as many as can be if it takes no more now for
+    /// another reason, so that [`Pools::pick`] takes it for full.
     fn load(&self, key: ServerKey) -> u32 {
-        self.loads.get(key.pool).map_or(0, |pool| pool.load(key.server))
+        let Some(server) = self.view.server(key) else { return 0 };
+        if self.rated(key.pool) && server.rate.wait(self.now) > 0 {
+            return u32::MAX;
+        }
+        server.sessions.seen()
     }
 
-    fn changes(&self, pool: usize, block: usize) -> Option<u64> {
-        self.loads.get(pool)?.changes(block)
+    /// What time alone changes is not followed.
+    fn changes(&self, pool: usize) -> Option<&Changes> {
+        if self.rated(pool) { None } else { self.view.tallies.get(pool).map(|t| t.changes.as_ref()) }
     }
 }
+
+/// One pool's numbers, which outlive a change of its position.
+#[derive(Debug)]
+pub(crate) struct PoolTally {
+    pub(crate) name: String,
+    pub(crate) queue: Arc<Queue>,
+    /// Which of its servers' sessions changed last.
+    pub(crate) changes: Arc<Changes>,
+    /// Its sessions on servers of its fallbacks.
+    fallback: AtomicU32,
+}
+
+impl PoolTally {
+    pub(crate) fn new(name: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            queue: Arc::default(),
+            changes: Arc::default(),
+            fallback: AtomicU32::new(0),
+        }
+    }
+
+    /// Room for one more session on a server of a fallback.
+    pub(crate) fn borrow(self: &Arc<Self>, limit: Option<u32>) -> Option<Borrowed> {
+        take(&self.fallback, limit.unwrap_or(u32::MAX)).then(|| Borrowed(Arc::clone(self)))
+    }
+
+    pub(crate) fn stats(&self) -> PoolStats {
+        PoolStats {
+            pool: self.name.clone(),
+            queued: self.queue.waiting(),
+            queued_total: self.queue.total(),
+            queue_timeouts: self.queue.timeouts.load(Ordering::Relaxed),
+            queue_full: self.queue.refused(),
+            fallback_sessions: self.fallback.load(Ordering::Relaxed),
+        }
+    }
+}
+
+/// A session's place among those of its pool on other pools' servers, given
+/// back when dropped. Those that wait are told when its [`Place`] is given back.
+#[derive(Debug)]
+pub(crate) struct Borrowed(Arc<PoolTally>);
+
+impl Drop for Borrowed {
+    fn drop(&mut self) {
+        self.0.fallback.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+/// Stands for no limit in [`ServerTally::room`].
+const NO_LIMIT: u32 = u32::MAX;
 
 /// One server's numbers, which outlive a change of its position.
 #[derive(Debug)]
@@ -67,25 +226,81 @@ pub(crate) struct ServerTally {
     pub(crate) pool: String,
     pub(crate) name: String,
     pub(crate) sessions: Load,
+    /// What its own limit still allows.
+    room: AtomicU32,
+    pub(crate) rate: Rate,
     pub(crate) total: AtomicU64,
     pub(crate) connect_errors: AtomicU64,
+    pub(crate) resets: AtomicU64,
+    /// When a failed connection was last told.
+    told: AtomicU64,
 }
 
 impl ServerTally {
-    pub(crate) fn new(pool: &str, name: &str, sessions: Load) -> Self {
+    pub(crate) fn new(pool: &PoolTally, name: &str) -> Self {
         Self {
-            pool: pool.to_owned(),
+            pool: pool.name.clone(),
             name: name.to_owned(),
-            sessions,
+            sessions: Load::new(Arc::clone(&pool.changes)),
+            room: AtomicU32::new(NO_LIMIT),
+            rate: Rate::default(),
             total: AtomicU64::new(0),
             connect_errors: AtomicU64::new(0),
+            resets: AtomicU64::new(0),
+            told: AtomicU64::new(0),
+        }
+    }
+
+    pub(crate) fn set_room(&self, free: Option<u32>) {
+        self.room.store(free.map_or(NO_LIMIT, |free| free.min(NO_LIMIT - 1)), Ordering::SeqCst);
+        self.close_or_open();
+    }
+
+    /// Uses up a token of its connect rate, and some of its room.
+    pub(crate) fn use_up(&self, now: u64) -> bool {
+        if !self.rate.take(now) {
+            return false;
+        }
+        if self.room.load(Ordering::Relaxed) == NO_LIMIT {
+            return true;
+        }
+        let less = |room: u32| (room > 0).then(|| if room == NO_LIMIT { room } else { room - 1 });
+        let before = self.room.fetch_update(Ordering::SeqCst, Ordering::SeqCst, less);
+        if before == Ok(1) {
+            self.close_or_open();
+        }
+        before.is_ok()
+    }
+
+    /// Makes picks see whether there is room; whoever changes that last is right.
+    fn close_or_open(&self) {
+        let full = || self.room.load(Ordering::SeqCst) == 0;
+        loop {
+            let closed = full();
+            self.sessions.close(closed);
+            if full() == closed {
+                break;
+            }
         }
     }
 
     /// A place on the server, unless it has `limit` sessions already: workers
     /// that picked it at the same time must not overfill it.
-    pub(crate) fn acquire(self: &Arc<Self>, limit: Option<u32>) -> Option<Place> {
-        self.sessions.take(limit.unwrap_or(u32::MAX)).then(|| Place(Arc::clone(self)))
+    pub(crate) fn acquire(
+        self: &Arc<Self>,
+        limit: Option<u32>,
+        borrowed: Option<Borrowed>,
+        shared: &Arc<Shared>,
+    ) -> Option<Place> {
+        if !self.sessions.take(limit.unwrap_or(u32::MAX)) {
+            // Somebody may have seen what is given back here as taken.
+            if borrowed.is_some() {
+                drop(borrowed);
+                shared.freed(&self.pool);
+            }
+            return None;
+        }
+        Some(Place { server: Arc::clone(self), borrowed, shared: Arc::clone(shared) })
     }
 
     pub(crate) fn stats(&self) -> ServerStats {
@@ -95,6 +310,8 @@ impl ServerTally {
             sessions: self.sessions.get(),
             total: self.total.load(Ordering::Relaxed),
             connect_errors: self.connect_errors.load(Ordering::Relaxed),
+            resets: self.resets.load(Ordering::Relaxed),
+            room: Some(self.room.load(Ordering::Relaxed)).filter(|room| *room != NO_LIMIT),
         }
     }
 }
@@ -109,17 +326,23 @@ pub(crate) fn take(count: &AtomicU32, limit: u32) -> bool {
 
 /// A session's place on a server, given back when dropped.
 #[derive(Debug)]
-pub(crate) struct Place(Arc<ServerTally>);
+pub(crate) struct Place {
+    server: Arc<ServerTally>,
+    borrowed: Option<Borrowed>,
+    shared: Arc<Shared>,
+}
 
 impl Place {
     pub(crate) fn server(&self) -> &Arc<ServerTally> {
-        &self.0
+        &self.server
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.0.sessions.leave();
+        self.borrowed = None;
+        self.server.sessions.leave();
+        self.shared.freed(&self.server.pool);
     }
 }
 
@@ -133,6 +356,7 @@ pub(crate) struct ListenerShared {
     sessions: AtomicU32,
     /// Notified when a session ended or the limit was raised.
     freed: Notify,
+    pub(crate) sources: Sources,
     /// By worker.
     pub(crate) tallies: Vec<Tally>,
 }
@@ -145,6 +369,7 @@ impl ListenerShared {
             max: AtomicU32::new(max),
             sessions: AtomicU32::new(0),
             freed: Notify::new(),
+            sources: Sources::new(),
             tallies: (0..workers).map(|_| Tally::default()).collect(),
         }
     }
@@ -164,7 +389,7 @@ impl ListenerShared {
             return None;
         }
         shared.sessions.fetch_add(1, Ordering::SeqCst);
-        Some(Admission { listener: Arc::clone(self), shared: Arc::clone(shared) })
+        Some(Admission { listener: Arc::clone(self), shared: Arc::clone(shared), source: None })
     }
 
     /// Resolves while there is room.
@@ -208,6 +433,7 @@ impl ListenerShared {
             bytes_out: sum(|t| t.bytes_out.get()),
             closed,
             accept_errors: sum(|t| t.accept_errors.get()),
+            sources: self.sources.len(),
         }
     }
 }
@@ -217,16 +443,29 @@ impl ListenerShared {
 pub(crate) struct Admission {
     listener: Arc<ListenerShared>,
     shared: Arc<Shared>,
+    /// Where its client is counted, if it is.
+    source: Option<Source>,
 }
 
 impl Admission {
     pub(crate) fn listener(&self) -> &Arc<ListenerShared> {
         &self.listener
     }
+
+    /// Counts the session as one of this client's, or tells why it may have none.
+    pub(crate) fn count(&mut self, client: IpAddr) -> Result<(), CloseCause> {
+        if self.listener.sources.limited() {
+            self.source = self.listener.sources.enter(client, self.shared.now())?;
+        }
+        Ok(())
+    }
 }
 
 impl Drop for Admission {
     fn drop(&mut self) {
+        if let Some(source) = self.source {
+            self.listener.sources.leave(source, self.shared.now());
+        }
         // Whoever waits does so because it saw the listener full.
         let before = self.listener.sessions.fetch_sub(1, Ordering::SeqCst);
         if before >= self.listener.max.load(Ordering::SeqCst) {

@@ -27,7 +27,7 @@ macro_rules! causes {
 }
 
 /// How many causes there are.
-pub(crate) const CAUSES: usize = 12;
+pub(crate) const CAUSES: usize = 18;
 
 causes! {
     /// The client ended first; everything was delivered.
@@ -40,6 +40,8 @@ causes! {
     ServerError = "server-error",
     /// Nobody spoke for the listener's `idle-timeout`.
     IdleTimeout = "idle-timeout",
+    /// It was older than the listener's `max-session-age`.
+    SessionAge = "session-age",
     /// The address that the client had connected to is no longer this node's.
     AddressLost = "address-lost",
     /// The server must not have sessions any more: it was demoted, or taken
@@ -49,8 +51,18 @@ causes! {
     Stopped = "stopped",
     /// No server was usable.
     NoServer = "no-server",
-    /// Every usable server had as many sessions as it may.
+    /// Every usable server had as many sessions as it may, and the pool has no queue.
     ServersFull = "servers-full",
+    /// As many clients as may already waited for a server to have room.
+    QueueFull = "queue-full",
+    /// No server had room within the pool's `queue-timeout`.
+    QueueTimeout = "queue-timeout",
+    /// The client hung up before it had a server.
+    Abandoned = "abandoned",
+    /// The client's address had `max-connections-per-source` sessions.
+    SourceLimit = "source-limit",
+    /// The client's address had `max-rate-per-source` new sessions within a second.
+    SourceRate = "source-rate",
     /// No connection to a server could be made.
     ConnectFailed = "connect-failed",
     /// This host has no descriptors, ports or memory left for another connection.
@@ -62,12 +74,21 @@ impl CloseCause {
     #[must_use]
     pub const fn refused(self) -> bool {
         match self {
-            Self::NoServer | Self::ServersFull | Self::ConnectFailed | Self::NoResources => true,
+            Self::NoServer
+            | Self::ServersFull
+            | Self::QueueFull
+            | Self::QueueTimeout
+            | Self::Abandoned
+            | Self::SourceLimit
+            | Self::SourceRate
+            | Self::ConnectFailed
+            | Self::NoResources => true,
             Self::ClientClosed
             | Self::ServerClosed
             | Self::ClientError
             | Self::ServerError
             | Self::IdleTimeout
+            | Self::SessionAge
             | Self::AddressLost
             | Self::ServerWithdrawn
             | Self::Stopped => false,
@@ -78,7 +99,7 @@ impl CloseCause {
     /// taken for the whole of what the other side had to say.
     pub(crate) const fn resets(self) -> bool {
         match self {
-            Self::ClientClosed | Self::ServerClosed | Self::IdleTimeout => false,
+            Self::ClientClosed | Self::ServerClosed | Self::IdleTimeout | Self::SessionAge => false,
             Self::ClientError
             | Self::ServerError
             | Self::AddressLost
@@ -86,6 +107,11 @@ impl CloseCause {
             | Self::Stopped
             | Self::NoServer
             | Self::ServersFull
+            | Self::QueueFull
+            | Self::QueueTimeout
+            | Self::Abandoned
+            | Self::SourceLimit
+            | Self::SourceRate
             | Self::ConnectFailed
             | Self::NoResources => true,
         }
@@ -104,6 +130,8 @@ pub struct Stats {
     /// Those of each listener; one that was removed stays until its last
     /// session has ended.
     pub listeners: Vec<ListenerStats>,
+    /// Those of each pool, in the order of the settings.
+    pub pools: Vec<PoolStats>,
     /// Those of each server, in the order of the settings.
     pub servers: Vec<ServerStats>,
 }
@@ -127,6 +155,8 @@ pub struct ListenerStats {
     pub closed: [u64; CAUSES],
     /// Connections that could not be accepted: most often for want of descriptors.
     pub accept_errors: u64,
+    /// Client addresses that are counted; none unless the listener limits them.
+    pub sources: usize,
 }
 
 impl ListenerStats {
@@ -135,6 +165,23 @@ impl ListenerStats {
     pub fn closed(&self, cause: CloseCause) -> u64 {
         self.closed[cause as usize]
     }
+}
+
+/// A pool's numbers, as that which clients asked for.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct PoolStats {
+    /// Its name.
+    pub pool: String,
+    /// Clients that wait for a server now.
+    pub queued: u32,
+    /// Clients that had to wait, since it was first configured.
+    pub queued_total: u64,
+    /// Of them those that waited in vain.
+    pub queue_timeouts: u64,
+    /// Clients that were refused because as many as may waited already.
+    pub queue_full: u64,
+    /// Its sessions on servers of other pools, its fallbacks.
+    pub fallback_sessions: u32,
 }
 
 /// A server's numbers.
@@ -150,6 +197,11 @@ pub struct ServerStats {
     pub total: u64,
     /// Connections to it that failed.
     pub connect_errors: u64,
+    /// Sessions that it reset, or in which it stopped answering.
+    pub resets: u64,
+    /// New sessions it may have until the next word on its own limit; absent
+    /// while that is not known.
+    pub room: Option<u32>,
 }
 
 /// A number that one thread writes and others read: no locked instruction.

@@ -1,9 +1,11 @@
 //! A worker: a thread with a runtime of its own, its acceptors, and the
 //! commands that the handle sends.
 
-use crate::bind;
+use crate::alarm::Alarms;
+use crate::bind::{self, Tcp};
+use crate::registry::Registry;
 use crate::relay::Buffers;
-use crate::session::{self, Sessions};
+use crate::session;
 use crate::shared::{Admission, ListenerShared, ServerTally, Shared, View};
 use crate::stats::{CloseCause, Tally};
 use nix::errno::Errno;
@@ -29,8 +31,9 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// What a worker can be told.
 #[derive(Debug)]
 pub(crate) enum Command {
-    /// To listen on some sockets, and no longer on others (by number).
-    Listen { add: Vec<Listening>, remove: Vec<u64> },
+    /// To listen on some sockets, and no longer on others (by number); those
+    /// that stay may have new settings.
+    Listen { add: Vec<Listening>, remove: Vec<u64>, tune: Vec<(u64, Tcp)> },
     /// To end the sessions to these addresses.
     CloseLocal(Arc<[IpAddr]>),
     /// To end the sessions on this server.
@@ -57,8 +60,9 @@ pub(crate) struct Listening {
 pub(crate) struct Worker {
     index: usize,
     pub(crate) shared: Arc<Shared>,
-    pub(crate) registry: Sessions,
+    pub(crate) registry: RefCell<Registry>,
     pub(crate) buffers: Buffers,
+    pub(crate) alarms: Alarms,
     picks: RefCell<PickState>,
     random: Cell<u64>,
 }
@@ -68,8 +72,9 @@ impl Worker {
         Self {
             index,
             shared,
-            registry: Sessions::default(),
+            registry: RefCell::default(),
             buffers: Buffers::default(),
+            alarms: Alarms::default(),
             picks: RefCell::default(),
             random: Cell::new(RandomState::new().build_hasher().finish() | 1),
         }
@@ -95,8 +100,9 @@ impl Worker {
         view: &View,
         pool: usize,
         connection: &Connection<'_>,
+        now: u64,
     ) -> Result<Picked, NoServer> {
-        view.pools.pick(pool, &mut self.picks.borrow_mut(), connection, view)
+        view.pools.pick(pool, &mut self.picks.borrow_mut(), connection, &view.at(now))
     }
 }
 
@@ -116,21 +122,23 @@ pub(crate) fn run(
 }
 
 async fn obey(worker: Rc<Worker>, mut commands: mpsc::Receiver<Command>) {
-    // Dropping its sender ends an acceptor.
-    let mut acceptors: BTreeMap<u64, Vec<oneshot::Sender<()>>> = BTreeMap::new();
+    let ringing = Rc::clone(&worker);
+    let ringer = tokio::task::spawn_local(async move { ringing.alarms.ring().await });
+    let mut acceptors: BTreeMap<u64, Vec<Accepting>> = BTreeMap::new();
     loop {
         match commands.recv().await {
-            Some(Command::Listen { add, remove }) => {
+            Some(Command::Listen { add, remove, tune }) => {
                 for Listening { number, listener, sockets } in add {
-                    for socket in sockets {
-                        let (end, ended) = oneshot::channel();
-                        acceptors.entry(number).or_default().push(end);
-                        let acceptor = Acceptor::new(Rc::clone(&worker), Arc::clone(&listener));
-                        tokio::task::spawn_local(acceptor.run(socket, ended));
-                    }
+                    let all = acceptors.entry(number).or_default();
+                    all.extend(sockets.into_iter().filter_map(|s| accept(&worker, &listener, s)));
                 }
                 for number in remove {
                     acceptors.remove(&number);
+                }
+                for (number, tcp) in tune {
+                    for accepting in acceptors.get(&number).into_iter().flatten() {
+                        accepting.tune(tcp);
+                    }
                 }
             }
             Some(Command::CloseLocal(addresses)) => worker.registry.borrow_mut().close_local(&addresses),
@@ -145,6 +153,36 @@ async fn obey(worker: Rc<Worker>, mut commands: mpsc::Receiver<Command>) {
     while !worker.registry.borrow().is_empty() {
         tokio::task::yield_now().await;
     }
+    ringer.abort();
+}
+
+/// An acceptor at work.
+struct Accepting {
+    socket: Rc<TcpListener>,
+    /// Dropping it ends the acceptor.
+    _end: oneshot::Sender<()>,
+}
+
+impl Accepting {
+    fn tune(&self, tcp: Tcp) {
+        if let Err(error) = bind::tune(&socket2::SockRef::from(&*self.socket), tcp) {
+            tracing::warn!(%error, "a listening socket keeps its old tcp-keepalive and tcp-user-timeout");
+        }
+    }
+}
+
+fn accept(worker: &Rc<Worker>, listener: &Arc<ListenerShared>, socket: StdListener) -> Option<Accepting> {
+    let socket = match TcpListener::from_std(socket) {
+        Ok(socket) => Rc::new(socket),
+        Err(error) => {
+            tracing::error!(listener = %listener.name, %error, "a worker cannot watch its socket");
+            return None;
+        }
+    };
+    let (end, ended) = oneshot::channel();
+    let acceptor = Acceptor::new(Rc::clone(worker), Arc::clone(listener));
+    tokio::task::spawn_local(acceptor.run(Rc::clone(&socket), ended));
+    Some(Accepting { socket, _end: end })
 }
 
 /// Accepts on one socket.
@@ -163,14 +201,7 @@ impl Acceptor {
         Self { worker, listener, local: None, waiting: None }
     }
 
-    async fn run(mut self, socket: StdListener, ended: oneshot::Receiver<()>) {
-        let socket = match TcpListener::from_std(socket) {
-            Ok(socket) => socket,
-            Err(error) => {
-                tracing::error!(listener = %self.listener.name, %error, "a worker cannot watch its socket");
-                return;
-            }
-        };
+    async fn run(mut self, socket: Rc<TcpListener>, ended: oneshot::Receiver<()>) {
         self.local = socket.local_addr().ok().map(|a| a.ip()).filter(|ip| !ip.is_unspecified());
         tokio::select! {
             _ = ended => {}

@@ -67,6 +67,7 @@ fn a_full_server_takes_no_more() {
     let mut pool = pool("pool", &[named(b"one"), named(b"two")]);
     pool.servers[0].max_connections = Some(1);
     pool.servers[1].max_connections = Some(2);
+    pool.queue = 0;
     let balancer = start(&listener("main"), &pool);
     let mut clients: Vec<_> = (0..3)
         .map(|_| {

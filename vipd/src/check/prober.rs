@@ -26,7 +26,8 @@ impl Prober {
                 Self::Http(Box::new(http::Prober::new(kind.clone(), tls(&kind.tls), endpoint)))
             }
             CheckKind::Mysql(kind) => {
-                Self::Mysql(Box::new(mysql::Prober::new(kind.clone(), check.interval, check.timeout)))
+                let tls = tls(&kind.tls);
+                Self::Mysql(Box::new(mysql::Prober::new(kind.clone(), tls, check.interval, check.timeout)))
             }
             CheckKind::Postgres(kind) => {
                 Self::Postgres(Box::new(postgres::Prober::new(kind.clone(), tls(&kind.tls))))

@@ -148,8 +148,19 @@ fn pools(out: &mut Metrics, doc: &StatusDoc) {
     });
     out.per(("vipd_pool_incumbent", "gauge", help), incumbents, Some);
     let help = "Servers that are writable beside the one that is written to: not 0 is an alarm.";
-    let all = doc.pools.iter().map(|p| ([("pool", &*p.name)], p));
-    out.per(("vipd_pool_conflicts", "gauge", help), all, |p| Some(p.conflict.len()));
+    let all = || doc.pools.iter().map(|p| ([("pool", &*p.name)], p));
+    out.per(("vipd_pool_conflicts", "gauge", help), all(), |p| Some(p.conflict.len()));
+    out.per(("vipd_pool_queue", "gauge", "Clients that wait for a server now."), all(), |p| {
+        Some(p.queue.waiting)
+    });
+    let help = "Clients that had to wait for a server since the start.";
+    out.per(("vipd_pool_queued_total", "counter", help), all(), |p| Some(p.queue.total));
+    let help = "Clients that waited for a server in vain since the start.";
+    out.per(("vipd_pool_queue_timeouts_total", "counter", help), all(), |p| Some(p.queue.timeouts));
+    let help = "Clients that were refused because the queue was full since the start.";
+    out.per(("vipd_pool_queue_full_total", "counter", help), all(), |p| Some(p.queue.full));
+    let help = "Sessions on servers of the pool's fallbacks now.";
+    out.per(("vipd_pool_fallback_sessions", "gauge", help), all(), |p| Some(p.fallback_sessions));
 }
 
 fn servers(out: &mut Metrics, doc: &StatusDoc) {
@@ -196,6 +207,8 @@ fn server_traffic<'a, I: Iterator<Item = Server<'a>>>(out: &mut Metrics, all: im
     out.per(sessions, all(), |s| Some(s.total));
     let help = "Connections to the server that failed.";
     out.per(("vipd_server_connect_errors_total", "counter", help), all(), |s| Some(s.connect_errors));
+    let help = "Sessions that the server reset, or in which it stopped answering.";
+    out.per(("vipd_server_resets_total", "counter", help), all(), |s| Some(s.resets));
     let help = "Connections of everybody by the server's own count, where its check can ask.";
     out.per(("vipd_server_connections_used", "gauge", help), all(), |s| s.connections_used);
     let help = "Connections that the server takes at most, where its check can ask.";
@@ -254,6 +267,12 @@ mod tests {
             "vipd_pool_incumbent{pool=\"primary\",server=\"db1\"} 1",
             "vipd_pool_conflicts{pool=\"primary\"} 1",
             "vipd_pool_conflicts{pool=\"replicas\"} 0",
+            "vipd_pool_queue{pool=\"replicas\"} 3",
+            "vipd_pool_queued_total{pool=\"replicas\"} 40",
+            "vipd_pool_queue_timeouts_total{pool=\"replicas\"} 5",
+            "vipd_pool_queue_full_total{pool=\"replicas\"} 6",
+            "vipd_pool_fallback_sessions{pool=\"replicas\"} 7",
+            "vipd_server_resets_total{pool=\"replicas\",server=\"db2\"} 8",
             "vipd_server_state{pool=\"replicas\",server=\"db3\",state=\"down\"} 1",
             "vipd_server_state{pool=\"replicas\",server=\"db3\",state=\"up\"} 0",
             "vipd_server_role{pool=\"primary\",server=\"db1\",role=\"primary\"} 1",

@@ -3,11 +3,11 @@
 use super::monitor::{Batch, Monitor, Notice};
 use super::release::remove_leftovers;
 use super::request::{BATCH, Life, Refusal, Request, Requester, deletions, is_gone};
-use super::steps::{Placed, steps};
+use super::steps::{Placed, Steps, steps};
 use super::sysctl::{Switch, Switches};
 use super::table::{News, Seen, Table};
 use super::{
-    Change, Forgotten, KernelError, KernelEvent, KernelSettings, LOOPBACK, Leftover, Link, Shared, Spot, held,
+    Forgotten, KernelError, KernelEvent, KernelSettings, LOOPBACK, Leftover, Link, Shared, Spot, held,
 };
 use crate::net::clock;
 use nix::errno::Errno;
@@ -36,7 +36,9 @@ pub struct KernelActor {
     groups: BTreeMap<usize, Group>,
     /// Where planned addresses are, and whose they are.
     places: BTreeMap<(u32, IpAddr), usize>,
-    /// Every address that is or was of a group.
+    /// The addresses of all groups, by the configuration.
+    configured: BTreeSet<IpAddr>,
+    /// These, and what plans still have.
     floating: BTreeSet<IpAddr>,
     /// Links as they were last told of.
     told: BTreeMap<u32, Link>,
@@ -87,8 +89,10 @@ impl KernelActor {
         let mut requester = Requester::open().map_err(KernelError::Open)?;
         let monitor = Monitor::open()?;
         let table = monitor.dump().await?;
-        let floating = addresses.into_iter().collect();
-        let removed = remove_leftovers(&table, &mut requester, &runtime_dir, &floating)?;
+        let floating: BTreeSet<IpAddr> = addresses.into_iter().collect();
+        let removed = remove_leftovers(&table, &mut requester, &runtime_dir, |spot, _| {
+            floating.contains(&spot.address.address())
+        })?;
         for leftover in &removed {
             info!("removed {} from {}, left there by an earlier run", leftover.address, leftover.interface);
         }
@@ -100,6 +104,7 @@ impl KernelActor {
             table,
             groups: BTreeMap::new(),
             places: BTreeMap::new(),
+            configured: floating.clone(),
             floating,
             told: BTreeMap::new(),
             switches: Switches::new(&runtime_dir),
@@ -170,13 +175,18 @@ impl KernelActor {
                 self.groups.remove(&group);
             }
         }
-        let planned = self.groups.values().flat_map(|g| g.plan.addresses.iter().map(|a| a.address()));
-        self.floating = planned.chain(forgotten.configured).collect();
+        self.configured = forgotten.configured;
+        self.note_floating();
         let all: BTreeSet<u32> = self.table.links().collect();
         self.tell_links(&all).await;
     }
 
-    async fn apply(&mut self, mut plan: GroupPlan, made: Time) -> Result<Change, String> {
+    fn note_floating(&mut self) {
+        let planned = self.groups.values().flat_map(|g| g.plan.addresses.iter().map(|a| a.address()));
+        self.floating = planned.chain(self.configured.iter().copied()).collect();
+    }
+
+    async fn apply(&mut self, mut plan: GroupPlan, made: Time) -> Result<(), String> {
         if plan.hold == Hold::Absent {
             // What is another group's by now is not this one's to delete.
             let elsewhere = |a: &Cidr| {
@@ -190,13 +200,14 @@ impl KernelActor {
             return Err(format!("the plan is {waited:?} old: this process stood still"));
         }
         let before = self.groups.remove(&plan.group);
-        if before.as_ref().is_none_or(|b| b.plan.addresses != plan.addresses) {
+        let moved = before.as_ref().is_none_or(|b| b.plan.addresses != plan.addresses);
+        if moved {
             self.claim(&plan);
         }
         let placed = before.as_ref().and_then(|b| b.placed.as_ref());
-        let steps = steps(&plan, placed, &self.strays(&plan));
+        let steps = steps(&plan, placed, || self.strays(&plan));
         let put = match self.prepare(&plan) {
-            Ok(()) => self.put(&plan, &steps.put).await,
+            Ok(()) => self.put(&plan, &steps).await,
             refused @ Err(_) => refused,
         };
         if let Err(reason) = put {
@@ -206,7 +217,8 @@ impl KernelActor {
             let undone = self.delete(&undo).await;
             self.groups.extend(before.map(|b| (plan.group, b)));
             self.unsettled = true;
-            return undone.and(Err(reason));
+            undone?;
+            return Err(reason);
         }
         let result = self.delete(&steps.delete).await;
         let after = result.is_ok().then(|| Placed::of(&plan));
@@ -217,8 +229,10 @@ impl KernelActor {
             self.places.extend(spots.map(|s| ((s.interface, s.address.address()), plan.group)));
         }
         self.groups.insert(plan.group, Group { plan, applied: now, placed: after });
-        let renewed = steps.put.len() - steps.new;
-        result.map(|removed| Change { added: steps.new, renewed, removed })
+        if moved {
+            self.note_floating();
+        }
+        result.map(|_| ())
     }
 
     /// An address is of one group: the last that planned it. After a reload
@@ -239,13 +253,11 @@ impl KernelActor {
         self.groups.retain(|_, group| !group.plan.addresses.is_empty());
     }
 
-    /// Other places that hold addresses of a plan that says not to hold them.
+    /// Every place that holds addresses of a plan.
     fn strays(&self, plan: &GroupPlan) -> Vec<Spot> {
-        if plan.hold != Hold::Absent {
-            return Vec::new();
-        }
-        let planned = |spot: &Spot| plan.addresses.iter().any(|a| a.address() == spot.address.address());
-        self.table.spots().map(|(spot, _)| spot).filter(planned).collect()
+        let planned: BTreeSet<IpAddr> = plan.addresses.iter().map(|a| a.address()).collect();
+        let spots = self.table.spots().map(|(spot, _)| spot);
+        spots.filter(|spot| planned.contains(&spot.address.address())).collect()
     }
 
     /// What must be so before a silent address may be put on the loopback
@@ -266,27 +278,32 @@ impl KernelActor {
         Ok(())
     }
 
-    async fn put(&mut self, plan: &GroupPlan, spots: &[Spot]) -> Result<(), String> {
+    async fn put(&mut self, plan: &GroupPlan, steps: &Steps) -> Result<(), String> {
         let subnets = self.subnets(plan.interface);
         let put = |spot: &Spot| Request::Put { spot: *spot, life: life(*spot, plan.lease, &subnets) };
-        let requests: Vec<_> = spots.iter().map(put).collect();
-        for spot in spots {
+        let requests: Vec<_> = steps.put.iter().map(put).collect();
+        for spot in &steps.put {
             if self.table.get(*spot).is_some_and(|seen| seen.permanent && !seen.ours) {
                 let name = self.name(spot.interface)?;
                 warn!("{} on {name} is configured by somebody else too; taken over", spot.address);
             }
         }
+        self.delete(&steps.clear).await?;
         self.request(&requests, |_| false).await.map(|_| ())
     }
 
-    /// Gives how many there were.
-    async fn delete(&mut self, spots: &[Spot]) -> Result<usize, String> {
+    /// Gives those that were there.
+    async fn delete(&mut self, spots: &[Spot]) -> Result<Vec<Spot>, String> {
         self.request(&deletions(spots), is_gone).await
     }
 
-    /// Carries requests out and gives how many were not refused. Refusals
-    /// that are not `fine` make one error of the first.
-    async fn request(&mut self, requests: &[Request], fine: impl Fn(Errno) -> bool) -> Result<usize, String> {
+    /// Carries requests out and gives the addresses of those that were not
+    /// refused. Refusals that are not `fine` make one error of the first.
+    async fn request(
+        &mut self,
+        requests: &[Request],
+        fine: impl Fn(Errno) -> bool,
+    ) -> Result<Vec<Spot>, String> {
         let mut refusals = Vec::new();
         for (number, batch) in requests.chunks(BATCH).enumerate() {
             let refused = self.requester.apply(batch).map_err(|e| format!("netlink: {e}"))?;
@@ -296,7 +313,9 @@ impl KernelActor {
                 tokio::task::yield_now().await;
             }
         }
-        let done = requests.len() - refusals.len();
+        let refused: BTreeSet<usize> = refusals.iter().map(|(position, _)| *position).collect();
+        let done = requests.iter().enumerate().filter(|(position, _)| !refused.contains(position));
+        let done: Vec<Spot> = done.map(|(_, request)| request.spot()).collect();
         let bad: Vec<&(usize, Refusal)> = refusals.iter().filter(|(_, r)| !fine(r.errno)).collect();
         let Some((position, refusal)) = bad.first() else { return Ok(done) };
         let spot = requests.get(*position).ok_or("netlink: an answer to no request")?.spot();
@@ -368,11 +387,14 @@ impl KernelActor {
 
     async fn restore_group(&mut self, number: usize, lost: &[Spot]) -> Option<KernelEvent> {
         let group = self.groups.get(&number)?;
-        let planned = |spot: &&Spot| {
-            let now_there = self.table.get(**spot).is_some();
-            !now_there && group.placed.as_ref().is_some_and(|placed| placed.spots().contains(spot))
+        // By address: an IPv6 address may have had another prefix length.
+        let lost = |spot: &&Spot| {
+            let same =
+                |l: &Spot| l.interface == spot.interface && l.address.address() == spot.address.address();
+            lost.iter().any(same) && self.table.get(**spot).is_none()
         };
-        let spots: Vec<Spot> = lost.iter().filter(planned).copied().collect();
+        let planned = group.placed.iter().flat_map(|placed| placed.spots());
+        let spots: Vec<Spot> = planned.filter(lost).copied().collect();
         let addresses = |spots: &[Spot]| spots.iter().map(|s| s.address).collect::<Vec<Cidr>>();
         if spots.is_empty() {
             return None;
@@ -388,8 +410,8 @@ impl KernelActor {
         let requests: Vec<_> = spots.iter().map(put_back).collect();
         // Back already: the news was older than our last request.
         match self.request(&requests, |errno| errno == Errno::EEXIST).await {
-            Ok(0) => None,
-            Ok(_) => Some(KernelEvent::Restored { group: number, addresses: addresses(&spots) }),
+            Ok(back) if back.is_empty() => None,
+            Ok(back) => Some(KernelEvent::Restored { group: number, addresses: addresses(&back) }),
             Err(reason) => {
                 self.give_up(number);
                 Some(KernelEvent::Lost { group: number, addresses: addresses(&spots), reason })
@@ -418,7 +440,7 @@ impl KernelActor {
             }
             let Some(group) = self.groups.values().find(absent).map(|g| g.plan.group) else { continue };
             match self.delete(&[*spot]).await {
-                Ok(0) => {}
+                Ok(gone) if gone.is_empty() => {}
                 Ok(_) => evicted.entry(group).or_default().push(spot.address),
                 Err(reason) => warn!("somebody put a floating address here: {reason}"),
             }
@@ -475,13 +497,17 @@ impl KernelActor {
     }
 
     async fn tell_links(&mut self, touched: &BTreeSet<u32>) {
+        let mut news = Vec::new();
         for index in touched {
             let Some(link) = self.table.link(*index, |a| self.floating.contains(&a)) else { continue };
             if self.told.get(index) != Some(&link) {
                 debug!(?link, "link");
                 self.told.insert(*index, link.clone());
-                self.tell(KernelEvent::Link(link)).await;
+                news.push(link);
             }
+        }
+        if !news.is_empty() {
+            self.tell(KernelEvent::Links(news)).await;
         }
     }
 

@@ -35,6 +35,12 @@ impl Interfaces {
         self.0.remove(&index);
     }
 
+    /// Whether nothing is known of any.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// An interface's Ethernet address.
     #[must_use]
     pub fn mac(&self, index: u32) -> Option<Mac> {

@@ -1,12 +1,14 @@
 //! The node's state as the documents of the control plane.
 
-use crate::control::api::{Counters, ListenerDoc, PeerDoc, PeerState, PoolDoc, ServerDoc, StatusDoc, VipDoc};
+use crate::control::api::{
+    Counters, ListenerDoc, PeerDoc, PeerState, PoolDoc, QueueDoc, ServerDoc, StatusDoc, VipDoc,
+};
 use jiff::Timestamp;
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::net::SocketAddr;
 use std::time::Duration;
-use vipd_balancer::{CloseCause, ListenerStats, ServerStats, Stats};
+use vipd_balancer::{CloseCause, ListenerStats, PoolStats, ServerStats, Stats};
 use vipd_core::explain::count;
 use vipd_core::health::{Reason, ServerStatus};
 use vipd_core::node::{GroupStatus, Node};
@@ -110,8 +112,18 @@ fn closed(counted: &ListenerStats) -> BTreeMap<String, u64> {
 }
 
 fn pools(node: &Node, stats: &Stats, now: Time) -> Vec<PoolDoc> {
-    let empty =
-        |name: &String| PoolDoc { name: name.clone(), servers: vec![], incumbent: None, conflict: vec![] };
+    let queues: BTreeMap<&str, &PoolStats> = stats.pools.iter().map(|p| (&*p.pool, p)).collect();
+    let empty = |name: &String| {
+        let counted = queues.get(&**name);
+        PoolDoc {
+            name: name.clone(),
+            servers: vec![],
+            incumbent: None,
+            conflict: vec![],
+            queue: counted.map(|c| queue(c)).unwrap_or_default(),
+            fallback_sessions: counted.map_or(0, |c| c.fallback_sessions),
+        }
+    };
     let mut pools: Vec<PoolDoc> = node.settings().pools.iter().map(|p| empty(&p.name)).collect();
     // Both lists are in the order of the settings; a look-up for each of a thousand servers is not.
     let counted: BTreeMap<(&str, &str), &ServerStats> =
@@ -128,6 +140,15 @@ fn pools(node: &Node, stats: &Stats, now: Time) -> Vec<PoolDoc> {
         pool.servers.push(server(&status, counted.get(&(&*status.pool.name, &**name)).copied(), now));
     }
     pools
+}
+
+fn queue(counted: &PoolStats) -> QueueDoc {
+    QueueDoc {
+        waiting: counted.queued,
+        total: counted.queued_total,
+        timeouts: counted.queue_timeouts,
+        full: counted.queue_full,
+    }
 }
 
 fn server(status: &ServerStatus<'_>, counted: Option<&ServerStats>, now: Time) -> ServerDoc {
@@ -151,6 +172,7 @@ fn server(status: &ServerStatus<'_>, counted: Option<&ServerStats>, now: Time) -
         connections_max: status.connections.map(|c| c.max),
         total: counted.map_or(0, |c| c.total),
         connect_errors: counted.map_or(0, |c| c.connect_errors),
+        resets: counted.map_or(0, |c| c.resets),
     }
 }
 

@@ -1,12 +1,18 @@
 //! What tests of checks against real databases share.
+#![allow(dead_code, unused_imports, reason = "every test file uses its part of it")]
 
-#![allow(dead_code, reason = "each test program uses some of it")]
+mod mariadb;
 
+pub(crate) use mariadb::MariaDb;
+
+use nix::unistd::{Uid, User};
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use std::fs::Permissions;
 use std::io::{BufRead, BufReader, Read};
 use std::net::{IpAddr, Ipv4Addr, TcpListener};
+use std::os::unix::fs::{PermissionsExt as _, chown};
 use std::path::Path;
-use std::process::{Child, Command};
+use std::process::{Child, Command, Stdio};
 use std::sync::mpsc as std_mpsc;
 use std::time::Duration;
 use tokio::runtime::Handle;
@@ -14,34 +20,59 @@ use tokio::sync::mpsc;
 use vipd::check::{Checker, Report};
 use vipd::resolve::Resolver;
 use vipd_core::probe::{Lag, Observation, ObservedRole, Probe};
-use vipd_core::settings::{Check, CheckKind, Host, Pool, Server};
+use vipd_core::settings::{Check, CheckKind, Host, MysqlCheck, Pool, Server};
 
 pub(crate) type Outcome<T = ()> = Result<T, Box<dyn std::error::Error>>;
 
 /// A database's start, or a reconnecting replica, on a busy machine.
 pub(crate) const LIMIT: Duration = Duration::from_secs(60);
+/// Numbers of servers.
 pub(crate) const PRIMARY: usize = 0;
 pub(crate) const REPLICA: usize = 1;
 
-/// Whether a test can run: its program is there. Where it must be, its lack is an error.
-pub(crate) fn present(program: &Path, package: &str) -> Outcome<bool> {
-    if Command::new(program).arg("--version").output().is_ok() {
-        return Ok(true);
-    }
-    let text = format!("{} is not installed (apt-get install {package})", program.display());
+/// Whether a test runs that needs these programs, or files by their paths.
+/// Where `make test` has installed them, one that is missing is a failure.
+pub(crate) fn is_possible(needs: &[&str], packages: &str) -> Outcome<bool> {
+    let there = |need: &&str| match need.starts_with('/') {
+        true => Path::new(need).exists(),
+        false => Command::new(need).arg("--version").output().is_ok(),
+    };
+    let Some(missing) = needs.iter().find(|need| !there(need)) else { return Ok(true) };
     if std::env::var_os("LAB_NEEDS_ARE_MET").is_some() {
-        return Err(text.into());
+        return Err(format!("{missing} is missing (apt-get install {packages})").into());
     }
     #[allow(clippy::print_stderr)]
     {
-        eprintln!("skipped: {text}");
+        eprintln!("skipped: {missing} is missing (apt-get install {packages})");
     }
     Ok(false)
 }
 
-/// A port that was free a moment ago.
+/// A port that nobody has at the moment.
 pub(crate) fn free_port() -> Outcome<u16> {
     Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port())
+}
+
+/// A command that runs as `user` when we are root, and dies with us.
+pub(crate) fn command_as(user: &str, program: &Path) -> Command {
+    let mut command = Command::new("setpriv");
+    command.args(["--pdeathsig", "KILL"]);
+    if Uid::effective().is_root() {
+        command.args(["--reuid", user, "--regid", user, "--clear-groups"]);
+    }
+    command.arg("--").arg(program).stdin(Stdio::null());
+    command
+}
+
+/// Gives a file or directory to `user` when we are root, and to nobody else.
+pub(crate) fn hand_over(path: &Path, user: &str) -> Outcome {
+    let mode = if path.is_dir() { 0o700 } else { 0o600 };
+    std::fs::set_permissions(path, Permissions::from_mode(mode))?;
+    if Uid::effective().is_root() {
+        let account = User::from_name(user)?.ok_or_else(|| format!("no user {user}"))?;
+        chown(path, Some(account.uid.as_raw()), Some(account.gid.as_raw()))?;
+    }
+    Ok(())
 }
 
 /// Waits until a server writes `ready`, and reads on for as long as it writes.
@@ -84,19 +115,25 @@ pub(crate) fn certificates(directory: &Path, names: &[&str]) -> Outcome {
     Ok(())
 }
 
-/// Checks of servers on 127.0.0.1.
-pub(crate) struct Watch {
+/// Checks of servers, and their results.
+pub(crate) struct Checks {
     resolver: Resolver,
     checker: Checker,
-    reports: mpsc::Receiver<Report>,
+    pub(crate) reports: mpsc::Receiver<Report>,
 }
 
-impl Watch {
-    pub(crate) fn new() -> Self {
+impl Checks {
+    pub(crate) fn start() -> Self {
         let (sender, reports) = mpsc::channel(16);
         let resolver = Resolver::start(Handle::current(), &[], mpsc::channel(1).0);
         let checker = Checker::start(Handle::current(), &[], &resolver, sender);
         Self { resolver, checker, reports }
+    }
+
+    /// From now on, these servers are checked in this way.
+    pub(crate) fn apply(&mut self, servers: &[&MariaDb], check: MysqlCheck) {
+        let ports: Vec<u16> = servers.iter().map(|db| db.port).collect();
+        self.check(CheckKind::Mysql(check), &ports, None);
     }
 
     /// Checks what listens at `ports` from now on; positions are the servers' numbers.
@@ -144,6 +181,51 @@ impl Watch {
         }
     }
 
+    /// Waits for a server that is ready and has this role and lag.
+    pub(crate) async fn until_is(
+        &mut self,
+        server: usize,
+        role: ObservedRole,
+        lag: Option<Lag>,
+    ) -> Outcome<Vec<Probe>> {
+        let fits = |probe: &Probe| match probe {
+            Probe::Answered(seen) => {
+                seen.role == Some(role)
+                    && seen.lag == lag
+                    && seen.unready.is_none()
+                    && seen.connections.is_some()
+            }
+            Probe::Failed(_) | Probe::Unable(_) => false,
+        };
+        self.until(server, fits).await
+    }
+
+    /// Waits for a server that says this of itself.
+    pub(crate) async fn until_unready(&mut self, server: usize, why: &str) -> Outcome<Vec<Probe>> {
+        let fits = |probe: &Probe| matches!(probe, Probe::Answered(Observation { unready: Some(said), .. }) if said == why);
+        self.until(server, fits).await
+    }
+
+    /// Waits for a lag that fits.
+    pub(crate) async fn until_lag(
+        &mut self,
+        server: usize,
+        fits: impl Fn(&Lag) -> bool,
+    ) -> Outcome<Vec<Probe>> {
+        let fits =
+            |probe: &Probe| matches!(probe, Probe::Answered(Observation { lag: Some(lag), .. }) if fits(lag));
+        self.until(server, fits).await
+    }
+
+    /// Waits for a probe that failed with these words, and gives all of them.
+    pub(crate) async fn until_failed(&mut self, server: usize, text: &str) -> Outcome<String> {
+        let failed = |probe: &Probe| matches!(probe, Probe::Failed(reason) if reason.contains(text));
+        match self.until(server, failed).await?.pop() {
+            Some(Probe::Failed(reason)) => Ok(reason),
+            Some(Probe::Answered(_) | Probe::Unable(_)) | None => Err("no failure".into()),
+        }
+    }
+
     /// Waits for an answer that fits.
     pub(crate) async fn until_seen(
         &mut self,
@@ -163,7 +245,7 @@ impl Watch {
     }
 
     /// Waits until a replica lags by so much at most, or at least.
-    pub(crate) async fn until_lag(&mut self, server: usize, fits: impl Fn(Duration) -> bool) -> Outcome {
+    pub(crate) async fn until_behind(&mut self, server: usize, fits: impl Fn(Duration) -> bool) -> Outcome {
         let known = |seen: &Observation| match (&seen.role, &seen.lag) {
             (Some(ObservedRole::Replica), Some(Lag::Known(lag))) => fits(*lag) && seen.unready.is_none(),
             (Some(ObservedRole::Replica), Some(Lag::Unknown(_)) | None)
@@ -180,15 +262,6 @@ impl Watch {
         };
         let seen = self.until_seen(server, |seen| why(seen).is_some()).await?;
         Ok(why(&seen).unwrap_or_default())
-    }
-
-    /// Waits for a failure with a text in it; gives the whole.
-    pub(crate) async fn until_failed(&mut self, server: usize, text: &str) -> Outcome<String> {
-        let failed = |probe: &Probe| matches!(probe, Probe::Failed(reason) if reason.contains(text));
-        match self.until(server, failed).await?.pop() {
-            Some(Probe::Failed(reason)) => Ok(reason),
-            Some(Probe::Answered(_) | Probe::Unable(_)) | None => Err("no failure".into()),
-        }
     }
 
     /// So many answers, and nothing else.

@@ -1,11 +1,13 @@
 //! What the tests of the balancer share: loopback servers, clients, waiting.
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 
+pub(crate) mod bytes;
+
 use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use vipd_balancer::{Balancer, CloseCause, ListenerStats};
+use vipd_balancer::{Balancer, CloseCause, ListenerStats, PoolStats};
 use vipd_core::health::PoolsState;
 use vipd_core::pool::Pools;
 use vipd_core::settings::{Balance, Bind, Host, Listener, Pool, Server};
@@ -45,6 +47,32 @@ pub(crate) fn start(listener: &Listener, pool: &Pool) -> Balancer {
 
 pub(crate) fn stats(balancer: &Balancer) -> ListenerStats {
     balancer.stats().listeners.first().cloned().expect("a listener")
+}
+
+/// The numbers of a pool.
+pub(crate) fn pool_stats(balancer: &Balancer, pool: usize) -> PoolStats {
+    balancer.stats().pools.get(pool).cloned().expect("a pool")
+}
+
+/// A client that waits in the first pool's queue as its `n`th.
+pub(crate) fn queued(balancer: &Balancer, n: u32) -> TcpStream {
+    let client = connect(balancer);
+    until("it waits", || pool_stats(balancer, 0).queued == n);
+    client
+}
+
+/// Nothing comes.
+pub(crate) fn assert_waits(stream: &mut TcpStream) {
+    stream.set_read_timeout(Some(Duration::from_millis(1))).expect("a socket");
+    let kind = stream.read(&mut [0; 1]).map_err(|e| e.kind());
+    assert_eq!(kind, Err(ErrorKind::WouldBlock));
+    stream.set_read_timeout(Some(PATIENCE)).expect("a socket");
+}
+
+/// Ends with a reset.
+pub(crate) fn reset(stream: TcpStream) {
+    socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO)).expect("a socket");
+    drop(stream);
 }
 
 pub(crate) fn address(balancer: &Balancer) -> SocketAddr {

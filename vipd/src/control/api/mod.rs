@@ -13,8 +13,8 @@ mod status;
 
 pub use event::{Event, EventDoc, EventKind, Level};
 pub use status::{
-    CheckDoc, Counters, DnsDoc, ListenerDoc, PeerDoc, PeerState, PoolDoc, Rejected, ServerDoc, ServerRole,
-    ServerState, StatusDoc, Steps, VipDoc, VipState,
+    CheckDoc, Counters, DnsDoc, ListenerDoc, PeerDoc, PeerState, PoolDoc, QueueDoc, Rejected, ServerDoc,
+    ServerRole, ServerState, StatusDoc, Steps, VipDoc, VipState,
 };
 
 /// The version of the protocol spoken here.

@@ -193,6 +193,26 @@ pub struct PoolDoc {
     /// Servers that are writable beside the incumbent, and get nothing.
     #[serde(default)]
     pub conflict: Vec<String>,
+    /// The clients that had to wait for a server.
+    #[serde(default)]
+    pub queue: QueueDoc,
+    /// Its sessions on servers of its fallbacks.
+    #[serde(default)]
+    pub fallback_sessions: u32,
+}
+
+/// What was counted of a pool's queue.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct QueueDoc {
+    /// Clients that wait now.
+    pub waiting: u32,
+    /// Clients that had to wait.
+    pub total: u64,
+    /// Those of them that waited in vain.
+    pub timeouts: u64,
+    /// Clients that were refused because it was full.
+    pub full: u64,
 }
 
 /// A server of a pool.
@@ -240,6 +260,9 @@ pub struct ServerDoc {
     /// Connections to it that failed.
     #[serde(default)]
     pub connect_errors: u64,
+    /// Sessions that it reset, or in which it stopped answering.
+    #[serde(default)]
+    pub resets: u64,
 }
 
 /// What was counted of a server's checks.

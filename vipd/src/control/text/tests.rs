@@ -1,6 +1,6 @@
 use super::super::api::{
-    CheckDoc, Counters, Event, EventKind, ListenerDoc, PeerDoc, PoolDoc, ServerDoc, ServerRole, StatusDoc,
-    VipDoc,
+    CheckDoc, Counters, Event, EventKind, ListenerDoc, PeerDoc, PoolDoc, QueueDoc, ServerDoc, ServerRole,
+    StatusDoc, VipDoc,
 };
 use super::*;
 
@@ -31,12 +31,20 @@ fn server_doc(name: &str, state: ServerState, role: Option<ServerRole>, why: &st
         connections_max: None,
         total: 0,
         connect_errors: 0,
+        resets: 0,
     }
 }
 
 fn pool_doc(name: &str, server: ServerDoc, incumbent: Option<&str>) -> PoolDoc {
     let incumbent = incumbent.map(str::to_owned);
-    PoolDoc { name: name.into(), servers: vec![server], incumbent, conflict: vec![] }
+    PoolDoc {
+        name: name.into(),
+        servers: vec![server],
+        incumbent,
+        conflict: vec![],
+        queue: QueueDoc::default(),
+        fallback_sessions: 0,
+    }
 }
 
 /// A node as it should be.
@@ -47,6 +55,10 @@ fn healthy() -> StatusDoc {
     db2.lag_ms = Some(120);
     db2.check = Some(CheckDoc { total: 1000, failed: 7, passive: 1, took_us: 1234 });
     (db2.connections_used, db2.connections_max) = (Some(90), Some(151));
+    db2.resets = 8;
+    let mut replicas = pool_doc("replicas", db2, None);
+    replicas.queue = QueueDoc { waiting: 3, total: 40, timeouts: 5, full: 6 };
+    replicas.fallback_sessions = 7;
     StatusDoc {
         cluster: "orders".into(),
         node: "px1".into(),
@@ -85,7 +97,7 @@ fn healthy() -> StatusDoc {
             closed: [("client-closed".to_owned(), 115), ("server-withdrawn".to_owned(), 2)].into(),
             accept_errors: 0,
         }],
-        pools: vec![pool_doc("primary", db1, Some("db1")), pool_doc("replicas", db2, None)],
+        pools: vec![pool_doc("primary", db1, Some("db1")), replicas],
         dns: vec![],
         config_errors: vec![],
         counters: Counters::default(),

@@ -1,0 +1,258 @@
+//! How a session gets its server: by the pool's rules, in the pool's queue
+//! when no server has room, elsewhere when a connection fails.
+
+use crate::bind;
+use crate::queue::Ticket;
+use crate::registry::State;
+use crate::session::Session;
+use crate::shared::{Place, Route, ServerTally, View};
+use crate::stats::CloseCause;
+use nix::errno::Errno;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+use tokio::io::Interest;
+use tokio::net::{TcpSocket, TcpStream};
+use tokio::time::Instant;
+use vipd_core::pool::{Connection, NoServer, Picked, ServerKey};
+use vipd_core::settings::Pool;
+
+/// Picks in a row in which others may be faster before a session waits for its turn.
+const RACES: usize = 16;
+
+/// A connection to a server.
+#[derive(Debug)]
+pub(crate) struct Connected {
+    pub(crate) stream: TcpStream,
+    pub(crate) place: Place,
+    pub(crate) route: Route,
+}
+
+/// Connects a session, unless its client hangs up before.
+pub(crate) async fn connect(session: &Session) -> Result<Connected, CloseCause> {
+    let mut search = Search { session, tried: vec![], generation: None, failures: 0, waiting: None };
+    tokio::select! {
+        biased;
+        connected = search.run() => connected,
+        () = hung_up(&session.client) => Err(CloseCause::Abandoned),
+    }
+}
+
+/// Resolves when the client resets its connection, or ends it without having
+/// said anything. One that has asked something and ended may still hear the answer.
+async fn hung_up(client: &TcpStream) {
+    // PRIORITY stands for "ended" as well, but not for "can be read", which
+    // would say nothing new as long as nobody reads. It fails with the runtime.
+    let ended = client.ready(Interest::PRIORITY | Interest::ERROR).await;
+    if ended.is_ok() && client.peek(&mut [0]).await.is_ok_and(|said| said > 0) {
+        let _ = client.ready(Interest::ERROR).await;
+    }
+}
+
+/// One session's search for a server.
+struct Search<'a> {
+    session: &'a Session,
+    tried: Vec<ServerKey>,
+    /// The pools in which `tried` are positions.
+    generation: Option<u64>,
+    failures: u32,
+    /// Its place in a queue, while it has to wait.
+    waiting: Option<Ticket>,
+}
+
+impl Search<'_> {
+    async fn run(&mut self) -> Result<Connected, CloseCause> {
+        let Session { worker, admission, .. } = self.session;
+        let mut deadline = None;
+        loop {
+            let view = worker.shared.view.load_full();
+            let route = view.route(admission.listener().slot).ok_or(CloseCause::NoServer)?;
+            let pool = view.pools.pools().get(route.pool).ok_or(CloseCause::NoServer)?.settings();
+            if self.generation.replace(view.pools.generation()) != Some(view.pools.generation()) {
+                self.tried.clear();
+            }
+            let Some((picked, place)) = self.look(&view, route, pool)? else {
+                let limit = *deadline.get_or_insert_with(|| Instant::now() + pool.queue_timeout);
+                self.wait(&view, route, pool, limit).await?;
+                continue;
+            };
+            self.waiting = None;
+            match self.attempt(&view, picked, place.server()).await {
+                Ok(Some(stream)) => return Ok(Connected { stream, place, route }),
+                // Nobody's failure: the newest pools know better.
+                Ok(None) => continue,
+                Err(error) if bind::no_resources(&error) => return Err(CloseCause::NoResources),
+                Err(error) => {
+                    let server = place.server();
+                    worker.shared.failed(server, &error);
+                    tracing::debug!(
+                        listener = %admission.listener().name, client = %self.session.peer,
+                        server = %server.name, pool = %server.pool, %error, "cannot connect"
+                    );
+                }
+            }
+            self.failures += 1;
+            if self.failures > pool.retries {
+                return Err(CloseCause::ConnectFailed);
+            }
+            self.tried.push(picked.key);
+        }
+    }
+
+    /// A server, and a place on it; `None` if the session has to wait for one.
+    fn look(
+        &mut self,
+        view: &View,
+        route: Route,
+        pool: &Pool,
+    ) -> Result<Option<(Picked, Place)>, CloseCause> {
+        let queue = &view.tallies[route.pool].queue;
+        // A reload may have given it another pool.
+        if self.waiting.as_ref().is_some_and(|ticket| !ticket.is_of(queue)) {
+            self.waiting = None;
+        }
+        // Whoever comes does not overtake those that wait.
+        if self.waiting.is_none() && self.failures == 0 && queue.waiting() > 0 {
+            return Ok(None);
+        }
+        match self.claim(view, route, pool) {
+            Ok(claimed) => Ok(Some(claimed)),
+            Err(NoServer::NoneUsable) => Err(CloseCause::NoServer),
+            Err(NoServer::AllTried) => Err(CloseCause::ConnectFailed),
+            Err(NoServer::Full) => Ok(None),
+        }
+    }
+
+    fn claim(&self, view: &View, route: Route, pool: &Pool) -> Result<(Picked, Place), NoServer> {
+        let worker = &self.session.worker;
+        let now = if view.rated(route.pool) { worker.shared.now() } else { 0 };
+        for _ in 0..RACES {
+            let client = self.session.peer.ip();
+            let connection = Connection { client, random: worker.random(), tried: &self.tried };
+            let picked = worker.pick(view, route.pool, &connection, now)?;
+            let server = view.server(picked.key).ok_or(NoServer::NoneUsable)?;
+            let borrowed = if picked.key.pool == route.pool {
+                None
+            } else {
+                let tally = &view.tallies[route.pool];
+                Some(tally.borrow(pool.fallback_max_connections).ok_or(NoServer::Full)?)
+            };
+            let limit = view.pools.server(picked.key).and_then(|s| s.max_connections());
+            // Another worker may have taken the last place, or the last token,
+            // since the pick: the next pick sees that, unless it is of a view
+            // that is just being replaced.
+            let Some(place) = server.acquire(limit, borrowed, &worker.shared) else { continue };
+            if server.use_up(now) {
+                return Ok((picked, place));
+            }
+        }
+        Err(NoServer::Full)
+    }
+
+    /// Waits for its turn to look for a server.
+    async fn wait(
+        &mut self,
+        view: &View,
+        route: Route,
+        pool: &Pool,
+        limit: Instant,
+    ) -> Result<(), CloseCause> {
+        let worker = &self.session.worker;
+        // What failed before may do now.
+        self.tried.clear();
+        let first = self.waiting.is_some();
+        let ticket = match &mut self.waiting {
+            Some(ticket) => ticket,
+            None if pool.queue == 0 => return Err(CloseCause::ServersFull),
+            waiting => {
+                let ticket = view.tallies[route.pool].queue.join(pool.queue, &worker.shared.waiting);
+                waiting.insert(ticket.ok_or(CloseCause::QueueFull)?)
+            }
+        };
+        // Only the first looks; only it has to know when a rate allows one more.
+        let token = first.then(|| view.next_token(route.pool, worker.shared.now())).flatten();
+        let token = token.map(|(wait, interval)| {
+            // Not with the other proxies' waiters at the same instant.
+            Duration::from_nanos(wait + worker.random() % (interval / 2).max(1))
+        });
+        tokio::select! {
+            biased;
+            () = ticket.called() => Ok(()),
+            () = tokio::time::sleep(token.unwrap_or_default()), if token.is_some() => Ok(()),
+            () = worker.alarms.at(limit) => {
+                ticket.queue().timeouts.fetch_add(1, Ordering::Relaxed);
+                Err(CloseCause::QueueTimeout)
+            }
+        }
+    }
+
+    /// One server: the picked address, then its others, all within its
+    /// pool's `connect_timeout`. `None` if it was withdrawn meanwhile.
+    async fn attempt(
+        &self,
+        view: &View,
+        picked: Picked,
+        tally: &Arc<ServerTally>,
+    ) -> io::Result<Option<TcpStream>> {
+        self.enter(State::Connecting { server: Arc::clone(tally), withdrawn: false });
+        let limit =
+            view.pools.pools().get(picked.key.pool).map_or(Duration::ZERO, |p| p.settings().connect_timeout);
+        let others = view.pools.server(picked.key).map_or(&[][..], |s| s.addresses());
+        let connecting = async {
+            let mut result = self.open(picked.address).await;
+            for other in others.iter().filter(|a| **a != picked.address) {
+                if !result.as_ref().is_err_and(|e| !bind::no_resources(e)) {
+                    break;
+                }
+                result = self.open(*other).await;
+            }
+            result
+        };
+        let result = self.session.worker.alarms.within(limit, connecting).await.unwrap_or_else(|| {
+            Err(io::Error::new(io::ErrorKind::TimedOut, "no answer within the pool's connect timeout"))
+        });
+        match result {
+            Ok(stream) => {
+                if self.withdrawn() {
+                    return Ok(None);
+                }
+                tally.total.fetch_add(1, Ordering::Relaxed);
+                self.enter(State::Relaying(Arc::clone(tally)));
+                Ok(Some(stream))
+            }
+            Err(error) => {
+                if !bind::no_resources(&error) {
+                    tally.connect_errors.fetch_add(1, Ordering::Relaxed);
+                }
+                self.enter(State::Picking);
+                Err(error)
+            }
+        }
+    }
+
+    async fn open(&self, address: SocketAddr) -> io::Result<TcpStream> {
+        let socket = match address {
+            SocketAddr::V4(_) => TcpSocket::new_v4(),
+            SocketAddr::V6(_) => TcpSocket::new_v6(),
+        }?;
+        if self.session.worker.shared.descriptors.holds(&socket) {
+            return Err(Errno::EMFILE.into());
+        }
+        socket.set_nodelay(true)?;
+        socket.connect(address).await
+    }
+
+    fn enter(&self, state: State) {
+        if let Some(entry) = self.session.worker.registry.borrow_mut().entry(self.session.id) {
+            entry.state = state;
+        }
+    }
+
+    fn withdrawn(&self) -> bool {
+        let mut registry = self.session.worker.registry.borrow_mut();
+        let state = registry.entry(self.session.id).map(|e| &e.state);
+        matches!(state, Some(State::Connecting { withdrawn: true, .. }))
+    }
+}

@@ -1,0 +1,250 @@
+//! What happens to a session by time alone.
+//!
+//! * Idle: a session in which nobody spoke for the listener's `idle-timeout`
+//!   ends, unless the client spoke last: then the server is at work, and a
+//!   query may take hours. (A server that died is found by TCP keepalive.)
+//! * Age: a session older than the listener's `max-session-age` ends at its
+//!   next pause, at twice the age at the latest.
+//! * Half-closed: what follows the end of one side is bounded.
+//! * Settled: the server's connection gets its keepalive only when it has
+//!   lived for a second. Most short ones end before, and save the calls.
+
+use crate::alarm::{Alarm, Alarms};
+use crate::bind::{self, Tcp};
+use crate::stats::CloseCause;
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+use tokio::net::TcpStream;
+use tokio::time::Instant;
+
+/// Once one side has said everything, the other may be silent for this long:
+/// a client that is gone and a server that hangs must not stay for ever.
+pub(crate) const HALF_CLOSED: Duration = Duration::from_secs(60);
+
+/// A silence after the server's last word that ends a session which is too old.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// The life of a session after which it is none of the short ones.
+const SETTLED: Duration = Duration::from_secs(1);
+
+/// The limits of a session.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Limits {
+    pub(crate) idle: Option<Duration>,
+    pub(crate) age: Option<Duration>,
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Spoke {
+    Nobody,
+    Client,
+    Server,
+}
+
+/// A session's time, watched. The alarm is not touched when somebody speaks:
+/// when it rings, one looks at the time of that.
+#[derive(Debug)]
+pub(crate) struct Patience<'a> {
+    limits: Limits,
+    began: Instant,
+    last: Instant,
+    spoke: Spoke,
+    half_closed: bool,
+    /// What the server's connection is still to get.
+    unsettled: Option<Tcp>,
+    alarms: &'a Alarms,
+    alarm: Option<Alarm<'a>>,
+}
+
+impl<'a> Patience<'a> {
+    pub(crate) fn new(limits: Limits, tcp: Tcp, alarms: &'a Alarms) -> Self {
+        let now = Instant::now();
+        let mut patience = Self {
+            limits,
+            began: now,
+            last: now,
+            spoke: Spoke::Nobody,
+            half_closed: false,
+            unsettled: Some(tcp),
+            alarms,
+            alarm: None,
+        };
+        patience.set(now);
+        patience
+    }
+
+    /// Whether neither side has said anything.
+    pub(crate) fn silent(&self) -> bool {
+        self.spoke == Spoke::Nobody
+    }
+
+    /// To be called at each wake-up, with the bytes that went `up` to the
+    /// server and `down` to the client in it. Ready with the cause when the
+    /// session's time is over.
+    pub(crate) fn poll(
+        &mut self,
+        (up, down): (u64, u64),
+        half_closed: bool,
+        server: &TcpStream,
+        cx: &mut Context<'_>,
+    ) -> Poll<CloseCause> {
+        // Of both at once, the client counts: better a session that idles a
+        // little longer than a query that is cut off.
+        match (up, down) {
+            (0, 0) => {}
+            (0, _) => self.spoke = Spoke::Server,
+            (_, _) => self.spoke = Spoke::Client,
+        }
+        let limited = half_closed || self.limits.idle.is_some() || self.limits.age.is_some();
+        if limited && (up + down > 0 || half_closed != self.half_closed) {
+            self.last = Instant::now();
+        }
+        if half_closed != self.half_closed {
+            self.half_closed = half_closed;
+            self.set(self.last);
+        }
+        while let Some(alarm) = &mut self.alarm {
+            ready!(Pin::new(alarm).poll(cx));
+            let now = Instant::now();
+            if let Some(cause) = self.over(now) {
+                return Poll::Ready(cause);
+            }
+            if self.began + SETTLED <= now
+                && let Some(tcp) = self.unsettled.take()
+            {
+                // It fails only if the connection is over, which its end will tell.
+                let _ = bind::keep(&server.into(), tcp);
+            }
+            self.set(now);
+        }
+        Poll::Pending
+    }
+
+    /// When to look again.
+    fn set(&mut self, now: Instant) {
+        let settled = self.unsettled.map(|_| self.began + SETTLED);
+        let ends = self.ends(now).into_iter().flatten().map(|(at, _)| at);
+        self.alarm = ends.chain(settled).min().map(|at| self.alarms.at(at));
+    }
+
+    fn over(&self, now: Instant) -> Option<CloseCause> {
+        self.ends(now).into_iter().flatten().find(|(at, _)| *at <= now).map(|(_, cause)| cause)
+    }
+
+    /// When the session ends if nobody speaks, by each limit. One that does not
+    /// count while the server is at work is put off from `now` on.
+    fn ends(&self, now: Instant) -> [Option<(Instant, CloseCause)>; 3] {
+        let since = if self.spoke == Spoke::Client { now } else { self.last };
+        let Limits { idle, age } = self.limits;
+        [
+            idle.map(|idle| (since + idle, CloseCause::IdleTimeout)),
+            age.map(|age| {
+                let old = self.began + age;
+                ((since + PAUSE).clamp(old, old + age), CloseCause::SessionAge)
+            }),
+            self.half_closed.then(|| (self.last + HALF_CLOSED, CloseCause::IdleTimeout)),
+        ]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::future::poll_fn;
+    use tokio::net::TcpListener;
+    use tokio::time::{sleep, timeout};
+
+    const IDLE: Duration = Duration::from_secs(600);
+    const AGE: Duration = Duration::from_secs(3600);
+    const HOUR: Duration = Duration::from_secs(3600);
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn tcp() -> Tcp {
+        Tcp { keepalive: Duration::from_secs(7), user_timeout: Duration::from_secs(9) }
+    }
+
+    async fn stream() -> TcpStream {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");
+        TcpStream::connect(listener.local_addr().expect("an address")).await.expect("connects")
+    }
+
+    /// The cause and the time of the end, if it comes within some hours.
+    async fn end(patience: &mut Patience<'_>, alarms: &Alarms, server: &TcpStream) -> Option<CloseCause> {
+        let half_closed = patience.half_closed;
+        let over = poll_fn(|cx| patience.poll((0, 0), half_closed, server, cx));
+        tokio::select! {
+            over = timeout(5 * HOUR, over) => over.ok(),
+            () = alarms.ring() => None,
+        }
+    }
+
+    fn say(patience: &mut Patience<'_>, server: &TcpStream, words: (u64, u64)) {
+        let mut cx = Context::from_waker(std::task::Waker::noop());
+        assert!(patience.poll(words, false, server, &mut cx).is_pending());
+    }
+
+    fn about(began: Instant, expected: Duration) {
+        let late = began.elapsed().checked_sub(expected);
+        assert!(late.is_some_and(|l| l < SECOND), "{:?} for {expected:?}", began.elapsed());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_session_is_not_idle_while_the_server_is_at_work() {
+        let (alarms, server) = (Alarms::default(), stream().await);
+        let limits = Limits { idle: Some(IDLE), age: None };
+        let mut patience = Patience::new(limits, tcp(), &alarms);
+        say(&mut patience, &server, (1, 0));
+        assert_eq!(end(&mut patience, &alarms, &server).await, None, "a query of hours");
+        say(&mut patience, &server, (0, 1));
+        let began = Instant::now();
+        assert_eq!(end(&mut patience, &alarms, &server).await, Some(CloseCause::IdleTimeout));
+        about(began, IDLE);
+        // Nor is one in which nobody has spoken yet at work.
+        let mut silent = Patience::new(limits, tcp(), &alarms);
+        let began = Instant::now();
+        assert_eq!(end(&mut silent, &alarms, &server).await, Some(CloseCause::IdleTimeout));
+        about(began, IDLE);
+        assert!(silent.silent() && !patience.silent());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_old_session_ends_at_its_next_pause_or_at_twice_the_age() {
+        let (alarms, server) = (Alarms::default(), stream().await);
+        let limits = Limits { idle: None, age: Some(AGE) };
+        let began = Instant::now();
+        let mut quiet = Patience::new(limits, tcp(), &alarms);
+        say(&mut quiet, &server, (1, 0));
+        say(&mut quiet, &server, (0, 1));
+        assert_eq!(end(&mut quiet, &alarms, &server).await, Some(CloseCause::SessionAge));
+        about(began, AGE);
+
+        let began = Instant::now();
+        let mut working = Patience::new(limits, tcp(), &alarms);
+        say(&mut working, &server, (1, 0));
+        assert_eq!(end(&mut working, &alarms, &server).await, Some(CloseCause::SessionAge));
+        about(began, 2 * AGE);
+
+        let began = Instant::now();
+        let mut answered = Patience::new(limits, tcp(), &alarms);
+        say(&mut answered, &server, (1, 0));
+        sleep(AGE + HOUR / 2).await;
+        say(&mut answered, &server, (0, 1));
+        assert_eq!(end(&mut answered, &alarms, &server).await, Some(CloseCause::SessionAge));
+        about(began, AGE + HOUR / 2 + PAUSE);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_that_lives_gets_its_keepalive() {
+        let (alarms, server) = (Alarms::default(), stream().await);
+        let mut patience = Patience::new(Limits::default(), tcp(), &alarms);
+        say(&mut patience, &server, (1, 0));
+        assert!(!socket2::SockRef::from(&server).keepalive().expect("a socket"));
+        assert_eq!(end(&mut patience, &alarms, &server).await, None);
+        let socket = socket2::SockRef::from(&server);
+        assert_eq!(socket.tcp_keepalive_time().expect("a socket"), tcp().keepalive);
+        assert_eq!(socket.tcp_user_timeout().expect("a socket"), Some(tcp().user_timeout));
+        assert!(socket.keepalive().expect("a socket"));
+    }
+}
