@@ -20,11 +20,11 @@ use tokio::net::TcpStream;
 
 /// A session's two connections while they are relayed. Resolves to the cause of its end.
 #[derive(Debug)]
-pub(crate) struct Relay<'a, 'p> {
+pub(crate) struct Relay<'a> {
     pub(crate) client: &'a mut TcpStream,
     pub(crate) server: &'a mut TcpStream,
     pub(crate) flows: Flows,
-    pub(crate) patience: &'a mut Patience<'p>,
+    pub(crate) patience: Patience<'a>,
     pub(crate) buffers: &'a Buffers,
     pub(crate) tally: &'a Tally,
 }
@@ -40,7 +40,7 @@ pub(crate) struct Flows {
     first: Option<CloseCause>,
 }
 
-impl Future for Relay<'_, '_> {
+impl Future for Relay<'_> {
     type Output = CloseCause;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<CloseCause> {
@@ -80,7 +80,7 @@ impl Future for Relay<'_, '_> {
     }
 }
 
-impl Drop for Relay<'_, '_> {
+impl Drop for Relay<'_> {
     fn drop(&mut self) {
         for flow in [&mut self.flows.up, &mut self.flows.down] {
             flow.give_back(self.buffers);
@@ -120,7 +120,7 @@ mod tests {
             client: &mut client,
             server: &mut server,
             flows: Flows::default(),
-            patience: &mut Patience::new(Limits::default(), tcp, &alarms),
+            patience: Patience::new(Limits::default(), tcp, &alarms),
             buffers: &buffers,
             tally: &tally,
         };

@@ -49,23 +49,27 @@ pub(crate) fn start(
         session.cause = Some(cause);
         return Ok(());
     }
-    let task = tokio::task::spawn_local(run(session));
+    let task = tokio::task::spawn_local(async move { session.run().await });
     if let Some(entry) = worker.registry.borrow_mut().entry(id) {
         entry.task = Some(task.abort_handle());
     }
     Ok(())
 }
 
-async fn run(mut session: Session) {
-    // In a box, so that its memory is given back when the relaying begins.
-    let connected = Box::pin(connect::connect(&session)).await;
-    session.cause = Some(match connected {
-        Ok(connected) => session.relay(connected).await,
-        Err(cause) => cause,
-    });
-}
-
 impl Session {
+    async fn run(&mut self) {
+        // In a box, so that its memory is given back when the relaying begins; and
+        // nothing but the relay itself is kept while that lasts.
+        let connected = Box::pin(connect::connect(self)).await;
+        let mut relay = connected.map(|connected| self.relay(connected));
+        let cause = match &mut relay {
+            Ok(relay) => relay.await,
+            Err(cause) => *cause,
+        };
+        let silent = relay.is_ok_and(|relay| relay.patience.silent());
+        self.end(cause, silent);
+    }
+
     /// Whether this client, and any client, may have a session.
     fn admit(&mut self) -> Result<(), CloseCause> {
         if self.worker.shared.descriptors.holds(&self.client) {
@@ -74,29 +78,32 @@ impl Session {
         self.admission.count(self.peer.ip())
     }
 
-    async fn relay(&mut self, connected: Connected) -> CloseCause {
+    fn relay(&mut self, connected: Connected) -> Relay<'_> {
         let Connected { stream, place, route } = connected;
         let worker = &self.worker;
-        let (server, place) = self.server.insert((stream, place));
+        let (server, _) = self.server.insert((stream, place));
         let limits = Limits { age: route.limits.age.map(|age| spread(age, worker.random())), ..route.limits };
-        let mut patience = Patience::new(limits, route.tcp, &worker.alarms);
-        let cause = Relay {
+        Relay {
             client: &mut self.client,
             server,
             flows: Flows::default(),
-            patience: &mut patience,
+            patience: Patience::new(limits, route.tcp, &worker.alarms),
             buffers: &worker.buffers,
             tally: worker.tally(&self.admission),
         }
-        .await;
-        if cause == CloseCause::ServerError {
-            place.server().resets.fetch_add(1, Ordering::Relaxed);
-            // A client's own words may make a server do that; here were none.
-            if patience.silent() {
-                worker.shared.failed(place.server(), &"it reset a connection before anybody spoke");
-            }
+    }
+
+    /// With the cause of its end, and whether neither side had said anything.
+    fn end(&mut self, cause: CloseCause, silent: bool) {
+        self.cause = Some(cause);
+        let Some((_, place)) = self.server.as_ref().filter(|_| cause == CloseCause::ServerError) else {
+            return;
+        };
+        place.server().resets.fetch_add(1, Ordering::Relaxed);
+        // A client's own words may make a server do that; here were none.
+        if silent {
+            self.worker.shared.failed(place.server(), &"it reset a connection before anybody spoke");
         }
-        cause
     }
 }
 
