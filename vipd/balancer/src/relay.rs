@@ -95,6 +95,7 @@ mod tests {
     use crate::bind::Tcp;
     use crate::patience::{HALF_CLOSED, Limits};
     use std::io;
+    use std::sync::Arc;
     use tokio::io::AsyncWriteExt as _;
     use tokio::net::TcpListener;
     use tokio::time::Instant;
@@ -112,7 +113,7 @@ mod tests {
         let (mut far_client, mut client) = pair().await?;
         let (_silent_server, mut server) = pair().await?;
         far_client.shutdown().await?;
-        let (buffers, tally) = (Buffers::default(), Tally::default());
+        let (buffers, tally) = (Buffers::new(Arc::default()), Tally::default());
         let alarms = Alarms::default();
         let tcp = Tcp { keepalive: HALF_CLOSED, user_timeout: HALF_CLOSED };
         let began = Instant::now();

@@ -28,7 +28,7 @@ pub(crate) struct Shared {
     pub(crate) sessions: AtomicU32,
     /// Clients in the queues of all pools.
     pub(crate) waiting: Arc<AtomicU32>,
-    pub(crate) descriptors: descriptors::Reserve,
+    pub(crate) descriptors: Arc<descriptors::Reserve>,
     pub(crate) failures: mpsc::Sender<ConnectFailure>,
     /// Set while somebody waits for the last session to end.
     pub(crate) draining: AtomicBool,
@@ -43,7 +43,7 @@ impl Shared {
             view: ArcSwap::default(),
             sessions: AtomicU32::new(0),
             waiting: Arc::default(),
-            descriptors: descriptors::Reserve::default(),
+            descriptors: Arc::default(),
             failures,
             draining: AtomicBool::new(false),
             ended: Notify::new(),

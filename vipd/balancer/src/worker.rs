@@ -71,9 +71,9 @@ impl Worker {
     fn new(index: usize, shared: Arc<Shared>) -> Self {
         Self {
             index,
+            buffers: Buffers::new(Arc::clone(&shared.descriptors)),
             shared,
             registry: RefCell::default(),
-            buffers: Buffers::default(),
             alarms: Alarms::default(),
             picks: RefCell::default(),
             random: Cell::new(RandomState::new().build_hasher().finish() | 1),
