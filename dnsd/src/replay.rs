@@ -1,0 +1,78 @@
+//! Signed updates that were seen: a copy of one does nothing.
+//!
+//! A client whose answer was lost sends the same bytes again: it gets the same
+//! answer. Somebody who recorded them gets no further. The memory is bounded:
+//! what is forgotten before its time is refused from then on by its time.
+
+use crate::tsig::{FUDGE, Signed};
+use std::collections::{BTreeSet, HashMap};
+
+/// Signatures that are remembered: 109 updates a second for the 10 minutes in
+/// which a signature can be good.
+const MEMORY: usize = 1 << 16;
+
+/// What is known of a signed update.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Seen {
+    /// Nothing: it is a new one.
+    New,
+    /// It was answered with this code.
+    Before(u8),
+    /// It may have been seen: it was signed before the memory begins.
+    TooOld(String),
+}
+
+/// The memory.
+#[derive(Debug)]
+pub struct Replay {
+    codes: HashMap<Vec<u8>, u8>,
+    times: BTreeSet<(u64, Vec<u8>)>,
+    /// Signed earlier than this: refused.
+    begin: u64,
+}
+
+impl Replay {
+    /// Remembers from a time in seconds since 1970: what was signed before a
+    /// restart may have been used already.
+    #[must_use]
+    pub fn new(begin: u64) -> Self {
+        Self { codes: HashMap::new(), times: BTreeSet::new(), begin }
+    }
+
+    /// Looks an update up.
+    pub fn look(&mut self, signed: &Signed, now: u64) -> Seen {
+        let old = now.saturating_sub(2 * u64::from(FUDGE));
+        while let Some((time, _)) = self.times.first()
+            && *time < old
+        {
+            self.forget_first();
+        }
+        if let Some(code) = self.codes.get(&signed.mac) {
+            return Seen::Before(*code);
+        }
+        if signed.time < self.begin {
+            let ago = self.begin - signed.time;
+            return Seen::TooOld(format!(
+                "it was signed {ago} s before this server began to remember signatures; it may be a copy"
+            ));
+        }
+        Seen::New
+    }
+
+    /// Remembers an update and its answer.
+    pub fn remember(&mut self, signed: &Signed, code: u8) {
+        if self.times.len() >= MEMORY
+            && let Some(time) = self.forget_first()
+        {
+            self.begin = self.begin.max(time + 1);
+        }
+        self.codes.insert(signed.mac.clone(), code);
+        self.times.insert((signed.time, signed.mac.clone()));
+    }
+
+    fn forget_first(&mut self) -> Option<u64> {
+        let (time, mac) = self.times.pop_first()?;
+        self.codes.remove(&mac);
+        Some(time)
+    }
+}
