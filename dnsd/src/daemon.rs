@@ -9,17 +9,20 @@ use crate::metrics::Metrics;
 use crate::served::{Served, Shared};
 use crate::state::{self, StateError};
 use crate::tsig::{KeyError, Keys};
-use crate::udp;
 use crate::writer::{self, Writer};
+use crate::{http, notify, tcp, udp};
 use arc_swap::ArcSwap;
+use sd_notify::NotifyState;
 use std::collections::HashMap;
-use std::io;
+use std::io::{self, IsTerminal as _};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
+use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::JoinSet;
 use tracing::{error, info, warn};
 use vipd_config::Errors;
 use vipd_config::dnsd::Config;
@@ -42,6 +45,15 @@ pub enum Error {
          and may this user bind it (CAP_NET_BIND_SERVICE)?"
     )]
     Bind {
+        /// The address.
+        address: SocketAddr,
+        /// The error.
+        #[source]
+        source: io::Error,
+    },
+    /// The metrics' address cannot be bound.
+    #[error("[status] http = \"{address}\": {source}; is another program using the port?")]
+    Status {
         /// The address.
         address: SocketAddr,
         /// The error.
@@ -81,6 +93,7 @@ pub fn run(path: &Path) -> Result<(), Error> {
                     tracing_subscriber::EnvFilter::new("info,hickory_server=error,hickory_proto=error")
                 }),
         )
+        .with_ansi(io::stderr().is_terminal())
         .with_writer(io::stderr)
         .try_init();
     let config = Config::load(path)?;
@@ -102,7 +115,13 @@ pub fn run(path: &Path) -> Result<(), Error> {
         .enable_all()
         .build()
         .map_err(system("start the runtime"))?;
-    let daemon = Daemon { shared, writer: writer.clone(), listeners: HashMap::new() };
+    let daemon = Daemon {
+        shared,
+        writer: writer.clone(),
+        listeners: HashMap::new(),
+        notifies: JoinSet::new(),
+        http: JoinSet::new(),
+    };
     let result = runtime.block_on(daemon.run(config, path));
     writer.stop();
     if thread.join().is_err() {
@@ -129,6 +148,8 @@ struct Daemon {
     shared: Arc<Shared>,
     writer: Writer,
     listeners: HashMap<SocketAddr, Listener>,
+    notifies: JoinSet<()>,
+    http: JoinSet<()>,
 }
 
 impl Daemon {
@@ -136,22 +157,30 @@ impl Daemon {
         let mut terminate = signal(SignalKind::terminate()).map_err(system("wait for SIGTERM"))?;
         let mut interrupt = signal(SignalKind::interrupt()).map_err(system("wait for SIGINT"))?;
         let mut hangup = signal(SignalKind::hangup()).map_err(system("wait for SIGHUP"))?;
+        let metrics = self.bind_status(&config, None).await?;
         self.listen(&config.listen)?;
+        self.attend(&config, metrics);
         let mut config = config;
         info!(addresses = config.listen.len(), zones = config.zones.len(), "ready");
+        told(&[NotifyState::Ready]);
         loop {
             tokio::select! {
                 _ = terminate.recv() => break,
                 _ = interrupt.recv() => break,
                 _ = hangup.recv() => {
+                    if let Ok(now) = NotifyState::monotonic_usec_now() {
+                        told(&[NotifyState::Reloading, now]);
+                    }
                     match self.reload(&config, path).await {
                         Ok(new) => config = new,
                         Err(error) => error!("not reloaded, what was served before goes on: {error}"),
                     }
+                    told(&[NotifyState::Ready]);
                 }
             }
         }
         info!("stopping");
+        told(&[NotifyState::Stopping]);
         Ok(())
     }
 
@@ -163,11 +192,41 @@ impl Daemon {
         }
         let new = Config { state_dir: old.state_dir.clone(), ..new };
         let keys = Keys::load(&new.keys)?;
+        let metrics = self.bind_status(&new, Some(old)).await?;
         self.listen(&new.listen)?;
-        self.writer.reload(new.clone(), keys).await?;
+        if let Err(error) = self.writer.reload(new.clone(), keys).await {
+            self.listeners.retain(|address, _| old.listen.contains(address));
+            return Err(error.into());
+        }
         self.listeners.retain(|address, _| new.listen.contains(address));
+        self.attend(&new, metrics);
         info!(addresses = new.listen.len(), zones = new.zones.len(), "reloaded");
         Ok(new)
+    }
+
+    /// The address of the metrics, if it is a new one.
+    async fn bind_status(&self, new: &Config, old: Option<&Config>) -> Result<Option<TcpListener>, Error> {
+        let address = new.status.filter(|address| old.and_then(|old| old.status) != Some(*address));
+        let Some(address) = address else { return Ok(None) };
+        let bound = TcpListener::bind(address).await;
+        bound.map(Some).map_err(|source| Error::Status { address, source })
+    }
+
+    /// Starts what runs beside the answers: NOTIFY, metrics.
+    fn attend(&mut self, config: &Config, metrics: Option<TcpListener>) {
+        self.notifies.abort_all();
+        for serving in self.shared.served.load().zones() {
+            for secondary in &serving.settings.notify {
+                let own = config.listen.clone();
+                self.notifies.spawn(notify::tell(Arc::clone(&self.shared), serving.clone(), *secondary, own));
+            }
+        }
+        if metrics.is_some() || config.status.is_none() {
+            self.http.abort_all();
+        }
+        if let Some(listener) = metrics {
+            self.http.spawn(http::serve(listener, Arc::clone(&self.shared)));
+        }
     }
 
     /// Serves the addresses that are not served yet; all or none of them.
@@ -183,14 +242,24 @@ impl Daemon {
 
     fn listener(&self, address: SocketAddr) -> Result<Listener, Error> {
         let bind = |source| Error::Bind { address, source };
+        let listener = tcp::bind(address).map_err(bind)?;
         let socket = Arc::new(udp::bind(address).map_err(bind)?);
         let answerer = Answerer::new().map_err(random)?;
         let stop = Arc::new(AtomicBool::new(false));
         let (shared, writer, stopped) = (Arc::clone(&self.shared), self.writer.clone(), Arc::clone(&stop));
         std::thread::Builder::new()
-            .name(format!("udp {address}"))
+            .name("udp".into())
             .spawn(move || udp::serve(&socket, &shared, &writer, answerer, &stopped))
             .map_err(system("start a thread"))?;
-        Ok(Listener { stop, tcp: tokio::spawn(async {}) })
+        let answerer = Answerer::new().map_err(random)?;
+        let server = tcp::Server::new(Arc::clone(&self.shared), self.writer.clone(), answerer);
+        Ok(Listener { stop, tcp: tokio::spawn(server.serve(listener)) })
+    }
+}
+
+/// Tells systemd; without it this does nothing.
+fn told(state: &[NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(state) {
+        warn!(%error, "cannot tell systemd");
     }
 }
