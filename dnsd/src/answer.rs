@@ -353,3 +353,6 @@ fn append_whole_soa(zone: &Zone, out: &mut Vec<u8>) {
     out.extend(zone.negative());
     count(out, Section::Authority, 1);
 }
+
+#[cfg(test)]
+mod tests;

@@ -79,12 +79,10 @@ pub(crate) fn follow(zone: &Zone, asked: &[u8], rtype: RecordType) -> Way {
             way.end = End::Elsewhere;
             return way;
         }
-        let found = match zone.find(&name, rtype.into()) {
-            Found::NoData | Found::Alias(_) if rtype == ANY => {
-                zone.sets(&name).next().map_or(Found::NoData, Found::Set)
-            }
-            found => found,
-        };
+        let mut found = zone.find(&name, rtype.into());
+        if rtype == ANY && matches!(found, Found::NoData | Found::Alias(_)) {
+            found = zone.sets(&name).next().map_or(Found::NoData, Found::Set);
+        }
         let set = match found {
             Found::Set(set) | Found::Alias(set) | Found::Wildcard(set) => set,
             Found::Delegated(cut, set) => {

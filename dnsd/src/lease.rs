@@ -11,16 +11,13 @@ use std::time::{Duration, Instant};
 use vipd_config::dnsd;
 
 /// The lease that a request asks for, in seconds, within the zone's bounds;
-/// `Err` when the option is malformed (RFC 9664, section 4).
-///
-/// # Errors
-///
-/// When the option has neither 4 nor 8 bytes.
-pub fn granted(option: &[u8], settings: &dnsd::Zone) -> Result<u32, ()> {
-    let (4 | 8, Some(lease)) = (option.len(), option.first_chunk::<4>()) else { return Err(()) };
+/// `None` when the option has neither 4 nor 8 bytes (RFC 9664, section 4).
+#[must_use]
+pub fn granted(option: &[u8], settings: &dnsd::Zone) -> Option<u32> {
+    let (4 | 8, Some(lease)) = (option.len(), option.first_chunk::<4>()) else { return None };
     let asked = Duration::from_secs(u32::from_be_bytes(*lease).into());
     let granted = asked.clamp(settings.min_lease, settings.max_lease.max(settings.min_lease));
-    Ok(u32::try_from(granted.as_secs()).unwrap_or(u32::MAX))
+    Some(u32::try_from(granted.as_secs()).unwrap_or(u32::MAX))
 }
 
 /// What the answer says (RFC 9664, section 4.1): the option in its short form.

@@ -76,3 +76,36 @@ impl Replay {
         Some(time)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tsig::tests::{key, signed};
+
+    #[test]
+    fn a_copy_gets_the_first_answer_for_as_long_as_its_time_is_good() {
+        let key = std::sync::Arc::new(key(vec![]));
+        let mut replay = Replay::new(1000);
+        let first = signed(&key, 1001, b"one");
+        assert_eq!(replay.look(&first, 1001), Seen::New);
+        replay.remember(&first, 8);
+        assert_eq!(replay.look(&first, 1600), Seen::Before(8));
+        assert_eq!(replay.look(&signed(&key, 1001, b"two"), 1001), Seen::New);
+        assert!(matches!(replay.look(&signed(&key, 999, b"old"), 1001), Seen::TooOld(_)), "before the start");
+        assert_eq!(replay.look(&first, 1602), Seen::New, "its time is no good any more: BADTIME");
+    }
+
+    #[test]
+    fn the_memory_is_bounded_and_lets_nothing_through() {
+        let key = std::sync::Arc::new(key(vec![]));
+        let mut replay = Replay::new(0);
+        let all = MEMORY + 10;
+        for i in 0..all {
+            let time = 1000 + u64::try_from(i / 1000).unwrap();
+            replay.remember(&signed(&key, time, &i.to_be_bytes()), 0);
+        }
+        assert_eq!(replay.times.len(), MEMORY);
+        assert!(matches!(replay.look(&signed(&key, 1000, &0_usize.to_be_bytes()), 1066), Seen::TooOld(_)));
+        assert_eq!(replay.look(&signed(&key, 1065, b"new"), 1066), Seen::New);
+    }
+}

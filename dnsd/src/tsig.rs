@@ -149,10 +149,10 @@ impl Keys {
     /// # Errors
     ///
     /// Why the signature does not count, with what the answer must say.
-    pub fn verify(&self, request: &Request<'_>, now: u64) -> Result<Signed, Refusal> {
+    pub fn verify(&self, request: &Request<'_>, now: u64) -> Result<Signed, Box<Refusal>> {
         let at = request.tsig_at.ok_or(Refusal::Malformed)?;
         let (owner, tsig) = read(request.raw, at).ok_or(Refusal::Malformed)?;
-        let unknown = || Refusal::Key { owner: owner.clone(), tsig: tsig.clone() };
+        let unknown = || Box::new(Refusal::Key { owner: owner.clone(), tsig: tsig.clone() });
         let key = self.0.get(&name::of(&owner)).ok_or_else(unknown)?;
         if tsig.algorithm != *key.signer.algorithm() {
             return Err(unknown());
@@ -160,10 +160,10 @@ impl Keys {
         let signed = Signed { key: Arc::clone(key), mac: tsig.mac.clone(), time: tsig.time, id: tsig.oid };
         let bytes = signed_bytes(request.raw, at, &owner, &tsig).ok_or(Refusal::Malformed)?;
         if key.signer.verify(&bytes, &tsig.mac).is_err() {
-            return Err(Refusal::Signature { key: key.name.clone(), owner, tsig });
+            return Err(Refusal::Signature { key: key.name.clone(), owner, tsig }.into());
         }
         if tsig.time.abs_diff(now) > u64::from(tsig.fudge.min(FUDGE)) {
-            return Err(Refusal::Time { signed, now });
+            return Err(Refusal::Time { signed, now }.into());
         }
         Ok(signed)
     }
@@ -173,10 +173,8 @@ impl Keys {
 fn read(raw: &[u8], at: usize) -> Option<(Name, TSIG)> {
     let decoder = BinDecoder::new(raw);
     let record = Record::read(&mut decoder.clone(u16::try_from(at).ok()?)).ok()?;
-    match record.data {
-        RData::TSIG(tsig) => Some((record.name, tsig)),
-        _ => None,
-    }
+    let RData::TSIG(tsig) = record.data else { return None };
+    Some((record.name, tsig))
 }
 
 /// What was signed: the message without the record, and the record's variables
@@ -361,6 +359,10 @@ pub(crate) mod tests {
             grants,
         };
         Key::load(&settings).unwrap()
+    }
+
+    pub(crate) fn signed(key: &Arc<Key>, time: u64, mac: &[u8]) -> Signed {
+        Signed { key: Arc::clone(key), mac: mac.to_vec(), time, id: 0 }
     }
 
     #[test]

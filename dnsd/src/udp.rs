@@ -62,26 +62,22 @@ pub fn serve(
     let mut sending = MultiHeaders::preallocate(BATCH, None);
     while !stop.load(Ordering::Relaxed) {
         if let Err(error) = receive(socket, &mut requests, &mut headers, &mut lengths) {
-            match error.kind() {
-                io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut | io::ErrorKind::Interrupted => {}
-                // An answer to somebody who is gone came back: no harm.
-                io::ErrorKind::ConnectionRefused => {}
-                _ => {
-                    warn!(%error, "cannot receive");
-                    std::thread::sleep(PAUSE);
-                }
+            use io::ErrorKind::{ConnectionRefused, Interrupted, TimedOut, WouldBlock};
+            // Nothing came; or an answer to somebody who is gone came back.
+            if !matches!(error.kind(), WouldBlock | TimedOut | Interrupted | ConnectionRefused) {
+                warn!(%error, "cannot receive");
+                std::thread::sleep(PAUSE);
             }
             continue;
         }
         let served = shared.served.load();
         let now = tsig::seconds();
         clients.clear();
-        for ((raw, received), index) in requests.iter().zip(&lengths).zip(0_usize..) {
+        for (raw, received) in requests.iter().zip(&lengths) {
             let Some((length, client)) = received else { continue };
             let Some(address) = ip(client) else { continue };
             let raw = &raw[..*length];
             shared.metrics.udp.add();
-            let _ = index;
             let out = &mut answers[clients.len()];
             let source = Source { address, udp: true, now };
             match answerer.answer(shared, &served, raw, source, out) {

@@ -166,7 +166,7 @@ fn prescan(record: &Record, origin: &[u8]) -> Result<(), Refused> {
         DNSClass::IN => !meta(rtype) && !empty(record),
         DNSClass::ANY => record.ttl == 0 && empty(record) && (!meta(rtype) || rtype == ANY),
         DNSClass::NONE => record.ttl == 0 && !meta(rtype),
-        _ => false,
+        DNSClass::CH | DNSClass::HS | DNSClass::OPT(_) | DNSClass::Unknown(_) => false,
     };
     if right { Ok(()) } else { refuse(rcode::FORMERR, &name, "a record of the update is malformed") }
 }
@@ -269,7 +269,9 @@ fn apply(
             Ok(())
         }
         // Looked at before.
-        _ => refuse(rcode::FORMERR, &name, "a record of the update has another class"),
+        DNSClass::CH | DNSClass::HS | DNSClass::OPT(_) | DNSClass::Unknown(_) => {
+            refuse(rcode::FORMERR, &name, "a record of the update has another class")
+        }
     }
 }
 

@@ -201,7 +201,7 @@ impl Thread {
                 self.complain(now, from, &refusal.key(), &zone, &reason);
                 self.shared.metrics.updates_refused.add();
                 begin(&request, false, rcode::NOTAUTH, &mut answer);
-                if let tsig::Refusal::Malformed = refusal {
+                if let tsig::Refusal::Malformed = *refusal {
                     begin(&request, false, rcode::FORMERR, &mut answer);
                 }
                 append_plain_edns(&request, None, &mut answer);
@@ -261,8 +261,9 @@ impl Thread {
         let message = Message::from_vec(request.raw)
             .map_err(|error| refuse(rcode::FORMERR, &format!("malformed: {error}")))?;
         let lease = request.edns.and_then(|edns| edns.lease);
-        let lease = lease.map(|option| lease::granted(option, &state.serving.settings)).transpose();
-        let lease = lease.map_err(|()| refuse(rcode::FORMERR, "the lease option is malformed"))?;
+        let malformed = || refuse(rcode::FORMERR, "the lease option is malformed");
+        let granted = |option| lease::granted(option, &state.serving.settings).ok_or_else(malformed);
+        let lease = lease.map(granted).transpose()?;
         let batch = batches.entry(index).or_default();
         let zone = state.serving.zone.read();
         let mut view = View::new(&zone, &batch.pending, batch.serial.unwrap_or(zone.serial()));

@@ -226,10 +226,7 @@ mod tests {
         )
         .unwrap();
         assert_eq!(zone.serial(), 2_026_112_001);
-        let find = |name: &str, rtype| match zone.find(&name::from_text(name), rtype) {
-            Found::Set(set) => set.len(),
-            _ => 0,
-        };
+        let find = |name: &str, rtype| zone.get(&name::from_text(name), rtype).map_or(0, RrSet::len);
         assert_eq!(find("corp.example.", 2), 2, "the file's name servers and no other");
         assert_eq!(find("db.corp.example.", 1), 2);
         assert_eq!(find("txt.corp.example.", 16), 1);
