@@ -79,7 +79,9 @@ pub enum Outcome {
 /// What one thread needs beside what it shares: nobody else looks at it.
 pub struct Answerer {
     limiter: Limiter,
-    turn: usize,
+    /// Chooses the record that comes first. A plain count would not do: who asks
+    /// for A and AAAA in turn would see every other number only.
+    random: u64,
 }
 
 impl Answerer {
@@ -89,7 +91,9 @@ impl Answerer {
     ///
     /// When the system gives no random bytes.
     pub fn new() -> Result<Self, getrandom::Error> {
-        Ok(Self { limiter: Limiter::new()?, turn: 0 })
+        let mut seed = [0; 8];
+        getrandom::fill(&mut seed)?;
+        Ok(Self { limiter: Limiter::new()?, random: u64::from_le_bytes(seed) })
     }
 
     /// Answers a message into `out`.
@@ -231,8 +235,12 @@ impl Answerer {
         match found {
             Some(Found::Set(set)) => {
                 begin(request, true, rcode::NOERROR, out);
-                self.turn = self.turn.wrapping_add(1);
-                set.append_rotated(self.turn, out);
+                // Knuth's linear congruential generator; its high bits are good.
+                self.random = self
+                    .random
+                    .wrapping_mul(6_364_136_223_846_793_005)
+                    .wrapping_add(1_442_695_040_888_963_407);
+                set.append_rotated(usize::try_from(self.random >> 33).unwrap_or(0), out);
                 count(out, Section::Answer, set.len());
                 rcode::NOERROR
             }

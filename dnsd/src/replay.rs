@@ -18,6 +18,8 @@ pub enum Seen {
     New,
     /// It was answered with this code.
     Before(u8),
+    /// It waits for the disk: its answer is on the way.
+    Waiting,
     /// It may have been seen: it was signed before the memory begins.
     TooOld(String),
 }
@@ -25,7 +27,8 @@ pub enum Seen {
 /// The memory.
 #[derive(Debug)]
 pub struct Replay {
-    codes: HashMap<Vec<u8>, u8>,
+    /// What each was answered; `None` as long as it waits for the disk.
+    codes: HashMap<Vec<u8>, Option<u8>>,
     times: BTreeSet<(u64, Vec<u8>)>,
     /// Signed earlier than this: refused.
     begin: u64,
@@ -48,7 +51,7 @@ impl Replay {
             self.forget_first();
         }
         if let Some(code) = self.codes.get(&signed.mac) {
-            return Seen::Before(*code);
+            return code.map_or(Seen::Waiting, Seen::Before);
         }
         if signed.time < self.begin {
             let ago = self.begin - signed.time;
@@ -59,8 +62,8 @@ impl Replay {
         Seen::New
     }
 
-    /// Remembers an update and its answer.
-    pub fn remember(&mut self, signed: &Signed, code: u8) {
+    /// Remembers an update and its answer, or that it waits for the disk.
+    pub fn remember(&mut self, signed: &Signed, code: Option<u8>) {
         if self.times.len() >= MEMORY
             && let Some(time) = self.forget_first()
         {
@@ -68,6 +71,12 @@ impl Replay {
         }
         self.codes.insert(signed.mac.clone(), code);
         self.times.insert((signed.time, signed.mac.clone()));
+    }
+
+    /// Forgets one that was not done: it may be tried again as it is.
+    pub fn forget(&mut self, signed: &Signed) {
+        self.codes.remove(&signed.mac);
+        self.times.remove(&(signed.time, signed.mac.clone()));
     }
 
     fn forget_first(&mut self) -> Option<u64> {
@@ -88,10 +97,16 @@ mod tests {
         let mut replay = Replay::new(1000);
         let first = signed(&key, 1001, b"one");
         assert_eq!(replay.look(&first, 1001), Seen::New);
-        replay.remember(&first, 8);
+        replay.remember(&first, None);
+        assert_eq!(replay.look(&first, 1001), Seen::Waiting);
+        replay.remember(&first, Some(8));
         assert_eq!(replay.look(&first, 1600), Seen::Before(8));
         assert_eq!(replay.look(&signed(&key, 1001, b"two"), 1001), Seen::New);
         assert!(matches!(replay.look(&signed(&key, 999, b"old"), 1001), Seen::TooOld(_)), "before the start");
+        let failed = signed(&key, 1002, b"failed");
+        replay.remember(&failed, None);
+        replay.forget(&failed);
+        assert_eq!(replay.look(&failed, 1600), Seen::New);
         assert_eq!(replay.look(&first, 1602), Seen::New, "its time is no good any more: BADTIME");
     }
 
@@ -102,7 +117,7 @@ mod tests {
         let all = MEMORY + 10;
         for i in 0..all {
             let time = 1000 + u64::try_from(i / 1000).unwrap();
-            replay.remember(&signed(&key, time, &i.to_be_bytes()), 0);
+            replay.remember(&signed(&key, time, &i.to_be_bytes()), Some(0));
         }
         assert_eq!(replay.times.len(), MEMORY);
         assert!(matches!(replay.look(&signed(&key, 1000, &0_usize.to_be_bytes()), 1066), Seen::TooOld(_)));

@@ -112,6 +112,7 @@ fn replay(zone: &mut Zone, entries: &[Entry], base: u64) {
     let first = entries.iter().rposition(|entry| entry.base != base).map_or(0, |last| last + 1);
     let before = journal::sum(&entries[..first]);
     zone.restore(&before.changes);
+    zone.set_serial(0);
     for entry in &entries[first..] {
         // Parts of a snapshot have the same serial.
         if newer(entry.serial, zone.serial()) && zone.serial() != 0 && !entry.changes.is_empty() {

@@ -212,6 +212,7 @@ impl Thread {
         };
         match self.replay.look(&signed, now) {
             Seen::New => {}
+            Seen::Waiting => return,
             Seen::Before(code) => {
                 begin(&request, false, code, &mut answer);
                 return self.send(&request, Some(&signed), None, answer, reply);
@@ -228,12 +229,13 @@ impl Thread {
         }
         match self.judge(&served, &request, &signed, batches) {
             Ok((zone, lease, same)) => {
+                self.replay.remember(&signed, None);
                 let waiting = Waiting { request: raw.clone(), signed, lease, reply, same };
                 batches.entry(zone).or_default().waiting.push(waiting);
             }
             Err(refused) => {
                 self.tell(&refused, &signed, from);
-                self.replay.remember(&signed, refused.rcode);
+                self.replay.remember(&signed, Some(refused.rcode));
                 begin(&request, false, refused.rcode, &mut answer);
                 self.send(&request, Some(&signed), None, answer, reply);
             }
@@ -302,9 +304,10 @@ impl Thread {
                 (true, true) => metrics.updates_same.add(),
                 (false, _) => metrics.updates_failed.add(),
             }
-            // What failed may be tried again with the same signature.
             if written {
-                self.replay.remember(&signed, code);
+                self.replay.remember(&signed, Some(code));
+            } else {
+                self.replay.forget(&signed);
             }
             let Ok(request) = Request::read(&request) else { continue };
             let mut answer = Vec::new();
@@ -328,7 +331,10 @@ impl Thread {
         }
         let mut zone = state.serving.zone.write();
         for entry in entries {
-            zone.apply(&entry.changes, entry.serial);
+            // Others grant leases only.
+            if !entry.changes.is_empty() || entry.serial != zone.serial() {
+                zone.apply(&entry.changes, entry.serial);
+            }
         }
         let serial = zone.serial();
         drop(zone);

@@ -89,9 +89,10 @@ fn answers_of_every_kind() {
     status(&format!("-y {KEY} db.corp.example A"), &["ANSWER: 2", "TSIG"]);
     let wrong = KEY.replace("dGhp", "dGhq");
     status(&format!("-y {wrong} db.corp.example A"), &["NOTAUTH", "BADSIG"]);
-    let firsts: std::collections::BTreeSet<_> =
-        (0..4).map(|_| dnsd.dig("+short db.corp.example A").lines().next().map(str::to_owned)).collect();
-    assert_eq!(firsts.len(), 2, "each address comes first in turn");
+    // By chance: one time in 2^39 this fails though all is well.
+    let first = |_| dnsd.dig("+short db.corp.example A").lines().next().map(str::to_owned);
+    let firsts: std::collections::BTreeSet<_> = (0..40).map(first).collect();
+    assert_eq!(firsts.len(), 2, "each address comes first sometimes");
 }
 
 #[test]

@@ -3,6 +3,7 @@
 use super::rrset::{RrSet, encode};
 use super::{Soa, Zone, show_type};
 use crate::name::{self, Wire};
+use crate::update::MAX_SET;
 use hickory_proto::rr::{DNSClass, LowerName, Name, RData, RecordSet, RecordType, RrKey};
 use hickory_proto::serialize::txt::Parser;
 use std::collections::BTreeMap;
@@ -135,6 +136,9 @@ fn parse(text: &str, path: &Path, origin: &Name) -> Result<Records, String> {
         }
         if set.records_without_rrsigs().any(|record| encode(&record.data).is_none()) {
             return Err(format!("{owner} {} cannot be encoded", show_type(rtype.into())));
+        }
+        if to_set(set).is_some_and(|set| set.wire().len() > MAX_SET) {
+            return Err(format!("{owner} {rtype}: the records take more than {MAX_SET} bytes"));
         }
     }
     Ok(records)

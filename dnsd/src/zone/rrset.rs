@@ -91,7 +91,7 @@ impl RrSet {
         self.wire.get(6..10).and_then(|ttl| ttl.try_into().ok()).map_or(0, u32::from_be_bytes)
     }
 
-    /// Appends all records, beginning with another one each time, as `turn` counts.
+    /// Appends all records, beginning with the one that `turn` chooses.
     pub fn append_rotated(&self, turn: usize, out: &mut Vec<u8>) {
         // Sets of one record are the most.
         let first =
