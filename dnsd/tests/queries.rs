@@ -185,3 +185,24 @@ fn malformed_messages_do_no_harm() {
     stream.read_exact(&mut answer[..12]).unwrap();
     assert_eq!(answer[7], 2, "the connection goes on as well");
 }
+
+/// No file descriptor is left: connections wait, and are served when there is one.
+#[test]
+fn the_tcp_listener_outlives_errors_of_accept() {
+    let mut dnsd = Dnsd::new(ZONE, "", "");
+    let mut command = std::process::Command::new("sh");
+    command.args(["-c", "ulimit -n 28; exec \"$@\"", "sh"]).arg(env!("CARGO_BIN_EXE_dnsd"));
+    command.arg("run").arg("--config").arg(dnsd.path("dnsd.toml"));
+    let mut program = common::Program::start(&mut command);
+    program.wait_for(&["ready"]);
+    dnsd.program = Some(program);
+    let connections: Vec<_> = (0..28).map(|_| TcpStream::connect(dnsd.address()).unwrap()).collect();
+    dnsd.log().wait_for(&["cannot accept a connection"]);
+    drop(connections);
+    let mut stream = TcpStream::connect(dnsd.address()).unwrap();
+    stream.set_read_timeout(Some(common::PATIENCE)).unwrap();
+    stream.write_all(b"\0\x1e\0\x07\0\0\0\x01\0\0\0\0\0\0\x04corp\x07example\0\0\x06\0\x01").unwrap();
+    let mut answer = [0; 14];
+    stream.read_exact(&mut answer).unwrap();
+    assert_eq!(answer[9], 1, "the SOA record");
+}
