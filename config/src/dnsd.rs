@@ -146,10 +146,3 @@ impl Config {
 pub fn keys() -> Vec<(&'static str, &'static [&'static str])> {
     spec::sections()
 }
-
-/// The number of a record type that is written as a word, `A`, or as `TYPE65`
-/// (RFC 3597, section 5).
-#[must_use]
-pub fn type_number(word: &str) -> Option<u16> {
-    value::type_number(word)
-}

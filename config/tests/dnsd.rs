@@ -61,7 +61,9 @@ fn the_bad_file_is_refused_with_every_error() -> Outcome {
 #[test]
 fn nothing_to_serve_is_said() {
     let errors = Config::parse("", "dnsd.toml").map_err(|e| e.to_string());
-    assert!(errors.is_err_and(|text| text.contains("listen is missing") && text.contains("there is no [[zone]]")));
+    assert!(
+        errors.is_err_and(|text| text.contains("listen is missing") && text.contains("there is no [[zone]]"))
+    );
 }
 
 proptest! {

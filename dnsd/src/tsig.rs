@@ -132,18 +132,6 @@ impl Keys {
         settings.iter().map(one).collect::<Result<_, _>>().map(Self)
     }
 
-    /// How many there are.
-    #[must_use]
-    pub fn len(&self) -> usize {
-        self.0.len()
-    }
-
-    /// Whether there is none.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-
     /// Checks a signed request at a time in seconds since 1970.
     ///
     /// # Errors

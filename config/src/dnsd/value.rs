@@ -103,7 +103,8 @@ const TYPES: [(&str, u16); 16] = [
     ("CAA", 257),
 ];
 
-pub(super) fn type_number(word: &str) -> Option<u16> {
+/// The number of a type that is written as a word, or as `TYPE65` (RFC 3597, section 5).
+fn type_number(word: &str) -> Option<u16> {
     let known = TYPES.iter().find(|(name, _)| *name == word).map(|(_, number)| *number);
     known.or_else(|| word.strip_prefix("TYPE").and_then(|number| number.parse().ok()))
 }
