@@ -48,7 +48,7 @@ pub enum FileError {
 pub fn load(settings: &dnsd::Zone) -> Result<Zone, FileError> {
     let origin = name::from_text(&settings.name);
     let records = match &settings.file {
-        Some(path) => read(path, &origin)?,
+        Some(path) => read_apart(path, &origin)?,
         None => BTreeMap::new(),
     };
     let mut soa = Soa {
@@ -86,6 +86,16 @@ fn to_set(set: &RecordSet) -> Option<RrSet> {
 }
 
 type Records = BTreeMap<RrKey, RecordSet>;
+
+/// Reads a file on a thread of its own. What hickory makes of it takes several
+/// times the room that the zone does, and lies in that thread's part of the
+/// heap, which goes back to the system as a whole when it is free again.
+fn read_apart(path: &Path, origin: &Wire) -> Result<Records, FileError> {
+    std::thread::scope(|scope| {
+        let reader = scope.spawn(|| read(path, origin));
+        reader.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
+}
 
 fn read(path: &Path, origin: &Wire) -> Result<Records, FileError> {
     let text =
