@@ -1,13 +1,13 @@
 # What people type. Each target installs the Debian packages it needs where
 # they are missing; the lists stand here and nowhere else.
-TEST_PACKAGES  := haproxy iproute2 nftables keepalived mariadb-server
-BENCH_PACKAGES := iproute2 keepalived
+TEST_PACKAGES  := haproxy iproute2 nftables keepalived mariadb-server galera-4 rsync postgresql-15 postgresql-client redis-server
+BENCH_PACKAGES := iproute2 keepalived haproxy nginx libnginx-mod-stream
 DEMO_PACKAGES  := iproute2
 ifeq ($(DB),mariadb)
 DEMO_PACKAGES  += mariadb-server
 endif
 
-.PHONY: help demo test bench-failover
+.PHONY: help demo test bench-balancer bench-failover bench-pick
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -22,7 +22,15 @@ test: ## everything a change must pass
 	@tests/install-packages $(TEST_PACKAGES)
 	@tests/run-all
 
+bench-balancer: ## what vipd costs a connection, beside HAProxy and nginx; ARGS='--rounds 5 --only connect --seconds 3'
+	@tests/install-packages $(BENCH_PACKAGES)
+	@cargo build --quiet --release --package vipd --package vipd-tests --bins
+	@target/release/bench-balancer $(ARGS)
+
 bench-failover: ## what failovers cost, beside keepalived; ARGS='--runs 3 --only SIGKILL'
 	@tests/install-packages $(BENCH_PACKAGES)
 	@cargo build --quiet --release --package vipd --package vipd-tests --bins
 	@target/release/bench-failover $(ARGS)
+
+bench-pick: ## what the choice of a server costs, by way of balancing; ARGS='least'
+	@cargo bench --quiet --package vipd-core --bench pick -- $(ARGS)

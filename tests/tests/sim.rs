@@ -4,7 +4,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 use vipd_core::settings::Transport;
-use vipd_tests::sim::world::election;
+use vipd_tests::sim::settings::election;
 use vipd_tests::sim::{Fault, Rng, World};
 
 const DEFAULT_SEEDS: u64 = 256;
@@ -55,7 +55,7 @@ fn random_fault(world: &mut World) -> Fault {
     let other = (host + 1 + world.rng.index(world.hosts.len() - 1)) % world.hosts.len();
     let group = world.rng.index(world.settings.vips.len());
     let pause = Duration::from_millis(world.rng.between(1, 6000));
-    match world.rng.below(13) {
+    match world.rng.below(15) {
         0 => Fault::Kill(host, pause),
         1 => Fault::PowerOff(host, pause),
         2 | 3 => Fault::Freeze(host, pause),
@@ -67,6 +67,8 @@ fn random_fault(world: &mut World) -> Fault {
         9 => Fault::Stop(host, pause),
         10 => Fault::Switchover(group),
         11 => Fault::Maintenance(host, world.rng.chance(300)),
+        12 => Fault::Reorder(group),
+        13 => Fault::Readdress(group),
         _ => Fault::Delete(host, group),
     }
 }
@@ -152,6 +154,23 @@ fn a_planned_switchover_takes_moments_and_never_has_two_owners() {
         settle(world);
         world.check_settled();
         assert_eq!(world.owners(0), [1]);
+    });
+}
+
+#[test]
+fn reloads_move_nothing_and_close_what_goes() {
+    for_seeds(calm, |world| {
+        for _ in 0..4 {
+            let fault = if world.rng.chance(500) { Fault::Reorder(0) } else { Fault::Readdress(0) };
+            world.inject(fault);
+            // The next may come before this one has reached every host.
+            let pause = Duration::from_millis(world.rng.between(50, 1500));
+            let (none, two) = watch(world, pause);
+            assert_eq!((none, two), (Duration::ZERO, Duration::ZERO), "{fault:?}");
+        }
+        settle(world);
+        world.check_settled();
+        assert_eq!(world.owners(0), [0], "no preemption");
     });
 }
 

@@ -1,26 +1,10 @@
 //! keepalived's own adverts, as captured in the lab: what it sends is read,
 //! and what vipd sends in its place is the same to the byte.
 
-use serde::Deserialize;
-use std::net::IpAddr;
 use std::time::Duration;
 use vipd_core::settings::VrrpVersion;
 use vipd_core::wire::advert::Advert;
-
-#[derive(Deserialize)]
-#[serde(rename_all = "kebab-case")]
-struct Vector {
-    name: String,
-    source: IpAddr,
-    destination: IpAddr,
-    ttl: u8,
-    payload: String,
-    version: u8,
-    vrid: u8,
-    priority: u8,
-    interval_ms: u64,
-    addresses: Vec<IpAddr>,
-}
+use vipd_tests::vector::Vector;
 
 fn bytes(hex: &str) -> Vec<u8> {
     let digits = hex.as_bytes().chunks(2).map(|pair| std::str::from_utf8(pair).expect("ASCII"));

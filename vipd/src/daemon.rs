@@ -161,7 +161,7 @@ async fn serve(
         config: run.config.path.clone(),
         http: status,
     };
-    let (balancer, guard) = shell::run(parts).await.map_err(system("run the event loop"))?;
+    let balancer = shell::run(parts).await.map_err(system("run the event loop"))?;
     events.push(Event::new(Level::Info, EventKind::Stop, "everything is handed over and released"));
     let left = balancer.drain(DRAIN_FOR).await?;
     if left > 0 {
@@ -170,8 +170,6 @@ async fn serve(
     info!("vipd stops");
     drop(events);
     aux.stop();
-    // If it was not dismissed, it looks after the rest when this process ends.
-    drop(guard);
     Ok(())
 }
 

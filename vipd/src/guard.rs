@@ -8,10 +8,10 @@
 //!
 //! ```text
 //!  daemon ── update (whole state) ──► guard: remembers the newest
-//!  daemon ── goodbye ───────────────► guard: exits, does nothing
 //!  daemon ── end of file ───────────► guard: waits until the process is gone,
 //!                                     deletes the addresses, sends the
 //!                                     releases, gives ARP switches back
+//!  daemon ── SIGKILL ───────────────► guard: ends, does nothing
 //! ```
 //!
 //! Until the daemon is really gone the guard waits: while its sockets are being
@@ -51,12 +51,6 @@ const RESTART_AFTER: Duration = Duration::from_secs(1);
 const SEND_BUFFER: usize = 8 << 20;
 
 /// What the daemon tells its guard; each replaces what was told before.
-#[derive(Debug, Deserialize, Serialize)]
-enum Message {
-    State(State),
-    Goodbye,
-}
-
 #[derive(Debug, Default, Deserialize, Serialize)]
 struct State {
     runtime_dir: PathBuf,
@@ -159,7 +153,7 @@ impl Guard {
     /// Tells the guard what is held now. Never waits; should the guard not
     /// take it now, the next call tells it.
     pub fn update(&self, state: &GuardState) {
-        let state = Message::State(State::new(state, &self.shared.runtime_dir));
+        let state = State::new(state, &self.shared.runtime_dir);
         let Ok(bytes) = serde_json::to_vec(&state) else { return };
         let mut link = self.shared.link();
         if link.newest.as_ref() == Some(&bytes) && link.told {
@@ -184,25 +178,31 @@ impl Guard {
             earlier(panic);
             // If this very thread holds the lock, the guard notices later.
             if let Ok(mut link) = shared.link.try_lock() {
-                link.over = true;
-                let _ = shutdown(link.socket.as_raw_fd(), Shutdown::Both);
+                link.hang_up();
             }
             std::process::abort();
         }));
     }
 
-    /// An orderly end: the guard has nothing to do.
+    /// An orderly end: the guard has nothing to do. It is killed, not asked:
+    /// somebody may have stopped it, and it would not hear.
     pub fn goodbye(mut self) {
         let mut link = self.shared.link();
         link.over = true;
-        if let Err(error) = link.tell_goodbye() {
+        if let Err(error) = link.child.kill() {
             warn!(%error, "cannot dismiss the crash guard");
+            return;
         }
         drop(link);
         if let Some(thread) = self.thread.take() {
             // It ends with the guard.
             let _ = thread.join();
         }
+    }
+
+    /// Makes what is held the guard's business now, while this process goes on.
+    pub fn take_over(self) {
+        self.shared.link().hang_up();
     }
 }
 
@@ -267,19 +267,10 @@ impl Link {
         }
     }
 
-    fn tell_goodbye(&self) -> io::Result<()> {
-        match tell(&self.socket, &serde_json::to_vec(&Message::Goodbye)?) {
-            // Gone already.
-            Ok(()) | Err(Errno::EPIPE | Errno::ECONNRESET) => Ok(()),
-            Err(error) => {
-                // It must not take this for a crash when the socket closes.
-                nix::sys::signal::kill(
-                    nix::unistd::Pid::from_raw(self.child.id().cast_signed()),
-                    nix::sys::signal::Signal::SIGKILL,
-                )?;
-                Err(error.into())
-            }
-        }
+    /// The guard takes it for the daemon's end.
+    fn hang_up(&mut self) {
+        self.over = true;
+        let _ = shutdown(self.socket.as_raw_fd(), Shutdown::Both);
     }
 }
 
@@ -336,8 +327,7 @@ pub fn main() -> ExitCode {
     let mut last = None;
     loop {
         match next_message() {
-            Ok(Some(Message::State(state))) => last = Some(state),
-            Ok(Some(Message::Goodbye)) => return ExitCode::SUCCESS,
+            Ok(Some(state)) => last = Some(state),
             Ok(None) => break,
             Err(error) => {
                 eprintln!("vipd guard: cannot hear the daemon, which must start me itself: {error}");
@@ -355,7 +345,7 @@ pub fn main() -> ExitCode {
 }
 
 /// The next message that is understood; `None` at the end.
-fn next_message() -> io::Result<Option<Message>> {
+fn next_message() -> io::Result<Option<State>> {
     let stdin = io::stdin();
     let socket = stdin.as_raw_fd();
     loop {
@@ -418,13 +408,13 @@ mod tests {
                 bytes: vec![1, 2, 3],
             }],
         };
-        let bytes = serde_json::to_vec(&Message::State(State::new(&state, Path::new("/run/vipd"))))?;
-        let Message::State(read) = serde_json::from_slice(&bytes)? else { panic!("not a state") };
+        let bytes = serde_json::to_vec(&State::new(&state, Path::new("/run/vipd")))?;
+        let read: State = serde_json::from_slice(&bytes)?;
         assert_eq!(read.farewells.len(), 1);
         let spots = read.spots();
         assert_eq!(spots.len(), 2, "on the link, and silently on loopback");
         assert_eq!(spots[1].interface, LOOPBACK);
-        assert!(serde_json::from_slice::<Message>(&bytes[..bytes.len() - 1]).is_err());
+        assert!(serde_json::from_slice::<State>(&bytes[..bytes.len() - 1]).is_err());
         Ok(())
     }
 }

@@ -40,10 +40,17 @@ fn tell_right(path: &std::path::Path, config: &Config) -> std::io::Result<()> {
     for warning in &config.warnings {
         writeln!(out, "{warning}")?;
     }
-    let (nodes, vips) = (config.cluster.nodes.len(), config.vips.len());
-    let (listeners, pools) = (config.listeners.len(), config.pools.len());
-    let counts = format!("{nodes} nodes, {vips} VIPs, {listeners} listeners, {pools} pools");
-    writeln!(out, "{}: right ({counts})", path.display())
+    let counts = [
+        count(config.cluster.nodes.len(), "node"),
+        count(config.vips.len(), "VIP"),
+        count(config.listeners.len(), "listener"),
+        count(config.pools.len(), "pool"),
+    ];
+    writeln!(out, "{}: right ({})", path.display(), counts.join(", "))
+}
+
+fn count(number: usize, what: &str) -> String {
+    format!("{number} {what}{}", if number == 1 { "" } else { "s" })
 }
 
 fn complain(what: &dyn std::fmt::Display) {

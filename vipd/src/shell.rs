@@ -19,7 +19,7 @@ use crate::guard::Guard;
 use crate::kernel::{self, KernelEvent, KernelHandle};
 use crate::net::{Announcer, Timer, clock};
 use crate::resolve::{Discovered, Discovery, Resolved, Resolver};
-use calls::Switchover;
+use calls::{Maintenance, Switchover};
 use found::Found;
 use links::{Interface, Interfaces};
 use sockets::{Packet, Sockets};
@@ -95,18 +95,19 @@ struct Shell {
     sockets: Sockets,
     announcers: BTreeMap<u32, Announcer>,
     switchovers: Vec<Switchover>,
+    maintenances: Vec<Maintenance>,
     loaded: mpsc::Sender<Loaded>,
     /// Everything is released; whether the kernel has said so.
     stopped: Option<bool>,
 }
 
 /// Runs until a signal asks for the end and everything is handed over; gives
-/// back what is to be ended after that. The guard is dismissed, unless it must
-/// look after what the kernel would not release.
+/// back what is to be ended after that. The guard is dismissed, or at work on
+/// what the kernel would not release.
 ///
 /// # Errors
 /// The system has no timer or no signals for the loop.
-pub async fn run(parts: Parts) -> io::Result<(Balancer, Option<Guard>)> {
+pub async fn run(parts: Parts) -> io::Result<Balancer> {
     let (packets, mut packets_in) = mpsc::channel(sockets::WAITING);
     // One reload at a time is read; a second waits for its turn.
     let (loaded, mut loaded_in) = mpsc::channel(4);
@@ -133,6 +134,7 @@ pub async fn run(parts: Parts) -> io::Result<(Balancer, Option<Guard>)> {
         sockets: Sockets::new(transport, packets),
         announcers: BTreeMap::new(),
         switchovers: vec![],
+        maintenances: vec![],
         loaded,
         stopped: None,
     };
@@ -146,16 +148,7 @@ pub async fn run(parts: Parts) -> io::Result<(Balancer, Option<Guard>)> {
         tokio::select! {
             biased;
             Some(packet) = packets_in.recv() => shell.packet(&packet),
-            Some(event) = kernel_in.recv() => {
-                let mut relink = shell.kernel_event(event);
-                // Interfaces come in one after the other: none is missing before all are in.
-                while let Ok(event) = kernel_in.try_recv() {
-                    relink |= shell.kernel_event(event);
-                }
-                if relink {
-                    shell.relink();
-                }
-            }
+            Some(event) = kernel_in.recv() => shell.kernel_event(event),
             _ = terminate.recv() => shell.handle(Input::Stop),
             _ = interrupt.recv() => shell.handle(Input::Stop),
             due = timer.sleep_until(deadline) => {
@@ -177,14 +170,20 @@ pub async fn run(parts: Parts) -> io::Result<(Balancer, Option<Guard>)> {
             Some((config, reply)) = loaded_in.recv() => shell.reloaded(config, reply),
             _ = hangup.recv() => shell.reload(None),
         }
-        shell.look_at_switchovers();
+        shell.look_at_orders();
     }
     if shell.stopped == Some(true) {
         shell.guard.goodbye();
-        return Ok((shell.balancer, None));
+    } else {
+        warn!("the kernel did not confirm that the addresses are gone: the guard looks after them");
+        let addresses: Vec<IpAddr> = addresses(shell.node.settings()).into_iter().collect();
+        stalled(shell.balancer.close_local(&addresses));
+        // Without its listener the addresses' owner here ends: it would put back what the guard deletes.
+        drop(kernel_in);
+        // Now: other sessions may go on for long.
+        shell.guard.take_over();
     }
-    warn!("the kernel did not confirm that the addresses are gone: the guard looks after them");
-    Ok((shell.balancer, Some(shell.guard)))
+    Ok(shell.balancer)
 }
 
 async fn next_failure(failures: &mut Option<mpsc::Receiver<ConnectFailure>>) -> Option<ConnectFailure> {
@@ -294,11 +293,9 @@ impl Shell {
         }
     }
 
-    /// Takes news of the kernel; true if the groups' interfaces must be looked for anew.
-    fn kernel_event(&mut self, event: KernelEvent) -> bool {
+    fn kernel_event(&mut self, event: KernelEvent) {
         match event {
             KernelEvent::Applied { group, generation, result } => {
-                let result = result.map(|_| ());
                 self.handle(Input::Applied { group, generation, result });
             }
             KernelEvent::Restored { group, addresses } => {
@@ -310,23 +307,27 @@ impl Shell {
                 let addresses = addresses.iter().map(|a| a.address()).collect();
                 self.handle(Input::Evicted { group, addresses });
             }
-            KernelEvent::Link(link) => {
-                let kernel::Link { index, name, mac, up, mtu: _, addresses } = link;
-                self.interfaces.set(index, Interface { name, mac, up, addresses });
-                return true;
+            KernelEvent::Links(links) => {
+                for kernel::Link { index, name, mac, up, addresses } in links {
+                    self.interfaces.set(index, Interface { name, mac, up, addresses });
+                }
+                self.relink();
             }
             KernelEvent::LinkRemoved { index, name: _ } => {
                 self.interfaces.remove(index);
                 self.sockets.close(index);
                 self.announcers.remove(&index);
-                return true;
+                self.relink();
             }
         }
-        false
     }
 
     /// Looks for every group's interface anew; the node notes what changed.
     fn relink(&mut self) {
+        if self.interfaces.is_empty() {
+            // A host has one at least: the kernel's list is still to come.
+            return;
+        }
         self.open_peer_sockets();
         let (settings, me) = (self.node.settings(), self.node.me());
         let links: Vec<(usize, Link)> =
@@ -411,15 +412,13 @@ impl Shell {
                 self.switchovers.extend(begun);
             }
             Call::Reload { reply } => self.reload(Some(reply)),
-            Call::Maintenance { on: true, reply } if self.node.maintenance_obstacle().is_some() => {
-                let why = self.node.maintenance_obstacle().unwrap_or_default();
-                let advice = "stop vipd here if the address shall go from everywhere";
-                let _ = reply.send(Err(Refusal(format!("{why}; {advice}"))));
+            Call::Maintenance { on: true, reply } => {
+                let begun = Maintenance::begin(&mut self.node, reply, now);
+                self.maintenances.extend(begun);
             }
-            Call::Maintenance { on, reply } => {
-                self.node.set_maintenance(on, now);
-                let done = if on { "this node owns nothing now" } else { "this node takes part again" };
-                let _ = reply.send(Ok(done.to_owned()));
+            Call::Maintenance { on: false, reply } => {
+                self.node.set_maintenance(false, now);
+                let _ = reply.send(Ok("this node takes part again".to_owned()));
             }
             Call::Server { pool, server, state, reply } => {
                 let _ = reply.send(calls::server(&mut self.node, &pool, &server, state, now));
@@ -433,12 +432,15 @@ impl Shell {
         self.drain();
     }
 
-    fn look_at_switchovers(&mut self) {
-        if !self.switchovers.is_empty() {
-            let now = clock::now();
-            let waiting = std::mem::take(&mut self.switchovers);
-            self.switchovers = waiting.into_iter().filter_map(|s| s.look(&self.node, now)).collect();
+    fn look_at_orders(&mut self) {
+        if self.switchovers.is_empty() && self.maintenances.is_empty() {
+            return;
         }
+        let now = clock::now();
+        let waiting = std::mem::take(&mut self.switchovers);
+        self.switchovers = waiting.into_iter().filter_map(|s| s.look(&self.node, now)).collect();
+        let waiting = std::mem::take(&mut self.maintenances);
+        self.maintenances = waiting.into_iter().filter_map(|m| m.look(&self.node, now)).collect();
     }
 
     /// Reads the configuration file, away from this thread.

@@ -137,6 +137,11 @@ async fn serve(dir: &Path) -> Outcome {
                 guard.goodbye();
                 std::process::exit(0);
             }
+            "take over" => {
+                drop(events);
+                guard.take_over();
+                return std::future::pending().await;
+            }
             other => panic!("{other}"),
         }
     }
@@ -241,6 +246,39 @@ fn after_a_goodbye_nothing_is_done() {
         let mut buffer = [0; BUFFER];
         let silence = tokio::time::timeout(Duration::from_millis(20), ears.v4.receive(&mut buffer)).await;
         assert!(silence.is_err(), "{silence:?}");
+        Ok(())
+    });
+}
+
+#[test]
+fn a_guard_that_is_stopped_does_not_hold_up_the_end() {
+    lab(|_net| async move {
+        let mut daemon = Daemon::start()?;
+        let guard = daemon.guard()?;
+        kill(Pid::from_raw(guard), Signal::SIGSTOP)?;
+        daemon.order("goodbye")?;
+        let deadline = Instant::now() + Duration::from_secs(5);
+        while daemon.child.try_wait()?.is_none() {
+            assert!(Instant::now() < deadline, "the daemon waits for its guard");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        assert!(gone(guard));
+        assert!(held(), "{}", listed());
+        Ok(())
+    });
+}
+
+#[test]
+fn what_is_left_to_the_guard_is_done_while_the_daemon_lives() {
+    lab(|net| async move {
+        let mut daemon = Daemon::start()?;
+        let ears = Ears::open(&net)?;
+        let guard = daemon.guard()?;
+        daemon.order("take over")?;
+        ears.hear().await?;
+        assert!(!held(), "{}", listed());
+        assert!(gone(guard));
+        assert!(daemon.child.try_wait()?.is_none(), "the daemon has something to drain");
         Ok(())
     });
 }

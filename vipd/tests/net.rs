@@ -36,7 +36,7 @@ async fn roundtrip(net: &Net, family: Family, transport: Transport) -> Outcome {
     let mut buffer = [0; BUFFER];
     let got = there.receive(&mut buffer).await?;
     assert_eq!((got.source, got.destination, got.hop_limit), (a, to, HOP_LIMIT));
-    assert_eq!((got.payload, got.truncated), (&b"an advert"[..], false));
+    assert_eq!(got.payload, b"an advert");
     assert_eq!(got.interface, net.there(|| index(THERE)));
 
     // And back, without waiting for neighbour discovery of the first.
@@ -75,7 +75,9 @@ fn a_hop_limit_below_255_and_an_oversized_packet_are_reported() {
             far.send_to(&[7; 1000], &SocketAddr::new(a, 0).into())?;
             let mut buffer = [0; 100];
             let got = here.receive(&mut buffer).await?;
-            assert_eq!((got.source, got.hop_limit, got.truncated), (b, 254, true), "{family}");
+            assert_eq!((got.source, got.hop_limit), (b, 254), "{family}");
+            // Its beginning: the rest is cut off.
+            assert!(!got.payload.is_empty() && got.payload.iter().all(|byte| *byte == 7), "{family}");
         }
         Ok(())
     });

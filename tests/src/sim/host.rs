@@ -1,9 +1,11 @@
 //! One simulated host: a node, its kernel, its guard.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::time::Duration;
 use vipd_core::node::{GuardState, Node};
 use vipd_core::plan::{GroupPlan, Hold};
+use vipd_core::settings::Cidr;
 use vipd_core::time::Time;
 
 /// Whether the daemon runs.
@@ -18,10 +20,12 @@ pub enum Power {
 }
 
 /// An address group as the kernel holds it.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Held {
     /// How.
     pub hold: Hold,
+    /// What.
+    pub addresses: Vec<Cidr>,
     /// When the kernel deletes it by itself.
     pub until: Time,
 }
@@ -39,6 +43,8 @@ pub struct Host {
     pub kernel: BTreeMap<usize, Held>,
     /// The newest generation the kernel has applied, by group.
     pub applied: BTreeMap<usize, u64>,
+    /// Addresses that clients may be connected to.
+    pub sessions: BTreeSet<IpAddr>,
     /// What the guard knows.
     pub guard: GuardState,
     /// How often the daemon was started.
@@ -55,14 +61,27 @@ impl Host {
             carrier: true,
             kernel: BTreeMap::new(),
             applied: BTreeMap::new(),
+            sessions: BTreeSet::new(),
             guard: GuardState::default(),
             starts: 0,
         }
     }
 
     /// The kernel takes a plan.
+    ///
+    /// # Panics
+    /// If an owner lets an address go to which clients are connected still.
     pub fn apply(&mut self, plan: &GroupPlan, now: Time) {
         self.applied.insert(plan.group, plan.generation);
+        let before = self.kernel.get(&plan.group).filter(|held| held.hold == Hold::Owned);
+        let before = before.map(|held| held.addresses.clone()).unwrap_or_default();
+        if plan.hold == Hold::Owned {
+            for gone in before.iter().filter(|a| !plan.addresses.contains(a)) {
+                assert!(!self.sessions.contains(&gone.address()), "{gone} goes, and its sessions are open");
+            }
+            let new = plan.addresses.iter().filter(|a| !before.contains(a));
+            self.sessions.extend(new.map(|a| a.address()));
+        }
         match plan.hold {
             Hold::Absent => {
                 self.kernel.remove(&plan.group);
@@ -70,7 +89,8 @@ impl Host {
             Hold::Silent | Hold::Owned => {
                 // Lifetimes end up to a fifth of a second late.
                 let until = now + plan.lease + Duration::from_millis(200);
-                self.kernel.insert(plan.group, Held { hold: plan.hold, until });
+                self.kernel
+                    .insert(plan.group, Held { hold: plan.hold, addresses: plan.addresses.clone(), until });
             }
         }
     }

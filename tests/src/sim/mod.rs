@@ -4,6 +4,7 @@
 
 pub mod host;
 pub mod rng;
+pub mod settings;
 pub mod world;
 
 pub use host::{Host, Power};

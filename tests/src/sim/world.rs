@@ -2,15 +2,13 @@
 
 use super::host::{Host, Power};
 use super::rng::Rng;
+use super::settings::{second_address, settings};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
-use std::num::NonZeroU8;
 use std::time::Duration;
 use vipd_core::node::{Input, Link, Node, Output, Settings, Transmit};
 use vipd_core::plan::{GroupPlan, Hold};
-use vipd_core::settings::{
-    Cidr, ClusterSettings, ElectionSettings, Member, Transport, VipGroup, VrrpVersion,
-};
+use vipd_core::settings::ElectionSettings;
 use vipd_core::time::Time;
 use vipd_core::wire::peer::State;
 
@@ -42,6 +40,10 @@ pub enum Fault {
     Maintenance(usize, bool),
     /// Somebody deletes a group's addresses on a host.
     Delete(usize, usize),
+    /// A reload on every host, one after the other: a group prefers other nodes.
+    Reorder(usize),
+    /// The same: a group gets a second address, or loses it.
+    Readdress(usize),
 }
 
 enum Due {
@@ -51,6 +53,7 @@ enum Due {
     Applied { host: usize, start: u32, group: usize, generation: u64, refused: bool },
     Restored { host: usize, group: usize },
     Guard { host: usize },
+    Reload { host: usize, start: u32 },
 }
 
 /// The cluster.
@@ -233,6 +236,19 @@ impl World {
                     self.input(host, Input::Restored { group, addresses });
                 }
             }
+            Due::Reload { host, start } => {
+                if let Power::Frozen(until) = self.hosts[host].power {
+                    let after = (until - self.now) + Duration::from_nanos(1);
+                    return self.schedule(after, Due::Reload { host, start });
+                }
+                // One that was started since has read the new file.
+                if self.hosts[host].starts == start
+                    && let Some(node) = &mut self.hosts[host].node
+                {
+                    node.reconfigure(self.settings.clone(), self.now);
+                    self.drain(host);
+                }
+            }
             Due::Guard { host } => {
                 let guard = std::mem::take(&mut self.hosts[host].guard);
                 let deleted = |group: &usize| {
@@ -276,6 +292,7 @@ impl World {
         h.power = Power::Running;
         h.kernel.clear();
         h.applied.clear();
+        h.sessions.clear();
         self.tell_links(host);
     }
 
@@ -339,8 +356,10 @@ impl World {
                     self.hosts[host].power = Power::Dead(until);
                     return;
                 }
-                Output::CloseSessions { .. }
-                | Output::Pools(_)
+                Output::CloseSessions { addresses } => {
+                    self.hosts[host].sessions.retain(|a| !addresses.contains(a));
+                }
+                Output::Pools(_)
                 | Output::CloseServer { .. }
                 | Output::Room { .. }
                 | Output::Hurry { .. } => {}
@@ -413,7 +432,29 @@ impl World {
                     self.schedule(Duration::from_millis(1), Due::Restored { host, group });
                 }
             }
+            Fault::Reorder(group) => {
+                self.settings.vips[group].nodes.rotate_left(1);
+                self.reload();
+            }
+            Fault::Readdress(group) => {
+                let second = second_address(group);
+                let addresses = &mut self.settings.vips[group].addresses;
+                match addresses.iter().position(|a| *a == second) {
+                    Some(position) => drop(addresses.remove(position)),
+                    None => addresses.push(second),
+                }
+                self.reload();
+            }
             Fault::Kill(..) | Fault::Freeze(..) => {}
+        }
+    }
+
+    /// The file has changed; the hosts are told within a second.
+    fn reload(&mut self) {
+        for host in 0..self.hosts.len() {
+            let start = self.hosts[host].starts;
+            let after = Duration::from_millis(self.rng.below(1000));
+            self.schedule(after, Due::Reload { host, start });
         }
     }
 
@@ -483,54 +524,10 @@ impl World {
                 assert!(stands_by, "host {host} can take group {group} and is in {state:?}");
             }
             for (index, host) in self.hosts.iter().enumerate() {
-                let holds = host.kernel.contains_key(&group);
-                assert!(
-                    !holds || owners.contains(&index),
-                    "host {index} holds group {group} and does not own it"
-                );
+                let Some(held) = host.kernel.get(&group) else { continue };
+                assert!(owners.contains(&index), "host {index} holds group {group} and does not own it");
+                assert_eq!(held.addresses, self.settings.vips[group].addresses, "of group {group}");
             }
         }
-    }
-}
-
-fn settings(nodes: usize, groups: usize, election: ElectionSettings) -> Settings {
-    let members = (0..nodes).map(|n| Member {
-        name: format!("px{}", n + 1),
-        addresses: vec![World::address(n)],
-        priority: None,
-    });
-    let vips = (0..groups).map(|g| {
-        let number = u8::try_from(g).unwrap_or(0);
-        let vip = IpAddr::V4(Ipv4Addr::new(10, 77, 0, 100 + number));
-        VipGroup {
-            name: format!("vip{g}"),
-            addresses: Cidr::new(vip, 24).into_iter().collect(),
-            interface: None,
-            vrid: NonZeroU8::new(51 + number).unwrap_or(NonZeroU8::MIN),
-            // Each group prefers another node: active/active.
-            nodes: (0..nodes).map(|n| (n + g) % nodes).collect(),
-            track: vec![],
-        }
-    });
-    Settings {
-        cluster: ClusterSettings { name: "orders".into(), nodes: members.collect(), peer_port: 7112 },
-        vips: vips.collect(),
-        election,
-        listeners: vec![],
-        pools: vec![],
-        digests: vec![("election", 1)],
-    }
-}
-
-/// `[election]` with an interval, all else as the daemon defaults it.
-#[must_use]
-pub fn election(interval: Duration) -> ElectionSettings {
-    ElectionSettings {
-        advert_interval: interval,
-        version: VrrpVersion::V3,
-        transport: Transport::Unicast,
-        preempt: false,
-        preempt_delay: Duration::ZERO,
-        lease: Duration::from_secs((interval * 3).as_secs().max(1)),
     }
 }

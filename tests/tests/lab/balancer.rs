@@ -20,6 +20,7 @@ pub(crate) const CASES: &[Case] = &[
     Case { name: "balancer::server_unplugged", needs: VIPD, run: server_unplugged },
     Case { name: "balancer::max_connections", needs: VIPD, run: max_connections },
     Case { name: "balancer::lost_vip_closes_sessions", needs: VIPD, run: lost_vip_closes_sessions },
+    Case { name: "balancer::reload_closes_sessions", needs: VIPD, run: reload_closes_sessions },
     Case { name: "balancer::mariadb_roles", needs: &[Need::Vipd, Need::Mariadb], run: mariadb_roles },
 ];
 
@@ -148,6 +149,36 @@ fn lost_vip_closes_sessions(lab: &Lab) -> Result<()> {
         lab.addresses().wait_for(Scene::vip(), &["px2"], PATIENCE)?;
         poll_until("px1 has no session any more", PATIENCE, || Ok(sessions(0)? == Some(0)))?;
         Session::open(target)?.ask().context("px2 serves nobody")?;
+        Ok(())
+    })
+}
+
+/// Sessions on an address that a reload takes away are closed; those on the
+/// one that stays go on.
+fn reload_closes_sessions(lab: &Lab) -> Result<()> {
+    const GOES: &str = "10.77.0.101";
+    let hosts = hosts(lab)?;
+    let _server = serve(&hosts[0], ADDRESSES[0])?;
+    let mut plan = plan("");
+    plan.groups[0].1.push(format!("{GOES}/16"));
+    plan.rest = plan.rest.replace(&format!("bind = \"{VIP}:3306\""), "bind = \":3306\"");
+    let scene = Scene::new(lab, Kind::Vipd, plan)?;
+    scene.vipd(0)?.wait_for_servers(&["db1"], "up", PATIENCE)?;
+    scene.client.inside(|| {
+        let mut stays = Session::open(target(3306)?)?;
+        let mut goes = Session::open(SocketAddr::new(GOES.parse()?, 3306))?;
+        stays.ask()?;
+        goes.ask()?;
+        let mut changed = scene.plan.clone();
+        changed.groups[0].1.truncate(1);
+        scene.proxies[0].write_file("vipd.toml", &changed.vipd_config())?;
+        scene.vipd(0)?.ctl(&["reload"])?;
+        lab.addresses().wait_for(GOES.parse()?, &[], PATIENCE)?;
+        // It says nothing: the client must hear of the end by itself.
+        goes.set_patience(SECOND)?;
+        let end = goes.listen();
+        ensure!(end.as_ref().is_err_and(|e| !Session::is_timeout(e)), "the session lives: {end:?}");
+        stays.ask().context("the other session suffers")?;
         Ok(())
     })
 }

@@ -6,35 +6,18 @@
 
 use crate::{Case, Need};
 use anyhow::{Context, Result, ensure};
-use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
 use std::path::Path;
 use std::time::Duration;
 use vipd_tests::lab::keepalived::{self, Config, Instance, Version};
 use vipd_tests::lab::{Host, Lab, advert};
+use vipd_tests::vector::Vector;
 
 pub(crate) const CASES: &[Case] = &[Case {
     name: "vectors::keepalived_sends_what_is_on_file",
     needs: &[Need::Keepalived],
     run: keepalived_sends_what_is_on_file,
 }];
-
-/// An advert as it came over the wire, and what was configured.
-#[derive(Debug, Deserialize, PartialEq, Serialize)]
-#[serde(rename_all = "kebab-case")]
-struct Vector {
-    name: String,
-    source: IpAddr,
-    destination: IpAddr,
-    ttl: u8,
-    /// What follows the IP header.
-    payload: String,
-    version: u8,
-    vrid: u8,
-    priority: u8,
-    interval_ms: u64,
-    addresses: Vec<IpAddr>,
-}
 
 struct Setup {
     name: &'static str,

@@ -1,6 +1,5 @@
 //! The handle on all workers.
 
-use crate::load::{Blocks, PoolLoads};
 use crate::patience::Limits;
 use crate::sessions::{self, Sessions, Wanted, Which};
 use crate::shared::{ListenerShared, PoolTally, Route, ServerTally, Shared, View};
@@ -51,8 +50,6 @@ struct Control {
     retired: Vec<Active>,
     pools: BTreeMap<String, Arc<PoolTally>>,
     servers: BTreeMap<(String, String), Arc<ServerTally>>,
-    /// By pool.
-    blocks: BTreeMap<String, Blocks>,
     slots: usize,
     numbers: u64,
 }
@@ -395,16 +392,19 @@ impl Control {
         let mut tallies = Vec::with_capacity(pools.pools().len());
         for pool in pools.pools() {
             let tally = self.pools.entry(pool.name().to_owned());
-            tallies.push(Arc::clone(tally.or_insert_with(|| Arc::new(PoolTally::new(pool.name())))));
-            let all = &pool.settings().servers;
-            servers.push(all.iter().map(|s| self.tally(pool.name(), s)).collect::<Vec<_>>());
+            let tally = Arc::clone(tally.or_insert_with(|| Arc::new(PoolTally::new(pool.name()))));
+            let all = (0..).zip(&pool.settings().servers);
+            servers.push(all.map(|(position, s)| self.tally(&tally, s, position)).collect::<Vec<_>>());
+            tallies.push(tally);
         }
-        let loads = servers.iter().map(|s| PoolLoads::new(s.iter().map(|t| &t.sessions))).collect();
         let rated = servers.iter().map(|s| s.iter().any(|t| t.rate.limited())).collect();
-        self.blocks.retain(|name, _| pools.pools().iter().any(|p| p.name() == name));
-        // Those of removed servers stay as long as they have sessions, those of pools as long as somebody waits.
+        // Those of removed servers stay as long as they have sessions, those of pools as long as
+        // somebody waits or a server of theirs is left.
         self.servers.retain(|_, tally| Arc::strong_count(tally) > 1);
-        self.pools.retain(|_, tally| Arc::strong_count(tally) > 1 || tally.queue.waiting() > 0);
+        self.pools.retain(|_, tally| {
+            let left = Arc::strong_count(&tally.changes) > 1;
+            Arc::strong_count(tally) > 1 || tally.queue.waiting() > 0 || left
+        });
         let mut routes = vec![None; self.slots];
         for listener in self.retired.iter().chain(&self.listeners) {
             let Listener { idle_timeout: idle, max_session_age: age, .. } = listener.settings;
@@ -412,14 +412,14 @@ impl Control {
             let route = |pool| Route { pool, limits: Limits { idle, age }, tcp: (&listener.settings).into() };
             routes[listener.shared.slot] = pool.map(route);
         }
-        View { pools, servers, loads, tallies, routes, rated }
+        View { pools, servers, tallies, routes, rated }
     }
 
-    fn tally(&mut self, pool: &str, server: &Server) -> Arc<ServerTally> {
-        let tally = self.servers.entry((pool.to_owned(), server.name.clone()));
-        let blocks = self.blocks.entry(pool.to_owned()).or_default();
-        let tally = tally.or_insert_with(|| Arc::new(ServerTally::new(pool, &server.name, blocks.load())));
+    fn tally(&mut self, pool: &PoolTally, server: &Server, position: u32) -> Arc<ServerTally> {
+        let tally = self.servers.entry((pool.name.clone(), server.name.clone()));
+        let tally = tally.or_insert_with(|| Arc::new(ServerTally::new(pool, &server.name)));
         tally.rate.set(server.max_rate);
+        tally.sessions.place(position);
         Arc::clone(tally)
     }
 }

@@ -14,7 +14,8 @@
 //! * `shared` is what workers and handle have in common; `stats` what is counted.
 //! * `worker` is a worker's thread, its acceptors, and the commands it takes.
 //! * `session` is a client from its acceptance to its end: `connect` finds it a
-//!   server, `relay` is its middle, `patience` what time alone does to it;
+//!   server, `relay` is its middle (two directions, each a `flow`, with a `pipe` for
+//!   bulk), `patience` what time alone does to it;
 //!   `registry` finds sessions again, for `sessions`, which lists them;
 //!   `proxy_protocol` tells who the client is, `access` writes of its end.
 //! * Who gets in: `sources` counts by client address, `queue` lets clients wait
@@ -33,9 +34,11 @@ mod balancer;
 mod bind;
 mod connect;
 mod descriptors;
+mod flow;
 mod holder;
 mod load;
 mod patience;
+mod pipe;
 mod proxy_protocol;
 mod queue;
 mod rate;

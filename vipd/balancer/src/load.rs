@@ -1,48 +1,43 @@
-//! The sessions of servers, counted by all workers and read by each pick.
-//!
-//! The counters of a pool lie side by side, some to a block, and each block
-//! tells when one of its counters changed: so a worker that looks for the
-//! least loaded server reads again only what it does not know.
+//! The sessions of servers, counted by all workers and followed by each pick.
 
 use crate::shared;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use vipd_core::pool;
-
-/// As many as a pick reads at once: the servers of a pool that was never
-/// reconfigured lie in blocks just as they stand in its list.
-const SLOTS: usize = pool::BLOCK;
-
-/// Counters side by side, in cache lines of their own.
-#[derive(Debug, Default)]
-#[repr(align(64))]
-struct Block {
-    /// One bit for each slot that is in use.
-    taken: AtomicU32,
-    /// One bit for each slot whose server takes no more, whatever its number.
-    closed: AtomicU32,
-    /// Changes of the counters so far.
-    changes: AtomicU64,
-    sessions: [AtomicU32; SLOTS],
-}
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use vipd_core::pool::Changes;
 
 /// The number of a server's sessions.
 #[derive(Debug)]
 pub(crate) struct Load {
-    block: Arc<Block>,
-    slot: usize,
+    sessions: AtomicU32,
+    /// Whether the server takes no more, whatever the number.
+    closed: AtomicBool,
+    /// Its position in the pool's list, in the newest view.
+    position: AtomicU32,
+    /// Of all servers of the pool.
+    changes: Arc<Changes>,
 }
 
 impl Load {
+    pub(crate) fn new(changes: Arc<Changes>) -> Self {
+        let (sessions, closed, position) =
+            (AtomicU32::new(0), AtomicBool::new(false), AtomicU32::new(u32::MAX));
+        Self { sessions, closed, position, changes }
+    }
+
     /// The sessions now.
     pub(crate) fn get(&self) -> u32 {
-        self.block.sessions[self.slot].load(Ordering::SeqCst)
+        self.sessions.load(Ordering::SeqCst)
+    }
+
+    /// The sessions now, or `u32::MAX` if the server takes no more.
+    pub(crate) fn seen(&self) -> u32 {
+        if self.closed.load(Ordering::Relaxed) { u32::MAX } else { self.sessions.load(Ordering::Relaxed) }
     }
 
     /// Counts one more, if there are fewer than `limit`. The count never goes
     /// above it, not even for a moment.
     pub(crate) fn take(&self, limit: u32) -> bool {
-        let taken = shared::take(&self.block.sessions[self.slot], limit);
+        let taken = shared::take(&self.sessions, limit);
         if taken {
             self.changed();
         }
@@ -51,107 +46,39 @@ impl Load {
 
     /// Counts one less.
     pub(crate) fn leave(&self) {
-        self.block.sessions[self.slot].fetch_sub(1, Ordering::SeqCst);
+        self.sessions.fetch_sub(1, Ordering::SeqCst);
         self.changed();
     }
 
     /// Makes the server one that takes no more, or no longer.
     pub(crate) fn close(&self, closed: bool) {
-        if closed {
-            self.block.closed.fetch_or(1 << self.slot, Ordering::SeqCst);
-        } else {
-            self.block.closed.fetch_and(!(1 << self.slot), Ordering::SeqCst);
-        }
+        self.closed.store(closed, Ordering::SeqCst);
         self.changed();
     }
 
-    /// After the change itself: who reads this number sees the change, and who
-    /// does not will read another number later.
+    /// Tells the server's place in a view that is about to be used. A change
+    /// that is noted by the old place was made before that, and whoever finds
+    /// another list in the new view begins with reading all its loads.
+    pub(crate) fn place(&self, position: u32) {
+        self.position.store(position, Ordering::SeqCst);
+    }
+
     fn changed(&self) {
-        // In one order with those that look whether anybody waits for the change.
-        self.block.changes.fetch_add(1, Ordering::SeqCst);
-    }
-}
-
-impl Drop for Load {
-    /// Nobody is left who counts: the slot is at 0.
-    fn drop(&mut self) {
-        self.close(false);
-        self.block.taken.fetch_and(!(1 << self.slot), Ordering::SeqCst);
-    }
-}
-
-/// The blocks of a pool, for as long as the pool is configured.
-#[derive(Debug, Default)]
-pub(crate) struct Blocks(Vec<Arc<Block>>);
-
-impl Blocks {
-    /// A load of 0, in the first slot that is free.
-    pub(crate) fn load(&mut self) -> Load {
-        let free = |b: &Block| b.taken.load(Ordering::SeqCst).trailing_ones() as usize;
-        let at = self.0.iter().position(|b| free(b) < SLOTS).unwrap_or_else(|| {
-            self.0.push(Arc::default());
-            self.0.len() - 1
-        });
-        let block = Arc::clone(&self.0[at]);
-        let slot = free(&block);
-        block.taken.fetch_or(1 << slot, Ordering::SeqCst);
-        Load { block, slot }
-    }
-}
-
-/// The loads of a pool's servers, by their positions in its list.
-#[derive(Debug, Default)]
-pub(crate) struct PoolLoads {
-    places: Vec<(Arc<Block>, usize)>,
-    /// For each [`SLOTS`] servers the blocks that hold their loads: one, as
-    /// long as the list was not changed.
-    blocks: Vec<Vec<Arc<Block>>>,
-}
-
-impl PoolLoads {
-    pub(crate) fn new<'a>(loads: impl Iterator<Item = &'a Load>) -> Self {
-        let places: Vec<_> = loads.map(|l| (Arc::clone(&l.block), l.slot)).collect();
-        let blocks = places.chunks(SLOTS).map(|places| {
-            let mut blocks: Vec<Arc<Block>> = vec![];
-            for (block, _) in places {
-                if !blocks.iter().any(|b| Arc::ptr_eq(b, block)) {
-                    blocks.push(Arc::clone(block));
-                }
-            }
-            blocks
-        });
-        Self { blocks: blocks.collect(), places }
-    }
-
-    /// A server's sessions, or `u32::MAX` if it takes no more.
-    pub(crate) fn load(&self, server: usize) -> u32 {
-        self.places.get(server).map_or(0, |(block, slot)| {
-            if block.closed.load(Ordering::Relaxed) & (1 << slot) == 0 {
-                block.sessions[*slot].load(Ordering::Relaxed)
-            } else {
-                u32::MAX
-            }
-        })
-    }
-
-    /// Each number only grows, so their sum tells of any change.
-    pub(crate) fn changes(&self, block: usize) -> Option<u64> {
-        let blocks = self.blocks.get(block)?.iter();
-        Some(blocks.map(|b| b.changes.load(Ordering::Acquire)).fold(0, u64::wrapping_add))
+        self.changes.note(self.position.load(Ordering::SeqCst));
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::shared::{Place, ServerTally, Shared, View};
+    use crate::shared::{Place, PoolTally, ServerTally, Shared, View};
+    use std::collections::BTreeSet;
     use std::net::IpAddr;
     use std::sync::Barrier;
     use vipd_core::pool::{Connection, PickState, Pools, ServerKey, ServerState};
     use vipd_core::settings::{Balance, Host, Pool, Server};
 
-    fn pools(weights: &[u16], limit: Option<u32>) -> Pools {
+    fn pools(generation: u64, weights: &[u16], limit: Option<u32>) -> Pools {
         let address = IpAddr::from([127, 0, 0, 1]);
         let server = |(i, weight): (usize, &u16)| Server {
             weight: *weight,
@@ -161,24 +88,21 @@ mod tests {
         let servers = weights.iter().enumerate().map(server).collect();
         let pool = Pool { balance: Balance::LeastConnections, ..Pool::new("pool", servers) };
         let state = |weight: &u16| ServerState { usable: true, addresses: vec![address], weight: *weight };
-        Pools::new(1, &[pool], &[weights.iter().map(state).collect()])
+        Pools::new(generation, &[pool], &[weights.iter().map(state).collect()])
     }
 
-    fn view(pools: Pools, tallies: Vec<Arc<ServerTally>>) -> View {
-        let loads = vec![PoolLoads::new(tallies.iter().map(|t| &t.sessions))];
-        View { pools: Arc::new(pools), servers: vec![tallies], loads, ..View::default() }
+    fn tallies(pool: &PoolTally, count: usize) -> Vec<Arc<ServerTally>> {
+        (0..count).map(|i| Arc::new(ServerTally::new(pool, &format!("db{i}")))).collect()
+    }
+
+    fn view(pools: Pools, pool: &Arc<PoolTally>, tallies: Vec<Arc<ServerTally>>) -> View {
+        (0..).zip(&tallies).for_each(|(position, tally)| tally.sessions.place(position));
+        let (servers, tallies) = (vec![tallies], vec![Arc::clone(pool)]);
+        View { pools: Arc::new(pools), servers, tallies, ..View::default() }
     }
 
     fn shared() -> Arc<Shared> {
         Arc::new(Shared::new(tokio::sync::mpsc::channel(1).0))
-    }
-
-    fn acquire(tally: &Arc<ServerTally>, limit: Option<u32>, shared: &Arc<Shared>) -> Option<Place> {
-        tally.acquire(limit, None, shared)
-    }
-
-    fn tally(blocks: &mut Blocks, name: usize) -> Arc<ServerTally> {
-        Arc::new(ServerTally::new("pool", &format!("db{name}"), blocks.load()))
     }
 
     fn pick(view: &View, state: &mut PickState, random: u64) -> Option<ServerKey> {
@@ -187,38 +111,38 @@ mod tests {
         view.pools.pick(0, state, &connection, &view.at(0)).ok().map(|p| p.key)
     }
 
-    #[test]
-    fn a_slot_is_given_to_one_and_used_again() {
-        let mut blocks = Blocks::default();
-        let mut loads: Vec<_> = (0..3 * SLOTS).map(|_| blocks.load()).collect();
-        assert_eq!(blocks.0.len(), 3);
-        assert!(loads[SLOTS + 3].take(1));
-        assert_eq!(loads.iter().map(Load::get).sum::<u32>(), 1, "no two share a number");
-        loads.remove(5);
-        loads.push(blocks.load());
-        assert_eq!(blocks.0.len(), 3);
-        assert_eq!(loads.last().map(|l| l.slot), Some(5));
+    /// Begins `n` sessions.
+    fn begin(view: &View, state: &mut PickState, n: usize, shared: &Arc<Shared>) -> Vec<Place> {
+        let mut places = Vec::new();
+        for _ in 0..n {
+            let tally = pick(view, state, 1).and_then(|k| view.server(k));
+            places.extend(tally.and_then(|t| t.acquire(None, None, shared)));
+        }
+        places
     }
 
-    /// The loads of a list that was changed lie in other blocks than the list
-    /// has them in, and are followed all the same.
+    /// Sessions go on while their server's place in the list changes.
     #[test]
-    fn loads_are_followed_wherever_they_lie() {
-        let mut blocks = Blocks::default();
-        let count = 3 * SLOTS;
-        let mut tallies: Vec<_> = (0..count).map(|i| tally(&mut blocks, i)).collect();
-        tallies.reverse();
-        tallies.swap(0, SLOTS);
-        let view = view(pools(&vec![1; count], None), tallies);
+    fn loads_are_followed_through_a_change_of_the_list() {
+        const SERVERS: usize = 50;
+        let pool = Arc::new(PoolTally::new("pool"));
+        let mut list = tallies(&pool, SERVERS);
         let (mut state, shared) = (PickState::default(), shared());
         let mut places = Vec::new();
-        for _ in 0..3 {
-            for _ in 0..count {
-                let key = pick(&view, &mut state, 1);
-                places.extend(key.and_then(|k| view.server(k)).and_then(|t| acquire(t, None, &shared)));
-            }
-            let loads: Vec<_> = view.servers[0].iter().map(|t| t.sessions.get()).collect();
-            assert!(loads.windows(2).all(|w| w[0] == w[1]), "{loads:?}");
+        for generation in 0..4 {
+            let view = view(pools(generation, &[1; SERVERS], None), &pool, list.clone());
+            let even = || {
+                let loads: Vec<_> = list.iter().map(|t| t.sessions.get()).collect();
+                assert!(loads.windows(2).all(|w| w[0] == w[1]), "{loads:?}");
+            };
+            places.extend(begin(&view, &mut state, SERVERS, &shared));
+            even();
+            // Some end while the view is used, and make room for as many.
+            places.drain(..SERVERS / 2);
+            places.extend(begin(&view, &mut state, SERVERS / 2, &shared));
+            even();
+            list.reverse();
+            list.swap(0, 7);
         }
     }
 
@@ -226,21 +150,21 @@ mod tests {
     /// the index, and is found again when it has some.
     #[test]
     fn a_server_that_takes_no_more_is_passed_over() {
-        let mut blocks = Blocks::default();
-        let tallies: Vec<_> = (0..2 * SLOTS).map(|i| tally(&mut blocks, i)).collect();
-        let (view, mut state) = (view(pools(&vec![1; 2 * SLOTS], None), tallies), PickState::default());
+        const SERVERS: usize = 50;
+        let pool = Arc::new(PoolTally::new("pool"));
+        let view = view(pools(1, &[1; SERVERS], None), &pool, tallies(&pool, SERVERS));
+        let mut state = PickState::default();
         let mut picked = |view: &View| {
-            let picked: std::collections::BTreeSet<usize> =
-                (0..2 * SLOTS).filter_map(|_| pick(view, &mut state, 1)).map(|k| k.server).collect();
-            picked.len()
+            let picked = (0..SERVERS).filter_map(|_| pick(view, &mut state, 1)).map(|k| k.server);
+            picked.collect::<BTreeSet<_>>().len()
         };
-        assert_eq!(picked(&view), 2 * SLOTS);
+        assert_eq!(picked(&view), SERVERS);
         for (i, server) in view.servers[0].iter().enumerate() {
             server.set_room(Some(1));
             assert!(server.use_up(0) && !server.use_up(0));
-            assert_eq!(picked(&view), 2 * SLOTS - 1 - i);
+            assert_eq!(picked(&view), SERVERS - 1 - i);
         }
-        view.servers[0][SLOTS].set_room(Some(1));
+        view.servers[0][40].set_room(Some(1));
         view.servers[0][3].set_room(None);
         assert_eq!(picked(&view), 2);
     }
@@ -252,9 +176,8 @@ mod tests {
         const WORKERS: u64 = 4;
         const LIMIT: u32 = 3;
         let weights: Vec<u16> = (0..100).map(|i| i % 7 + 1).collect();
-        let mut blocks = Blocks::default();
-        let tallies = (0..weights.len()).map(|i| tally(&mut blocks, i)).collect();
-        let view = view(pools(&weights, Some(LIMIT)), tallies);
+        let pool = Arc::new(PoolTally::new("pool"));
+        let view = view(pools(1, &weights, Some(LIMIT)), &pool, tallies(&pool, weights.len()));
         let quiet = Barrier::new(WORKERS as usize);
         let shared = &shared();
         let work = &|worker: u64| {
@@ -266,7 +189,7 @@ mod tests {
                     continue;
                 };
                 let tally = view.server(key).expect("a picked server is there");
-                places.extend(acquire(tally, Some(LIMIT), shared));
+                places.extend(tally.acquire(Some(LIMIT), None, shared));
                 assert!(tally.sessions.get() <= LIMIT);
                 if i % 3 == 0 && !places.is_empty() {
                     places.swap_remove(i % places.len());

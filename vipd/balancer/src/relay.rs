@@ -3,59 +3,21 @@
 //! A session that is waiting owns no buffer. What was read lies in the
 //! worker's scratch buffer until it is written, within one poll; only what the
 //! other side does not take at once is copied aside, and while it waits nothing
-//! more is read from the side it came from.
+//! more is read from the side it came from. Bulk is spliced (`flow`, `pipe`).
 //!
 //! For one request and its answer that makes two reads, two writes and two
 //! wake-ups: tokio's sockets forget their readiness after a read that did not
 //! fill the buffer, so no read ends in `EAGAIN`.
 
+pub(crate) use crate::flow::Buffers;
+use crate::flow::{Broken, Ends, Flow};
 use crate::patience::Patience;
 use crate::registry::Meter;
 use crate::stats::CloseCause;
-use std::cell::RefCell;
 use std::future::Future;
-use std::io;
 use std::pin::Pin;
-use std::task::{Context, Poll, ready};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use std::task::{Context, Poll};
 use tokio::net::TcpStream;
-
-/// The size of a worker's scratch buffer: more than a socket's receive buffer
-/// holds most of the time, and small enough to stay in the processor's cache.
-pub(crate) const SCRATCH: usize = 64 * 1024;
-
-/// Reads of one direction before other sessions have their turn.
-const ROUNDS: usize = 8;
-
-/// Buffers for the unsent that a worker keeps for the next session in need.
-const SPARE: usize = 64;
-
-/// A worker's memory for relaying.
-#[derive(Debug)]
-pub(crate) struct Buffers {
-    scratch: RefCell<Box<[u8]>>,
-    spare: RefCell<Vec<Vec<u8>>>,
-}
-
-impl Default for Buffers {
-    fn default() -> Self {
-        Self { scratch: RefCell::new(vec![0; SCRATCH].into_boxed_slice()), spare: RefCell::default() }
-    }
-}
-
-impl Buffers {
-    fn lend(&self) -> Vec<u8> {
-        self.spare.borrow_mut().pop().unwrap_or_else(|| Vec::with_capacity(SCRATCH))
-    }
-
-    fn take_back(&self, mut buffer: Vec<u8>) {
-        let mut spare = self.spare.borrow_mut();
-        if buffer.capacity() > 0 && spare.len() < SPARE {
-            buffer.clear();
-            spare.push(buffer);
-        }
-    }
-}
 
 /// A session's two connections while they are relayed. Resolves to the cause of its end.
 #[derive(Debug)]
@@ -79,25 +41,6 @@ pub(crate) struct Flows {
     first: Option<CloseCause>,
 }
 
-/// One direction.
-#[derive(Debug, Default)]
-struct Flow {
-    /// What was read and not taken by the other side; of it, `sent` bytes were taken since.
-    unsent: Vec<u8>,
-    sent: usize,
-    /// The source has said everything.
-    ended: bool,
-    /// And so was the other side told.
-    closed: bool,
-}
-
-/// The side on which a direction broke.
-#[derive(Clone, Copy, Debug)]
-enum Broken {
-    Source,
-    Sink,
-}
-
 impl Future for Relay<'_, '_> {
     type Output = CloseCause;
 
@@ -105,8 +48,11 @@ impl Future for Relay<'_, '_> {
         let this = self.get_mut();
         let Flows { up, down, first } = &mut this.flows;
         let (mut taken_up, mut taken_down) = (0, 0);
-        let polled_up = up.poll(cx, this.client, this.server, this.buffers, down.closed, &mut taken_up);
-        let polled_down = down.poll(cx, this.server, this.client, this.buffers, up.closed, &mut taken_down);
+        let (client, server, buffers) = (&mut *this.client, &mut *this.server, this.buffers);
+        let ends = Ends { source: &mut *client, sink: &mut *server, buffers };
+        let polled_up = up.poll(cx, ends, down.closed, &mut taken_up);
+        let ends = Ends { source: server, sink: client, buffers };
+        let polled_down = down.poll(cx, ends, up.closed, &mut taken_down);
         if taken_up + taken_down > 0 {
             this.meter.add(taken_up, taken_down);
         }
@@ -137,78 +83,8 @@ impl Future for Relay<'_, '_> {
 impl Drop for Relay<'_, '_> {
     fn drop(&mut self) {
         for flow in [&mut self.flows.up, &mut self.flows.down] {
-            self.buffers.take_back(std::mem::take(&mut flow.unsent));
+            flow.give_back(self.buffers);
         }
-    }
-}
-
-impl Flow {
-    /// Moves what can be moved; `taken` grows by what the sink took. Ready when
-    /// the source has ended and the sink was told. As the `last` direction it
-    /// leaves the telling to the closing of the sockets, which comes next.
-    fn poll(
-        &mut self,
-        cx: &mut Context<'_>,
-        source: &mut TcpStream,
-        sink: &mut TcpStream,
-        buffers: &Buffers,
-        last: bool,
-        taken: &mut u64,
-    ) -> Poll<Result<(), Broken>> {
-        if self.closed {
-            return Poll::Ready(Ok(()));
-        }
-        let mut scratch = buffers.scratch.borrow_mut();
-        for _ in 0..ROUNDS {
-            ready!(self.poll_unsent(cx, sink, buffers, taken))?;
-            if self.ended {
-                if !last {
-                    ready!(Pin::new(&mut *sink).poll_shutdown(cx)).map_err(|_: io::Error| Broken::Sink)?;
-                }
-                self.closed = true;
-                return Poll::Ready(Ok(()));
-            }
-            let mut buffer = ReadBuf::new(&mut scratch);
-            ready!(Pin::new(&mut *source).poll_read(cx, &mut buffer))
-                .map_err(|_: io::Error| Broken::Source)?;
-            let read = buffer.filled();
-            if read.is_empty() {
-                self.ended = true;
-                continue;
-            }
-            let sent = match Pin::new(&mut *sink).poll_write(cx, read) {
-                Poll::Ready(Ok(sent)) => sent,
-                Poll::Ready(Err(_)) => return Poll::Ready(Err(Broken::Sink)),
-                Poll::Pending => 0,
-            };
-            *taken += sent as u64;
-            if sent < read.len() {
-                self.unsent = buffers.lend();
-                self.unsent.extend_from_slice(&read[sent..]);
-            }
-        }
-        cx.waker().wake_by_ref();
-        Poll::Pending
-    }
-
-    fn poll_unsent(
-        &mut self,
-        cx: &mut Context<'_>,
-        sink: &mut TcpStream,
-        buffers: &Buffers,
-        taken: &mut u64,
-    ) -> Poll<Result<(), Broken>> {
-        while self.sent < self.unsent.len() {
-            let sent = ready!(Pin::new(&mut *sink).poll_write(cx, &self.unsent[self.sent..]));
-            let sent = sent.map_err(|_: io::Error| Broken::Sink)?;
-            self.sent += sent;
-            *taken += sent as u64;
-        }
-        if self.sent > 0 {
-            self.sent = 0;
-            buffers.take_back(std::mem::take(&mut self.unsent));
-        }
-        Poll::Ready(Ok(()))
     }
 }
 
@@ -221,6 +97,7 @@ mod tests {
     use crate::registry::Registry;
     use crate::stats::Tally;
     use std::cell::RefCell;
+    use std::io;
     use tokio::io::AsyncWriteExt as _;
     use tokio::net::TcpListener;
     use tokio::time::Instant;

@@ -1,7 +1,7 @@
 //! What the workers and the handle have in common.
 
 use crate::bind::Tcp;
-use crate::load::{Load, PoolLoads};
+use crate::load::Load;
 use crate::patience::Limits;
 use crate::queue::Queue;
 use crate::rate::Rate;
@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::Instant;
 use tokio::sync::{Notify, mpsc};
-use vipd_core::pool::{Loads, Pools, ServerKey};
+use vipd_core::pool::{Changes, Loads, Pools, ServerKey};
 use vipd_core::settings::{Cidr, Listener};
 
 /// Between two failed connections of one server that are told. Health counts
@@ -94,8 +94,6 @@ pub(crate) struct View {
     pub(crate) pools: Arc<Pools>,
     /// By pool and server.
     pub(crate) servers: Vec<Vec<Arc<ServerTally>>>,
-    /// By pool: the sessions of those servers, where a pick reads them fast.
-    pub(crate) loads: Vec<PoolLoads>,
     /// By pool.
     pub(crate) tallies: Vec<Arc<PoolTally>>,
     /// By [`ListenerShared::slot`].
@@ -162,15 +160,16 @@ impl Loads for Now<'_> {
     /// A server's sessions; as many as can be if it takes no more now for
     /// another reason, so that [`Pools::pick`] takes it for full.
     fn load(&self, key: ServerKey) -> u32 {
-        if self.rated(key.pool) && self.view.server(key).is_some_and(|s| s.rate.wait(self.now) > 0) {
+        let Some(server) = self.view.server(key) else { return 0 };
+        if self.rated(key.pool) && server.rate.wait(self.now) > 0 {
             return u32::MAX;
         }
-        self.view.loads.get(key.pool).map_or(0, |pool| pool.load(key.server))
+        server.sessions.seen()
     }
 
     /// What time alone changes is not followed.
-    fn changes(&self, pool: usize, block: usize) -> Option<u64> {
-        if self.rated(pool) { None } else { self.view.loads.get(pool)?.changes(block) }
+    fn changes(&self, pool: usize) -> Option<&Changes> {
+        if self.rated(pool) { None } else { self.view.tallies.get(pool).map(|t| t.changes.as_ref()) }
     }
 }
 
@@ -179,13 +178,20 @@ impl Loads for Now<'_> {
 pub(crate) struct PoolTally {
     pub(crate) name: String,
     pub(crate) queue: Arc<Queue>,
+    /// Which of its servers' sessions changed last.
+    pub(crate) changes: Arc<Changes>,
     /// Its sessions on servers of its fallbacks.
     fallback: AtomicU32,
 }
 
 impl PoolTally {
     pub(crate) fn new(name: &str) -> Self {
-        Self { name: name.to_owned(), queue: Arc::default(), fallback: AtomicU32::new(0) }
+        Self {
+            name: name.to_owned(),
+            queue: Arc::default(),
+            changes: Arc::default(),
+            fallback: AtomicU32::new(0),
+        }
     }
 
     /// Room for one more session on a server of a fallback.
@@ -236,11 +242,11 @@ pub(crate) struct ServerTally {
 }
 
 impl ServerTally {
-    pub(crate) fn new(pool: &str, name: &str, sessions: Load) -> Self {
+    pub(crate) fn new(pool: &PoolTally, name: &str) -> Self {
         Self {
-            pool: pool.to_owned(),
+            pool: pool.name.clone(),
             name: name.to_owned(),
-            sessions,
+            sessions: Load::new(Arc::clone(&pool.changes)),
             room: AtomicU32::new(NO_LIMIT),
             rate: Rate::default(),
             total: AtomicU64::new(0),

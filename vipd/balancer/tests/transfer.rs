@@ -2,76 +2,18 @@
 
 mod common;
 
+use common::bytes::both;
 use common::*;
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::thread;
-use std::time::Duration;
 use vipd_balancer::CloseCause;
-
-/// Bytes that differ at every place, from a seed.
-struct Bytes(u64);
-
-impl Bytes {
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0
-    }
-
-    fn chunk(&mut self, size: usize) -> Vec<u8> {
-        (0..size).map(|_| self.next() as u8).collect()
-    }
-}
-
-/// Says `total` bytes in pieces of any size, sometimes after a pause, and then that it is all.
-fn say(mut to: &TcpStream, seed: u64, total: usize) {
-    let (mut bytes, mut sizes) = (Bytes(seed), Bytes(!seed));
-    let mut left = total;
-    while left > 0 {
-        let largest = if sizes.next().is_multiple_of(3) { 300_000 } else { 1500 };
-        let size = (sizes.next() as usize % largest + 1).min(left);
-        to.write_all(&bytes.chunk(size)).expect("is taken");
-        left -= size;
-        if sizes.next().is_multiple_of(64) {
-            thread::sleep(Duration::from_micros(sizes.next() % 3000));
-        }
-    }
-    to.shutdown(Shutdown::Write).expect("an open connection");
-}
-
-/// Hears the same until the end.
-fn hear(mut from: &TcpStream, seed: u64, total: usize) {
-    let (mut bytes, mut sizes) = (Bytes(seed), Bytes(seed ^ 0xffff));
-    let mut heard = 0;
-    let mut buffer = vec![0; 200_000];
-    loop {
-        let size = sizes.next() as usize % buffer.len() + 1;
-        let n = from.read(&mut buffer[..size]).expect("more");
-        if n == 0 {
-            break;
-        }
-        assert_eq!(buffer[..n], bytes.chunk(n), "within {n} bytes from {heard} on");
-        heard += n;
-        if sizes.next().is_multiple_of(64) {
-            thread::sleep(Duration::from_micros(sizes.next() % 3000));
-        }
-    }
-    assert_eq!(heard, total);
-}
-
-fn both(stream: &TcpStream, mine: (u64, usize), theirs: (u64, usize)) {
-    thread::scope(|s| {
-        s.spawn(|| say(stream, mine.0, mine.1));
-        hear(stream, theirs.0, theirs.1);
-    });
-}
 
 #[test]
 fn every_byte_arrives_once_and_in_order() {
-    const UP: usize = 6_000_000;
-    const DOWN: usize = 9_000_001;
+    // Both paths of the relay: pieces are small and large.
+    const UP: usize = 12_000_000;
+    const DOWN: usize = 19_000_001;
     let server = serving(|stream| both(&stream, (77, DOWN), (33, UP)));
     let balancer = balancer(&[server]);
     thread::scope(|s| {
@@ -150,6 +92,70 @@ fn a_reset_of_the_client_resets_the_server() {
     let end = heard.recv_timeout(PATIENCE).expect("an end");
     assert_eq!(end, Err(std::io::ErrorKind::ConnectionReset));
     assert_closed(&balancer, CloseCause::ClientError, 1);
+}
+
+/// A server that sends bulk until it may not any more, `then` on its connection
+/// once `after` bytes are sent.
+fn pouring(after: usize, then: impl Fn(TcpStream) + Clone + Send + 'static) -> std::net::SocketAddr {
+    serving(move |mut stream| {
+        let block = vec![7; 1 << 20];
+        let mut sent = 0;
+        while sent < after && stream.write_all(&block).is_ok() {
+            sent += block.len();
+        }
+        then(stream);
+    })
+}
+
+/// Reads until the connection ends: how much it was, and how it ended.
+fn read_out(mut stream: &TcpStream) -> (usize, std::io::Result<()>) {
+    let (mut heard, mut buffer) = (0, vec![0; 1 << 20]);
+    loop {
+        match stream.read(&mut buffer) {
+            Ok(0) => return (heard, Ok(())),
+            Ok(n) => heard += n,
+            Err(e) => return (heard, Err(e)),
+        }
+    }
+}
+
+#[test]
+fn a_server_that_closes_in_full_flow_is_heard_to_its_end() {
+    const SENT: usize = 64 << 20;
+    let balancer = balancer(&[pouring(SENT, drop)]);
+    let client = connect(&balancer);
+    let (heard, end) = read_out(&client);
+    end.expect("an end, and no reset");
+    assert_eq!(heard, SENT);
+    drop(client);
+    assert_closed(&balancer, CloseCause::ServerClosed, 1);
+    assert_eq!(stats(&balancer).bytes_out, SENT as u64);
+}
+
+#[test]
+fn a_server_that_resets_in_full_flow_resets_the_client() {
+    let balancer = balancer(&[pouring(64 << 20, reset)]);
+    let (_, end) = read_out(&connect(&balancer));
+    assert_eq!(end.expect_err("a reset").kind(), std::io::ErrorKind::ConnectionReset);
+    assert_closed(&balancer, CloseCause::ServerError, 1);
+}
+
+#[test]
+fn a_client_that_resets_in_full_flow_ends_its_session_alone() {
+    let balancer = balancer(&[pouring(usize::MAX, drop)]);
+    let (mut stays, mut goes) = (connect(&balancer), connect(&balancer));
+    let mut block = vec![0; 4 << 20];
+    for client in [&mut stays, &mut goes] {
+        client.read_exact(&mut block).expect("bulk");
+    }
+    reset(goes);
+    until("it ended", || stats(&balancer).closed(CloseCause::ClientError) == 1);
+    for _ in 0..8 {
+        stays.read_exact(&mut block).expect("more bulk");
+        assert!(block.iter().all(|b| *b == 7));
+    }
+    drop(stays);
+    until("all sessions ended", || balancer.sessions() == 0);
 }
 
 #[test]

@@ -131,7 +131,13 @@ pub fn expand(pools: &[Pool], found: &Found) -> Vec<Pool> {
 
 fn servers_of(entry: &Server, targets: &Targets) -> Vec<Server> {
     let first = targets.now.iter().map(|t| t.rank).min().unwrap_or(0);
+    // The target of an SRV record has a name of its own.
+    let found_at = match (&entry.host, entry.resolve) {
+        (Host::Name(name), Resolve::All) => Some(name.clone()),
+        (Host::Name(_), Resolve::One | Resolve::Srv) | (Host::Address(_), _) => None,
+    };
     let server = |t: &Target, vanished| Server {
+        found_at: found_at.clone(),
         host: t.host.clone(),
         port: t.port,
         name: name(&entry.name, t),
@@ -205,7 +211,8 @@ mod tests {
         assert!(found.set(&entry(), vec![at(31), at(32)]));
         assert!(!found.set(&entry(), vec![at(31), at(32)]), "nothing new");
         assert_eq!(show(&pools, &found), ["db1 100", "read@10.77.0.31:3306 100", "read@10.77.0.32:3306 100"]);
-        assert_eq!(expand(&pools, &found)[0].servers[1].max_connections, Some(7));
+        let first = &expand(&pools, &found)[0].servers[1];
+        assert_eq!((first.max_connections, first.found_at.as_deref()), (Some(7), Some("replicas.internal")));
         assert!(!found.set(&entry(), vec![]), "the last good ones are kept");
         assert!(found.set(&entry(), vec![at(32), at(33)]));
         let drained = [
@@ -237,6 +244,7 @@ mod tests {
             show(&pools, &found),
             ["db1 100", "read@a:3307 100", "read@b:3307 33", "read@c:3307 100 backup", "read@d:3307 1"]
         );
+        assert_eq!(expand(&pools, &found)[0].servers[1].found_at, None, "it has a name of its own");
         assert_eq!(found.entry_of("replicas", "read@a:3307"), Some(&entry()));
         assert_eq!(found.entry_of("replicas", "reader@a:3307"), None);
         found.retain(&[]);

@@ -148,6 +148,21 @@ pub struct Owner {
     pub at: Time,
 }
 
+/// What keeps a backup from preempting an owner of lower priority.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Restraint {
+    /// Preemption is off.
+    Off,
+    /// This node gave ownership up, to just that owner.
+    Yielded,
+    /// This node would not serve.
+    NotEager,
+    /// The delay: what is left of it.
+    Delay(Duration),
+    /// Nothing: it takes over when its timer runs out.
+    Nothing,
+}
+
 #[derive(Clone, Debug, Eq, PartialEq)]
 enum State {
     Init,
@@ -250,6 +265,26 @@ impl Election {
             State::Backup { owner, .. } => owner,
             State::Init | State::Fault | State::Active { .. } => None,
         }
+    }
+
+    /// What keeps this backup from preempting; `None` unless it follows an
+    /// owner of lower priority.
+    #[must_use]
+    pub fn restraint(&self, now: Time) -> Option<Restraint> {
+        let State::Backup { owner: Some(owner), preempt_at, yielded, .. } = &self.state else { return None };
+        if owner.priority >= self.params.priority {
+            return None;
+        }
+        Some(match preempt_at {
+            _ if self.params.priority == PRIORITY_OWNER => Restraint::Nothing,
+            _ if !self.params.preempt => Restraint::Off,
+            _ if *yielded => Restraint::Yielded,
+            _ if !self.eager => Restraint::NotEager,
+            Some(at) if now < *at => Restraint::Delay(*at - now),
+            // Without a time it starts to count at the next advert.
+            None if !self.params.preempt_delay.is_zero() => Restraint::Delay(self.params.preempt_delay),
+            Some(_) | None => Restraint::Nothing,
+        })
     }
 
     /// When [`Event::Timer`] is due.

@@ -1,6 +1,6 @@
 //! Why a VIP group is in the state it is in, in words for people.
 
-use crate::election::{Cause, Who};
+use crate::election::{Cause, Restraint, Who};
 use crate::group::Group;
 use crate::node::{Link, Scope};
 use crate::wire::peer::State;
@@ -36,7 +36,7 @@ pub(crate) fn standing(group: &Group, scope: &Scope<'_>) -> String {
                     std::cmp::Ordering::Greater => format!("priority {} > {mine}", owner.priority),
                     std::cmp::Ordering::Equal => format!("the same priority, {mine}"),
                     std::cmp::Ordering::Less => {
-                        format!("priority {} < {mine}, but no preemption", owner.priority)
+                        format!("priority {} < {mine}{}", owner.priority, restraint(group, scope))
                     }
                 };
                 let ago = seconds(scope.now - owner.at);
@@ -44,6 +44,20 @@ pub(crate) fn standing(group: &Group, scope: &Scope<'_>) -> String {
             }
             None => "listening for an owner".to_owned(),
         },
+    }
+}
+
+/// What keeps this node from taking over from an owner of lower priority.
+fn restraint(group: &Group, scope: &Scope<'_>) -> String {
+    match group.election.restraint(scope.now) {
+        Some(Restraint::Off) => ", but no preemption".to_owned(),
+        Some(Restraint::Yielded) => ", but this node handed over to it on purpose".to_owned(),
+        Some(Restraint::NotEager) if !group.warm => {
+            ", but not every server has been checked from here yet".to_owned()
+        }
+        Some(Restraint::NotEager) => ", but a listener it tracks has no usable server here".to_owned(),
+        Some(Restraint::Delay(left)) => format!("; this node preempts it in {}", seconds(left)),
+        Some(Restraint::Nothing) | None => "; this node is taking over".to_owned(),
     }
 }
 

@@ -31,6 +31,14 @@ struct Announcing {
     at: Time,
 }
 
+/// Addresses that a reload took from the group. They stay until then, so that
+/// the kernel can tell their clients that their sessions are closed.
+#[derive(Clone, Debug)]
+struct Parting {
+    addresses: Vec<Cidr>,
+    until: Time,
+}
+
 /// One VIP group on this node.
 #[derive(Debug)]
 pub(crate) struct Group {
@@ -50,6 +58,7 @@ pub(crate) struct Group {
     confirmed: bool,
     renewed_at: Time,
     announcing: Option<Announcing>,
+    parting: Option<Parting>,
     transition: Transition,
     /// Another node than this one is to own next, until then.
     other_is_next: Option<Time>,
@@ -118,6 +127,7 @@ impl Group {
             confirmed: true,
             renewed_at: now,
             announcing: None,
+            parting: None,
             transition: Transition::None,
             other_is_next: None,
             taking_part: true,
@@ -146,7 +156,8 @@ impl Group {
             }
         };
         let announce = self.announcing.map(|a| a.at);
-        [self.election.deadline(), transition, announce, self.retry_at].into_iter().flatten().min()
+        let part = self.parting.as_ref().map(|p| p.until);
+        [self.election.deadline(), transition, announce, part, self.retry_at].into_iter().flatten().min()
     }
 
     /// Does what is due.
@@ -157,6 +168,11 @@ impl Group {
         self.tick_transition(scope);
         if let Some(announcing) = self.announcing.filter(|a| a.at <= scope.now) {
             self.announce(announcing, scope);
+        }
+        if self.parting.as_ref().is_some_and(|p| p.until <= scope.now) {
+            self.parting = None;
+            self.emit_plan(scope);
+            scope.guard_changed = true;
         }
         if self.retry_at.is_some_and(|at| at <= scope.now) {
             self.retry_at = None;
@@ -323,7 +339,7 @@ impl Group {
         match (self.hold, self.interface) {
             (Hold::Absent, _) | (_, None) => vec![],
             (Hold::Silent | Hold::Owned, Some(interface)) => {
-                self.vip.addresses.iter().map(|a| (interface, *a)).collect()
+                self.planned().into_iter().map(|a| (interface, a)).collect()
             }
         }
     }
@@ -371,6 +387,8 @@ impl Group {
             self.election.set_params(params, scope.now);
         }
         let moved = self.vip.addresses != vip.addresses;
+        let stays = |a: IpAddr| vip.addresses.iter().any(|new| new.address() == a);
+        self.part_from(|a| !stays(a), scope);
         self.vip = vip;
         scope.guard_changed = true;
         if moved {

@@ -31,6 +31,9 @@
 //! since a reload, is unproven: it takes nothing until its next check, unless
 //! it was used and nothing else is left.
 //!
+//! A check that this host has no means for (no file descriptor, no port) says
+//! nothing of the server: all stays as it was, and a person is told, once.
+//!
 //! A server that comes up among others grows to its weight in steps
 //! (`slow-start`), unless it is the first thing the daemon learns of it.
 
@@ -150,7 +153,7 @@ impl Health {
                     Some(Lag::Known(_)) | None => None,
                 };
             }
-            Probe::Failed(_) => {}
+            Probe::Failed(_) | Probe::Unable(_) => {}
         }
         self.judge_freshness(demands);
     }
@@ -239,6 +242,7 @@ impl Answers {
     fn count(&mut self, probe: &Probe, demands: Demands) {
         let up = Self::Up { failures: 0, error: String::new() };
         *self = match (&*self, probe) {
+            (Self::Unknown | Self::Up { .. } | Self::Down { .. }, Probe::Unable(_)) => return,
             (
                 Self::Unknown | Self::Up { .. } | Self::Down { .. },
                 Probe::Answered(Observation { unready: Some(says), .. }),

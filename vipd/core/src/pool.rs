@@ -15,13 +15,15 @@
 //! needs the sessions of servers it asks [`Loads`], which whoever counts them implements.
 
 mod buckets;
+mod changes;
 mod index;
 mod pick;
 #[cfg(test)]
 mod tests;
 mod turns;
 
-pub use index::{BLOCK, Loads};
+pub use changes::Changes;
+pub use index::Loads;
 pub use pick::PickState;
 
 use buckets::Buckets;

@@ -10,8 +10,9 @@ use std::time::Duration;
 
 /// A cause and sender is told of once in this time.
 const TELL_EVERY: Duration = Duration::from_secs(60);
-/// Pairs of cause and sender that are kept; senders beyond share one entry a
-/// cause, so that a flood of forged senders costs no memory.
+/// Pairs of cause and sender that are kept, so that a flood of forged senders
+/// costs neither memory nor log: beyond that, a sender takes the place of one
+/// that has been quiet for [`TELL_EVERY`], and all others share one entry a cause.
 const MAX_PAIRS: usize = 128;
 /// A sender that was silent for so long is forgotten; its packets stay counted by cause.
 const FORGET_AFTER: Duration = Duration::from_secs(3600);
@@ -96,7 +97,9 @@ impl Reject {
                 "it is not in `[cluster] nodes`: add it, or give one cluster another `vrid`"
             }
             Self::ForeignCluster => "another cluster uses this VRID or port: give one of them another",
-            Self::OwnAddress => "another host uses this host's address",
+            Self::OwnAddress => {
+                "another host uses this host's address, or the network sends this host's packets back"
+            }
             Self::NodeName => "another host runs under this node's name",
         }
     }
@@ -138,15 +141,15 @@ pub struct Rejects {
 
 impl Rejects {
     /// Counts a packet. Returns the count if it is time to tell somebody.
-    pub fn count(&mut self, cause: Reject, sender: IpAddr, now: Time) -> Option<u64> {
+    pub fn count(&mut self, cause: Reject, sender: IpAddr, now: Time) -> Option<Rejected> {
         *self.totals.entry(cause.as_str()).or_default() += 1;
         let known = self.senders.contains_key(&(cause, Some(sender)));
         if !known {
             self.senders.retain(|_, entry| now - entry.last < FORGET_AFTER);
         }
-        let key = if known || self.senders.len() < MAX_PAIRS { Some(sender) } else { None };
+        let sender = (known || self.make_room(now)).then_some(sender);
         let mut first = false;
-        let entry = self.senders.entry((cause, key)).or_insert_with(|| {
+        let entry = self.senders.entry((cause, sender)).or_insert_with(|| {
             first = true;
             Entry { count: 0, told_at: now, last: now }
         });
@@ -154,9 +157,27 @@ impl Rejects {
         entry.last = now;
         if first || now - entry.told_at >= TELL_EVERY {
             entry.told_at = now;
-            return Some(entry.count);
+            return Some(Rejected { cause, sender, count: entry.count, ago: Duration::ZERO });
         }
         None
+    }
+
+    /// Whether one more sender can have an entry of its own. What was counted
+    /// for the one that makes room goes to those that share.
+    fn make_room(&mut self, now: Time) -> bool {
+        let own = || self.senders.iter().filter(|((_, sender), _)| sender.is_some());
+        if own().count() < MAX_PAIRS {
+            return true;
+        }
+        let oldest = own().min_by_key(|(_, entry)| entry.last).map(|(key, entry)| (*key, *entry));
+        let Some((key, entry)) = oldest.filter(|(_, entry)| now - entry.last >= TELL_EVERY) else {
+            return false;
+        };
+        self.senders.remove(&key);
+        let shared = self.senders.entry((key.0, None)).or_insert(Entry { count: 0, ..entry });
+        shared.count += entry.count;
+        shared.last = shared.last.max(entry.last);
+        true
     }
 
     /// The counts of the last hour's senders, those with the most packets first.
@@ -190,22 +211,24 @@ mod tests {
         let mut rejects = Rejects::default();
         let sender = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
         let at = |s| Time::ZERO + Duration::from_secs(s);
-        assert_eq!(rejects.count(Reject::Ttl, sender, at(0)), Some(1));
-        assert_eq!(rejects.count(Reject::Ttl, sender, at(59)), None);
-        assert_eq!(rejects.count(Reject::UnknownVrid, sender, at(59)), Some(1));
-        assert_eq!(rejects.count(Reject::Ttl, sender, at(60)), Some(3));
+        let mut told = |cause, seconds| rejects.count(cause, sender, at(seconds)).map(|r| r.count);
+        assert_eq!(told(Reject::Ttl, 0), Some(1));
+        assert_eq!(told(Reject::Ttl, 59), None);
+        assert_eq!(told(Reject::UnknownVrid, 59), Some(1));
+        assert_eq!(told(Reject::Ttl, 60), Some(3));
         let list = rejects.list(at(61));
         assert_eq!(list.len(), 2);
         assert_eq!((list[0].count, list[0].ago), (3, Duration::from_secs(1)));
     }
 
     #[test]
-    fn a_flood_of_senders_costs_no_memory() {
+    fn a_flood_of_senders_costs_neither_memory_nor_log() {
         let mut rejects = Rejects::default();
-        for n in 0..100_000_u32 {
-            rejects.count(Reject::Ttl, IpAddr::V4(Ipv4Addr::from_bits(n)), Time::ZERO);
-        }
-        assert!(rejects.senders.len() <= MAX_PAIRS + 1);
+        let sender = |n| IpAddr::V4(Ipv4Addr::from_bits(n));
+        let told = (0..100_000).filter_map(|n| rejects.count(Reject::Ttl, sender(n), Time::ZERO)).last();
+        let last = told.expect("the first of those that share");
+        assert_eq!((last.sender, last.count), (None, 1));
+        assert_eq!(rejects.senders.len(), MAX_PAIRS + 1);
         assert_eq!(rejects.list(Time::ZERO).iter().map(|r| r.count).sum::<u64>(), 100_000);
     }
 
@@ -224,5 +247,24 @@ mod tests {
         rejects.count(Reject::Ttl, sender(3), at(3700));
         assert_eq!(rejects.senders.len(), 1, "room for others");
         assert_eq!(rejects.totals().get("ttl"), Some(&5));
+    }
+
+    #[test]
+    fn after_a_flood_a_sender_is_told_apart_again() {
+        let mut rejects = Rejects::default();
+        let sender = |n| IpAddr::V4(Ipv4Addr::from_bits(n));
+        for n in 0..1_000 {
+            rejects.count(Reject::Ttl, sender(n), Time::ZERO);
+        }
+        let later = Time::ZERO + TELL_EVERY;
+        for n in 2_000..2_200 {
+            rejects.count(Reject::UnknownVrid, sender(n), later);
+        }
+        let own: Vec<_> = rejects.list(later).into_iter().filter(|r| r.sender.is_some()).collect();
+        assert!(own.iter().all(|r| r.cause == Reject::UnknownVrid), "the oldest made room");
+        assert_eq!(own.len(), MAX_PAIRS);
+        // What was counted stays counted, by cause.
+        let ttl = rejects.list(later).into_iter().filter(|r| r.cause == Reject::Ttl).map(|r| r.count);
+        assert_eq!(ttl.sum::<u64>(), 1_000);
     }
 }

@@ -195,6 +195,14 @@ impl VipGroup {
         let below = u8::try_from(rank.saturating_mul(step)).unwrap_or(u8::MAX);
         NonZeroU8::new(200_u8.saturating_sub(below).max(1))
     }
+
+    /// The group's nodes by priority, the highest first: who comes next.
+    #[must_use]
+    pub fn ranking(&self, nodes: &[Member]) -> Vec<usize> {
+        let mut ranking = self.nodes.clone();
+        ranking.sort_by_key(|n| std::cmp::Reverse(self.priority(*n, nodes)));
+        ranking
+    }
 }
 
 /// `[cluster]`.
@@ -250,6 +258,8 @@ pub struct Listener {
     /// asks whether the other end is still there.
     pub tcp_keepalive: Duration,
     /// What was sent and is not acknowledged for this long ends a connection.
+    /// This includes what cannot be sent because the other end does not read
+    /// (tcp(7), TCP_USER_TIMEOUT).
     pub tcp_user_timeout: Duration,
     /// Networks of proxies whose connections begin with a PROXY protocol header.
     pub accept_proxy: Vec<Cidr>,
@@ -271,7 +281,7 @@ impl Listener {
             idle_timeout: None,
             max_session_age: None,
             tcp_keepalive: Duration::from_secs(30),
-            tcp_user_timeout: Duration::from_secs(30),
+            tcp_user_timeout: Duration::from_secs(120),
             accept_proxy: vec![],
             access_log: false,
         }
@@ -331,6 +341,9 @@ pub struct Server {
     pub backup: bool,
     /// What its name stands for.
     pub resolve: Resolve,
+    /// The name that it was found at, if that has many addresses and this is
+    /// one of them. No file says this, [`crate::discover`] does.
+    pub found_at: Option<String>,
     /// The name it was found by does not lead to it any more: it drains. No
     /// file says this, [`crate::discover`] does.
     pub vanished: bool,
@@ -349,6 +362,7 @@ impl Server {
             max_rate: None,
             backup: false,
             resolve: Resolve::One,
+            found_at: None,
             vanished: false,
         }
     }
@@ -424,7 +438,8 @@ pub struct Tls {
     pub verify: bool,
     /// The certificates it must stem from; those of the system when absent.
     pub ca_file: Option<PathBuf>,
-    /// The name it must have; the server's host when absent.
+    /// The name it must have; when absent the server's host, or the name that
+    /// it was found at ([`Server::found_at`]).
     pub server_name: Option<String>,
 }
 
@@ -723,6 +738,11 @@ mod tests {
         let many = of(64);
         assert!(many.windows(2).all(|w| w[0] > w[1]), "{many:?}");
         assert_eq!(group(2).priority(2, &[]), None);
+
+        let member = |priority| Member { name: String::new(), addresses: vec![], priority };
+        let given = [None, NonZeroU8::new(10), NonZeroU8::new(220)].map(member);
+        assert_eq!(group(3).ranking(&given), [2, 0, 1]);
+        assert_eq!(group(3).ranking(&[]), [0, 1, 2]);
     }
 
     #[test]

@@ -2,16 +2,61 @@
 
 use super::Progress;
 use crate::words;
-use std::io;
+use std::error::Error;
 use std::net::SocketAddr;
-use thiserror::Error;
+use std::{fmt, io};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 /// No address took a connection.
-#[derive(Debug, Error)]
-#[error("{}", .0.iter().map(|(a, e)| format!("connecting to {a}: {}", words(e))).collect::<Vec<_>>().join("; "))]
+#[derive(Debug)]
 pub(crate) struct DialError(Vec<(SocketAddr, io::Error)>);
+
+impl fmt::Display for DialError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let texts = self.0.iter().map(|(a, e)| format!("connecting to {a}: {}", words(e)));
+        f.write_str(&texts.collect::<Vec<_>>().join("; "))
+    }
+}
+
+impl Error for DialError {
+    /// What this host lacked, if that is all that went wrong: an address that
+    /// did refuse tells of the server, whatever became of the others.
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        let (_, first) = self.0.first()?;
+        self.0.iter().all(|(_, error)| is_ours(error)).then_some(first)
+    }
+}
+
+/// What stands in the way of a probe.
+#[derive(Debug)]
+pub(super) enum Obstacle {
+    /// The server, or what leads to it.
+    Server(String),
+    /// This host, which lacks what a probe takes.
+    Host(String),
+}
+
+impl<E: Error + 'static> From<E> for Obstacle {
+    fn from(error: E) -> Self {
+        let mut cause: Option<&(dyn Error + 'static)> = Some(&error);
+        while let Some(here) = cause {
+            let nix = || here.downcast_ref::<nix::Error>().map(|e| io::Error::from(*e));
+            if here.downcast_ref().is_some_and(is_ours) || nix().as_ref().is_some_and(is_ours) {
+                return Self::Host(error.to_string());
+            }
+            cause = here.source();
+        }
+        Self::Server(error.to_string())
+    }
+}
+
+/// Whether it is this host that has nothing left: descriptors, ports, memory,
+/// processes.
+fn is_ours(error: &io::Error) -> bool {
+    use nix::libc::{EADDRNOTAVAIL, EAGAIN, EMFILE, ENFILE, ENOBUFS, ENOMEM};
+    matches!(error.raw_os_error(), Some(EMFILE | ENFILE | ENOBUFS | ENOMEM | EADDRNOTAVAIL | EAGAIN))
+}
 
 /// Connects to the first address that takes it, in order. The time left is
 /// shared fairly among the addresses left, so that one that does not answer

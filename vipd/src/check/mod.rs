@@ -19,10 +19,12 @@ mod exec;
 mod http;
 mod mysql;
 mod pace;
+mod password;
 mod postgres;
 mod prober;
 mod redis;
 mod run;
+mod stream;
 mod tcp;
 mod text;
 mod tls;
@@ -96,7 +98,19 @@ struct Endpoint {
     pool: String,
     server: String,
     host: Host,
+    /// The name that `host` was found at, as one of its addresses.
+    found_at: Option<String>,
     port: u16,
+}
+
+impl Endpoint {
+    /// The name that the server's certificate must have: what people call it.
+    fn certified(&self) -> String {
+        match (&self.host, &self.found_at) {
+            (Host::Name(name), _) | (Host::Address(_), Some(name)) => name.clone(),
+            (Host::Address(address), None) => address.to_string(),
+        }
+    }
 }
 
 impl Checker {
@@ -158,6 +172,7 @@ impl Checker {
                     pool: pool.name.clone(),
                     server: server.name.clone(),
                     host: server.host.clone(),
+                    found_at: server.found_at.clone(),
                     port: check.port.unwrap_or(server.port),
                 };
                 let target = Target { endpoint, check: check.clone() };

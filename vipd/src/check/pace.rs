@@ -131,7 +131,7 @@ mod tests {
         };
         change(&mut check);
         let host = Host::Address(IpAddr::V4(Ipv4Addr::LOCALHOST));
-        Pace::new(&check, &Endpoint { pool: "a".into(), server: "db1".into(), host, port: 1 })
+        Pace::new(&check, &Endpoint { pool: "a".into(), server: "db1".into(), host, found_at: None, port: 1 })
     }
 
     /// The gap without its jitter.

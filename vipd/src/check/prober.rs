@@ -1,5 +1,6 @@
 //! The kinds of check, each in a file of its own.
 
+use super::dial::Obstacle;
 use super::{Progress, Target, exec, http, mysql, postgres, redis, tcp, tls};
 use std::net::SocketAddr;
 use tokio::time::Instant;
@@ -18,14 +19,15 @@ pub(super) enum Prober {
 
 impl Prober {
     pub(super) fn new(Target { endpoint, check }: &Target) -> Self {
-        let tls = |tls: &Option<Tls>| tls.as_ref().map(|tls| tls::Client::new(tls, &endpoint.host));
+        let tls = |tls: &Option<Tls>| tls.as_ref().map(|tls| tls::Client::new(tls, endpoint.certified()));
         match &check.kind {
             CheckKind::Tcp(kind) => Self::Tcp(tcp::Prober::new(kind.clone())),
             CheckKind::Http(kind) => {
                 Self::Http(Box::new(http::Prober::new(kind.clone(), tls(&kind.tls), endpoint)))
             }
             CheckKind::Mysql(kind) => {
-                Self::Mysql(Box::new(mysql::Prober::new(kind.clone(), check.interval, check.timeout)))
+                let tls = tls(&kind.tls);
+                Self::Mysql(Box::new(mysql::Prober::new(kind.clone(), tls, check.interval, check.timeout)))
             }
             CheckKind::Postgres(kind) => {
                 Self::Postgres(Box::new(postgres::Prober::new(kind.clone(), tls(&kind.tls))))
@@ -42,24 +44,28 @@ impl Prober {
         addresses: &[SocketAddr],
         deadline: Instant,
         progress: &Progress,
-    ) -> Result<(SocketAddr, Observation), String> {
+    ) -> Result<(SocketAddr, Observation), Obstacle> {
         // In boxes: the task of a server is as large as the largest of these,
         // and most servers wait most of the time.
+        Ok(match self {
+            Self::Tcp(tcp) => tcp.probe(addresses, deadline, progress).await?,
+            Self::Http(http) => Box::pin(http.probe(addresses, deadline, progress)).await?,
+            Self::Mysql(mysql) => Box::pin(mysql.probe(addresses, deadline, progress)).await?,
+            Self::Postgres(postgres) => Box::pin(postgres.probe(addresses, deadline, progress)).await?,
+            Self::Redis(redis) => Box::pin(redis.probe(addresses, deadline, progress)).await?,
+            Self::Exec(exec) => Box::pin(exec.probe(addresses, progress)).await?,
+        })
+    }
+
+    /// Clients could not connect: what was connected before says nothing of
+    /// that, so the next probe connects anew.
+    pub(super) fn renew(&mut self) {
         match self {
-            Self::Tcp(tcp) => tcp.probe(addresses, deadline, progress).await.map_err(|e| e.to_string()),
-            Self::Http(http) => {
-                Box::pin(http.probe(addresses, deadline, progress)).await.map_err(|e| e.to_string())
-            }
-            Self::Mysql(mysql) => {
-                Box::pin(mysql.probe(addresses, deadline, progress)).await.map_err(|e| e.to_string())
-            }
-            Self::Postgres(postgres) => {
-                Box::pin(postgres.probe(addresses, deadline, progress)).await.map_err(|e| e.to_string())
-            }
-            Self::Redis(redis) => {
-                Box::pin(redis.probe(addresses, deadline, progress)).await.map_err(|e| e.to_string())
-            }
-            Self::Exec(exec) => Box::pin(exec.probe(addresses, progress)).await.map_err(|e| e.to_string()),
+            Self::Tcp(_) | Self::Http(_) | Self::Exec(_) => {}
+            // Its server counts connections that end without a goodbye.
+            Self::Mysql(_) => {}
+            Self::Postgres(postgres) => postgres.renew(),
+            Self::Redis(redis) => redis.renew(),
         }
     }
 

@@ -1,5 +1,6 @@
 //! The task of one server: it probes, reports, and waits for the next turn.
 
+use super::dial::Obstacle;
 use super::pace::Pace;
 use super::prober::Prober;
 use super::{Place, Report, Target};
@@ -86,13 +87,19 @@ impl Run {
         loop {
             let start = Instant::now();
             // Who asked for a probe until now is served by this one.
-            let _: Option<()> = self.hurry.notified().now_or_never();
+            if self.hurry.notified().now_or_never().is_some() {
+                self.prober.renew();
+            }
             let (probe, address) = self.probe(start + self.timeout).await;
             if matches!(probe, Probe::Failed(_)) {
                 // The name may have moved on: ask before its time to live is over.
                 self.lookup.refresh();
             }
-            self.pace.saw(matches!(probe, Probe::Answered(_)), Instant::now());
+            match probe {
+                Probe::Answered(_) => self.pace.saw(true, Instant::now()),
+                Probe::Failed(_) => self.pace.saw(false, Instant::now()),
+                Probe::Unable(_) => {}
+            }
             let Place { generation, pool, server } = *self.place.borrow();
             let report = Report { generation, pool, server, probe, address, took: start.elapsed() };
             if self.reports.send(report).await.is_err() {
@@ -104,6 +111,7 @@ impl Run {
             tokio::select! {
                 () = tokio::time::sleep_until(turn) => {}
                 () = self.hurry.notified() => {
+                    self.prober.renew();
                     turn = turn.min((start + self.pace.shortest()).max(Instant::now()));
                     tokio::time::sleep_until(turn).await;
                 }
@@ -117,13 +125,14 @@ impl Run {
             progress.set(format!("resolving {}", self.host));
         }
         let asked = async {
-            let known = self.lookup.addresses().await?;
+            let known = self.lookup.addresses().await.map_err(Obstacle::Server)?;
             let addresses: Vec<_> = known.iter().map(|a| SocketAddr::new(*a, self.port)).collect();
             self.prober.probe(&addresses, deadline, &progress).await
         };
         match tokio::time::timeout_at(deadline, asked).await {
             Ok(Ok((address, observation))) => (Probe::Answered(observation), Some(address)),
-            Ok(Err(reason)) => (Probe::Failed(reason), None),
+            Ok(Err(Obstacle::Server(reason))) => (Probe::Failed(reason), None),
+            Ok(Err(Obstacle::Host(reason))) => (Probe::Unable(reason), None),
             Err(_) => {
                 let text = format!("timed out after {:?} while {}", self.timeout, progress.get());
                 (Probe::Failed(text), None)

@@ -24,7 +24,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Instant;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
-use vipd_core::settings::{Host, Tls};
+use vipd_core::settings::Tls;
 
 /// Certificates that refused a server are read anew for the next, since
 /// somebody may be replacing them, but not more often than this.
@@ -56,11 +56,11 @@ pub(crate) struct Client {
 
 impl Client {
     /// Reads nothing yet.
-    pub(crate) fn new(tls: &Tls, host: &Host) -> Self {
-        let name = match (&tls.server_name, host) {
-            (Some(name), _) | (None, Host::Name(name)) => name.clone(),
-            (None, Host::Address(address)) => address.to_string(),
-        };
+    ///
+    /// `host` is the name or address that the certificate must have, if the
+    /// settings name none.
+    pub(crate) fn new(tls: &Tls, host: String) -> Self {
+        let name = tls.server_name.clone().unwrap_or(host);
         Self { trust: Trust::shared(tls.verify, tls.ca_file.clone()), name }
     }
 

@@ -56,7 +56,8 @@ pub enum Call {
         /// Takes what changed, in a sentence; or the errors, one a line.
         reply: Reply<Result<String, Refusal>>,
     },
-    /// Takes this node out of the election, or puts it back.
+    /// Takes this node out of the election, answered when it owns nothing any
+    /// more, or puts it back.
     Maintenance {
         /// Out, or back.
         on: bool,

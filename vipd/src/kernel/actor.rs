@@ -1,13 +1,15 @@
 //! The task that owns the addresses.
 
-use super::monitor::{Batch, Monitor, Notice};
+mod watch;
+
+use super::monitor::{Batch, Monitor};
 use super::release::remove_leftovers;
 use super::request::{BATCH, Life, Refusal, Request, Requester, deletions, is_gone};
-use super::steps::{Placed, steps};
+use super::steps::{Placed, Steps, steps};
 use super::sysctl::{Switch, Switches};
-use super::table::{News, Seen, Table};
+use super::table::Table;
 use super::{
-    Change, Forgotten, KernelError, KernelEvent, KernelSettings, LOOPBACK, Leftover, Link, Shared, Spot, held,
+    Forgotten, KernelError, KernelEvent, KernelSettings, LOOPBACK, Leftover, Link, Shared, Spot, held,
 };
 use crate::net::clock;
 use nix::errno::Errno;
@@ -18,7 +20,7 @@ use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
-use tracing::{debug, info, warn};
+use tracing::{info, warn};
 use vipd_core::plan::{GroupPlan, Hold};
 use vipd_core::settings::{Cidr, Family};
 use vipd_core::time::Time;
@@ -36,7 +38,9 @@ pub struct KernelActor {
     groups: BTreeMap<usize, Group>,
     /// Where planned addresses are, and whose they are.
     places: BTreeMap<(u32, IpAddr), usize>,
-    /// Every address that is or was of a group.
+    /// The addresses of all groups, by the configuration.
+    configured: BTreeSet<IpAddr>,
+    /// These, and what plans still have.
     floating: BTreeSet<IpAddr>,
     /// Links as they were last told of.
     told: BTreeMap<u32, Link>,
@@ -87,8 +91,10 @@ impl KernelActor {
         let mut requester = Requester::open().map_err(KernelError::Open)?;
         let monitor = Monitor::open()?;
         let table = monitor.dump().await?;
-        let floating = addresses.into_iter().collect();
-        let removed = remove_leftovers(&table, &mut requester, &runtime_dir, &floating)?;
+        let floating: BTreeSet<IpAddr> = addresses.into_iter().collect();
+        let removed = remove_leftovers(&table, &mut requester, &runtime_dir, |spot, _| {
+            floating.contains(&spot.address.address())
+        })?;
         for leftover in &removed {
             info!("removed {} from {}, left there by an earlier run", leftover.address, leftover.interface);
         }
@@ -100,6 +106,7 @@ impl KernelActor {
             table,
             groups: BTreeMap::new(),
             places: BTreeMap::new(),
+            configured: floating.clone(),
             floating,
             told: BTreeMap::new(),
             switches: Switches::new(&runtime_dir),
@@ -170,13 +177,18 @@ impl KernelActor {
                 self.groups.remove(&group);
             }
         }
-        let planned = self.groups.values().flat_map(|g| g.plan.addresses.iter().map(|a| a.address()));
-        self.floating = planned.chain(forgotten.configured).collect();
+        self.configured = forgotten.configured;
+        self.note_floating();
         let all: BTreeSet<u32> = self.table.links().collect();
         self.tell_links(&all).await;
     }
 
-    async fn apply(&mut self, mut plan: GroupPlan, made: Time) -> Result<Change, String> {
+    fn note_floating(&mut self) {
+        let planned = self.groups.values().flat_map(|g| g.plan.addresses.iter().map(|a| a.address()));
+        self.floating = planned.chain(self.configured.iter().copied()).collect();
+    }
+
+    async fn apply(&mut self, mut plan: GroupPlan, made: Time) -> Result<(), String> {
         if plan.hold == Hold::Absent {
             // What is another group's by now is not this one's to delete.
             let elsewhere = |a: &Cidr| {
@@ -190,13 +202,14 @@ impl KernelActor {
             return Err(format!("the plan is {waited:?} old: this process stood still"));
         }
         let before = self.groups.remove(&plan.group);
-        if before.as_ref().is_none_or(|b| b.plan.addresses != plan.addresses) {
+        let moved = before.as_ref().is_none_or(|b| b.plan.addresses != plan.addresses);
+        if moved {
             self.claim(&plan);
         }
         let placed = before.as_ref().and_then(|b| b.placed.as_ref());
-        let steps = steps(&plan, placed, &self.strays(&plan));
+        let steps = steps(&plan, placed, || self.strays(&plan));
         let put = match self.prepare(&plan) {
-            Ok(()) => self.put(&plan, &steps.put).await,
+            Ok(()) => self.put(&plan, &steps).await,
             refused @ Err(_) => refused,
         };
         if let Err(reason) = put {
@@ -206,7 +219,8 @@ impl KernelActor {
             let undone = self.delete(&undo).await;
             self.groups.extend(before.map(|b| (plan.group, b)));
             self.unsettled = true;
-            return undone.and(Err(reason));
+            undone?;
+            return Err(reason);
         }
         let result = self.delete(&steps.delete).await;
         let after = result.is_ok().then(|| Placed::of(&plan));
@@ -217,8 +231,10 @@ impl KernelActor {
             self.places.extend(spots.map(|s| ((s.interface, s.address.address()), plan.group)));
         }
         self.groups.insert(plan.group, Group { plan, applied: now, placed: after });
-        let renewed = steps.put.len() - steps.new;
-        result.map(|removed| Change { added: steps.new, renewed, removed })
+        if moved {
+            self.note_floating();
+        }
+        result.map(|_| ())
     }
 
     /// An address is of one group: the last that planned it. After a reload
@@ -239,13 +255,11 @@ impl KernelActor {
         self.groups.retain(|_, group| !group.plan.addresses.is_empty());
     }
 
-    /// Other places that hold addresses of a plan that says not to hold them.
+    /// Every place that holds addresses of a plan.
     fn strays(&self, plan: &GroupPlan) -> Vec<Spot> {
-        if plan.hold != Hold::Absent {
-            return Vec::new();
-        }
-        let planned = |spot: &Spot| plan.addresses.iter().any(|a| a.address() == spot.address.address());
-        self.table.spots().map(|(spot, _)| spot).filter(planned).collect()
+        let planned: BTreeSet<IpAddr> = plan.addresses.iter().map(|a| a.address()).collect();
+        let spots = self.table.spots().map(|(spot, _)| spot);
+        spots.filter(|spot| planned.contains(&spot.address.address())).collect()
     }
 
     /// What must be so before a silent address may be put on the loopback
@@ -266,27 +280,32 @@ impl KernelActor {
         Ok(())
     }
 
-    async fn put(&mut self, plan: &GroupPlan, spots: &[Spot]) -> Result<(), String> {
+    async fn put(&mut self, plan: &GroupPlan, steps: &Steps) -> Result<(), String> {
         let subnets = self.subnets(plan.interface);
         let put = |spot: &Spot| Request::Put { spot: *spot, life: life(*spot, plan.lease, &subnets) };
-        let requests: Vec<_> = spots.iter().map(put).collect();
-        for spot in spots {
+        let requests: Vec<_> = steps.put.iter().map(put).collect();
+        for spot in &steps.put {
             if self.table.get(*spot).is_some_and(|seen| seen.permanent && !seen.ours) {
                 let name = self.name(spot.interface)?;
                 warn!("{} on {name} is configured by somebody else too; taken over", spot.address);
             }
         }
+        self.delete(&steps.clear).await?;
         self.request(&requests, |_| false).await.map(|_| ())
     }
 
-    /// Gives how many there were.
-    async fn delete(&mut self, spots: &[Spot]) -> Result<usize, String> {
+    /// Gives those that were there.
+    async fn delete(&mut self, spots: &[Spot]) -> Result<Vec<Spot>, String> {
         self.request(&deletions(spots), is_gone).await
     }
 
-    /// Carries requests out and gives how many were not refused. Refusals
-    /// that are not `fine` make one error of the first.
-    async fn request(&mut self, requests: &[Request], fine: impl Fn(Errno) -> bool) -> Result<usize, String> {
+    /// Carries requests out and gives the addresses of those that were not
+    /// refused. Refusals that are not `fine` make one error of the first.
+    async fn request(
+        &mut self,
+        requests: &[Request],
+        fine: impl Fn(Errno) -> bool,
+    ) -> Result<Vec<Spot>, String> {
         let mut refusals = Vec::new();
         for (number, batch) in requests.chunks(BATCH).enumerate() {
             let refused = self.requester.apply(batch).map_err(|e| format!("netlink: {e}"))?;
@@ -296,7 +315,9 @@ impl KernelActor {
                 tokio::task::yield_now().await;
             }
         }
-        let done = requests.len() - refusals.len();
+        let refused: BTreeSet<usize> = refusals.iter().map(|(position, _)| *position).collect();
+        let done = requests.iter().enumerate().filter(|(position, _)| !refused.contains(position));
+        let done: Vec<Spot> = done.map(|(_, request)| request.spot()).collect();
         let bad: Vec<&(usize, Refusal)> = refusals.iter().filter(|(_, r)| !fine(r.errno)).collect();
         let Some((position, refusal)) = bad.first() else { return Ok(done) };
         let spot = requests.get(*position).ok_or("netlink: an answer to no request")?.spot();
@@ -314,209 +335,6 @@ impl KernelActor {
     fn subnets(&self, interface: u32) -> Vec<Cidr> {
         let link = self.table.link(interface, |a| a.is_ipv4() || self.floating.contains(&a));
         link.map(|link| link.addresses).unwrap_or_default()
-    }
-
-    /// Takes notifications in, and puts right what they tell of.
-    async fn observe(&mut self, notices: Vec<Notice>) {
-        let (mut lost, mut strays) = (BTreeSet::new(), BTreeSet::new());
-        let (mut touched, mut demoted) = (BTreeSet::new(), BTreeSet::new());
-        for (message, port) in notices {
-            match self.table.take(&message) {
-                None => {}
-                Some(News::Link(index)) => {
-                    touched.insert(index);
-                }
-                Some(News::LinkGone(index, name)) => {
-                    self.told.remove(&index);
-                    self.tell(KernelEvent::LinkRemoved { index, name }).await;
-                }
-                Some(News::AddressGone(spot)) => {
-                    touched.insert(spot.interface);
-                    lost.insert(spot);
-                }
-                Some(News::Address(spot, seen)) => {
-                    touched.insert(spot.interface);
-                    if self.floating.contains(&spot.address.address()) {
-                        // An echo of our own request is no news.
-                        strays.extend((port != self.requester.port()).then_some(spot));
-                    } else if seen.secondary {
-                        demoted.insert(spot);
-                    }
-                }
-            }
-        }
-        self.restore(&lost).await;
-        self.evict(&strays).await;
-        self.reseat(&demoted);
-        self.tell_links(&touched).await;
-    }
-
-    /// Puts back what somebody deleted.
-    async fn restore(&mut self, lost: &BTreeSet<Spot>) {
-        let mut of_group: BTreeMap<usize, Vec<Spot>> = BTreeMap::new();
-        for spot in lost {
-            if let Some(group) = self.places.get(&(spot.interface, spot.address.address())) {
-                of_group.entry(*group).or_default().push(*spot);
-            }
-        }
-        for (number, spots) in of_group {
-            if let Some(event) = self.restore_group(number, &spots).await {
-                self.tell(event).await;
-            }
-        }
-    }
-
-    async fn restore_group(&mut self, number: usize, lost: &[Spot]) -> Option<KernelEvent> {
-        let group = self.groups.get(&number)?;
-        let planned = |spot: &&Spot| {
-            let now_there = self.table.get(**spot).is_some();
-            !now_there && group.placed.as_ref().is_some_and(|placed| placed.spots().contains(spot))
-        };
-        let spots: Vec<Spot> = lost.iter().filter(planned).copied().collect();
-        let addresses = |spots: &[Spot]| spots.iter().map(|s| s.address).collect::<Vec<Cidr>>();
-        if spots.is_empty() {
-            return None;
-        }
-        let left = group.left(clock::now());
-        if left.is_zero() {
-            let reason = "the lease ran out before it was renewed".to_owned();
-            self.give_up(number);
-            return Some(KernelEvent::Lost { group: number, addresses: addresses(&spots), reason });
-        }
-        let subnets = self.subnets(group.plan.interface);
-        let put_back = |spot: &Spot| Request::PutBack { spot: *spot, life: life(*spot, left, &subnets) };
-        let requests: Vec<_> = spots.iter().map(put_back).collect();
-        // Back already: the news was older than our last request.
-        match self.request(&requests, |errno| errno == Errno::EEXIST).await {
-            Ok(0) => None,
-            Ok(_) => Some(KernelEvent::Restored { group: number, addresses: addresses(&spots) }),
-            Err(reason) => {
-                self.give_up(number);
-                Some(KernelEvent::Lost { group: number, addresses: addresses(&spots), reason })
-            }
-        }
-    }
-
-    /// Forgets where a group is: nothing is put back until its next plan.
-    fn give_up(&mut self, number: usize) {
-        self.places.retain(|_, group| *group != number);
-        if let Some(group) = self.groups.get_mut(&number) {
-            group.placed = None;
-        }
-    }
-
-    /// Deletes what somebody put here although no group is to hold it.
-    async fn evict(&mut self, strays: &BTreeSet<Spot>) {
-        let mut evicted: BTreeMap<usize, Vec<Cidr>> = BTreeMap::new();
-        for spot in strays {
-            let absent = |g: &&Group| {
-                g.plan.hold == Hold::Absent
-                    && g.plan.addresses.iter().any(|a| a.address() == spot.address.address())
-            };
-            if self.places.contains_key(&(spot.interface, spot.address.address())) {
-                continue;
-            }
-            let Some(group) = self.groups.values().find(absent).map(|g| g.plan.group) else { continue };
-            match self.delete(&[*spot]).await {
-                Ok(0) => {}
-                Ok(_) => evicted.entry(group).or_default().push(spot.address),
-                Err(reason) => warn!("somebody put a floating address here: {reason}"),
-            }
-        }
-        for (group, addresses) in evicted {
-            warn!(group, ?addresses, "somebody put floating addresses here; removed");
-            self.tell(KernelEvent::Evicted { group, addresses }).await;
-        }
-    }
-
-    /// The host's own address came back to a subnet in which a floating one
-    /// had become the first: the host would use that as its source. Putting
-    /// the floating ones anew makes the own address the first again.
-    fn reseat(&mut self, own: &BTreeSet<Spot>) {
-        for own in own {
-            let before_own = |(spot, seen): &(Spot, Seen)| {
-                spot.interface == own.interface
-                    && spot.address.prefix() == own.address.prefix()
-                    && own.address.contains(spot.address.address())
-                    && self.places.contains_key(&(spot.interface, spot.address.address()))
-                    && !seen.secondary
-            };
-            if !self.table.spots().any(|s| before_own(&s)) || !self.can_reseat(own.interface) {
-                continue;
-            }
-            let now = clock::now();
-            let mut requests = Vec::new();
-            for ((interface, address), group) in &self.places {
-                let Some(group) = self.groups.get(group) else { continue };
-                let same = *interface == own.interface && own.address.contains(*address);
-                let spots = group.placed.iter().flat_map(|p| p.spots());
-                let spot =
-                    spots.copied().find(|s| s.interface == *interface && s.address.address() == *address);
-                if let (true, Some(spot)) = (same, spot) {
-                    requests.push(Request::Delete { spot });
-                    requests.push(Request::Put { spot, life: life(spot, group.left(now), &[]) });
-                }
-            }
-            info!(
-                "{} is the first of its subnet again, before {} floating ones",
-                own.address,
-                requests.len() / 2
-            );
-            if let Err(error) = self.requester.apply(&requests) {
-                warn!("cannot put floating addresses behind {}: {error}", own.address);
-            }
-        }
-    }
-
-    fn can_reseat(&self, interface: u32) -> bool {
-        let name = self.table.name(interface).unwrap_or_default();
-        // Without it the own address would go with the floating one.
-        Switch::PromoteSecondaries.is_on(name).unwrap_or(false)
-    }
-
-    async fn tell_links(&mut self, touched: &BTreeSet<u32>) {
-        for index in touched {
-            let Some(link) = self.table.link(*index, |a| self.floating.contains(&a)) else { continue };
-            if self.told.get(index) != Some(&link) {
-                debug!(?link, "link");
-                self.told.insert(*index, link.clone());
-                self.tell(KernelEvent::Link(link)).await;
-            }
-        }
-    }
-
-    /// Reads everything anew and puts right what differs from the plans.
-    async fn resync(&mut self) {
-        self.retry = Instant::now() + RESYNC_PAUSE;
-        if self.stale == Some(Stale::Closed) {
-            match Monitor::open() {
-                Ok(monitor) => self.monitor = monitor,
-                Err(error) => return warn!("{error}; trying again"),
-            }
-        }
-        let table = match self.monitor.dump().await {
-            Ok(table) => table,
-            Err(error) => return warn!("{error}; trying again"),
-        };
-        self.stale = None;
-        let gone: Vec<u32> = self.table.links().filter(|index| table.name(*index).is_none()).collect();
-        for index in gone {
-            self.told.remove(&index);
-            let name = self.table.name(index).unwrap_or_default().to_owned();
-            self.tell(KernelEvent::LinkRemoved { index, name }).await;
-        }
-        self.table = table;
-        let planned = self.groups.values().filter_map(|g| g.placed.as_ref()).flat_map(|p| p.spots());
-        let lost = planned.filter(|spot| self.table.get(**spot).is_none()).copied().collect();
-        let floating = |spot: &Spot| self.floating.contains(&spot.address.address());
-        let strays = self.table.spots().map(|(spot, _)| spot).filter(floating).collect();
-        let secondary = self.table.spots().filter(|(spot, seen)| seen.secondary && !floating(spot));
-        let demoted = secondary.map(|(spot, _)| spot).collect();
-        let all = self.table.links().collect();
-        self.restore(&lost).await;
-        self.evict(&strays).await;
-        self.reseat(&demoted);
-        self.tell_links(&all).await;
     }
 
     /// Brings the list of held addresses and the switches up to date.

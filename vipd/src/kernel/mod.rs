@@ -80,11 +80,11 @@ pub enum KernelEvent {
         group: usize,
         /// The plan's generation.
         generation: u64,
-        /// The change, acknowledged by the kernel, or why it was refused; then
+        /// Acknowledged by the kernel, or why it was refused; then
         /// some of it may be done nevertheless: plan [`Absent`] next.
         ///
         /// [`Absent`]: vipd_core::plan::Hold::Absent
-        result: Result<Change, String>,
+        result: Result<(), String>,
     },
     /// Somebody deleted addresses that a plan holds; they are back.
     Restored {
@@ -110,8 +110,9 @@ pub enum KernelEvent {
         /// The addresses.
         addresses: Vec<Cidr>,
     },
-    /// An interface is there, or has changed.
-    Link(Link),
+    /// Interfaces that are there, or have changed. The first such event tells
+    /// of all.
+    Links(Vec<Link>),
     /// An interface is gone.
     LinkRemoved {
         /// The index it had.
@@ -119,17 +120,6 @@ pub enum KernelEvent {
         /// The name it had.
         name: String,
     },
-}
-
-/// What a plan changed.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub struct Change {
-    /// Addresses that were put where the group's last plan had none.
-    pub added: usize,
-    /// Addresses whose life was renewed.
-    pub renewed: usize,
-    /// Addresses that were deleted.
-    pub removed: usize,
 }
 
 /// An interface.
@@ -143,8 +133,6 @@ pub struct Link {
     pub mac: Option<Mac>,
     /// It is switched on and has a carrier.
     pub up: bool,
-    /// The longest packet, in bytes.
-    pub mtu: u32,
     /// The host's own addresses on it that can be sent from, in order: no
     /// floating ones, none that duplicate address detection still holds or
     /// has refused.
@@ -232,7 +220,7 @@ impl KernelHandle {
 
 /// Reads what the kernel has, removes what an earlier run or anybody else left
 /// of the floating addresses, and gives the parts: where plans go, the actor
-/// to spawn, its events (one [`KernelEvent::Link`] for each interface first),
+/// to spawn, its events ([`KernelEvent::Links`] with every interface first),
 /// and what was removed.
 ///
 /// # Errors

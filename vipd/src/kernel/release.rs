@@ -4,8 +4,6 @@ use super::monitor::Monitor;
 use super::request::Requester;
 use super::table::{Seen, Table};
 use super::{KernelError, Leftover, Spot, held, sysctl};
-use std::collections::BTreeSet;
-use std::net::IpAddr;
 use std::path::Path;
 
 /// What [`release_all`] did.
@@ -42,23 +40,24 @@ pub async fn release_all(runtime_dir: &Path) -> Result<Released, KernelError> {
         return Ok(Released { removed: vec![], elsewhere });
     }
     let mut requester = Requester::open().map_err(KernelError::Open)?;
-    let removed = remove_leftovers(&table, &mut requester, runtime_dir, &BTreeSet::new())?;
+    let removed = remove_leftovers(&table, &mut requester, runtime_dir, |_, seen| seen.ours)?;
     Ok(Released { removed, elsewhere: vec![] })
 }
 
-/// Removes addresses that bear our tag, that the list of held ones names, or
-/// that are floating.
+/// Removes addresses that the list of held ones names, and what else is said
+/// to be left over. That an address bears our tag is not enough for a daemon
+/// that starts: it may be that of another, with another runtime directory.
 pub(super) fn remove_leftovers(
     table: &Table,
     requester: &mut Requester,
     runtime_dir: &Path,
-    floating: &BTreeSet<IpAddr>,
+    is_left_over: impl Fn(&Spot, &Seen) -> bool,
 ) -> Result<Vec<Leftover>, KernelError> {
     let unusable = |source| KernelError::RuntimeDir { path: runtime_dir.to_owned(), source };
     let held = held::read(runtime_dir).map_err(unusable)?;
     let left_over = |(spot, seen): &(Spot, Seen)| {
         let name = table.name(spot.interface).unwrap_or_default().to_owned();
-        seen.ours || floating.contains(&spot.address.address()) || held.contains(&(name, spot.address))
+        is_left_over(spot, seen) || held.contains(&(name, spot.address))
     };
     let spots: Vec<Spot> = table.spots().filter(left_over).map(|(spot, _)| spot).collect();
     requester.delete(&spots).map_err(KernelError::Remove)?;

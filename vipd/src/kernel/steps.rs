@@ -24,26 +24,29 @@ impl Placed {
     }
 }
 
-/// The changes, in two parts: the deletions follow when everything is put, so
+/// The changes, in order: the deletions follow when everything is put, so
 /// that an address that moves between interface and loopback is local all the
 /// time and its connections live.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub(super) struct Steps {
+    /// Delete before anything is put: IPv6 addresses with another prefix
+    /// length. For the kernel they are the same address; it would renew them
+    /// with the length they have, and delete them with either.
+    pub(super) clear: Vec<Spot>,
     /// Put there, or renew.
     pub(super) put: Vec<Spot>,
     /// Then delete.
     pub(super) delete: Vec<Spot>,
-    /// How many of `put` were not there by the earlier plan.
-    pub(super) new: usize,
 }
 
 /// The steps from what the group's earlier plan left (`None`: unknown) to
-/// `plan`. `strays` are further places that hold the group's addresses.
-pub(super) fn steps(plan: &GroupPlan, before: Option<&Placed>, strays: &[Spot]) -> Steps {
+/// `plan`. `strays` gives all places that hold the group's addresses; a mere
+/// renewal does not ask for them.
+pub(super) fn steps(plan: &GroupPlan, before: Option<&Placed>, strays: impl FnOnce() -> Vec<Spot>) -> Steps {
     let after = Placed::of(plan);
     let put: Vec<Spot> = after.spots.iter().copied().collect();
     if before == Some(&after) && plan.hold != Hold::Absent {
-        return Steps { put, delete: Vec::new(), new: 0 };
+        return Steps { put, ..Steps::default() };
     }
     let mut delete = BTreeSet::new();
     for address in &plan.addresses {
@@ -51,12 +54,16 @@ pub(super) fn steps(plan: &GroupPlan, before: Option<&Placed>, strays: &[Spot]) 
         delete.insert(Spot { interface: LOOPBACK, address: alone(*address) });
     }
     delete.extend(before.iter().flat_map(|b| b.spots.iter().copied()));
-    if plan.hold == Hold::Absent {
-        delete.extend(strays);
-    }
-    let new = put.iter().filter(|spot| before.is_none_or(|b| !b.spots.contains(spot))).count();
-    let delete = delete.into_iter().filter(|spot| !after.spots.contains(spot)).collect();
-    Steps { put, delete, new }
+    // IPv6 addresses of an interface must differ in more than their prefix
+    // length (`inet6_addr_add` in net/ipv6/addrconf.c).
+    let unique =
+        |spot: &Spot| spot.address.address().is_ipv6().then(|| (spot.interface, spot.address.address()));
+    let puts: BTreeSet<_> = put.iter().filter_map(unique).collect();
+    let is_put = |spot: &Spot| unique(spot).is_some_and(|u| puts.contains(&u));
+    delete.extend(strays().into_iter().filter(|spot| plan.hold == Hold::Absent || is_put(spot)));
+    let delete = delete.into_iter().filter(|spot| !after.spots.contains(spot));
+    let (clear, delete) = delete.partition(is_put);
+    Steps { clear, put, delete }
 }
 
 fn wanted(plan: &GroupPlan, address: Cidr) -> Option<Spot> {
@@ -111,25 +118,25 @@ mod tests {
             all
         };
         let none = Vec::new;
-        // (before, after, put, delete, new)
+        // (before, after, put, delete)
         let rows = [
-            (None, Hold::Absent, none(), both(), 0),
-            (None, Hold::Silent, on_loopback(), on_interface(), 2),
-            (None, Hold::Owned, on_interface(), on_loopback(), 2),
-            (Some(Hold::Absent), Hold::Absent, none(), both(), 0),
-            (Some(Hold::Absent), Hold::Silent, on_loopback(), on_interface(), 2),
-            (Some(Hold::Absent), Hold::Owned, on_interface(), on_loopback(), 2),
-            (Some(Hold::Silent), Hold::Absent, none(), both(), 0),
-            (Some(Hold::Silent), Hold::Silent, on_loopback(), none(), 0),
-            (Some(Hold::Silent), Hold::Owned, on_interface(), on_loopback(), 2),
-            (Some(Hold::Owned), Hold::Absent, none(), both(), 0),
-            (Some(Hold::Owned), Hold::Silent, on_loopback(), on_interface(), 2),
-            (Some(Hold::Owned), Hold::Owned, on_interface(), none(), 0),
+            (None, Hold::Absent, none(), both()),
+            (None, Hold::Silent, on_loopback(), on_interface()),
+            (None, Hold::Owned, on_interface(), on_loopback()),
+            (Some(Hold::Absent), Hold::Absent, none(), both()),
+            (Some(Hold::Absent), Hold::Silent, on_loopback(), on_interface()),
+            (Some(Hold::Absent), Hold::Owned, on_interface(), on_loopback()),
+            (Some(Hold::Silent), Hold::Absent, none(), both()),
+            (Some(Hold::Silent), Hold::Silent, on_loopback(), none()),
+            (Some(Hold::Silent), Hold::Owned, on_interface(), on_loopback()),
+            (Some(Hold::Owned), Hold::Absent, none(), both()),
+            (Some(Hold::Owned), Hold::Silent, on_loopback(), on_interface()),
+            (Some(Hold::Owned), Hold::Owned, on_interface(), none()),
         ];
-        for (before, after, put, delete, new) in rows {
+        for (before, after, put, delete) in rows {
             let placed = before.map(|hold| Placed::of(&plan(hold)));
-            let steps = steps(&plan(after), placed.as_ref(), &[]);
-            assert_eq!(steps, Steps { put, delete, new }, "{before:?} -> {after:?}");
+            let steps = steps(&plan(after), placed.as_ref(), Vec::new);
+            assert_eq!(steps, Steps { clear: none(), put, delete }, "{before:?} -> {after:?}");
         }
     }
 
@@ -139,16 +146,30 @@ mod tests {
         let mut after = plan(Hold::Owned);
         after.addresses.remove(0);
         after.interface = 8;
-        let steps = steps(&after, Some(&before), &[]);
+        let steps = steps(&after, Some(&before), Vec::new);
         assert_eq!(steps.put, [Spot { interface: 8, address: cidr("fd77::100", 64) }]);
         assert!(on_interface().iter().all(|spot| steps.delete.contains(spot)), "{steps:?}");
-        assert_eq!(steps.new, 1);
     }
 
     #[test]
     fn strays_go_only_when_nothing_is_held() {
         let stray = Spot { interface: 9, address: cidr("10.77.0.100", 16) };
-        assert!(steps(&plan(Hold::Absent), None, &[stray]).delete.contains(&stray));
-        assert!(!steps(&plan(Hold::Owned), None, &[stray]).delete.contains(&stray));
+        assert!(steps(&plan(Hold::Absent), None, || vec![stray]).delete.contains(&stray));
+        assert!(!steps(&plan(Hold::Owned), None, || vec![stray]).delete.contains(&stray));
+    }
+    #[test]
+    fn an_ipv6_address_with_another_prefix_length_goes_first() {
+        let before = Placed::of(&plan(Hold::Owned));
+        let mut after = plan(Hold::Owned);
+        after.addresses = vec![cidr("10.77.0.100", 32), cidr("fd77::100", 128)];
+        let steps = steps(&after, Some(&before), Vec::new);
+        let spot = |address| Spot { interface: 7, address };
+        assert_eq!(steps.clear, [spot(cidr("fd77::100", 64))]);
+        // Of IPv4 the kernel holds both.
+        assert_eq!(steps.delete.last(), Some(&spot(cidr("10.77.0.100", 24))), "{steps:?}");
+        assert!(!steps.delete.contains(&spot(cidr("fd77::100", 64))));
+        // Also one that somebody else has put there.
+        let stray = spot(cidr("fd77::100", 96));
+        assert_eq!(super::steps(&plan(Hold::Owned), None, || vec![stray]).clear, [stray]);
     }
 }

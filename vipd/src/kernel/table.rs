@@ -21,7 +21,6 @@ struct Record {
     name: String,
     mac: Option<Mac>,
     up: bool,
-    mtu: u32,
 }
 
 /// What is known of an address.
@@ -88,8 +87,6 @@ impl Table {
         for attribute in &link.attributes {
             if let LinkAttribute::IfName(name) = attribute {
                 record.name.clone_from(name);
-            } else if let LinkAttribute::Mtu(mtu) = attribute {
-                record.mtu = *mtu;
             } else if let LinkAttribute::Address(bytes) = attribute {
                 let mac = Mac::try_from(bytes.as_slice()).ok();
                 record.mac = mac.filter(|mac| *mac != Mac::default());
@@ -131,8 +128,8 @@ impl Table {
         let own = self.addresses.get(&interface).into_iter().flatten();
         let own = own.filter(|(address, seen)| seen.usable && !seen.ours && !floating(address.address()));
         let addresses = own.map(|(address, _)| *address).collect();
-        let Record { name, mac, up, mtu } = record;
-        Some(Link { index: interface, name: name.clone(), mac: *mac, up: *up, mtu: *mtu, addresses })
+        let Record { name, mac, up } = record;
+        Some(Link { index: interface, name: name.clone(), mac: *mac, up: *up, addresses })
     }
 }
 

@@ -5,12 +5,10 @@ use super::readable::Readable;
 use nix::errno::Errno;
 use nix::sys::socket::{setsockopt, sockopt};
 use socket2::{Domain, InterfaceIndexOrAddress, Protocol, Socket, Type};
-use std::collections::BTreeSet;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::num::NonZeroU32;
 use std::ops::Range;
-use std::sync::Mutex;
 use vipd_core::settings::{Family, Transport};
 
 /// Where multicast adverts over IPv4 go (RFC 9568 section 5.1.1.2).
@@ -42,10 +40,8 @@ pub struct Received<'a> {
     pub destination: IpAddr,
     /// The TTL or hop limit it arrived with.
     pub hop_limit: u8,
-    /// What follows the IP header.
+    /// What follows the IP header: the beginning, if the buffer is too short.
     pub payload: &'a [u8],
-    /// It was longer than the buffer; the payload is its beginning.
-    pub truncated: bool,
 }
 
 /// Sends and receives adverts on one interface, over one family.
@@ -54,8 +50,6 @@ pub struct AdvertSocket {
     socket: Readable<Socket>,
     interface: u32,
     family: Family,
-    /// Addresses sent from: a packet that bears one of them is our own.
-    sources: Mutex<BTreeSet<IpAddr>>,
 }
 
 impl AdvertSocket {
@@ -76,7 +70,7 @@ impl AdvertSocket {
             (Transport::Multicast, Family::V6) => socket.join_multicast_v6(&GROUP_V6, interface)?,
         }
         let socket = Readable::new(socket)?;
-        Ok(Self { socket, interface, family, sources: Mutex::default() })
+        Ok(Self { socket, interface, family })
     }
 
     /// The kernel's index of the interface.
@@ -91,7 +85,7 @@ impl AdvertSocket {
         self.family
     }
 
-    /// Waits for a packet that is not our own. Dropping the future loses none.
+    /// Waits for a packet. Dropping the future loses none.
     ///
     /// # Errors
     ///
@@ -106,19 +100,15 @@ impl AdvertSocket {
     }
 
     /// The packet without its payload, and where in the buffer that is;
-    /// `None` if it is our own or not even an IP packet.
+    /// `None` if it is not even an IP packet.
     fn read(&self, facts: &Facts, buffer: &[u8]) -> Option<(Received<'static>, Range<usize>)> {
         let source = facts.source.ip();
-        if self.sources.lock().is_ok_and(|ours| ours.contains(&source)) {
-            return None;
-        }
         let bytes = buffer.get(..facts.length)?;
         let (destination, hop_limit, start) = match self.family {
             Family::V4 => ipv4_header(bytes)?,
             Family::V6 => (facts.destination?, facts.hop_limit?, 0),
         };
-        let (interface, truncated) = (self.interface, facts.truncated);
-        let packet = Received { interface, source, destination, hop_limit, payload: &[], truncated };
+        let packet = Received { interface: self.interface, source, destination, hop_limit, payload: &[] };
         Some((packet, start..facts.length))
     }
 
@@ -130,9 +120,6 @@ impl AdvertSocket {
     /// What sendmsg(2) says, `EINVAL` for a source that is not this host's,
     /// `WouldBlock` and `ENOBUFS` when the interface takes no more.
     pub fn send(&self, source: IpAddr, destination: IpAddr, bytes: &[u8]) -> io::Result<()> {
-        if let Ok(mut ours) = self.sources.lock() {
-            ours.insert(source);
-        }
         datagram::send_from(self.socket.get(), self.interface, source, destination, bytes)
     }
 }

@@ -28,8 +28,6 @@ pub(super) struct Facts {
     /// Only where the socket asks for it.
     pub(super) hop_limit: Option<u8>,
     pub(super) length: usize,
-    /// The datagram was longer than the buffer.
-    pub(super) truncated: bool,
 }
 
 /// TTL or hop limit, DSCP and buffer of a socket that talks to nodes.
@@ -68,8 +66,7 @@ pub(super) fn receive(socket: &Socket, buffer: &mut [u8]) -> io::Result<Facts> {
             destination = Some(IpAddr::from(info.ipi6_addr.s6_addr));
         }
     }
-    let truncated = message.flags.contains(MsgFlags::MSG_TRUNC);
-    Ok(Facts { source, destination, hop_limit, length: message.bytes, truncated })
+    Ok(Facts { source, destination, hop_limit, length: message.bytes })
 }
 
 /// Sends one datagram from a chosen source address of this host.

@@ -13,10 +13,8 @@ pub struct Received<'a> {
     pub source: SocketAddr,
     /// The TTL or hop limit it arrived with.
     pub hop_limit: u8,
-    /// Its bytes.
+    /// Its bytes: the beginning, if the buffer is too short.
     pub payload: &'a [u8],
-    /// It was longer than the buffer; the payload is its beginning.
-    pub truncated: bool,
 }
 
 /// Sends and receives on one of the node's own addresses.
@@ -57,7 +55,7 @@ impl PeerSocket {
             let facts = self.socket.read(|socket| datagram::receive(socket, buffer)).await?;
             let Some(hop_limit) = facts.hop_limit else { continue };
             let payload = buffer.get(..facts.length).unwrap_or_default();
-            return Ok(Received { source: facts.source, hop_limit, payload, truncated: facts.truncated });
+            return Ok(Received { source: facts.source, hop_limit, payload });
         }
     }
 
@@ -97,7 +95,7 @@ mod tests {
             let mut buffer = [0; 4];
             let got = b.receive(&mut buffer).await?;
             assert_eq!((got.source, got.hop_limit), (a.local_address()?, HOP_LIMIT));
-            assert_eq!((got.payload, got.truncated), (&b"hell"[..], true));
+            assert_eq!(got.payload, &b"hell"[..]);
         }
         Ok(())
     }

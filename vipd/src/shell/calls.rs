@@ -275,3 +275,170 @@ impl Switchover {
         Some(self)
     }
 }
+
+/// Maintenance that an operator waits for.
+#[derive(Debug)]
+pub struct Maintenance {
+    reply: Reply<Result<String, Refusal>>,
+    began: Time,
+}
+
+impl Maintenance {
+    /// Begins to hand over all that this node owns; answers at once if nobody
+    /// could take it.
+    pub fn begin(node: &mut Node, reply: Reply<Result<String, Refusal>>, now: Time) -> Option<Self> {
+        if let Some(why) = node.maintenance_obstacle() {
+            let advice = "stop vipd here if the address shall go from everywhere";
+            // Nobody waits any more if this fails.
+            let _ = reply.send(Err(Refusal(format!("{why}; {advice}"))));
+            return None;
+        }
+        node.set_maintenance(true, now);
+        Some(Self { reply, began: now })
+    }
+
+    /// Looks how far it is; answers and is gone when it is at its end.
+    #[must_use]
+    pub fn look(self, node: &Node, now: Time) -> Option<Self> {
+        let groups = node.group_status(now);
+        let owned: Vec<&str> =
+            groups.iter().filter(|g| g.state == State::Active).map(|g| g.name.as_str()).collect();
+        let answer = if !node.maintenance() {
+            Err(Refusal("maintenance was ended before everything was handed over".to_owned()))
+        } else if owned.is_empty() {
+            Ok("this node owns nothing now".to_owned())
+        } else if now - self.began > SWITCHOVER_FOR {
+            let owned = owned.join(", ");
+            Err(Refusal(format!("maintenance is on, but {owned} is still here; see `vipctl events`")))
+        } else {
+            return Some(self);
+        };
+        let _ = self.reply.send(answer);
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::IpAddr;
+    use std::num::NonZeroU8;
+    use tokio::sync::oneshot;
+    use vipd_core::node::{Input, Link, Output, Settings};
+    use vipd_core::settings::{
+        Cidr, ClusterSettings, ElectionSettings, Member, Transport, VipGroup, VrrpVersion,
+    };
+    use vipd_core::wire::peer::{Envelope, GroupReport, Message, cluster_id, node_id};
+
+    fn at(millis: u64) -> Time {
+        Time::ZERO + Duration::from_millis(millis)
+    }
+
+    fn address(last: u8) -> IpAddr {
+        IpAddr::from([10, 77, 0, last])
+    }
+
+    fn settings() -> Settings {
+        let member =
+            |n: u8| Member { name: format!("px{n}"), addresses: vec![address(10 + n)], priority: None };
+        let vip = VipGroup {
+            name: "main".into(),
+            addresses: Cidr::new(address(100), 24).into_iter().collect(),
+            interface: None,
+            vrid: NonZeroU8::MIN,
+            nodes: vec![0, 1],
+            track: vec![],
+        };
+        Settings {
+            cluster: ClusterSettings {
+                name: "orders".into(),
+                nodes: vec![member(1), member(2)],
+                peer_port: 7112,
+            },
+            election: ElectionSettings {
+                advert_interval: Duration::from_secs(1),
+                version: VrrpVersion::V3,
+                transport: Transport::Unicast,
+                preempt: false,
+                preempt_delay: Duration::ZERO,
+                lease: Duration::from_secs(3),
+            },
+            vips: vec![vip],
+            listeners: vec![],
+            pools: vec![],
+            digests: vec![],
+        }
+    }
+
+    /// Lets the kernel obey.
+    fn obey(node: &mut Node, now: Time) {
+        while let Some(output) = node.next_output() {
+            if let Output::Addresses(plan) = output {
+                let (group, generation) = (plan.group, plan.generation);
+                node.handle(Input::Applied { group, generation, result: Ok(()) }, now);
+            }
+        }
+    }
+
+    /// The first of two nodes, which owns the VIP.
+    fn owner() -> Node {
+        let mut node = Node::new(settings(), 0, 0, at(0));
+        let link = Link::Up { interface: 2, sources: vec![address(11)] };
+        node.handle(Input::Link { group: 0, link }, at(0));
+        node.handle(Input::Tick, at(3_300));
+        obey(&mut node, at(3_300));
+        node
+    }
+
+    fn px2_is_backup(node: &mut Node, now: Time) {
+        let report = GroupReport { vrid: NonZeroU8::MIN, state: State::Backup, priority: 150, serving: true };
+        let message =
+            Message::Hello { groups: vec![report], digests: vec![], sources: vec![], incumbents: vec![] };
+        let envelope = Envelope { cluster: cluster_id("orders"), sender: node_id("px2"), message };
+        node.handle(Input::PeerPacket { source: address(12), ttl: 255, payload: &envelope.write() }, now);
+    }
+
+    #[test]
+    fn maintenance_is_answered_when_nothing_is_owned_any_more() {
+        let mut node = owner();
+        let (reply, mut answer) = oneshot::channel();
+        assert!(Maintenance::begin(&mut node, reply, at(3_400)).is_none(), "nobody could take it");
+        assert!(answer.try_recv().is_ok_and(|a| a.is_err_and(|e| e.0.contains("px2 does not answer"))));
+
+        px2_is_backup(&mut node, at(3_400));
+        let (reply, mut answer) = oneshot::channel();
+        let mut waits = Maintenance::begin(&mut node, reply, at(3_400));
+        let mut now = 3_400;
+        while let Some(waiting) = waits.take() {
+            assert!(answer.try_recv().is_err(), "answered at {now} ms");
+            node.handle(Input::Tick, at(now));
+            obey(&mut node, at(now));
+            let owns = node.group_status(at(now))[0].state == State::Active;
+            waits = waiting.look(&node, at(now));
+            assert_eq!(owns, waits.is_some(), "at {now} ms");
+            now += 10;
+        }
+        assert!(now > 3_500, "it asks px2 first, which does not answer");
+        assert_eq!(answer.try_recv(), Ok(Ok("this node owns nothing now".to_owned())));
+    }
+
+    #[test]
+    fn maintenance_that_ends_early_or_gets_nowhere_is_said() {
+        let begin = |node: &mut Node| {
+            px2_is_backup(node, at(3_400));
+            let (reply, answer) = oneshot::channel();
+            (Maintenance::begin(node, reply, at(3_400)).expect("begins"), answer)
+        };
+        let mut node = owner();
+        let (waiting, mut answer) = begin(&mut node);
+        node.set_maintenance(false, at(3_410));
+        assert!(waiting.look(&node, at(3_410)).is_none());
+        assert!(answer.try_recv().is_ok_and(|a| a.is_err_and(|e| e.0.contains("was ended"))));
+
+        let mut node = owner();
+        let (waiting, mut answer) = begin(&mut node);
+        let waiting = waiting.look(&node, at(8_400)).expect("it is not late yet");
+        assert!(waiting.look(&node, at(8_401)).is_none());
+        assert!(answer.try_recv().is_ok_and(|a| a.is_err_and(|e| e.0.contains("main is still here"))));
+    }
+}

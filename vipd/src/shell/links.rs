@@ -35,6 +35,12 @@ impl Interfaces {
         self.0.remove(&index);
     }
 
+    /// Whether nothing is known of any.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// An interface's Ethernet address.
     #[must_use]
     pub fn mac(&self, index: u32) -> Option<Mac> {
@@ -84,7 +90,11 @@ impl Interfaces {
             .or_else(|| self.one(is_mine))
             .ok_or_else(|| {
                 let first = vip.addresses.first().map(ToString::to_string).unwrap_or_default();
-                format!("no interface of this host is in the subnet of {first}: name one with `interface`")
+                let own = own_addresses(settings, me);
+                format!(
+                    "no interface has {own} (yet), and none is in the subnet of {first}: give the host that \
+                     address, or name an interface with `interface`"
+                )
             })
     }
 
@@ -122,13 +132,17 @@ fn sources(vip: &VipGroup, settings: &Settings, me: usize, interface: &Interface
 
 fn no_source(vip: &VipGroup, settings: &Settings, me: usize, interface: &Interface) -> String {
     let wanted = match settings.election.transport {
-        Transport::Unicast => settings.cluster.nodes.get(me).map_or_else(String::new, |n| {
-            let list: Vec<String> = n.addresses.iter().map(ToString::to_string).collect();
-            format!("{} of node {}", list.join(" or "), n.name)
-        }),
+        Transport::Unicast => own_addresses(settings, me),
         Transport::Multicast => "an address of its own".to_owned(),
     };
     format!("{} does not have {wanted} (yet), from which {} would be advertised", interface.name, vip.name)
+}
+
+fn own_addresses(settings: &Settings, me: usize) -> String {
+    settings.cluster.nodes.get(me).map_or_else(String::new, |n| {
+        let list: Vec<String> = n.addresses.iter().map(ToString::to_string).collect();
+        format!("{} of node {}", list.join(" or "), n.name)
+    })
 }
 
 #[cfg(test)]
@@ -232,7 +246,9 @@ mod tests {
         );
         assert!(reason(&vip(&["10.77.0.100/24"], None), "10.77.0.12").contains("10.77.0.12 of node px1"));
         let nowhere = reason(&vip(&["192.0.2.1/24"], None), "198.51.100.1");
-        assert!(nowhere.contains("name one with `interface`"), "{nowhere}");
+        let expected =
+            "no interface has 198.51.100.1 of node px1 (yet), and none is in the subnet of 192.0.2.1/24";
+        assert!(nowhere.starts_with(expected) && nowhere.contains("`interface`"), "{nowhere}");
         let mut down = host();
         let mut eth0 = down.0[&2].clone();
         eth0.up = false;

@@ -1,6 +1,6 @@
 //! The sockets of the election, and the tasks that read them.
 
-use crate::net::{AdvertSocket, PeerSocket};
+use crate::net::{AdvertSocket, PeerSocket, advert};
 use std::collections::BTreeMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -10,9 +10,8 @@ use tokio::task::JoinHandle;
 use tracing::{debug, trace};
 use vipd_core::node::Transmit;
 use vipd_core::settings::{Family, Transport};
+use vipd_core::wire::peer;
 
-/// Longest packet that is read: 255 IPv6 addresses and a trailer.
-const BUFFER: usize = 8192;
 /// Packets that wait for the loop. It reads them in microseconds; a flood
 /// beyond that is dropped here instead of growing memory.
 pub const WAITING: usize = 4096;
@@ -131,7 +130,7 @@ impl Sockets {
 }
 
 async fn read_adverts(socket: Arc<AdvertSocket>, packets: mpsc::Sender<Packet>) {
-    let mut buffer = vec![0; BUFFER];
+    let mut buffer = vec![0; advert::BUFFER];
     loop {
         match socket.receive(&mut buffer).await {
             Ok(received) => {
@@ -155,7 +154,7 @@ async fn read_adverts(socket: Arc<AdvertSocket>, packets: mpsc::Sender<Packet>) 
 }
 
 async fn read_peers(socket: Arc<PeerSocket>, packets: mpsc::Sender<Packet>) {
-    let mut buffer = vec![0; BUFFER];
+    let mut buffer = vec![0; peer::MAX_LENGTH];
     loop {
         match socket.receive(&mut buffer).await {
             Ok(received) => {

@@ -182,6 +182,9 @@ fn server(status: &ServerStatus<'_>, counted: Option<&ServerStats>, now: Time) -
 #[must_use]
 pub fn server_why(status: &ServerStatus<'_>, now: Time) -> String {
     let mut why = format!("{}, for {}", status.reason, age(now - status.since));
+    if let Some(unable) = status.unable {
+        let _ = write!(why, "; this host cannot check it: {unable}");
+    }
     if let Some(percent) = status.slow_start {
         let _ = write!(why, "; slow start: {percent} %");
     }
@@ -218,30 +221,42 @@ fn age(duration: Duration) -> String {
     }
 }
 
-/// Senders of packets that were not accepted that are told one by one.
-const SENDERS: usize = 5;
+/// Senders that are named for each cause.
+const SENDERS: usize = 3;
 
-/// The causes for which packets were not accepted: a line each for the senders
-/// of the most, and one for the rest.
+/// The causes for which packets were not accepted: a line each, with the
+/// senders of the most.
 #[must_use]
 pub fn rejected_lines(node: &Node, now: Time) -> Vec<String> {
     rejected(&node.rejected(now))
 }
 
+/// `list` has the senders of the most packets first.
 fn rejected(list: &[Rejected]) -> Vec<String> {
-    let line = |r: &Rejected| {
-        let sender = r.sender.map_or_else(|| "other senders".to_owned(), |s| s.to_string());
-        let (packets, cause, last) = (count(r.count, "packet"), r.cause, age(r.ago));
-        format!("{packets} of {sender} not accepted ({cause}), the last {last} ago: {}", cause.advice())
-    };
-    let (first, rest) = list.split_at(list.len().min(SENDERS));
-    let mut lines: Vec<String> = first.iter().map(line).collect();
-    if let Some(last) = rest.iter().map(|r| r.ago).min() {
-        let packets = count(rest.iter().map(|r| r.count).sum(), "packet");
-        let (senders, last) = (count(rest.len() as u64, "other sender"), age(last));
-        lines.push(format!("{packets} of {senders} not accepted, the last {last} ago"));
+    let mut causes: Vec<(&Rejected, Vec<&Rejected>)> = Vec::new();
+    for r in list {
+        match causes.iter_mut().find(|(first, _)| first.cause == r.cause) {
+            Some((_, of_cause)) => of_cause.push(r),
+            None => causes.push((r, vec![r])),
+        }
     }
-    lines
+    causes.into_iter().map(|(first, of_cause)| cause_line(first, &of_cause)).collect()
+}
+
+fn cause_line(first: &Rejected, of_cause: &[&Rejected]) -> String {
+    let cause = first.cause;
+    let packets = count(of_cause.iter().map(|r| r.count).sum(), "packet");
+    let last = age(of_cause.iter().map(|r| r.ago).min().unwrap_or_default());
+    let named = of_cause.iter().filter_map(|r| Some((r.sender?, r.count))).take(SENDERS);
+    let mut senders: Vec<String> = match of_cause {
+        [_] => named.map(|(sender, _)| sender.to_string()).collect(),
+        _ => named.map(|(sender, count)| format!("{sender} ({count})")).collect(),
+    };
+    if of_cause.len() > senders.len() {
+        senders.push("others".to_owned());
+    }
+    let senders = senders.join(", ");
+    format!("{packets} not accepted ({cause}) of {senders}, the last {last} ago: {}", cause.advice())
 }
 
 #[cfg(test)]
@@ -259,13 +274,13 @@ mod tests {
                 rejects.count(Reject::Ttl, IpAddr::V4(Ipv4Addr::new(192, 0, 2, n)), at(u64::from(n)));
             }
         }
+        rejects.count(Reject::UnknownVrid, IpAddr::V4(Ipv4Addr::LOCALHOST), at(63));
         let lines = rejected(&rejects.list(at(63)));
-        assert_eq!(lines.len(), SENDERS + 1);
-        let first = "60 packets of 192.0.2.60 not accepted (ttl), the last 3 s ago: ";
+        assert_eq!(lines.len(), 2, "{lines:?}");
+        let first = "1830 packets not accepted (ttl) of 192.0.2.60 (60), 192.0.2.59 (59), 192.0.2.58 (58), others, \
+                     the last 3 s ago: ";
         assert!(lines[0].starts_with(first), "{}", lines[0]);
-        assert_eq!(lines[SENDERS], "1540 packets of 55 other senders not accepted, the last 8 s ago");
-        let mut one = Rejects::default();
-        one.count(Reject::Ttl, IpAddr::V4(Ipv4Addr::LOCALHOST), at(0));
-        assert!(rejected(&one.list(at(0)))[0].starts_with("1 packet of 127.0.0.1 "));
+        let second = "1 packet not accepted (unknown-vrid) of 127.0.0.1, the last 0 s ago: ";
+        assert!(lines[1].starts_with(second), "{}", lines[1]);
     }
 }

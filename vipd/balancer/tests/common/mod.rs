@@ -1,6 +1,8 @@
 //! What the tests of the balancer share: loopback servers, clients, waiting.
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 
+pub(crate) mod bytes;
+
 use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;

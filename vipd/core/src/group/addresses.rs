@@ -1,12 +1,13 @@
 //! What the kernel holds of a group, and what the link is told of it.
 
-use super::handover::Transition;
-use super::{Announcing, Group, RETRY_AFTER};
+use super::handover::{CLOSE_BEFORE, Transition};
+use super::{Announcing, Group, Parting, RETRY_AFTER};
 use crate::election::Event as Happening;
 use crate::event::{Event, Kind, Level, Steps};
 use crate::explain;
 use crate::node::{Announcement, Link, Output, Scope};
 use crate::plan::{GroupPlan, Hold};
+use crate::settings::Cidr;
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -30,6 +31,7 @@ impl Group {
     /// Asks for a hold; of several only the newest counts.
     pub(crate) fn plan(&mut self, hold: Hold, scope: &mut Scope<'_>) {
         self.hold = hold;
+        self.parting = self.parting.take().filter(|_| hold == Hold::Owned);
         self.confirmed = false;
         self.announcing = None;
         self.hold_generation = self.generation + 1;
@@ -49,7 +51,7 @@ impl Group {
             group: self.id,
             generation: self.generation,
             interface,
-            addresses: self.vip.addresses.clone(),
+            addresses: self.planned(),
             hold: self.hold,
             lease: self.election.params().lease,
         }));
@@ -188,6 +190,33 @@ impl Group {
     pub(super) fn close_sessions(&self, scope: &mut Scope<'_>) {
         let addresses = self.vip.addresses.iter().map(|a| a.address()).collect();
         scope.out.push_back(Output::CloseSessions { addresses });
+    }
+
+    /// What the kernel is to hold.
+    pub(super) fn planned(&self) -> Vec<Cidr> {
+        let parting = self.parting.iter().flat_map(|p| &p.addresses);
+        self.vip.addresses.iter().chain(parting).copied().collect()
+    }
+
+    /// A reload takes addresses from this group: their sessions are closed at
+    /// once, and an owner keeps them until the clients know. What another group
+    /// has from now on is that one's at once.
+    pub(crate) fn part_from(&mut self, goes: impl Fn(IpAddr) -> bool, scope: &mut Scope<'_>) {
+        let gone: Vec<Cidr> = self.vip.addresses.extract_if(.., |a| goes(a.address())).collect();
+        if !gone.is_empty() && self.hold != Hold::Absent {
+            let addresses = gone.iter().map(|a| a.address()).collect();
+            scope.out.push_back(Output::CloseSessions { addresses });
+        }
+        let mut addresses = self.parting.take().map(|p| p.addresses).unwrap_or_default();
+        addresses.extend(gone);
+        let floating = |a: &Cidr| {
+            let mut all = scope.settings.vips.iter().flat_map(|v| &v.addresses);
+            all.any(|other| other.address() == a.address())
+        };
+        addresses.retain(|a| !floating(a));
+        if self.hold == Hold::Owned && !addresses.is_empty() {
+            self.parting = Some(Parting { addresses, until: scope.now + CLOSE_BEFORE });
+        }
     }
 }
 

@@ -31,7 +31,7 @@ const PREPARED_FOR: Duration = Duration::from_secs(1);
 const LINGER_FOR: Duration = Duration::from_millis(500);
 /// Its sessions are closed this long before: the kernel sends their resets only
 /// while the address is there.
-const CLOSE_BEFORE: Duration = Duration::from_millis(100);
+pub(super) const CLOSE_BEFORE: Duration = Duration::from_millis(100);
 /// A release is repeated while nobody has answered it: one packet may be lost.
 const RELEASE_AGAIN: Duration = Duration::from_millis(5);
 const RELEASES: u8 = 8;
@@ -127,7 +127,8 @@ impl Group {
         {
             return Some(Duration::ZERO);
         }
-        let rank = self.vip.nodes.iter().filter(|n| **n != sender).position(|n| *n == scope.me)?;
+        let ranking = self.vip.ranking(&scope.settings.cluster.nodes);
+        let rank = ranking.iter().filter(|n| **n != sender).position(|n| *n == scope.me)?;
         let behind = usize::from(self.other_is_next.is_some_and(|until| scope.now < until));
         let rank = u32::try_from(rank + behind).unwrap_or(u32::MAX);
         Some(Duration::from_millis(10).saturating_mul(rank))

@@ -83,6 +83,8 @@ pub enum Change {
     },
     /// Its name leads elsewhere.
     Addresses(Vec<IpAddr>),
+    /// This host has not what it takes to check it: why; or has it again.
+    Unable(Option<String>),
 }
 
 impl fmt::Display for Event {
@@ -93,6 +95,8 @@ impl fmt::Display for Event {
             Change::State { from, to, reason } => write!(f, "{from} -> {to}: {reason}"),
             Change::Role { from, to } => write!(f, "was {from}, is {to}"),
             Change::Addresses(addresses) => write!(f, "its name leads to {addresses:?} now"),
+            Change::Unable(Some(why)) => write!(f, "this host cannot check it: {why}"),
+            Change::Unable(None) => f.write_str("this host can check it again"),
         }
     }
 }

@@ -67,6 +67,12 @@ impl PoolState {
         now: Time,
     ) {
         let (Some(demands), Some(s)) = (self.demands, self.servers.get_mut(key.server)) else { return };
+        let unable = if let Probe::Unable(why) = &probe { Some(why.clone()) } else { None };
+        if unable.is_some() != s.unable.is_some() {
+            changes.events.push(self.event(key, Change::Unable(unable.clone())));
+        }
+        let Some(s) = self.servers.get_mut(key.server) else { return };
+        s.unable = unable;
         if !s.count(&probe, took, now) {
             return;
         }

@@ -48,6 +48,9 @@ pub struct ServerStatus<'a> {
     pub close_at: Option<Time>,
     /// What was counted of its checks.
     pub checks: Checks,
+    /// What this host lacked to check it the last time: all that is told here
+    /// is as it was before.
+    pub unable: Option<&'a str>,
     /// Whether it is the primary that its pool follows.
     pub incumbent: bool,
 }
@@ -213,6 +216,7 @@ impl PoolsState {
                     slow_start: s.slow_start(),
                     close_at: s.close_at,
                     checks: s.checks,
+                    unable: s.unable.as_deref(),
                     incumbent: pool.incumbent == Some(j) && s.is_writable(),
                 }
             })

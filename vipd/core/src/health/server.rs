@@ -45,6 +45,8 @@ pub(super) struct Server {
     pub(super) changed: Option<Changed>,
     /// A connection that failed was counted since its last check.
     pub(super) passive_counted: bool,
+    /// What this host lacked to check it the last time.
+    pub(super) unable: Option<String>,
     /// Whether it comes up slowly: not the first time after the daemon's start.
     slowly: bool,
     ramp: Option<Ramp>,
@@ -96,6 +98,7 @@ impl Server {
             close_at: None,
             changed: None,
             passive_counted: false,
+            unable: None,
             slowly: joins,
             ramp: None,
         };
@@ -113,6 +116,9 @@ impl Server {
         }
         if old_settings.host != settings.host || old_settings.port != settings.port || !same_check {
             kept.forget(now);
+        }
+        if pool.check.is_none() {
+            kept.unable = None;
         }
         let demands = pool.check.as_ref().map(Demands::of);
         if let Some(demands) = demands {
@@ -132,9 +138,12 @@ impl Server {
         self.close_at = None;
     }
 
-    /// Counts a check; false if it began before the server changed, and says
-    /// nothing of what is there now.
+    /// Counts a check; false if it says nothing of what is there now: it began
+    /// before the server changed, or did not come about.
     pub(super) fn count(&mut self, probe: &Probe, took: Duration, now: Time) -> bool {
+        if matches!(probe, Probe::Unable(_)) {
+            return false;
+        }
         self.checks.total = self.checks.total.wrapping_add(1);
         self.checks.took = took;
         if matches!(probe, Probe::Failed(_)) {

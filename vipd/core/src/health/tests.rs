@@ -52,6 +52,10 @@ fn failed() -> Probe {
     Probe::Failed("connection refused".into())
 }
 
+fn unable() -> Probe {
+    Probe::Unable("too many open files".into())
+}
+
 fn second(n: u64) -> Time {
     Time::ZERO + Duration::from_secs(n)
 }
@@ -98,6 +102,10 @@ fn every_answer_has_its_transition() {
         (down(1), failure(), down(0)),
         (down(0), success(), down(1)),
         (down(1), success(), up(0)),
+        (Answers::Unknown, unable(), Answers::Unknown),
+        (up(0), unable(), up(0)),
+        (up(2), unable(), up(2)),
+        (down(1), unable(), down(1)),
     ] {
         let mut answers = from.clone();
         answers.count(&probe, demands);
@@ -382,6 +390,7 @@ fn any_probe() -> impl Strategy<Value = Probe> {
         Just(primary()),
         (0_u64..30).prop_map(replica),
         Just(unknown_lag()),
+        Just(unable()),
         Just(Probe::Answered(Observation::default())),
     ]
 }

@@ -7,11 +7,14 @@ use crate::group::{self, Group, Purpose};
 use crate::settings::VipGroup;
 use crate::time::Time;
 use crate::wire::peer::State;
+use std::collections::BTreeSet;
+use std::net::IpAddr;
 
 impl Node {
     /// The peer that should own a group next: able, serving if possible, by preference.
     fn successor(&self, group: &Group) -> Option<usize> {
-        let others = || group.vip.nodes.iter().copied().filter(|n| *n != self.me);
+        let ranking = group.vip.ranking(&self.settings.cluster.nodes);
+        let others = || ranking.iter().copied().filter(|n| *n != self.me);
         let able = |n: &usize| self.peers[*n].can_take(group.vip.vrid);
         let serving = |n: &usize| able(n) && self.peers[*n].serves(group.vip.vrid);
         others().find(serving).or_else(|| others().find(able))
@@ -163,10 +166,19 @@ impl Node {
             .into_iter()
             .partition(|g| vips.iter().any(|v| is_same(v, &g.vip, &vips) && v.nodes.contains(&self.me)));
         self.groups = stay;
+        // What a group that stays has from now on is not a leaving one's to hand over.
+        let of_staying: BTreeSet<IpAddr> = vips
+            .iter()
+            .filter(|v| self.groups.iter().any(|g| is_same(v, &g.vip, &vips)))
+            .flat_map(|v| v.addresses.iter().map(|a| a.address()))
+            .collect();
         for group in go {
             let (id, to) = (group.id, self.successor(&group));
             self.leaving.push(group);
-            self.with_group(id, now, |group, scope| group.leave(to, scope));
+            self.with_group(id, now, |group, scope| {
+                group.part_from(|a| of_staying.contains(&a), scope);
+                group.leave(to, scope);
+            });
         }
         let all = vips.clone();
         for vip in vips {

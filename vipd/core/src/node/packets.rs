@@ -112,9 +112,13 @@ impl Node {
         if let Reject::OtherVrid(group) = cause {
             self.with_group(group, now, |g, scope| g.postpone(scope.now));
         }
-        if let Some(count) = self.rejects.count(cause, sender, now) {
-            let packets = explain::count(count, "packet");
-            let message = format!("{packets} of {sender} not accepted ({cause}): {}", cause.advice());
+        if let Some(told) = self.rejects.count(cause, sender, now) {
+            let packets = explain::count(told.count, "packet");
+            let of = match told.sender {
+                Some(sender) => sender.to_string(),
+                None => format!("several senders, the last {sender},"),
+            };
+            let message = format!("{packets} of {of} not accepted ({cause}): {}", cause.advice());
             self.tell(Event::new(Level::Warn, Kind::Advert, message));
         }
     }

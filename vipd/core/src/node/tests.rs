@@ -368,6 +368,198 @@ fn a_reload_touches_only_what_changed() {
     assert_eq!(Node::needs_restart(node.settings(), &other), ["cluster"]);
 }
 
+/// The addresses whose sessions are closed, and how many plans came before that.
+fn closed(outputs: &[Output]) -> Option<(&[IpAddr], usize)> {
+    let position = outputs.iter().position(|o| matches!(o, Output::CloseSessions { .. }))?;
+    let Output::CloseSessions { addresses } = &outputs[position] else { return None };
+    let plans = outputs[..position].iter().filter(|o| matches!(o, Output::Addresses(_))).count();
+    Some((addresses, plans))
+}
+
+#[test]
+fn sessions_on_an_address_that_a_reload_takes_away_are_closed_first() {
+    let mut two = settings();
+    two.vips[0].addresses.extend(Cidr::new(address(101), 24));
+    two.vips.push(vip("second", 110));
+    let now = at(3_400);
+
+    // The address goes altogether, when its clients know; another prefix length
+    // is no other address.
+    let mut node = owner(two.clone());
+    let mut fewer = two.clone();
+    fewer.vips[0].addresses = Cidr::new(address(100), 32).into_iter().collect();
+    node.reconfigure(fewer, now);
+    let planned = |outputs: &[Output]| -> Vec<IpAddr> {
+        let plan = |o: &Output| if let Output::Addresses(p) = o { Some(p.clone()) } else { None };
+        let last = outputs.iter().filter_map(plan).rfind(|p| p.group == 0).expect("a plan");
+        last.addresses.iter().map(|a| a.address()).collect()
+    };
+    let outputs = drain(&mut node);
+    assert_eq!(closed(&outputs), Some((&[address(101)][..], 0)));
+    assert_eq!(planned(&outputs), [address(100), address(101)]);
+    assert_eq!(node.group_status(now)[0].addresses.len(), 1);
+    node.handle(Input::Tick, at(3_500));
+    assert_eq!(planned(&drain(&mut node)), [address(100)]);
+
+    // It moves to another group.
+    let mut node = owner(two.clone());
+    let mut moved = two.clone();
+    moved.vips[0].addresses.truncate(1);
+    moved.vips[1].addresses.extend(Cidr::new(address(101), 24));
+    node.reconfigure(moved, now);
+    assert_eq!(closed(&drain(&mut node)), Some((&[address(101)][..], 0)));
+
+    // Its group goes; one that stays has the address from now on.
+    let mut node = owner(two.clone());
+    let mut merged = two.clone();
+    merged.vips[1].addresses.extend(Cidr::new(address(101), 24));
+    merged.vips.remove(0);
+    node.reconfigure(merged, now);
+    let outputs = drain(&mut node);
+    assert_eq!(closed(&outputs), Some((&[address(101)][..], 0)));
+    let plan = |group| {
+        let plan = |o: &Output| if let Output::Addresses(p) = o { Some(p.clone()) } else { None };
+        outputs.iter().filter_map(plan).find(|p| p.group == group).expect("a plan")
+    };
+    assert_eq!(plan(0).addresses.len(), 1, "the leaving group would take it from the other");
+    assert_eq!(plan(1).addresses.len(), 2);
+
+    // Its group goes, and the address with it.
+    let mut node = owner(two.clone());
+    let mut without = two;
+    without.vips.remove(0);
+    node.reconfigure(without, now);
+    let mut outputs = vec![];
+    for now in (3_400..10_000).step_by(10) {
+        node.handle(Input::Tick, at(now));
+        outputs.extend(obey(&mut node, at(now)));
+    }
+    assert_eq!(closed(&outputs), Some((&[address(100), address(101)][..], 0)));
+
+    // A backup holds nothing that anybody could be connected to.
+    let mut node = self::node(settings());
+    let mut other = settings();
+    other.vips[0].addresses = Cidr::new(address(102), 24).into_iter().collect();
+    node.reconfigure(other, at(10));
+    assert_eq!(closed(&drain(&mut node)), None);
+}
+
+/// Three nodes, of which the last has the highest priority.
+fn against_the_order() -> Settings {
+    let mut settings = settings();
+    settings.cluster.nodes.push(Member { name: "px3".into(), addresses: vec![address(13)], priority: None });
+    settings.vips[0].nodes = vec![0, 1, 2];
+    for (member, priority) in settings.cluster.nodes.iter_mut().zip([10, 20, 30]) {
+        member.priority = NonZeroU8::new(priority);
+    }
+    settings
+}
+
+#[test]
+fn a_release_is_taken_up_by_priority_also_against_the_order_of_the_file() {
+    for (me, own, taken_up_at) in [(0, 11, 1_010), (1, 12, 1_000)] {
+        let mut node = Node::new(against_the_order(), me, 0, at(0));
+        let link = Link::Up { interface: LINK, sources: vec![address(own)] };
+        node.handle(Input::Link { group: 0, link }, at(0));
+        for (priority, now) in [(30, 500), (0, 1_000)] {
+            let (source, destination) = (address(13), address(own));
+            let payload = advert(priority).write(source, destination);
+            let packet = Input::Packet { interface: LINK, source, destination, ttl: 255, payload: &payload };
+            node.handle(packet, at(now));
+        }
+        node.handle(Input::Tick, at(taken_up_at - 1));
+        let state = |node: &Node| node.group_status(at(1_000))[0].state;
+        let waits = if taken_up_at == 1_000 { State::Active } else { State::Backup };
+        assert_eq!(state(&node), waits, "px{}", me + 1);
+        node.handle(Input::Tick, at(taken_up_at));
+        assert_eq!(state(&node), State::Active, "px{}", me + 1);
+    }
+    // And the first to be asked to prepare is the next by priority.
+    let mut settings = against_the_order();
+    settings.cluster.nodes[0].priority = NonZeroU8::new(200);
+    let mut node = owner(settings);
+    for (sender, last) in [("px2", 12), ("px3", 13)] {
+        let vrid = NonZeroU8::new(100).unwrap_or(NonZeroU8::MIN);
+        let groups = vec![GroupReport { vrid, state: State::Backup, priority: 20, serving: true }];
+        let message = Message::Hello { groups, digests: vec![1, 2], sources: vec![], incumbents: vec![] };
+        let payload = Envelope { cluster: cluster_id("orders"), sender: node_id(sender), message }.write();
+        node.handle(Input::PeerPacket { source: address(last), ttl: 255, payload: &payload }, at(3_400));
+    }
+    assert_eq!(node.switchover("main", None, at(3_400)), Ok("px3".to_owned()));
+}
+
+#[test]
+fn why_tells_what_keeps_a_node_from_preempting() {
+    let why = |settings: Settings, probe: Option<Probe>, heard: &[u64]| {
+        let mut node = node(settings);
+        if let Some(probe) = probe {
+            node.handle(
+                Input::Probe { server: ServerKey { pool: 0, server: 0 }, probe, took: Duration::ZERO },
+                at(1),
+            );
+        }
+        let payload = advert(150).write(address(12), address(11));
+        for now in heard {
+            let (source, destination) = (address(12), address(11));
+            let packet = Input::Packet { interface: LINK, source, destination, ttl: 255, payload: &payload };
+            node.handle(packet, at(*now));
+        }
+        node.group_status(at(heard[heard.len() - 1] + 100))[0].why.clone()
+    };
+    let up = || Some(Probe::Answered(Observation::default()));
+    let down = || Some(Probe::Failed("refused".into()));
+    let preempt = |mut settings: Settings, delay| {
+        (settings.election.preempt, settings.election.preempt_delay) = (true, delay);
+        settings
+    };
+    let rows = [
+        (settings(), None, "150 < 200, but no preemption"),
+        (preempt(settings(), 30 * SECOND), None, "150 < 200; this node preempts it in 28.90 s"),
+        (preempt(settings(), Duration::ZERO), None, "150 < 200; this node is taking over"),
+        (
+            preempt(tracked(), 30 * SECOND),
+            None,
+            "150 < 200, but not every server has been checked from here yet",
+        ),
+        (
+            preempt(tracked(), 30 * SECOND),
+            down(),
+            "150 < 200, but a listener it tracks has no usable server here",
+        ),
+        (preempt(tracked(), 30 * SECOND), up(), "150 < 200; this node preempts it in 28.90 s"),
+    ];
+    for (settings, probe, expected) in rows {
+        let told = why(settings, probe, &[1_000, 2_000]);
+        assert!(told.contains(expected), "{told:?}, not {expected:?}");
+    }
+
+    // After a switchover it does not take back what it gave.
+    let mut node = owner(preempt(settings(), Duration::ZERO));
+    peer_says(&mut node, &hello(State::Backup, true, vec![1, 2]), at(3_400));
+    node.switchover("main", None, at(3_400)).expect("begins");
+    for now in (3_400..4_400).step_by(10) {
+        node.handle(Input::Tick, at(now));
+        for output in obey(&mut node, at(now)) {
+            if let Output::Peer { bytes, .. } = output
+                && let Ok(Envelope { message: Message::Prepare { vrid, nonce, .. }, .. }) =
+                    Envelope::parse(&bytes)
+            {
+                let message = Message::Ready { vrid, nonce };
+                let ready = Envelope { cluster: cluster_id("orders"), sender: node_id("px2"), message };
+                peer_says(&mut node, &ready.write(), at(now));
+            }
+        }
+    }
+    let payload = advert(150).write(address(12), address(11));
+    let (source, destination) = (address(12), address(11));
+    node.handle(
+        Input::Packet { interface: LINK, source, destination, ttl: 255, payload: &payload },
+        at(4_400),
+    );
+    let told = &node.group_status(at(4_400))[0].why;
+    assert!(told.contains("150 < 200, but this node handed over to it on purpose"), "{told}");
+}
+
 #[test]
 fn maintenance_hands_over_and_takes_nothing() {
     let mut node = owner(settings());

@@ -50,14 +50,22 @@ const fn times() -> [u32; BUCKETS as usize] {
     times
 }
 
-/// Who owns each bucket.
+/// The bits of a time that hold a rank: for more servers than there can be.
+/// Two steps of a server of weight 256 lie 2^37 apart.
+const RANKS: u64 = (1 << 24) - 1;
+
+/// Who owns each bucket; nobody where there are no servers.
 #[derive(Debug)]
 pub(super) struct Buckets(Vec<u32>);
 
 /// A server on its way through the buckets.
 struct Visitor {
     server: u32,
-    weight: u16,
+    /// Its place among the servers, sorted by the hash of the name: of two
+    /// that come at the same time the lower one is first.
+    rank: u64,
+    /// What a step takes it, in inverse proportion to its weight.
+    pace: u64,
     /// What its order follows from.
     start: u32,
     factor: u32,
@@ -67,32 +75,31 @@ struct Visitor {
 impl Buckets {
     /// Buckets of `members`, of which the weight and the hash of the name are told.
     pub(super) fn new(members: &[u32], of: impl Fn(u32) -> (u16, u64)) -> Self {
-        let visitors: Vec<_> = members.iter().map(|m| Visitor::new(*m, of(*m))).collect();
-        if visitors.is_empty() {
-            return Self(Vec::new());
-        }
-        let sum: u64 = visitors.iter().map(|v| u64::from(v.weight)).sum();
-        let mut firsts = vec![(u64::MAX, 0_u32); BUCKETS as usize];
+        let visitors = Visitor::all(members, &of);
+        let sum: u64 = members.iter().map(|m| u64::from(of(*m).0)).sum();
+        let mut firsts = vec![u64::MAX; BUCKETS as usize];
         // All visits before this time are made.
         let mut made = u64::MAX;
         for visitor in &visitors {
-            let share = VISITS * u64::from(BUCKETS) * u64::from(visitor.weight) / sum + 1;
+            let weight = u64::from(of(visitor.server).0);
+            let share = VISITS * u64::from(BUCKETS) * weight / sum.max(1) + 1;
             let steps = u32::try_from(share).unwrap_or(BUCKETS).min(BUCKETS);
             for step in 0..steps {
                 let first = &mut firsts[visitor.bucket(step) as usize];
-                *first = (*first).min((visitor.time(step), visitor.server));
+                *first = visitor.time(step).min(*first);
             }
             if steps < BUCKETS {
                 made = made.min(visitor.time(steps));
             }
         }
         for (bucket, first) in (0..).zip(&mut firsts) {
-            if first.0 >= made {
-                let visits = visitors.iter().map(|v| (v.time(v.step(bucket)), v.server));
+            if *first >= made {
+                let visits = visitors.iter().map(|v| v.time(v.step(bucket)));
                 *first = visits.min().unwrap_or(*first);
             }
         }
-        Self(firsts.into_iter().map(|(_, server)| server).collect())
+        let server = |first: u64| visitors.get((first & RANKS) as usize).map(|v| v.server);
+        Self(firsts.into_iter().filter_map(server).collect())
     }
 
     /// The server of a client, by the client's hash.
@@ -102,16 +109,25 @@ impl Buckets {
 }
 
 impl Visitor {
-    fn new(server: u32, (weight, hash): (u16, u64)) -> Self {
-        let factor = (hash >> 32) as u32 | 1;
-        Self { server, weight: weight.max(1), start: hash as u32 & MASK, factor, back: inverse(factor) }
+    fn all(members: &[u32], of: impl Fn(u32) -> (u16, u64)) -> Vec<Self> {
+        let mut sorted = members.to_vec();
+        sorted.sort_by_key(|m| of(*m).1);
+        (0..).zip(sorted).map(|(rank, server)| Self::new(rank, server, of(server))).collect()
     }
 
-    /// When it makes a step. Within the step each has a moment of its own, so
-    /// that of two with equal steps not always the same is first.
+    fn new(rank: u64, server: u32, (weight, hash): (u16, u64)) -> Self {
+        let factor = (hash >> 32) as u32 | 1;
+        let pace = u64::from(u32::MAX / u32::from(weight.max(1)));
+        Self { server, rank, pace, start: hash as u32 & MASK, factor, back: inverse(factor) }
+    }
+
+    /// When it makes a step, with its rank in the lowest bits. Within the step
+    /// each has a moment of its own, so that of two with equal steps not
+    /// always the same is first.
     fn time(&self, step: u32) -> u64 {
         let moment = self.factor.wrapping_mul(step + 1) >> 16 & (STEP - 1);
-        u64::from(TIMES[step as usize] + moment) * u64::from(u32::MAX / u32::from(self.weight))
+        let time = u64::from(TIMES[step as usize] + moment) * self.pace;
+        (time & !RANKS) | self.rank
     }
 
     /// The bucket of a step. Each operation can be undone (modulo [`BUCKETS`]),
@@ -153,7 +169,7 @@ mod tests {
     proptest! {
         #[test]
         fn a_step_and_its_bucket_lead_to_each_other(hash in any::<u64>(), step in 0..BUCKETS) {
-            let visitor = Visitor::new(0, (1, hash));
+            let visitor = Visitor::new(0, 0, (1, hash));
             let bucket = visitor.bucket(step);
             prop_assert!(bucket < BUCKETS);
             prop_assert_eq!(visitor.step(bucket), step);
@@ -167,9 +183,9 @@ mod tests {
         fn the_first_visitor_owns_a_bucket(servers in prop::collection::vec((1_u16..=256, any::<u64>()), 1..40)) {
             let members: Vec<u32> = (0..).zip(&servers).map(|(i, _)| i).collect();
             let buckets = Buckets::new(&members, |m| servers[m as usize]);
-            let visitors: Vec<_> = members.iter().map(|m| Visitor::new(*m, servers[*m as usize])).collect();
+            let visitors = Visitor::all(&members, |m| servers[m as usize]);
             for bucket in 0..BUCKETS {
-                let first = visitors.iter().map(|v| (v.time(v.step(bucket)), v.server)).min().map(|(_, s)| s);
+                let first = visitors.iter().min_by_key(|v| v.time(v.step(bucket))).map(|v| v.server);
                 prop_assert_eq!(buckets.owner(bucket.into()), first);
             }
         }

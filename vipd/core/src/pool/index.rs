@@ -3,29 +3,22 @@
 //!
 //! Each worker has its own. It holds a score of each server, and the least
 //! score of each block of servers. Loads are counted elsewhere and change at
-//! any time; before each use the blocks in which one changed are read anew.
-//! So a change in between is seen at the next use, and none is ever missed.
+//! any time; before each use those are read that [`Changes`] tells of. So a
+//! change in between is seen at the next use, and none is ever missed.
 
-use super::{Seat, ServerKey};
-
-/// Servers whose changes of load are told together, see [`Loads::changes`].
-pub const BLOCK: usize = 16;
+use super::{Changes, Seat, ServerKey};
 
 /// The sessions of all servers, as they are counted elsewhere.
 ///
-/// A function from a server to its sessions is one, too. Without
-/// [`changes`](Self::changes) every load is read for a choice that asks for
-/// the least one.
+/// A function from a server to its sessions is one, too.
 pub trait Loads {
     /// The sessions that a server has now; `u32::MAX` if it takes no more for
     /// another reason than its `max_connections`, so that it counts as full.
     fn load(&self, server: ServerKey) -> u32;
 
-    /// A number that is another one after each change of a load in a block of
-    /// a pool: of the servers at the positions `block * BLOCK` and following.
-    /// Who reads it and then a load must, when the load changes after that,
-    /// read another number later. `None` where changes are not followed.
-    fn changes(&self, _pool: usize, _block: usize) -> Option<u64> {
+    /// Where the changes of a pool's loads are noted. Where they are not,
+    /// every load is read for a choice that asks for the least one.
+    fn changes(&self, _pool: usize) -> Option<&Changes> {
         None
     }
 }
@@ -39,68 +32,81 @@ impl<F: Fn(ServerKey) -> u32> Loads for F {
 /// The score of a server that takes no connection.
 const NONE: u64 = u64::MAX;
 
+/// Scores in a block: about the square root of a thousand, so that blocks are
+/// as many as scores in one.
+const BLOCK: usize = 32;
+
 /// Scores of the servers of a tier.
 #[derive(Debug, Default)]
 pub(super) struct Index {
     /// By position in the pool's list.
     scores: Vec<u64>,
-    blocks: Vec<Block>,
-}
-
-#[derive(Clone, Debug)]
-struct Block {
-    /// [`Loads::changes`] before the scores were taken.
-    changes: Option<u64>,
-    /// The least of the scores.
-    least: u64,
+    /// The least of each block.
+    least: Vec<u64>,
+    /// [`Changes::count`] as of which the scores are.
+    seen: u64,
 }
 
 impl Index {
     /// Forgets everything: the pool is another one.
     pub(super) fn clear(&mut self) {
         self.scores.clear();
-        self.blocks.clear();
     }
 
     /// Takes the loads as of now.
     pub(super) fn update(&mut self, pool: usize, seats: &[Seat], loads: &impl Loads) {
-        if self.scores.len() != seats.len() {
-            self.scores = vec![NONE; seats.len()];
-            self.blocks = vec![Block { changes: None, least: NONE }; seats.len().div_ceil(BLOCK)];
+        let known = self.scores.len() == seats.len();
+        // To read this number before the loads is what lets no change be missed.
+        let changes = loads.changes(pool).map(|changes| (changes, changes.count()));
+        if let (true, Some((changes, count))) = (known, changes)
+            && count.wrapping_sub(self.seen) <= seats.len() as u64
+        {
+            while self.seen != count {
+                let Some(server) = changes.get(self.seen) else { break };
+                self.read(ServerKey { pool, server }, seats, loads);
+                self.seen += 1;
+            }
+            if self.seen == count {
+                return;
+            }
         }
-        let seats = seats.chunks(BLOCK).zip(self.scores.chunks_mut(BLOCK));
-        for (at, (block, (seats, scores))) in self.blocks.iter_mut().zip(seats).enumerate() {
-            let changes = loads.changes(pool, at);
-            if changes.is_some() && changes == block.changes {
-                continue;
-            }
-            block.changes = changes;
-            block.least = NONE;
-            for (i, (seat, score)) in seats.iter().zip(scores).enumerate() {
-                let load = loads.load(ServerKey { pool, server: at * BLOCK + i });
-                *score = seat.score(load);
-                block.least = block.least.min(*score);
-            }
+        self.scores.clear();
+        let load = |server| loads.load(ServerKey { pool, server });
+        self.scores.extend(seats.iter().enumerate().map(|(server, seat)| seat.score(load(server))));
+        self.least.clear();
+        self.least.extend(self.scores.chunks(BLOCK).map(least));
+        self.seen = changes.map_or(0, |(_, count)| count);
+    }
+
+    fn set(&mut self, server: usize, score: u64) {
+        let block = server / BLOCK;
+        let before = std::mem::replace(&mut self.scores[server], score);
+        if score <= self.least[block] {
+            self.least[block] = score;
+        } else if before == self.least[block] {
+            let end = self.scores.len().min((block + 1) * BLOCK);
+            self.least[block] = least(&self.scores[block * BLOCK..end]);
         }
     }
 
-    /// Leaves a server out until the next update.
+    /// Leaves a server out, until it is [`read`](Self::read) again.
     pub(super) fn hide(&mut self, server: usize) {
-        let at = server / BLOCK;
-        let scores = self.scores.chunks_mut(BLOCK).nth(at);
-        if let (Some(scores), Some(block)) = (scores, self.blocks.get_mut(at))
-            && let Some(score) = scores.get_mut(server % BLOCK)
-        {
-            *score = NONE;
-            block.least = scores.iter().copied().min().unwrap_or(NONE);
-            block.changes = None;
+        if server < self.scores.len() {
+            self.set(server, NONE);
+        }
+    }
+
+    /// Takes the load of one server as of now.
+    pub(super) fn read(&mut self, server: ServerKey, seats: &[Seat], loads: &impl Loads) {
+        if let Some(seat) = seats.get(server.server) {
+            self.set(server.server, seat.score(loads.load(server)));
         }
     }
 
     /// The least loaded; of equals the first from `from` on, once around.
     pub(super) fn least(&self, from: usize) -> Option<usize> {
-        let least = self.blocks.iter().map(|b| b.least).min().filter(|l| *l != NONE)?;
-        self.find(from, |score| score == least)
+        let least = least(&self.least);
+        if least == NONE { None } else { self.find(from, |score| score == least) }
     }
 
     /// The first that takes a connection from `from` on, once around.
@@ -113,15 +119,21 @@ impl Index {
     fn find(&self, from: usize, wanted: impl Fn(u64) -> bool) -> Option<usize> {
         let from = if from < self.scores.len() { from } else { 0 };
         let first = from / BLOCK;
-        let within =
-            |start: usize, end: usize| (start..end.min(self.scores.len())).find(|i| wanted(self.scores[*i]));
-        let whole = |block: usize| {
-            wanted(self.blocks[block].least).then(|| within(block * BLOCK, (block + 1) * BLOCK)).flatten()
+        let within = |start: usize, end: usize| {
+            let scores = &self.scores[start..end.min(self.scores.len())];
+            scores.iter().position(|s| wanted(*s)).map(|i| start + i)
         };
+        let whole = |block: usize| within(block * BLOCK, (block + 1) * BLOCK);
+        let block = |mut blocks: std::ops::Range<usize>| blocks.find(|b| wanted(self.least[*b]));
         within(from, (first + 1) * BLOCK)
-            .or_else(|| (first + 1..self.blocks.len()).chain(0..first).find_map(whole))
+            .or_else(|| block(first + 1..self.least.len()).or_else(|| block(0..first)).and_then(whole))
             .or_else(|| within(first * BLOCK, from))
     }
+}
+
+/// The least of some scores.
+fn least(scores: &[u64]) -> u64 {
+    scores.iter().copied().min().unwrap_or(NONE)
 }
 
 impl Seat {

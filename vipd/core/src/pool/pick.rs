@@ -218,24 +218,25 @@ impl<L: Loads> Ask<'_, L> {
 
     /// The least loaded; equals take turns.
     fn least(&self, state: &mut TierState) -> Option<u32> {
-        self.look(&mut state.index);
-        let server = state.index.least(state.next)?;
-        state.next = server + 1;
-        u32::try_from(server).ok()
+        let server = self.look(&mut state.index, |index| index.least(state.next))?;
+        state.next = server as usize + 1;
+        Some(server)
     }
 
     /// The next that has room, from a server on.
     fn open(&self, state: &mut TierState, from: u32) -> Option<u32> {
-        self.look(&mut state.index);
-        state.index.open(from as usize).and_then(|s| u32::try_from(s).ok())
+        self.look(&mut state.index, |index| index.open(from as usize))
     }
 
-    /// Brings the index up to date for this connection.
-    fn look(&self, index: &mut Index) {
-        index.update(self.at, &self.tier.seats, self.loads);
-        for key in self.connection.tried.iter().filter(|k| k.pool == self.at) {
-            index.hide(key.server);
-        }
+    /// Looks into the index as of now, without the servers that were tried.
+    fn look(&self, index: &mut Index, choose: impl Fn(&Index) -> Option<usize>) -> Option<u32> {
+        let seats = &self.tier.seats;
+        index.update(self.at, seats, self.loads);
+        let tried = self.connection.tried.iter().filter(|k| k.pool == self.at);
+        tried.clone().for_each(|key| index.hide(key.server));
+        let chosen = choose(index);
+        tried.for_each(|key| index.read(*key, seats, self.loads));
+        chosen.and_then(|server| u32::try_from(server).ok())
     }
 }
 

@@ -2,17 +2,21 @@
 //! is always completed, since servers count logins that are not and then
 //! block the host.
 //!
-//! Without TLS a password never crosses the network: it is hashed with the
+//! A password never crosses the network in the clear: it is hashed with the
 //! server's challenge, or (the first login of an account with
-//! `caching_sha2_password`) encrypted under the server's public key.
+//! `caching_sha2_password`) sent inside TLS, or without TLS encrypted under
+//! the server's public key.
 
 use super::scramble;
 use super::wire::{EOF, OK, Reader, ServerError, Wire, WireError, printable};
 use thiserror::Error;
 
 const PROTOCOL_VERSION: u8 = 10;
-/// `CLIENT_LONG_PASSWORD`, and `CLIENT_TRANSACTIONS`.
-const WANTED: u32 = 0x0000_0001 | 0x0000_2000;
+/// `CLIENT_LONG_PASSWORD`, `CLIENT_TRANSACTIONS`, and `CLIENT_MULTI_STATEMENTS`
+/// with `CLIENT_MULTI_RESULTS`: several questions in one round trip.
+const WANTED: u32 = 0x0000_0001 | 0x0000_2000 | 0x0001_0000 | 0x0002_0000;
+/// `CLIENT_SSL`.
+const TLS: u32 = 0x0000_0800;
 /// `CLIENT_PROTOCOL_41`, `CLIENT_SECURE_CONNECTION` (20-byte challenges) and
 /// `CLIENT_PLUGIN_AUTH`: every server since MySQL 5.5.7 and MariaDB 5.5.
 const NEEDED: u32 = 0x0000_0200 | 0x0000_8000 | 0x0008_0000;
@@ -54,6 +58,8 @@ pub(super) struct Greeting {
     pub(super) version: String,
     plugin: Vec<u8>,
     challenge: Vec<u8>,
+    /// Whether it can do TLS.
+    pub(super) tls: bool,
 }
 
 /// Reads the greeting; an error packet in its place is an error (too many
@@ -82,7 +88,8 @@ fn parse_greeting(packet: &[u8]) -> Option<Greeting> {
     reader.bytes(CHARSET_AND_STATUS)?;
     let high = u32::from(reader.u16()?);
     reader.bytes(1 + RESERVED)?;
-    if (low | high << 16) & NEEDED != NEEDED {
+    let capabilities = low | high << 16;
+    if capabilities & NEEDED != NEEDED {
         return None;
     }
     challenge.extend_from_slice(reader.bytes(CHALLENGE - challenge.len())?);
@@ -90,17 +97,30 @@ fn parse_greeting(packet: &[u8]) -> Option<Greeting> {
     // Some old servers forget the zero after the plugin's name.
     let plugin = reader.rest();
     let plugin = plugin.strip_suffix(&[0]).unwrap_or(plugin).to_vec();
-    Some(Greeting { version, plugin, challenge })
+    Some(Greeting { version, plugin, challenge, tls: capabilities & TLS != 0 })
+}
+
+/// Whether the rest of a login goes over TLS.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Over {
+    Tcp,
+    Tls,
+}
+
+/// `SSLRequest`: says that TLS begins with the next byte.
+pub(super) async fn request_tls(wire: &mut Wire) -> Result<(), WireError> {
+    wire.write(&capabilities(Over::Tls)).await
 }
 
 /// Logs in after the greeting.
 pub(super) async fn login(
     wire: &mut Wire,
+    over: Over,
     greeting: Greeting,
     user: &str,
     password: &[u8],
 ) -> Result<(), LoginError> {
-    let result = attempt(wire, greeting, user, password).await;
+    let result = attempt(wire, over, greeting, user, password).await;
     if matches!(result, Err(LoginError::Plugin(_) | LoginError::PublicKey)) {
         // An answer that cannot be right: the server denies access, which
         // counts less than a login that is broken off.
@@ -113,14 +133,20 @@ pub(super) async fn login(
     result
 }
 
-async fn attempt(wire: &mut Wire, greeting: Greeting, user: &str, password: &[u8]) -> Result<(), LoginError> {
-    let Greeting { version: _, mut plugin, mut challenge } = greeting;
+async fn attempt(
+    wire: &mut Wire,
+    over: Over,
+    greeting: Greeting,
+    user: &str,
+    password: &[u8],
+) -> Result<(), LoginError> {
+    let Greeting { version: _, mut plugin, mut challenge, tls: _ } = greeting;
     // A server's default plugin need not be the account's: where it is
     // foreign, offer the commonest and let the server switch.
     if plugin != CACHING_SHA2 {
         plugin = NATIVE.to_vec();
     }
-    wire.write(&response(user, &plugin, &answer(&plugin, password, &challenge)?)).await?;
+    wire.write(&response(over, user, &plugin, &answer(&plugin, password, &challenge)?)).await?;
     for _ in 0..MAX_PACKETS {
         let packet = wire.read(true).await?;
         let (kind, body) = packet.split_first().ok_or(WireError::Malformed("an empty packet"))?;
@@ -132,7 +158,10 @@ async fn attempt(wire: &mut Wire, greeting: Greeting, user: &str, password: &[u8
             }
             MORE_DATA if plugin == CACHING_SHA2 => match body {
                 [FAST_AUTH_OK] => {}
-                [FULL_AUTH] => wire.write(&[WANT_PUBLIC_KEY]).await?,
+                [FULL_AUTH] => match over {
+                    Over::Tcp => wire.write(&[WANT_PUBLIC_KEY]).await?,
+                    Over::Tls => wire.write(&[password, &[0]].concat()).await?,
+                },
                 key => {
                     let sent = scramble::encrypted(password, &challenge, key).ok_or(LoginError::PublicKey)?;
                     wire.write(&sent).await?;
@@ -163,13 +192,23 @@ fn answer(plugin: &[u8], password: &[u8], challenge: &[u8]) -> Result<Vec<u8>, L
     }
 }
 
-/// `HandshakeResponse41`.
-fn response(user: &str, plugin: &[u8], answer: &[u8]) -> Vec<u8> {
+/// The start of `HandshakeResponse41`, and the whole of `SSLRequest`.
+fn capabilities(over: Over) -> Vec<u8> {
     const MAX_PACKET: u32 = 1 << 20;
-    let mut out = (WANTED | NEEDED).to_le_bytes().to_vec();
+    let tls = match over {
+        Over::Tcp => 0,
+        Over::Tls => TLS,
+    };
+    let mut out = (WANTED | NEEDED | tls).to_le_bytes().to_vec();
     out.extend(MAX_PACKET.to_le_bytes());
     out.push(COLLATION);
     out.extend([0; 23]);
+    out
+}
+
+/// `HandshakeResponse41`.
+fn response(over: Over, user: &str, plugin: &[u8], answer: &[u8]) -> Vec<u8> {
+    let mut out = capabilities(over);
     out.extend(user.bytes().filter(|b| *b != 0));
     out.push(0);
     // Both answers are shorter than 250 bytes, so one byte tells the length.

@@ -1,5 +1,5 @@
-//! `kind = "mysql"`: role and replication lag of MySQL, MariaDB and what
-//! speaks like them.
+//! `kind = "mysql"`: role, replication lag, and the state of a cluster's node,
+//! of MySQL, MariaDB and what speaks like them.
 //!
 //! One connection a server, kept from probe to probe: servers count logins
 //! that break off and block the host after `max_connect_errors` of them. For
@@ -10,105 +10,34 @@
 //! what a server may send (an RSA public key that is none, an empty packet in
 //! the place of a row), and a panic ends this daemon.
 
+mod error;
+mod facts;
+mod galera;
+mod group;
+mod heartbeat;
 mod login;
-mod password;
 mod scramble;
 mod session;
 mod status;
 mod wire;
 
-use super::Progress;
-use super::dial::{DialError, dial};
-use login::LoginError;
-use password::{PasswordError, PasswordFile};
+use super::dial::dial;
+use super::password::PasswordFile;
+use super::{Progress, tls};
+use error::MysqlError;
 use session::{Account, Session};
 use std::future::Future;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::time::Duration;
-use thiserror::Error;
 use tokio::time::Instant;
 use vipd_core::probe::Observation;
 use vipd_core::settings::MysqlCheck;
-use wire::{ServerError, WireError};
 
 /// How long a login that does not end is waited for, over several probes. A
 /// frozen server holds one of our connections in this time, not one a probe,
 /// and counts one broken login when it wakes.
 const PATIENCE: Duration = Duration::from_secs(30);
-
-/// Why a probe failed.
-#[derive(Debug, Error)]
-pub(crate) enum MysqlError {
-    #[error(transparent)]
-    Dial(#[from] DialError),
-    #[error(transparent)]
-    Password(#[from] PasswordError),
-    /// The greeting did not come, or was no greeting, or a refusal.
-    #[error("waiting for the greeting of {peer}: {}", plain(.source, .peer))]
-    Greeting { peer: SocketAddr, source: WireError },
-    /// The login failed for another reason than the account.
-    #[error("logging in to {peer} as '{user}': {source}")]
-    Login { peer: SocketAddr, user: String, source: LoginError },
-    /// The server refused the account.
-    #[error("access denied for user '{user}' at {peer}: {} (ERROR {})", .error.message, .error.code)]
-    Denied { peer: SocketAddr, user: String, error: ServerError },
-    /// A question failed.
-    #[error("asking {peer} for {what}: {}", plain(.source, .peer))]
-    Question { peer: SocketAddr, what: &'static str, source: WireError },
-    /// A question may not be asked.
-    #[error("user '{user}' may not ask {peer} for its replication status; type there: {grant}")]
-    Privilege { peer: SocketAddr, user: String, grant: String },
-}
-
-/// The commonest refusals, with what to do about them.
-fn plain(error: &WireError, peer: &SocketAddr) -> String {
-    const TOO_MANY_CONNECTIONS: u16 = 1040;
-    const NOT_READY: u16 = 1047;
-    const HOST_BLOCKED: u16 = 1129;
-    const HOST_NOT_ALLOWED: u16 = 1130;
-    let hint = match error {
-        WireError::Server(ServerError { code: TOO_MANY_CONNECTIONS, .. }) => {
-            "all of its max_connections are in use".to_owned()
-        }
-        WireError::Server(ServerError { code: NOT_READY, .. }) => {
-            "the Galera node is not part of a primary component".to_owned()
-        }
-        WireError::Server(ServerError { code: HOST_BLOCKED, .. }) => {
-            format!("unblock this host with FLUSH HOSTS, typed on {}", peer.ip())
-        }
-        WireError::Server(ServerError { code: HOST_NOT_ALLOWED, .. }) => {
-            "no account there may log in from this host".to_owned()
-        }
-        WireError::Server(_) | WireError::Closed | WireError::Io(_) | WireError::Malformed(_) => {
-            return error.to_string();
-        }
-    };
-    format!("{error} ({hint})")
-}
-
-impl MysqlError {
-    /// Whether the connection is of no more use, so that a kept one may have
-    /// been at fault rather than the server.
-    fn is_broken(&self) -> bool {
-        /// Errors with which a server ends a session: shutdown, network
-        /// time-outs, killed (MariaDB, MySQL), idle for too long.
-        const ENDED: [u16; 8] = [1053, 1158, 1159, 1160, 1161, 1927, 3169, 4031];
-        match self {
-            Self::Greeting { source, .. }
-            | Self::Login { source: LoginError::Wire(source), .. }
-            | Self::Question { source, .. } => match source {
-                WireError::Closed | WireError::Io(_) | WireError::Malformed(_) => true,
-                WireError::Server(error) => ENDED.contains(&error.code),
-            },
-            Self::Dial(_)
-            | Self::Password(_)
-            | Self::Login { source: LoginError::Plugin(_) | LoginError::PublicKey, .. }
-            | Self::Denied { .. }
-            | Self::Privilege { .. } => false,
-        }
-    }
-}
 
 type LoggingIn = Pin<Box<dyn Future<Output = Result<Session, MysqlError>> + Send>>;
 
@@ -137,7 +66,10 @@ impl Link {
 /// The check of one server.
 pub(super) struct Prober {
     check: MysqlCheck,
+    tls: Option<tls::Client>,
     password: PasswordFile,
+    /// What heartbeats have told so far; it outlives a connection.
+    clock: heartbeat::Clock,
     /// The server ends a session of ours that was silent for this long.
     idle: Duration,
     patience: Duration,
@@ -145,10 +77,17 @@ pub(super) struct Prober {
 }
 
 impl Prober {
-    pub(super) fn new(check: MysqlCheck, interval: Duration, timeout: Duration) -> Self {
+    pub(super) fn new(
+        check: MysqlCheck,
+        tls: Option<tls::Client>,
+        interval: Duration,
+        timeout: Duration,
+    ) -> Self {
         Self {
             password: PasswordFile::new(check.password_file.clone()),
             check,
+            tls,
+            clock: heartbeat::Clock::default(),
             idle: session::idle_limit(interval),
             patience: PATIENCE.max(timeout),
             link: Link::Down,
@@ -170,12 +109,16 @@ impl Prober {
             self.link = Link::Down;
         }
         let kept = !matches!(self.link, Link::Down);
-        match self.ask(addresses, deadline, progress).await {
+        let asked = match self.ask(addresses, deadline, progress).await {
             // A connection breaks between probes when the server restarts or
             // tires of it; that says nothing of how the server is now.
             Err(error) if kept && error.is_broken() => self.ask(addresses, deadline, progress).await,
             result => result,
-        }
+        };
+        asked.or_else(|error| match error.not_ready() {
+            Some((peer, said)) => Ok((peer, Observation { unready: Some(said), ..Observation::default() })),
+            None => Err(error),
+        })
     }
 
     async fn ask(
@@ -187,7 +130,7 @@ impl Prober {
         // Out of `self`: a conversation that is broken off cannot be resumed.
         let mut session = self.session(addresses, deadline, progress).await?;
         let peer = session.peer();
-        match session.observe(&self.check, progress).await {
+        match session.observe(&self.check, &mut self.clock, progress).await {
             Ok(observation) => {
                 self.link = Link::Up(session);
                 Ok((peer, observation))
@@ -221,7 +164,8 @@ impl Prober {
                 let account =
                     Account { user: self.check.user.clone(), password: self.password.read().await? };
                 let (stream, peer) = dial(addresses, deadline, progress).await?;
-                let login = Box::pin(Session::open(stream, peer, account, self.idle, progress.clone()));
+                let (tls, progress) = (self.tls.clone(), progress.clone());
+                let login = Box::pin(Session::open(stream, peer, tls, account, self.idle, progress));
                 self.link = Link::LoggingIn { peer, since: Instant::now(), login };
             }
         }

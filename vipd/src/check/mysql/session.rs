@@ -1,21 +1,19 @@
 //! A connection that is logged in, and the questions it is asked.
+//!
+//! A probe takes one round trip, and a second one for the lag of a replica.
 
-use super::login::{self, LoginError};
-use super::status::{self, READ_ONLY, Version};
+use super::super::tls;
+use super::error::{MysqlError, code};
+use super::facts::{self, Facts};
+use super::login::{self, LoginError, Over};
+use super::status::{self, Dialect, Version};
 use super::wire::{Row, ServerError, Wire, WireError};
-use super::{MysqlError, Progress};
+use super::{Progress, galera, group, heartbeat};
 use std::net::SocketAddr;
 use std::time::Duration;
 use tokio::net::TcpStream;
-use vipd_core::probe::{Observation, ObservedRole};
-use vipd_core::settings::{MysqlCheck, Role};
-
-const PARSE_ERROR: u16 = 1064;
-const UNKNOWN_VARIABLE: u16 = 1193;
-const PRIVILEGE_MISSING: u16 = 1227;
-/// Errors that refuse an account: wrong password, no password, no such
-/// plugin, TLS demanded, password expired (twice), account locked.
-const DENIED: [u16; 7] = [1045, 1698, 1251, 3159, 1820, 1862, 3118];
+use vipd_core::probe::{Lag, Observation, ObservedRole};
+use vipd_core::settings::{Heartbeat, MysqlCheck, Role};
 
 /// Who logs in. Not printable: it holds the password.
 pub(super) struct Account {
@@ -35,17 +33,19 @@ pub(super) struct Session {
     peer: SocketAddr,
     user: String,
     version: Version,
-    /// Asks for the variables of [`READ_ONLY`] that the server has.
-    role_question: String,
+    /// Asks for the [`Facts`] that the server has.
+    question: String,
     /// Ways to ask for the replication status that the server may know.
     status_questions: &'static [&'static str],
 }
 
 impl Session {
-    /// Logs in, and makes the session harmless.
+    /// Logs in, over TLS if there is a client for it, and makes the session
+    /// harmless.
     pub(super) async fn open(
         stream: TcpStream,
         peer: SocketAddr,
+        tls: Option<tls::Client>,
         account: Account,
         idle: Duration,
         progress: Progress,
@@ -58,16 +58,27 @@ impl Session {
         let greeting =
             login::greeting(&mut wire).await.map_err(|source| MysqlError::Greeting { peer, source })?;
         let version = Version::parse(&greeting.version);
+        let mut over = Over::Tcp;
+        if let Some(tls) = tls {
+            if !greeting.tls {
+                // A login with an empty password: one that is denied counts
+                // less there than one that is broken off.
+                let _: Result<(), LoginError> = login::login(&mut wire, over, greeting, &user, b"").await;
+                return Err(MysqlError::NoTls { peer });
+            }
+            wire = encrypt(wire, &tls, peer, &progress).await?;
+            over = Over::Tls;
+        }
         progress.set(format!("logging in to {peer}"));
-        login::login(&mut wire, greeting, &user, &password)
+        login::login(&mut wire, over, greeting, &user, &password)
             .await
-            .map_err(|source| refused(peer, user.clone(), source))?;
+            .map_err(|source| MysqlError::refused(peer, user.clone(), source))?;
         let mut session = Self {
             wire,
             peer,
             user,
             version,
-            role_question: String::new(),
+            question: String::new(),
             status_questions: version.status_statements(),
         };
         progress.set(format!("preparing the session at {peer}"));
@@ -80,29 +91,24 @@ impl Session {
         // First of all: with it on, a Galera node outside the primary
         // component would let every further question wait.
         match self.wire.query("SET SESSION wsrep_sync_wait = 0").await {
-            Ok(_) | Err(WireError::Server(ServerError { code: UNKNOWN_VARIABLE, .. })) => {}
+            Ok(_) | Err(WireError::Server(ServerError { code: code::UNKNOWN_VARIABLE, .. })) => {}
             Err(source) => return Err(self.failed(WHAT, source)),
         }
         let settings = format!("SET SESSION autocommit = 1, wait_timeout = {}", idle.as_secs());
-        self.question(WHAT, &settings).await?;
-        let names = READ_ONLY.map(|name| format!("'{name}'")).join(", ");
-        let variables = format!("SHOW GLOBAL VARIABLES WHERE Variable_name IN ({names}, 'version')");
-        let rows = self.question("its variables", &variables).await?;
-        let known = |name: &str| {
-            let named = |row: &&Row| row.get(&["Variable_name"]).flatten() == Some(name);
-            rows.iter().find(named).and_then(|row| row.get(&["Value"]).flatten())
-        };
+        self.asked(WHAT, &settings).await?;
+        let known = Facts::named(&self.asked("its variables", &facts::which()).await?);
         // Gateways in front of a server greet with a version of their own.
-        if let Some(version) = known("version") {
+        if let Some(version) = known.get("version") {
             self.version = Version::parse(version);
             self.status_questions = self.version.status_statements();
         }
-        let asked = READ_ONLY.iter().filter(|name| known(name).is_some());
-        let asked: Vec<_> = asked.map(|name| format!("@@global.{name}")).collect();
-        if asked.is_empty() {
-            return Err(self.failed("read_only", WireError::Malformed("the server has no such variable")));
+        match facts::question(&known) {
+            Some(question) => self.question = question,
+            None => {
+                let source = WireError::Malformed("the server has no such variable");
+                return Err(self.failed("read_only", source));
+            }
         }
-        self.role_question = format!("SELECT {}", asked.join(", "));
         Ok(())
     }
 
@@ -111,33 +117,73 @@ impl Session {
         self.peer
     }
 
-    /// The role, and the lag if the check is about it.
+    /// All that the check is about. `clock` is what the server's heartbeats
+    /// have told so far.
     pub(super) async fn observe(
         &mut self,
         check: &MysqlCheck,
+        clock: &mut heartbeat::Clock,
         progress: &Progress,
     ) -> Result<Observation, MysqlError> {
         progress.set(format!("asking {} for its role", self.peer));
-        let question = self.role_question.clone();
-        let rows = self.question("its role", &question).await?;
-        let Some(row) = rows.first() else {
-            return Err(self.failed("its role", WireError::Malformed("no row")));
-        };
-        let role = status::role(row);
+        let (facts, group) = self.facts(check.group_replication).await?;
+        let role = facts.role();
+        let mut seen =
+            Observation { role: Some(role), connections: facts.connections(), ..Observation::default() };
+        seen.unready = galera::unready(&facts, check.galera).or(group);
         // A privilege that a pool does not need is not demanded.
         let lag_matters = match check.role {
             Role::Primary => false,
             Role::Replica => role == ObservedRole::Replica,
             Role::Any => check.max_lag.is_some(),
         };
-        let lag = match lag_matters {
-            true => {
-                progress.set(format!("asking {} for its replication status", self.peer));
-                status::lag(&self.replication_status().await?, role)
-            }
-            false => None,
+        if lag_matters && seen.unready.is_none() {
+            seen.lag = match &check.heartbeat {
+                Some(heartbeat) if role == ObservedRole::Replica => {
+                    progress.set(format!("asking {} for its heartbeat", self.peer));
+                    Some(self.heartbeat(heartbeat, clock).await?)
+                }
+                Some(_) => None,
+                None => {
+                    progress.set(format!("asking {} for its replication status", self.peer));
+                    let member = check.galera.is_some() || check.group_replication;
+                    status::lag(&self.replication_status().await?, role, member)
+                }
+            };
+        }
+        Ok(seen)
+    }
+
+    /// The variables and the status, and what its group makes of it.
+    async fn facts(&mut self, group: bool) -> Result<(Facts, Option<String>), MysqlError> {
+        const WHAT: &str = "its role";
+        let mut question = self.question.clone();
+        let knows_groups = match self.version.dialect {
+            Dialect::MySql => true,
+            Dialect::MariaDb => false,
         };
-        Ok(Observation { role: Some(role), lag, ..Observation::default() })
+        if group && knows_groups {
+            question = format!("{question}; {}", group::QUESTION);
+        }
+        let mut answers = match self.wire.queries(&question).await {
+            Ok(answers) => answers.into_iter(),
+            // Nothing else that is asked here needs a privilege, or a table.
+            Err(WireError::Server(error)) if group && error.code == code::TABLE_DENIED => {
+                return Err(self.privilege("its group", error, group::PRIVILEGE).await);
+            }
+            Err(source) => return Err(self.failed(WHAT, source)),
+        };
+        let variables = answers.next().and_then(|rows| rows.into_iter().next());
+        let Some(variables) = variables else {
+            return Err(self.failed(WHAT, WireError::Malformed("no row")));
+        };
+        let facts = Facts::of(&variables, &answers.next().unwrap_or_default());
+        let unready = match (group, knows_groups) {
+            (true, true) => group::unready(&answers.next().unwrap_or_default(), facts.get("server_uuid")),
+            (true, false) => Some(group::UNKNOWN.to_owned()),
+            (false, _) => None,
+        };
+        Ok((facts, unready))
     }
 
     async fn replication_status(&mut self) -> Result<Vec<Row>, MysqlError> {
@@ -148,30 +194,59 @@ impl Session {
             };
             match self.wire.query(question).await {
                 Ok(rows) => return Ok(rows),
-                Err(WireError::Server(ServerError { code: PARSE_ERROR, .. })) if !further.is_empty() => {
+                Err(WireError::Server(error)) if error.code == code::PARSE && !further.is_empty() => {
                     self.status_questions = further;
                 }
-                Err(WireError::Server(ServerError { code: PRIVILEGE_MISSING, .. })) => {
-                    return Err(self.privilege().await);
+                Err(WireError::Server(error)) if error.code == code::PRIVILEGE_MISSING => {
+                    return Err(self.privilege(WHAT, error, self.version.status_privilege()).await);
                 }
                 Err(source) => return Err(self.failed(WHAT, source)),
             }
         }
     }
 
+    /// The lag by the heartbeat table. One that is not there (yet) leaves the
+    /// lag unknown: nothing is wrong with the server.
+    async fn heartbeat(
+        &mut self,
+        heartbeat: &Heartbeat,
+        clock: &mut heartbeat::Clock,
+    ) -> Result<Lag, MysqlError> {
+        const WHAT: &str = "its heartbeat";
+        match self.wire.query(&heartbeat::question(heartbeat)).await {
+            Ok(rows) => Ok(clock.lag(rows.first())),
+            Err(WireError::Server(error)) => match error.code {
+                code::UNKNOWN_DATABASE | code::UNKNOWN_TABLE | code::UNKNOWN_COLUMN => {
+                    Ok(Lag::Unknown(format!("no heartbeat: {}", WireError::Server(error))))
+                }
+                code::DATABASE_DENIED | code::TABLE_DENIED | code::COLUMN_DENIED => {
+                    Err(self.privilege(WHAT, error, &heartbeat::privilege(heartbeat)).await)
+                }
+                _ => Err(self.failed(WHAT, WireError::Server(error))),
+            },
+            Err(source) => Err(self.failed(WHAT, source)),
+        }
+    }
+
     /// The error for a missing privilege, with the account as the server
     /// knows it: the host in it is not the one that logs in.
-    async fn privilege(&mut self) -> MysqlError {
+    async fn privilege(&mut self, what: &'static str, error: ServerError, privilege: &str) -> MysqlError {
         let account = match self.wire.query("SELECT CURRENT_USER()").await {
             Ok(rows) => rows.first().and_then(|row| row.values().next().flatten().map(str::to_owned)),
             Err(source) => return self.failed("its name for the account", source),
         };
         let account = account.unwrap_or_else(|| self.user.clone());
-        let grant = status::grant(self.version.status_privilege(), &account);
-        MysqlError::Privilege { peer: self.peer, user: self.user.clone(), grant }
+        let grant = status::grant(privilege, &account);
+        MysqlError::Privilege {
+            peer: self.peer,
+            user: self.user.clone(),
+            what,
+            error: Box::new(error),
+            grant,
+        }
     }
 
-    async fn question(&mut self, what: &'static str, sql: &str) -> Result<Vec<Row>, MysqlError> {
+    async fn asked(&mut self, what: &'static str, sql: &str) -> Result<Vec<Row>, MysqlError> {
         self.wire.query(sql).await.map_err(|source| self.failed(what, source))
     }
 
@@ -185,11 +260,14 @@ impl Session {
     }
 }
 
-fn refused(peer: SocketAddr, user: String, source: LoginError) -> MysqlError {
-    match source.server() {
-        Some(error) if DENIED.contains(&error.code) => {
-            MysqlError::Denied { peer, user, error: error.clone() }
-        }
-        Some(_) | None => MysqlError::Login { peer, user, source },
-    }
+async fn encrypt(
+    mut wire: Wire,
+    tls: &tls::Client,
+    peer: SocketAddr,
+    progress: &Progress,
+) -> Result<Wire, MysqlError> {
+    let failed = |source| MysqlError::Greeting { peer, source };
+    login::request_tls(&mut wire).await.map_err(failed)?;
+    let (stream, sequence) = wire.into_stream().map_err(failed)?;
+    Ok(Wire::resume(tls.connect(stream, peer, progress).await?, sequence))
 }

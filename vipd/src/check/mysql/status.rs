@@ -1,13 +1,9 @@
-//! What a server says of its role and its replication, and what that means.
+//! What a server says of its replication, and what that means.
 //! Pure: rows in, observations out.
 
 use super::wire::Row;
 use std::time::Duration;
 use vipd_core::probe::{Lag, ObservedRole};
-
-/// The variables that say whether a server takes writes: `super_read_only`
-/// is MySQL's, `innodb_read_only` is on in Aurora's readers.
-pub(super) const READ_ONLY: [&str; 3] = ["read_only", "super_read_only", "innodb_read_only"];
 
 const NAME: [&str; 2] = ["Channel_Name", "Connection_name"];
 const IO_RUNNING: [&str; 2] = ["Replica_IO_Running", "Slave_IO_Running"];
@@ -62,36 +58,30 @@ impl Version {
     /// The privilege that those statements need.
     pub(super) fn status_privilege(self) -> &'static str {
         match self.dialect {
-            Dialect::MySql => "REPLICATION CLIENT",
-            Dialect::MariaDb if self.number >= (10, 5, 9) => "REPLICA MONITOR",
-            Dialect::MariaDb if self.number >= (10, 5, 2) => "REPLICATION SLAVE ADMIN",
-            Dialect::MariaDb => "REPLICATION CLIENT",
+            Dialect::MySql => "REPLICATION CLIENT ON *.*",
+            Dialect::MariaDb if self.number >= (10, 5, 9) => "REPLICA MONITOR ON *.*",
+            Dialect::MariaDb if self.number >= (10, 5, 2) => "REPLICATION SLAVE ADMIN ON *.*",
+            Dialect::MariaDb => "REPLICATION CLIENT ON *.*",
         }
     }
 }
 
-/// The `GRANT` that gives `account` (as `CURRENT_USER()` writes it) a privilege.
+/// The `GRANT` that gives `account` (as `CURRENT_USER()` writes it) a
+/// privilege, which names what it is on.
 pub(super) fn grant(privilege: &str, account: &str) -> String {
     let quoted = |part: &str| format!("'{}'", part.replace('\\', "\\\\").replace('\'', "''"));
     // A user's name may hold an '@', a host's may not.
     let (user, host) = account.rsplit_once('@').unwrap_or((account, "%"));
-    format!("GRANT {privilege} ON *.* TO {}@{};", quoted(user), quoted(host))
-}
-
-/// The role, from one row of the values of [`READ_ONLY`] variables: read-only
-/// if any is on. MariaDB 12 has more than one word for on.
-pub(super) fn role(row: &Row) -> ObservedRole {
-    let off = |value: &str| value == "0" || value.eq_ignore_ascii_case("off");
-    match row.values().flatten().all(off) {
-        true => ObservedRole::Primary,
-        false => ObservedRole::Replica,
-    }
+    format!("GRANT {privilege} TO {}@{};", quoted(user), quoted(host))
 }
 
 /// The lag, from the rows of the replication status, one a channel: the worst
 /// counts, and a channel that nobody can tell the lag of is the worst.
 /// `None` if the server does not replicate.
-pub(super) fn lag(rows: &[Row], role: ObservedRole) -> Option<Lag> {
+///
+/// `member`: whether it is one of a cluster (Galera, group replication), which
+/// keeps it up to date without a channel.
+pub(super) fn lag(rows: &[Row], role: ObservedRole, member: bool) -> Option<Lag> {
     let text = |row: &Row, names: &[&str]| row.get(names).flatten().unwrap_or_default().to_owned();
     let channels: Vec<&Row> =
         rows.iter().filter(|row| !text(row, &NAME).starts_with(GROUP_CHANNELS)).collect();
@@ -99,6 +89,7 @@ pub(super) fn lag(rows: &[Row], role: ObservedRole) -> Option<Lag> {
     match role {
         // A promoted server often keeps its stopped channel: it replicates no more.
         ObservedRole::Primary if channels.iter().all(stopped) => return None,
+        ObservedRole::Replica if channels.is_empty() && member => return None,
         ObservedRole::Replica if channels.is_empty() => {
             return Some(Lag::Unknown("read-only, but no replication is configured".to_owned()));
         }
@@ -175,62 +166,54 @@ mod tests {
     fn the_worst_channel_counts() {
         let seconds = |s| Some(Lag::Known(Duration::from_secs(s)));
         let replica = ObservedRole::Replica;
-        assert_eq!(lag(&[mariadb("", "Yes", "Yes", Some("0"))], replica), seconds(0));
+        assert_eq!(lag(&[mariadb("", "Yes", "Yes", Some("0"))], replica, false), seconds(0));
         let rows =
             [mysql("a", "Yes", Some("3")), mysql("b", "Yes", Some("40")), mysql("c", "Yes", Some("5"))];
-        assert_eq!(lag(&rows, replica), seconds(40));
+        assert_eq!(lag(&rows, replica, false), seconds(40));
         let rows = [mysql("a", "Yes", Some("3")), mysql("b", "No", Some("0"))];
-        assert_eq!(lag(&rows, replica), unknown("channel 'b': replication IO thread No"));
+        assert_eq!(lag(&rows, replica, false), unknown("channel 'b': replication IO thread No"));
     }
 
     #[test]
     fn a_lag_that_nobody_knows_is_never_zero() {
         let replica = ObservedRole::Replica;
         assert_eq!(
-            lag(&[mariadb("", "Connecting", "Yes", Some("0"))], replica),
+            lag(&[mariadb("", "Connecting", "Yes", Some("0"))], replica, false),
             unknown("replication IO thread Connecting: error connecting to master")
         );
-        assert_eq!(lag(&[mariadb("", "Yes", "No", None)], replica), unknown("replication SQL thread No"));
         assert_eq!(
-            lag(&[mariadb("", "Yes", "Yes", None)], replica),
+            lag(&[mariadb("", "Yes", "No", None)], replica, false),
+            unknown("replication SQL thread No")
+        );
+        assert_eq!(
+            lag(&[mariadb("", "Yes", "Yes", None)], replica, false),
             unknown("the seconds behind its source are NULL")
         );
         assert_eq!(
-            lag(&[Row::new(&[("surprise", Some("Yes"))])], replica),
+            lag(&[Row::new(&[("surprise", Some("Yes"))])], replica, false),
             unknown("replication IO thread unknown")
         );
-        assert_eq!(lag(&[], replica), unknown("read-only, but no replication is configured"));
+        assert_eq!(lag(&[], replica, false), unknown("read-only, but no replication is configured"));
     }
 
     #[test]
     fn a_writable_server_lags_only_if_it_replicates() {
         let primary = ObservedRole::Primary;
-        assert_eq!(lag(&[], primary), None);
-        assert_eq!(lag(&[mariadb("", "No", "No", None)], primary), None);
+        assert_eq!(lag(&[], primary, false), None);
+        assert_eq!(lag(&[mariadb("", "No", "No", None)], primary, false), None);
         assert_eq!(
-            lag(&[mariadb("", "No", "Yes", None)], primary),
+            lag(&[mariadb("", "No", "Yes", None)], primary, false),
             unknown("replication IO thread No: error connecting to master")
         );
         let circular = [mariadb("", "Yes", "Yes", Some("2"))];
-        assert_eq!(lag(&circular, primary), Some(Lag::Known(Duration::from_secs(2))));
+        assert_eq!(lag(&circular, primary, false), Some(Lag::Known(Duration::from_secs(2))));
     }
 
     #[test]
     fn channels_of_group_replication_are_its_own() {
         let rows = [mysql("", "Yes", Some("1")), mysql("group_replication_recovery", "No", None)];
-        assert_eq!(lag(&rows, ObservedRole::Replica), Some(Lag::Known(Duration::from_secs(1))));
-    }
-
-    #[test]
-    fn any_kind_of_read_only_makes_a_replica() {
-        let row =
-            |values: &[&'static str]| Row::new(&values.iter().map(|v| ("v", Some(*v))).collect::<Vec<_>>());
-        assert_eq!(role(&row(&["0"])), ObservedRole::Primary);
-        assert_eq!(role(&row(&["0", "0", "0"])), ObservedRole::Primary);
-        assert_eq!(role(&row(&["OFF"])), ObservedRole::Primary);
-        for on in [&["1"][..], &["0", "1"], &["0", "0", "1"], &["ON"], &["NO_LOCK"]] {
-            assert_eq!(role(&row(on)), ObservedRole::Replica, "{on:?}");
-        }
+        assert_eq!(lag(&rows, ObservedRole::Replica, true), Some(Lag::Known(Duration::from_secs(1))));
+        assert_eq!(lag(&rows[1..], ObservedRole::Replica, true), None);
     }
 
     #[test]
@@ -243,15 +226,16 @@ mod tests {
         version("garbage", Dialect::MySql, (0, 0, 0));
         version("99999999.1", Dialect::MySql, (0, 1, 0));
         let privilege = |text| Version::parse(text).status_privilege();
-        assert_eq!(privilege("8.4.0"), "REPLICATION CLIENT");
-        assert_eq!(privilege("10.4.30-MariaDB"), "REPLICATION CLIENT");
-        assert_eq!(privilege("10.5.8-MariaDB"), "REPLICATION SLAVE ADMIN");
-        assert_eq!(privilege("10.11.6-MariaDB"), "REPLICA MONITOR");
+        assert_eq!(privilege("8.4.0"), "REPLICATION CLIENT ON *.*");
+        assert_eq!(privilege("10.4.30-MariaDB"), "REPLICATION CLIENT ON *.*");
+        assert_eq!(privilege("10.5.8-MariaDB"), "REPLICATION SLAVE ADMIN ON *.*");
+        assert_eq!(privilege("10.11.6-MariaDB"), "REPLICA MONITOR ON *.*");
     }
 
     #[test]
     fn a_grant_can_be_typed_as_it_is() {
-        assert_eq!(grant("REPLICA MONITOR", "vipd@%"), "GRANT REPLICA MONITOR ON *.* TO 'vipd'@'%';");
-        assert_eq!(grant("X", "o'neill@home@10.%"), "GRANT X ON *.* TO 'o''neill@home'@'10.%';");
+        let monitor = grant("REPLICA MONITOR ON *.*", "vipd@%");
+        assert_eq!(monitor, "GRANT REPLICA MONITOR ON *.* TO 'vipd'@'%';");
+        assert_eq!(grant("X ON d.t", "o'neill@home@10.%"), "GRANT X ON d.t TO 'o''neill@home'@'10.%';");
     }
 }

@@ -8,8 +8,7 @@
 use std::io;
 use std::sync::Arc;
 use thiserror::Error;
-use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader};
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
 
 /// The longest packet taken: a replica's GTID sets fit many times over.
 const MAX_PACKET: usize = 1 << 20;
@@ -19,6 +18,8 @@ const MAX_COLUMNS: u64 = 512;
 const MAX_ROWS: usize = 1024;
 /// The most bytes of all rows of an answer together.
 const MAX_ANSWER: usize = 4 << 20;
+/// The most answers taken to one text: no text of ours has more statements.
+const MAX_ANSWERS: usize = 8;
 /// The most characters of a server's message that are shown.
 const MAX_MESSAGE: usize = 300;
 
@@ -89,21 +90,48 @@ impl Row {
         Some(self.values.get(at)?.as_deref())
     }
 
+    /// The columns that are not NULL, with their values.
+    pub(super) fn cells(&self) -> impl Iterator<Item = (&str, &str)> {
+        let cells = self.columns.iter().zip(&self.values);
+        cells.filter_map(|(column, value)| Some((column.as_str(), value.as_deref()?)))
+    }
+
     /// All values, in order.
     pub(super) fn values(&self) -> impl Iterator<Item = Option<&str>> {
         self.values.iter().map(Option::as_deref)
     }
 }
 
+/// What a conversation runs over: TCP, or TLS on it.
+pub(super) trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
+
+impl<S: AsyncRead + AsyncWrite + Unpin + Send> Stream for S {}
+
 /// A connection, with the number the next packet must have.
 pub(super) struct Wire {
-    io: BufReader<TcpStream>,
+    io: BufReader<Box<dyn Stream>>,
     sequence: u8,
 }
 
 impl Wire {
-    pub(super) fn new(stream: TcpStream) -> Self {
-        Self { io: BufReader::new(stream), sequence: 0 }
+    pub(super) fn new(stream: impl Stream + 'static) -> Self {
+        Self::resume(stream, 0)
+    }
+
+    /// Goes on with a conversation over another stream.
+    pub(super) fn resume(stream: impl Stream + 'static, sequence: u8) -> Self {
+        Self { io: BufReader::new(Box::new(stream)), sequence }
+    }
+
+    /// The stream, to put TLS on top of it, and the number of the next packet.
+    ///
+    /// What came in the clear and was not read is an error: it would be taken
+    /// for something that came through TLS.
+    pub(super) fn into_stream(self) -> Result<(Box<dyn Stream>, u8), WireError> {
+        match self.io.buffer() {
+            [] => Ok((self.io.into_inner(), self.sequence)),
+            _ => Err(WireError::Malformed("the server speaks out of turn before TLS")),
+        }
     }
 
     /// The next packet; an error packet is an error.
@@ -144,6 +172,8 @@ impl Wire {
         packet.extend_from_slice(payload);
         self.sequence = self.sequence.wrapping_add(1);
         self.io.write_all(&packet).await?;
+        // TLS holds back what is not a whole record.
+        self.io.flush().await?;
         Ok(())
     }
 
@@ -163,10 +193,32 @@ impl Wire {
 
     /// Asks, and reads the whole answer; a statement without rows gives none.
     pub(super) async fn query(&mut self, sql: &str) -> Result<Vec<Row>, WireError> {
+        Ok(self.queries(sql).await?.into_iter().next().unwrap_or_default())
+    }
+
+    /// Asks several questions, parted by semicolons, in one round trip; the
+    /// first one that fails is the last one that is answered.
+    pub(super) async fn queries(&mut self, sql: &str) -> Result<Vec<Vec<Row>>, WireError> {
         self.command(COM_QUERY, sql).await?;
+        let mut answers = Vec::new();
+        loop {
+            let (rows, more) = self.answer().await?;
+            answers.push(rows);
+            if !more {
+                return Ok(answers);
+            }
+            if answers.len() == MAX_ANSWERS {
+                return Err(WireError::Malformed("the answers have no end"));
+            }
+        }
+    }
+
+    /// One answer, and whether another one follows.
+    async fn answer(&mut self) -> Result<(Vec<Row>, bool), WireError> {
         let head = self.read(true).await?;
         let count = match head.first() {
-            Some(&OK) => return Ok(Vec::new()),
+            // Statements of ours that give no rows stand alone.
+            Some(&OK) => return Ok((Vec::new(), false)),
             Some(&LOCAL_INFILE) => return Err(WireError::Malformed("the server asks for a file")),
             Some(_) => Reader(&head).length().filter(|n| (1..=MAX_COLUMNS).contains(n)),
             None => None,
@@ -183,13 +235,13 @@ impl Wire {
         self.rows(columns.into()).await
     }
 
-    async fn rows(&mut self, columns: Arc<[String]>) -> Result<Vec<Row>, WireError> {
+    async fn rows(&mut self, columns: Arc<[String]>) -> Result<(Vec<Row>, bool), WireError> {
         let mut rows = Vec::new();
         let mut size = 0;
         loop {
             let packet = self.read(true).await?;
             if is_eof(&packet) {
-                return Ok(rows);
+                return Ok((rows, announces_more(&packet)));
             }
             size += packet.len();
             if rows.len() == MAX_ROWS || size > MAX_ANSWER {
@@ -205,6 +257,15 @@ impl Wire {
 
 fn is_eof(packet: &[u8]) -> bool {
     packet.first() == Some(&EOF) && packet.len() < 9
+}
+
+/// Whether the end of an answer says that another one follows
+/// (`SERVER_MORE_RESULTS_EXISTS`).
+fn announces_more(eof: &[u8]) -> bool {
+    const MORE_RESULTS: u16 = 0x0008;
+    let mut reader = Reader(eof);
+    let status = reader.bytes(3).and_then(|_| reader.u16());
+    status.is_some_and(|status| status & MORE_RESULTS != 0)
 }
 
 /// A column's name: the fifth text of its definition.

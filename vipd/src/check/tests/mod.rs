@@ -3,6 +3,8 @@
 mod exec;
 mod http;
 mod mysql;
+mod postgres;
+mod redis;
 mod schedule;
 mod tcp;
 mod tls;
@@ -70,7 +72,7 @@ impl Lab {
     async fn failure(&mut self) -> Result<String, Box<dyn std::error::Error>> {
         match self.report().await?.probe {
             Probe::Failed(text) => Ok(text),
-            Probe::Answered(seen) => Err(format!("answered: {seen:?}").into()),
+            other @ (Probe::Answered(_) | Probe::Unable(_)) => Err(format!("{other:?}").into()),
         }
     }
 }
@@ -92,4 +94,36 @@ where
         }
     }));
     Ok((port, taken))
+}
+
+/// What a check makes of a server that says this, whatever it is asked, and
+/// hangs up when the check does.
+async fn said(kind: CheckKind, bytes: &'static [u8]) -> Result<Probe, Box<dyn std::error::Error>> {
+    let serve = move |mut stream: TcpStream| async move {
+        stream.write_all(bytes).await?;
+        stream.read_to_end(&mut Vec::new()).await.map(drop)
+    };
+    let (port, _) = server(serve).await?;
+    let mut lab = Lab::start(&[pool("a", kind, &[port])]);
+    let probe = lab.report().await?.probe;
+    Ok(match probe {
+        Probe::Failed(text) => Probe::Failed(text.replace(&format!("127.0.0.1:{port}"), "PEER")),
+        other @ (Probe::Answered(_) | Probe::Unable(_)) => other,
+    })
+}
+
+/// A server that hangs up on everybody, with or without a reset.
+async fn hangs_up(reset: bool) -> Result<u16, std::io::Error> {
+    let serve = move |mut stream: TcpStream| async move {
+        // So that it is not the connecting that fails.
+        stream.read_u8().await?;
+        if reset {
+            socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO))?;
+        } else {
+            while !matches!(stream.try_read(&mut [0; 512]), Ok(0) | Err(_)) {}
+        }
+        drop(stream);
+        Ok(())
+    };
+    Ok(server(serve).await?.0)
 }

@@ -1,5 +1,8 @@
 //! `kind = "mysql"`: a server that speaks just enough of the protocol.
 
+mod dialects;
+mod tls;
+
 use super::super::mysql::Prober;
 use super::*;
 use vipd_core::probe::ObservedRole;
@@ -28,7 +31,7 @@ fn greeting(plugin: &str) -> Vec<u8> {
 
 const OK: [u8; 7] = [0, 0, 0, 2, 0, 0, 0];
 
-pub(super) async fn read(stream: &mut TcpStream) -> std::io::Result<(u8, Vec<u8>)> {
+pub(super) async fn read(stream: &mut (impl AsyncReadExt + Unpin)) -> std::io::Result<(u8, Vec<u8>)> {
     let mut header = [0; 4];
     stream.read_exact(&mut header).await?;
     let length = usize::from(header[0]) | usize::from(header[1]) << 8;
@@ -37,16 +40,13 @@ pub(super) async fn read(stream: &mut TcpStream) -> std::io::Result<(u8, Vec<u8>
     Ok((header[3], payload))
 }
 
-/// One column, and one row of it.
-async fn answer(
-    stream: &mut (impl AsyncWriteExt + Unpin),
-    columns: &[&str],
-    rows: &[&[&str]],
-) -> std::io::Result<()> {
+/// The packets of one answer, which announces another one or does not.
+fn table(columns: &[&str], rows: &[&[&str]], more: bool) -> Vec<Vec<u8>> {
     let text = |out: &mut Vec<u8>, text: &str| {
         out.push(u8::try_from(text.len()).unwrap_or_default());
         out.extend(text.bytes());
     };
+    let end = |more| vec![0xfe, 0, 0, if more { 0x0a } else { 0x02 }, 0];
     let mut packets = vec![vec![u8::try_from(columns.len()).unwrap_or_default()]];
     for column in columns {
         let mut definition = Vec::new();
@@ -54,18 +54,30 @@ async fn answer(
         definition.extend([12, 33, 0, 0, 1, 0, 0, 0xfd, 0, 0, 0, 0, 0]);
         packets.push(definition);
     }
-    packets.push(vec![0xfe, 0, 0, 2, 0]);
+    packets.push(end(false));
     for row in rows {
         let mut values = Vec::new();
         row.iter().for_each(|value| text(&mut values, value));
         packets.push(values);
     }
-    packets.push(vec![0xfe, 0, 0, 2, 0]);
+    packets.push(end(more));
+    packets
+}
+
+async fn send(stream: &mut (impl AsyncWriteExt + Unpin), packets: &[Vec<u8>]) -> std::io::Result<()> {
     let mut out = Vec::new();
-    for (sequence, payload) in (1..).zip(&packets) {
+    for (sequence, payload) in (1..).zip(packets) {
         out.extend(packet(sequence, payload));
     }
     stream.write_all(&out).await
+}
+
+async fn answer(
+    stream: &mut (impl AsyncWriteExt + Unpin),
+    columns: &[&str],
+    rows: &[&[&str]],
+) -> std::io::Result<()> {
+    send(stream, &table(columns, rows, false)).await
 }
 
 /// Plays a MySQL 8.4 after its login: a primary, until `questions` were asked.
@@ -77,7 +89,7 @@ pub(super) async fn questions(stream: &mut TcpStream, questions: usize) -> std::
             let rows: [&[&str]; 2] = [&["read_only", "OFF"], &["version", "8.4.0"]];
             answer(stream, &["Variable_name", "Value"], &rows).await?;
         } else if question.contains("SELECT @@global.read_only") {
-            answer(stream, &["@@global.read_only"], &[&["0"]]).await?;
+            answer(stream, &["read_only"], &[&["0"]]).await?;
         } else {
             stream.write_all(&packet(1, &OK)).await?;
         }
@@ -172,11 +184,13 @@ async fn what_a_server_says_before_the_login_is_passed_on() -> Outcome {
     let cases: [(&'static [u8], &str); 5] = [
         (
             b"\x17\0\0\0\xff\x10\x04Too many connections",
-            "ERROR 1040: Too many connections (all of its max_connections are in use)",
+            "ERROR 1040: Too many connections (all of its max_connections are in use: raise them there, \
+             or leave some to others with headroom in the pool)",
         ),
         (
             b"\x13\0\0\0\xff\x69\x04Host is blocked.",
-            "ERROR 1129: Host is blocked. (unblock this host with FLUSH HOSTS, typed on 127.0.0.1)",
+            "ERROR 1129: Host is blocked. (too many logins from this host broke off: type on 127.0.0.1 \
+             FLUSH HOSTS, or from MySQL 8.4 on TRUNCATE TABLE performance_schema.host_cache)",
         ),
         (
             b"SSH-2.0-OpenSSH_9.2p1\r\n",
@@ -225,7 +239,8 @@ async fn a_refused_account_is_named_without_its_password() -> Outcome {
     let mut lab = Lab::start(&[pool("a", kind, &[port])]);
     let text = lab.failure().await?;
     let said = "Access denied for user 'vipd'@'px1' (using password: YES) (ERROR 1045)";
-    assert_eq!(text, format!("access denied for user 'vipd' at 127.0.0.1:{port}: {said}"));
+    let hint = "compare user, password-file and tls with that server's account for this host";
+    assert_eq!(text, format!("access denied for user 'vipd' at 127.0.0.1:{port}: {said}: {hint}"));
     Ok(())
 }
 
@@ -303,7 +318,9 @@ async fn a_server_may_send_anything() -> Outcome {
     script.write_all(&packet(1, &OK)).await?;
     let rows: [&[&str]; 2] = [&["read_only", "OFF"], &["version", "8.4.0"]];
     answer(&mut script, &["Variable_name", "Value"], &rows).await?;
-    answer(&mut script, &["@@global.read_only"], &[&["0"]]).await?;
+    let variables = table(&["read_only", "max_connections"], &[&["0", "151"]], true);
+    let status = table(&["Variable_name", "Value"], &[&["Threads_connected", "1"]], false);
+    send(&mut script, &[variables, status].concat()).await?;
     drop(script);
     let mut script = Vec::new();
     client.read_to_end(&mut script).await?;
@@ -336,7 +353,7 @@ async fn played(script: Vec<u8>) -> Result<Result<Option<ObservedRole>, String>,
     };
     let check = MysqlCheck { role: Role::Primary, ..MysqlCheck::new("vipd") };
     let probe = async {
-        let mut prober = Prober::new(check, LIMIT, LIMIT);
+        let mut prober = Prober::new(check, None, LIMIT, LIMIT);
         let deadline = Instant::now() + LIMIT;
         prober.probe(&[address], deadline, &Progress::default()).await
     };

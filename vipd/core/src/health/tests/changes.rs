@@ -47,6 +47,37 @@ fn a_server_that_says_no_is_down_at_once_and_back_by_rise() {
 }
 
 #[test]
+fn what_this_host_lacks_is_not_held_against_a_server_and_is_told_once() {
+    let mut state = two(Role::Primary, |p| p.on_down = OnDown::Close);
+    see(&mut state, DB1, unable(), 0);
+    assert_eq!((word(&state, DB1), reason(&state, DB1)), (State::Unknown, Reason::NotChecked));
+    see(&mut state, DB1, primary(), 1);
+    see(&mut state, DB2, failed(), 1);
+    let pools = state.build();
+    for at in 2..9 {
+        let changes = [see(&mut state, DB1, unable(), at), see(&mut state, DB2, unable(), at)];
+        let said = if at > 2 { vec![] } else { vec!["this host cannot check it: too many open files"] };
+        for (changes, name) in changes.iter().zip(["db1", "db2"]) {
+            let said: Vec<_> = said.iter().map(|text| format!("server p/{name}: {text}")).collect();
+            assert_eq!((told(changes), &changes.close), (said, &vec![]));
+        }
+    }
+    assert!(Arc::ptr_eq(&pools, &state.build()));
+    assert_eq!((word(&state, DB1), word(&state, DB2)), (State::Up, State::Down));
+    let status: Vec<_> = state.status().map(|s| (s.unable.is_some(), s.checks.total)).collect();
+    assert_eq!(status, [(true, 1), (true, 1)], "what did not come about is not counted");
+    // Failures and successes are counted on where they were.
+    assert_eq!(told(&see(&mut state, DB2, replica(0), 9))[0], "server p/db2: this host can check it again");
+    assert_eq!(word(&state, DB2), State::Down, "by its role, and not risen yet");
+    see(&mut state, DB1, failed(), 9);
+    see(&mut state, DB1, unable(), 10);
+    see(&mut state, DB1, failed(), 11);
+    assert_eq!(word(&state, DB1), State::Up);
+    see(&mut state, DB1, failed(), 12);
+    assert_eq!(word(&state, DB1), State::Down);
+}
+
+#[test]
 fn the_room_a_server_has_is_told_after_each_answer() {
     let with = |used, max| {
         let connections = Some(Connections { used, max });

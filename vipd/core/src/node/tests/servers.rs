@@ -104,6 +104,23 @@ fn what_a_server_tells_and_what_clients_meet_goes_to_the_balancer_and_the_checks
 }
 
 #[test]
+fn a_server_that_this_host_cannot_check_keeps_its_state_and_a_person_is_told() {
+    let mut node = two(Role::Any, |_| ());
+    says(&mut node, DB1, Observation::default(), at(1));
+    let mut unable = |now| {
+        let probe = Probe::Unable("too many open files".into());
+        node.handle(Input::Probe { server: DB1, probe, took: Duration::ZERO }, now);
+        drain(&mut node)
+    };
+    let outputs = unable(at(2));
+    assert!(!outputs.iter().any(|o| matches!(o, Output::Pools(_) | Output::CloseServer { .. })));
+    let told: Vec<_> = events(outputs).into_iter().map(|e| (e.level, e.message)).collect();
+    let text = "server primary/db1: this host cannot check it: too many open files";
+    assert_eq!(told, [(Level::Warn, text.to_owned())]);
+    assert_eq!(events(unable(at(3))), []);
+}
+
+#[test]
 fn a_slow_start_is_a_row_of_deadlines() {
     let mut node = two(Role::Any, |p| p.slow_start = Some(9 * SECOND));
     says(&mut node, DB1, Observation::default(), at(1));

@@ -1,0 +1,227 @@
+//! What others do to addresses and links, and what is put right of it.
+
+use super::{Group, KernelActor, RESYNC_PAUSE, Stale, life};
+use crate::kernel::monitor::{Monitor, Notice};
+use crate::kernel::request::Request;
+use crate::kernel::sysctl::Switch;
+use crate::kernel::table::{News, Seen};
+use crate::kernel::{KernelEvent, Spot};
+use crate::net::clock;
+use nix::errno::Errno;
+use std::collections::{BTreeMap, BTreeSet};
+use tokio::time::Instant;
+use tracing::{debug, info, warn};
+use vipd_core::plan::Hold;
+use vipd_core::settings::Cidr;
+
+impl KernelActor {
+    /// Takes notifications in, and puts right what they tell of.
+    pub(super) async fn observe(&mut self, notices: Vec<Notice>) {
+        let (mut lost, mut strays) = (BTreeSet::new(), BTreeSet::new());
+        let (mut touched, mut demoted) = (BTreeSet::new(), BTreeSet::new());
+        for (message, port) in notices {
+            match self.table.take(&message) {
+                None => {}
+                Some(News::Link(index)) => {
+                    touched.insert(index);
+                }
+                Some(News::LinkGone(index, name)) => {
+                    self.told.remove(&index);
+                    self.tell(KernelEvent::LinkRemoved { index, name }).await;
+                }
+                Some(News::AddressGone(spot)) => {
+                    touched.insert(spot.interface);
+                    lost.insert(spot);
+                }
+                Some(News::Address(spot, seen)) => {
+                    touched.insert(spot.interface);
+                    if self.floating.contains(&spot.address.address()) {
+                        // An echo of our own request is no news.
+                        strays.extend((port != self.requester.port()).then_some(spot));
+                    } else if seen.secondary {
+                        demoted.insert(spot);
+                    }
+                }
+            }
+        }
+        self.restore(&lost).await;
+        self.evict(&strays).await;
+        self.reseat(&demoted);
+        self.tell_links(&touched).await;
+    }
+
+    /// Puts back what somebody deleted.
+    async fn restore(&mut self, lost: &BTreeSet<Spot>) {
+        let mut of_group: BTreeMap<usize, Vec<Spot>> = BTreeMap::new();
+        for spot in lost {
+            if let Some(group) = self.places.get(&(spot.interface, spot.address.address())) {
+                of_group.entry(*group).or_default().push(*spot);
+            }
+        }
+        for (number, spots) in of_group {
+            if let Some(event) = self.restore_group(number, &spots).await {
+                self.tell(event).await;
+            }
+        }
+    }
+
+    async fn restore_group(&mut self, number: usize, lost: &[Spot]) -> Option<KernelEvent> {
+        let group = self.groups.get(&number)?;
+        // By address: an IPv6 address may have had another prefix length.
+        let lost = |spot: &&Spot| {
+            let same =
+                |l: &Spot| l.interface == spot.interface && l.address.address() == spot.address.address();
+            lost.iter().any(same) && self.table.get(**spot).is_none()
+        };
+        let planned = group.placed.iter().flat_map(|placed| placed.spots());
+        let spots: Vec<Spot> = planned.filter(lost).copied().collect();
+        let addresses = |spots: &[Spot]| spots.iter().map(|s| s.address).collect::<Vec<Cidr>>();
+        if spots.is_empty() {
+            return None;
+        }
+        let left = group.left(clock::now());
+        if left.is_zero() {
+            let reason = "the lease ran out before it was renewed".to_owned();
+            self.give_up(number);
+            return Some(KernelEvent::Lost { group: number, addresses: addresses(&spots), reason });
+        }
+        let subnets = self.subnets(group.plan.interface);
+        let put_back = |spot: &Spot| Request::PutBack { spot: *spot, life: life(*spot, left, &subnets) };
+        let requests: Vec<_> = spots.iter().map(put_back).collect();
+        // Back already: the news was older than our last request.
+        match self.request(&requests, |errno| errno == Errno::EEXIST).await {
+            Ok(back) if back.is_empty() => None,
+            Ok(back) => Some(KernelEvent::Restored { group: number, addresses: addresses(&back) }),
+            Err(reason) => {
+                self.give_up(number);
+                Some(KernelEvent::Lost { group: number, addresses: addresses(&spots), reason })
+            }
+        }
+    }
+
+    /// Forgets where a group is: nothing is put back until its next plan.
+    fn give_up(&mut self, number: usize) {
+        self.places.retain(|_, group| *group != number);
+        if let Some(group) = self.groups.get_mut(&number) {
+            group.placed = None;
+        }
+    }
+
+    /// Deletes what somebody put here although no group is to hold it.
+    async fn evict(&mut self, strays: &BTreeSet<Spot>) {
+        let mut evicted: BTreeMap<usize, Vec<Cidr>> = BTreeMap::new();
+        for spot in strays {
+            let absent = |g: &&Group| {
+                g.plan.hold == Hold::Absent
+                    && g.plan.addresses.iter().any(|a| a.address() == spot.address.address())
+            };
+            if self.places.contains_key(&(spot.interface, spot.address.address())) {
+                continue;
+            }
+            let Some(group) = self.groups.values().find(absent).map(|g| g.plan.group) else { continue };
+            match self.delete(&[*spot]).await {
+                Ok(gone) if gone.is_empty() => {}
+                Ok(_) => evicted.entry(group).or_default().push(spot.address),
+                Err(reason) => warn!("somebody put a floating address here: {reason}"),
+            }
+        }
+        for (group, addresses) in evicted {
+            warn!(group, ?addresses, "somebody put floating addresses here; removed");
+            self.tell(KernelEvent::Evicted { group, addresses }).await;
+        }
+    }
+
+    /// The host's own address came back to a subnet in which a floating one
+    /// had become the first: the host would use that as its source. Putting
+    /// the floating ones anew makes the own address the first again.
+    fn reseat(&mut self, own: &BTreeSet<Spot>) {
+        for own in own {
+            let before_own = |(spot, seen): &(Spot, Seen)| {
+                spot.interface == own.interface
+                    && spot.address.prefix() == own.address.prefix()
+                    && own.address.contains(spot.address.address())
+                    && self.places.contains_key(&(spot.interface, spot.address.address()))
+                    && !seen.secondary
+            };
+            if !self.table.spots().any(|s| before_own(&s)) || !self.can_reseat(own.interface) {
+                continue;
+            }
+            let now = clock::now();
+            let mut requests = Vec::new();
+            for ((interface, address), group) in &self.places {
+                let Some(group) = self.groups.get(group) else { continue };
+                let same = *interface == own.interface && own.address.contains(*address);
+                let spots = group.placed.iter().flat_map(|p| p.spots());
+                let spot =
+                    spots.copied().find(|s| s.interface == *interface && s.address.address() == *address);
+                if let (true, Some(spot)) = (same, spot) {
+                    requests.push(Request::Delete { spot });
+                    requests.push(Request::Put { spot, life: life(spot, group.left(now), &[]) });
+                }
+            }
+            info!(
+                "{} is the first of its subnet again, before {} floating ones",
+                own.address,
+                requests.len() / 2
+            );
+            if let Err(error) = self.requester.apply(&requests) {
+                warn!("cannot put floating addresses behind {}: {error}", own.address);
+            }
+        }
+    }
+
+    fn can_reseat(&self, interface: u32) -> bool {
+        let name = self.table.name(interface).unwrap_or_default();
+        // Without it the own address would go with the floating one.
+        Switch::PromoteSecondaries.is_on(name).unwrap_or(false)
+    }
+
+    pub(super) async fn tell_links(&mut self, touched: &BTreeSet<u32>) {
+        let mut news = Vec::new();
+        for index in touched {
+            let Some(link) = self.table.link(*index, |a| self.floating.contains(&a)) else { continue };
+            if self.told.get(index) != Some(&link) {
+                debug!(?link, "link");
+                self.told.insert(*index, link.clone());
+                news.push(link);
+            }
+        }
+        if !news.is_empty() {
+            self.tell(KernelEvent::Links(news)).await;
+        }
+    }
+
+    /// Reads everything anew and puts right what differs from the plans.
+    pub(super) async fn resync(&mut self) {
+        self.retry = Instant::now() + RESYNC_PAUSE;
+        if self.stale == Some(Stale::Closed) {
+            match Monitor::open() {
+                Ok(monitor) => self.monitor = monitor,
+                Err(error) => return warn!("{error}; trying again"),
+            }
+        }
+        let table = match self.monitor.dump().await {
+            Ok(table) => table,
+            Err(error) => return warn!("{error}; trying again"),
+        };
+        self.stale = None;
+        let gone: Vec<u32> = self.table.links().filter(|index| table.name(*index).is_none()).collect();
+        for index in gone {
+            self.told.remove(&index);
+            let name = self.table.name(index).unwrap_or_default().to_owned();
+            self.tell(KernelEvent::LinkRemoved { index, name }).await;
+        }
+        self.table = table;
+        let planned = self.groups.values().filter_map(|g| g.placed.as_ref()).flat_map(|p| p.spots());
+        let lost = planned.filter(|spot| self.table.get(**spot).is_none()).copied().collect();
+        let floating = |spot: &Spot| self.floating.contains(&spot.address.address());
+        let strays = self.table.spots().map(|(spot, _)| spot).filter(floating).collect();
+        let secondary = self.table.spots().filter(|(spot, seen)| seen.secondary && !floating(spot));
+        let demoted = secondary.map(|(spot, _)| spot).collect();
+        let all = self.table.links().collect();
+        self.restore(&lost).await;
+        self.evict(&strays).await;
+        self.reseat(&demoted);
+        self.tell_links(&all).await;
+    }
+}

@@ -1,0 +1,140 @@
+//! What somebody else does to addresses and links.
+
+use super::*;
+
+#[test]
+fn the_hosts_own_address_may_come_and_go() {
+    lab(|_net| async move {
+        let mut rig = Rig::start(&[V4, "10.9.0.101/24"]).await?;
+        rig.hold(Hold::Owned, &[V4, "10.9.0.101/24"], LEASE).await?;
+        sh("ip addr del 10.9.0.1/24 dev va")?;
+        rig.link(|link| !link.addresses.contains(&cidr("10.9.0.1/24"))).await;
+        assert!(has(HERE, V4) && has(HERE, "10.9.0.101/24"), "{}", addresses(HERE));
+        sh("ip addr add 10.9.0.1/24 dev va")?;
+        rig.link(|link| link.addresses.contains(&cidr("10.9.0.1/24"))).await;
+        let listed = addresses(HERE);
+        assert!(has(HERE, V4) && has(HERE, "10.9.0.101/24"), "{listed}");
+        assert_eq!(listed.matches("secondary").count(), 2, "{listed}");
+        assert!(output("ip route get 10.9.0.2")?.contains("src 10.9.0.1 "), "{}", output("ip route")?);
+        rig.hold(Hold::Absent, &[V4, "10.9.0.101/24"], LEASE).await?;
+        assert!(has(HERE, "10.9.0.1/24"));
+
+        // Where the switch is off, as if the daemon had not set it: the
+        // floating ones vanish with the own one, and are put back.
+        rig.hold(Hold::Owned, &[V4], LEASE).await?;
+        sh("echo 0 > /proc/sys/net/ipv4/conf/va/promote_secondaries; ip addr del 10.9.0.1/24 dev va")?;
+        assert_eq!(rig.restored().await, [cidr(V4)]);
+        assert!(has(HERE, V4));
+        Ok(())
+    });
+}
+
+#[test]
+fn an_address_that_somebody_configured_is_taken_over_or_evicted() {
+    lab(|_net| async move {
+        let mut rig = Rig::start(&[V4, V6]).await?;
+        sh(&format!("ip addr add {V4} dev va; ip addr add {V6} dev va"))?;
+        rig.hold(Hold::Owned, &[V4, V6], LEASE).await?;
+        let listed = addresses(HERE);
+        assert_eq!(listed.lines().filter(|l| l.contains(".100/24") || l.contains("::100/64")).count(), 2);
+        assert!(!listed.lines().any(|l| l.contains("100/") && l.contains("valid_lft forever")), "{listed}");
+
+        rig.hold(Hold::Absent, &[V4, V6], LEASE).await?;
+        for stray in ["10.9.0.100/32 dev va", "10.9.0.100/24 dev lo", "fd09::100/128 dev va"] {
+            sh(&format!("ip addr add {stray}"))?;
+            let start = Instant::now();
+            let evicted = rig
+                .event(|event| match event {
+                    KernelEvent::Evicted { group: 0, addresses } => Some(addresses),
+                    _ => None,
+                })
+                .await;
+            let (address, device) = stray.split_once(" dev ").ok_or("no device")?;
+            assert_eq!(evicted, [cidr(address)]);
+            assert!(start.elapsed() < Duration::from_millis(50));
+            assert!(!has(device, address), "{}", addresses(device));
+        }
+        Ok(())
+    });
+}
+
+/// Who looks for an interface finds it, or knows that it is not there.
+#[test]
+fn the_first_event_tells_of_all_links() {
+    lab(|_net| async move {
+        sh("ip link add second type veth peer name third")?;
+        let mut rig = Rig::start(&[V4]).await?;
+        let Some(KernelEvent::Links(links)) = rig.events.recv().await else { panic!("no links") };
+        let names: Vec<_> = links.iter().map(|link| link.name.as_str()).collect();
+        assert!(["lo", HERE, "second", "third"].iter().all(|name| names.contains(name)), "{names:?}");
+        Ok(())
+    });
+}
+
+#[test]
+fn links_are_told_of() {
+    lab(|net| async move {
+        let mut rig = Rig::start(&[V4]).await?;
+        let own = |link: &Link| {
+            link.addresses
+                .iter()
+                .filter(|a| a.prefix() != 64 || a.contains("fd09::".parse().expect("an address")))
+                .count()
+        };
+        let link = rig.link(|link| link.up && own(link) == 2).await;
+        assert_eq!((link.mac, link.index), (Some(namespaces::mac(HERE)), index(HERE)));
+        assert!(
+            link.addresses.iter().any(|a| matches!(a.address(), IpAddr::V6(a) if a.is_unicast_link_local()))
+        );
+        // A floating address is none of the host's own, and no news.
+        rig.hold(Hold::Owned, &[V4], LEASE).await?;
+
+        net.there(|| sh("ip link set vb down"))?;
+        let start = Instant::now();
+        let down = rig.link(|link| !link.up).await;
+        assert!(start.elapsed() < Duration::from_millis(50));
+        assert!(!down.addresses.contains(&cidr(V4)));
+        net.there(|| sh("ip link set vb up"))?;
+        rig.link(|link| link.up).await;
+        sh("ip link del va")?;
+        let name = rig
+            .event(|event| match event {
+                KernelEvent::LinkRemoved { name, .. } => Some(name),
+                _ => None,
+            })
+            .await;
+        assert_eq!(name, HERE);
+        let reason = rig.hold_on(9999, &[V4]).await.expect_err("no such interface");
+        assert!(reason.contains("9999"), "{reason}");
+        Ok(())
+    });
+}
+
+#[test]
+fn lost_notifications_are_made_up_for() {
+    lab(|_net| async move {
+        let mut rig = Rig::start(&[V4, V6]).await?;
+        rig.hold(Hold::Owned, &[V4], LEASE).await?;
+        rig.plan(1, vec![cidr(V6)], Hold::Absent, LEASE).await?;
+        let batch: String =
+            (0..12_000).map(|_| "addr add 192.0.2.1/32 dev lo\naddr del 192.0.2.1/32 dev lo\n").collect();
+        let batch = batch + "addr del 10.9.0.100/24 dev va\naddr add fd09::100/64 dev va\n";
+        let file = rig.dir.path().join("batch");
+        std::fs::write(&file, batch)?;
+        // The actor stands still meanwhile: it is on this thread.
+        sh(&format!("ip -batch {}", file.display()))?;
+        assert!(dropped()? > 0, "nothing was dropped: the test shows nothing");
+        assert_eq!(rig.restored().await, [cidr(V4)]);
+        let evicted = |event| matches!(event, KernelEvent::Evicted { group: 1, .. }).then_some(());
+        rig.event(evicted).await;
+        assert!(has(HERE, V4) && !has(HERE, V6));
+        Ok(())
+    });
+}
+
+/// Notifications that the kernel could not deliver to a socket of this process.
+fn dropped() -> Result<u64, Box<dyn std::error::Error>> {
+    let text = std::fs::read_to_string("/proc/thread-self/net/netlink")?;
+    let column = |line: &str| line.split_whitespace().nth(8).and_then(|n| n.parse::<u64>().ok());
+    Ok(text.lines().filter_map(column).sum())
+}
