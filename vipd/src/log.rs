@@ -5,7 +5,7 @@
 //! workers would stop relaying, and the loop sending adverts.
 
 use jiff::Timestamp;
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc as answer;
@@ -39,7 +39,9 @@ pub(crate) fn to_stderr() -> io::Result<Flush> {
     let log = Log::new(io::stderr())?;
     let flush = Flush(log.queue.clone());
     // A second subscriber in one process (tests) is no harm.
-    let _ = tracing_subscriber::fmt().with_env_filter(filter).with_writer(log).try_init();
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(log);
+    // Colours would be in the way of whoever searches a file or the journal.
+    let _ = log.with_ansi(io::stderr().is_terminal()).try_init();
     Ok(flush)
 }
 

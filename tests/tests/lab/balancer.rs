@@ -19,6 +19,7 @@ pub(crate) const CASES: &[Case] = &[
     Case { name: "balancer::server_killed", needs: VIPD, run: server_killed },
     Case { name: "balancer::server_unplugged", needs: VIPD, run: server_unplugged },
     Case { name: "balancer::max_connections", needs: VIPD, run: max_connections },
+    Case { name: "balancer::sessions", needs: VIPD, run: sessions },
     Case { name: "balancer::lost_vip_closes_sessions", needs: VIPD, run: lost_vip_closes_sessions },
     Case { name: "balancer::reload_closes_sessions", needs: VIPD, run: reload_closes_sessions },
     Case { name: "balancer::mariadb_roles", needs: &[Need::Vipd, Need::Mariadb], run: mariadb_roles },
@@ -130,6 +131,27 @@ fn max_connections(lab: &Lab) -> Result<()> {
         third.set_patience(PATIENCE)?;
         third.listen().context("the third is not served when the first has ended")?;
         second.ask().context("the second suffers")?;
+        Ok(())
+    })
+}
+
+/// A session is listed, killed, and a line in the access log.
+fn sessions(lab: &Lab) -> Result<()> {
+    let (scene, _hosts, _servers) = scene(lab, "access-log = true")?;
+    let (target, vipd) = (target(3306)?, scene.vipd(0)?);
+    scene.client.inside(|| {
+        let mut session = Session::open(target)?;
+        session.ask()?;
+        let list: serde_json::Value = serde_json::from_str(&vipd.ctl(&["sessions", "write", "--json"])?)?;
+        let client = session.stream.get_ref().local_addr()?.to_string();
+        let listed = &list["sessions"][0];
+        ensure!(listed["client"] == *client && listed["state"] == "relaying", "{list}");
+        let id = listed["id"].to_string();
+        ensure!(vipd.ctl(&["sessions", "kill", &id, "--yes"])? == "reset 1 session\n");
+        let end = session.ask();
+        ensure!(end.is_err(), "it goes on: {end:?}");
+        let (_, line) = vipd.process().wait_for_line("cause=killed", PATIENCE)?;
+        ensure!(line.contains(&client) && line.contains(&format!("id={id}")), "{line}");
         Ok(())
     })
 }
