@@ -12,6 +12,7 @@ mod address;
 mod check;
 mod choice;
 mod digest;
+pub mod dnsd;
 mod duration;
 mod other_name;
 mod report;
@@ -23,8 +24,7 @@ pub use report::{Error, Errors, Warning};
 
 use report::{Problem, Report, did_you_mean, quote, quoted};
 use serde::Deserialize as _;
-use shape::Table;
-use spec::Spec;
+use shape::{Section, Table};
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use toml::de::DeTable;
@@ -93,26 +93,8 @@ impl Config {
     ///
     /// Everything that is wrong with the text, sorted by place.
     pub fn parse(text: &str, file_name: &str) -> Result<Self, Errors> {
-        let mut report = Report::new(file_name, text);
-        let (document, errors) = DeTable::parse_recoverable(text);
-        syntax(&errors, text, &mut report);
-        if !errors.is_empty() {
-            // What was salvaged lacks what could not be read: judging it would
-            // find faults that the file does not have.
-            return report.finish().and_then(|_| Err(unreadable(file_name, "its syntax is wrong")));
-        }
-        let deserializer = toml::Deserializer::from(document);
-        let spec = match shape::Field::<Table<Spec>>::deserialize(deserializer) {
-            Ok(field) => field,
-            Err(error) => return Err(unreadable(file_name, error.message())),
-        };
-        let spec = spec.ok("the file", &mut report).map(|table| table.value.open(&mut report));
-        let config = spec.map(|spec| check::config(spec, &mut report));
-        let warnings = report.finish()?;
-        match config {
-            Some(config) => Ok(Self { warnings, ..config }),
-            None => Err(unreadable(file_name, "it is no table")),
-        }
+        let (config, warnings) = read(text, file_name, check::config)?;
+        Ok(Self { warnings, ..config })
     }
 
     /// Reads and judges a file.
@@ -122,19 +104,7 @@ impl Config {
     /// One error about the file as a whole when it cannot be read or is not
     /// UTF-8; else as [`Config::parse`].
     pub fn load(path: impl AsRef<Path>) -> Result<Self, Errors> {
-        let path = path.as_ref();
-        let name = path.display().to_string();
-        let bytes = std::fs::read(path).map_err(|error| unreadable(&name, &error.to_string()))?;
-        match String::from_utf8(bytes) {
-            Ok(text) => Self::parse(&text, &name),
-            Err(error) => {
-                let good = error.utf8_error().valid_up_to();
-                let text = String::from_utf8_lossy(&error.as_bytes()[..good]).into_owned();
-                let mut report = Report::new(&name, &text);
-                report.error(&(good..good), Problem::new("the file is not UTF-8 from here on"));
-                report.finish().and_then(|_| Err(unreadable(&name, "it is not UTF-8")))
-            }
-        }
+        load(path.as_ref(), Self::parse)
     }
 
     /// Which of the nodes the host with these addresses is, as a position in
@@ -182,6 +152,50 @@ impl Config {
 #[must_use]
 pub fn keys() -> Vec<(&'static str, &'static [&'static str])> {
     spec::sections()
+}
+
+/// Reads a text into the sections of a file and has them judged.
+fn read<S: Section, T>(
+    text: &str,
+    file_name: &str,
+    judge: impl FnOnce(S, &mut Report<'_>) -> T,
+) -> Result<(T, Vec<Warning>), Errors> {
+    let mut report = Report::new(file_name, text);
+    let (document, errors) = DeTable::parse_recoverable(text);
+    syntax(&errors, text, &mut report);
+    if !errors.is_empty() {
+        // What was salvaged lacks what could not be read: judging it would
+        // find faults that the file does not have.
+        return report.finish().and_then(|_| Err(unreadable(file_name, "its syntax is wrong")));
+    }
+    let deserializer = toml::Deserializer::from(document);
+    let spec = match shape::Field::<Table<S>>::deserialize(deserializer) {
+        Ok(field) => field,
+        Err(error) => return Err(unreadable(file_name, error.message())),
+    };
+    let spec = spec.ok("the file", &mut report).map(|table| table.value.open(&mut report));
+    let judged = spec.map(|spec| judge(spec, &mut report));
+    let warnings = report.finish()?;
+    match judged {
+        Some(judged) => Ok((judged, warnings)),
+        None => Err(unreadable(file_name, "it is no table")),
+    }
+}
+
+/// Reads a file and has its text parsed.
+fn load<T>(path: &Path, parse: impl FnOnce(&str, &str) -> Result<T, Errors>) -> Result<T, Errors> {
+    let name = path.display().to_string();
+    let bytes = std::fs::read(path).map_err(|error| unreadable(&name, &error.to_string()))?;
+    match String::from_utf8(bytes) {
+        Ok(text) => parse(&text, &name),
+        Err(error) => {
+            let good = error.utf8_error().valid_up_to();
+            let text = String::from_utf8_lossy(&error.as_bytes()[..good]).into_owned();
+            let mut report = Report::new(&name, &text);
+            report.error(&(good..good), Problem::new("the file is not UTF-8 from here on"));
+            report.finish().and_then(|_| Err(unreadable(&name, "it is not UTF-8")))
+        }
+    }
 }
 
 /// Reports errors of TOML itself.

@@ -260,6 +260,11 @@ pub(crate) trait Section: DeserializeOwned {
     /// Keys of a later version, each with the value that says what this
     /// version does anyway, if there is one.
     const LATER: &'static [(&'static str, Option<&'static str>)];
+
+    /// The sections of the same file that know a key.
+    fn homes(key: &str) -> Vec<&'static str> {
+        spec::homes(key).collect()
+    }
 }
 
 /// A key that its section does not know.
@@ -320,7 +325,7 @@ fn unknown_key_hint<S: Section>(key: &str, known: &[&str]) -> String {
     if let Some(later) = nearest(key, S::LATER.iter().map(|(later, _)| *later)) {
         return format!("\"{later}\" would be the name, but it is not supported by this version of vipd");
     }
-    let homes: Vec<_> = spec::homes(key).collect();
+    let homes = S::homes(key);
     if !homes.is_empty() {
         return format!("it belongs in {}", homes.join(" or "));
     }

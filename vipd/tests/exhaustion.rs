@@ -2,10 +2,10 @@
 //!
 //! A test program of its own: the limit is the process's.
 
-mod servers;
+mod databases;
 
+use databases::{Checks, Outcome};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use servers::{Outcome, Watch};
 use std::fs::File;
 use std::net::{Ipv4Addr, TcpListener};
 use vipd_core::probe::Probe;
@@ -21,10 +21,10 @@ async fn a_host_without_descriptors_says_nothing_of_its_servers() -> Outcome {
         (CheckKind::Exec(exec), "running /bin/true as 'nobody': too many open files".to_owned()),
     ];
     for (kind, text) in cases {
-        let mut watch = Watch::new();
-        watch.check(kind, &[port], None);
+        let mut checks = Checks::start();
+        checks.check(kind, &[port], None);
         let answered = |probe: &Probe| matches!(probe, Probe::Answered(_));
-        let seen = watch.until(0, answered).await?;
+        let seen = checks.until(0, answered).await?;
         assert_eq!(seen.len(), 1, "{seen:?}");
         let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
         // None below those that are open can be had: they are in use or filled up.
@@ -33,13 +33,13 @@ async fn a_host_without_descriptors_says_nothing_of_its_servers() -> Outcome {
         while let Ok(file) = File::open("/dev/null") {
             held.push(file);
         }
-        let unable = watch.until(0, |probe| matches!(probe, Probe::Unable(_))).await;
+        let unable = checks.until(0, |probe| matches!(probe, Probe::Unable(_))).await;
         drop(held);
         setrlimit(Resource::RLIMIT_NOFILE, soft, hard)?;
         let seen = unable?;
         assert_eq!(seen.last(), Some(&Probe::Unable(text)));
         assert!(!seen.iter().any(|probe| matches!(probe, Probe::Failed(_))), "{seen:?}");
-        watch.until(0, answered).await?;
+        checks.until(0, answered).await?;
     }
     Ok(())
 }

@@ -4,13 +4,14 @@
 //! 127.0.0.1, as the user `postgres` where the tests run as root, and are
 //! killed at the end.
 
-mod servers;
+mod databases;
 
+use databases::{
+    Checks, LIMIT, Outcome, PRIMARY, REPLICA, certificates, command_as, free_port, hand_over, is_possible,
+    until_ready,
+};
 use nix::sys::signal::{Signal, kill};
-use nix::unistd::{Pid, Uid, User};
-use servers::{LIMIT, Outcome, PRIMARY, REPLICA, Watch, certificates, free_port, present, until_ready};
-use std::os::unix::fs::{PermissionsExt, chown};
-use std::os::unix::process::CommandExt as _;
+use nix::unistd::Pid;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -20,6 +21,8 @@ use vipd_core::settings::{CheckKind, PostgresCheck, Role, Tls};
 
 /// Where Debian has them, out of everybody's PATH.
 const PROGRAMS: &str = "/usr/lib/postgresql/15/bin";
+/// Who may run it: not root.
+const USER: &str = "postgres";
 const CERTIFIED: &str = "db1.internal";
 /// Roles that are not here may not log in from anywhere.
 const HBA: &str = "local all all trust
@@ -32,14 +35,10 @@ const HBA: &str = "local all all trust
 ";
 
 /// A command of PostgreSQL's, which refuses to run as root.
-fn program(name: &str) -> Outcome<Command> {
-    let mut command = Command::new(Path::new(PROGRAMS).join(name));
-    command.current_dir("/").env_clear().env("LC_ALL", "C").stdin(Stdio::null());
-    if Uid::effective().is_root() {
-        let user = User::from_name("postgres")?.ok_or("no user postgres")?;
-        command.uid(user.uid.as_raw()).gid(user.gid.as_raw());
-    }
-    Ok(command)
+fn program(name: &str) -> Command {
+    let mut command = command_as(USER, &Path::new(PROGRAMS).join(name));
+    command.current_dir("/").env("LC_ALL", "C");
+    command
 }
 
 fn run(command: &mut Command) -> Outcome<String> {
@@ -48,16 +47,6 @@ fn run(command: &mut Command) -> Outcome<String> {
         true => Ok(String::from_utf8(output.stdout)?.trim().to_owned()),
         false => Err(format!("{command:?}: {}", String::from_utf8_lossy(&output.stderr)).into()),
     }
-}
-
-/// Gives a file or directory to the user that the servers run as.
-fn hand_over(path: &Path, mode: u32) -> Outcome {
-    std::fs::set_permissions(path, PermissionsExt::from_mode(mode))?;
-    if Uid::effective().is_root() {
-        let user = User::from_name("postgres")?.ok_or("no user postgres")?;
-        chown(path, Some(user.uid.as_raw()), Some(user.gid.as_raw()))?;
-    }
-    Ok(())
 }
 
 /// A PostgreSQL server; ended when dropped.
@@ -80,22 +69,21 @@ impl Drop for Postgres {
 impl Postgres {
     fn primary() -> Outcome<Self> {
         let home = tempfile::tempdir()?;
-        hand_over(home.path(), 0o700)?;
+        hand_over(home.path(), USER)?;
         let data = home.path().join("data");
         let options = ["--username=postgres", "--auth=trust", "--no-sync", "--no-instructions"];
-        run(program("initdb")?.args(options).arg("--pgdata").arg(&data))?;
+        run(program("initdb").args(options).arg("--pgdata").arg(&data))?;
         std::fs::write(data.join("pg_hba.conf"), HBA)?;
         certificates(&data, &[CERTIFIED])?;
-        for (file, mode) in [("cert.pem", 0o600), ("key.pem", 0o600)] {
-            hand_over(&data.join(file), mode)?;
-        }
+        hand_over(&data.join("cert.pem"), USER)?;
+        hand_over(&data.join("key.pem"), USER)?;
         Self::start(home)
     }
 
     fn replica_of(primary: &Self) -> Outcome<Self> {
         let home = tempfile::tempdir()?;
-        hand_over(home.path(), 0o700)?;
-        run(program("pg_basebackup")?
+        hand_over(home.path(), USER)?;
+        run(program("pg_basebackup")
             .args(["--host=127.0.0.1", "--username=copy", "--write-recovery-conf", "--no-sync"])
             .args(["--checkpoint=fast", "--wal-method=stream", &format!("--port={}", primary.port)])
             .arg("--pgdata")
@@ -127,7 +115,7 @@ impl Postgres {
 
     /// Runs statements as the superuser; gives back what they print.
     fn sql(&self, statements: &str) -> Outcome<String> {
-        run(program("psql")?
+        run(program("psql")
             .args(["--no-psqlrc", "--quiet", "--no-align", "--tuples-only", "--set=ON_ERROR_STOP=1"])
             .args(["--username=postgres", "--dbname=postgres", &format!("--port={}", self.port)])
             .arg("--host")
@@ -138,7 +126,7 @@ impl Postgres {
 
 fn launch(home: &Path, port: u16) -> Outcome<Child> {
     let setting = |name: &str, value: &str| format!("--{name}={value}");
-    let mut process = program("postgres")?
+    let mut process = program("postgres")
         .arg("-D")
         .arg(home.join("data"))
         .args([setting("port", &port.to_string()), setting("listen_addresses", "127.0.0.1")])
@@ -159,7 +147,7 @@ struct Lab {
     primary: Postgres,
     replica: Postgres,
     password: tempfile::NamedTempFile,
-    watch: Watch,
+    checks: Checks,
 }
 
 impl Lab {
@@ -179,7 +167,7 @@ impl Lab {
         let replica = Postgres::replica_of(&primary)?;
         let password = tempfile::NamedTempFile::new()?;
         std::fs::write(password.path(), "first\n")?;
-        let mut lab = Self { primary, replica, password, watch: Watch::new() };
+        let mut lab = Self { primary, replica, password, checks: Checks::start() };
         lab.check_as("vipd", |_| {});
         Ok(lab)
     }
@@ -199,7 +187,7 @@ impl Lab {
         };
         change(&mut check);
         let ports = [self.primary.port, self.replica.port];
-        self.watch.check(CheckKind::Postgres(check), &ports, found_at);
+        self.checks.check(CheckKind::Postgres(check), &ports, found_at);
     }
 
     fn tls(&self, name: Option<&str>) -> Option<Tls> {
@@ -208,7 +196,7 @@ impl Lab {
     }
 
     async fn until_fresh(&mut self) -> Outcome {
-        self.watch.until_lag(REPLICA, |lag| lag.is_zero()).await
+        self.checks.until_behind(REPLICA, |lag| lag.is_zero()).await
     }
 
     /// The process that serves our check at the primary.
@@ -220,7 +208,7 @@ impl Lab {
 
 #[tokio::test]
 async fn a_primary_and_its_replica() -> Outcome {
-    if !present(&Path::new(PROGRAMS).join("postgres"), "postgresql-15")? {
+    if !is_possible(&[&format!("{PROGRAMS}/postgres")], "postgresql-15")? {
         return Ok(());
     }
     let mut lab = Lab::start()?;
@@ -236,19 +224,19 @@ async fn a_primary_and_its_replica() -> Outcome {
 }
 
 async fn roles(lab: &mut Lab) -> Outcome {
-    let seen = lab.watch.until_primary(PRIMARY).await?;
+    let seen = lab.checks.until_primary(PRIMARY).await?;
     assert_eq!(seen.lag, None);
     let connections = seen.connections.ok_or("no connections")?;
     assert_eq!(connections.max, 17, "three are the superuser's");
     let mut others = vec![];
     for _ in 0..5 {
-        let mut psql = program("psql")?;
+        let mut psql = program("psql");
         psql.args(["--username=open", "--dbname=postgres", "--host=127.0.0.1"]);
         let child =
             psql.arg(format!("--port={}", lab.primary.port)).args(["-c", "SELECT pg_sleep(600)"]).spawn()?;
         others.push(Client(child));
     }
-    lab.watch.until_seen(PRIMARY, |seen| seen.connections.is_some_and(|c| c.used >= 6)).await?;
+    lab.checks.until_seen(PRIMARY, |seen| seen.connections.is_some_and(|c| c.used >= 6)).await?;
     drop(others);
     lab.primary.sql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'open'")?;
     lab.until_fresh().await
@@ -267,7 +255,7 @@ impl Drop for Client {
 async fn lag(lab: &mut Lab) -> Outcome {
     lab.replica.sql("SELECT pg_wal_replay_pause()")?;
     lab.primary.sql("CREATE TABLE t (n int)")?;
-    lab.watch.until_lag(REPLICA, |lag| lag > Duration::from_millis(700) && lag < LIMIT).await?;
+    lab.checks.until_behind(REPLICA, |lag| lag > Duration::from_millis(700) && lag < LIMIT).await?;
     lab.replica.sql("SELECT pg_wal_replay_resume()")?;
     lab.until_fresh().await?;
     // Without a way to its primary.
@@ -275,29 +263,29 @@ async fn lag(lab: &mut Lab) -> Outcome {
     let set = |to: &str| ["ALTER SYSTEM SET primary_conninfo = '", to, "'"].concat();
     lab.replica.sql(&set(""))?;
     lab.replica.sql("SELECT pg_reload_conf()")?;
-    lab.watch.until_unknown(REPLICA, "no WAL receiver is running").await?;
+    lab.checks.until_unknown(REPLICA, "no WAL receiver is running").await?;
     lab.replica.sql(&set(&conninfo.replace('\'', "''")))?;
     lab.replica.sql("SELECT pg_reload_conf()")?;
     lab.until_fresh().await?;
     // Without the privilege to see it; the advice helps.
     lab.check_as("poor", |_| {});
-    let why = lab.watch.until_unknown(REPLICA, "type on the primary").await?;
+    let why = lab.checks.until_unknown(REPLICA, "type on the primary").await?;
     let grant = why.split_once("primary: ").ok_or("no GRANT")?.1;
     lab.primary.sql(grant)?;
     lab.until_fresh().await?;
     lab.primary.sql("REVOKE pg_read_all_stats FROM poor")?;
     // A pool of primaries does not need it.
     lab.check_as("poor", |check| check.role = Role::Primary);
-    assert_eq!(lab.watch.until_seen(REPLICA, |_| true).await?.lag, None);
+    assert_eq!(lab.checks.until_seen(REPLICA, |_| true).await?.lag, None);
     lab.check_as("vipd", |_| {});
     lab.until_fresh().await
 }
 
 async fn one_connection(lab: &mut Lab) -> Outcome {
-    lab.watch.until_primary(PRIMARY).await?;
+    lab.checks.until_primary(PRIMARY).await?;
     let before = lab.session()?;
     assert!(!before.is_empty() && !before.contains(','), "{before}");
-    lab.watch.only_answers(PRIMARY, 20).await?;
+    lab.checks.only_answers(PRIMARY, 20).await?;
     assert_eq!(lab.session()?, before);
     Ok(())
 }
@@ -311,33 +299,33 @@ async fn a_password_is_changed(lab: &mut Lab) -> Outcome {
     lab.primary.sql("SET password_encryption = 'md5'; ALTER ROLE old PASSWORD 'second'")?;
     lab.until_fresh().await?;
     let old = lab.session()?;
-    lab.watch.flush();
+    lab.checks.flush();
     lab.primary.sql(&format!("SELECT pg_terminate_backend({old})"))?;
-    lab.watch.only_answers(PRIMARY, 5).await?;
+    lab.checks.only_answers(PRIMARY, 5).await?;
     assert_ne!(lab.session()?, old);
     Ok(())
 }
 
 async fn logins(lab: &mut Lab) -> Outcome {
     lab.check_as("old", |_| {});
-    lab.watch.until_primary(PRIMARY).await?;
+    lab.checks.until_primary(PRIMARY).await?;
     lab.check_as("open", |check| check.password_file = None);
-    lab.watch.until_primary(PRIMARY).await?;
+    lab.checks.until_primary(PRIMARY).await?;
     lab.check_as("clear", |_| {});
-    lab.watch.until_failed(PRIMARY, "it is only sent over TLS: set tls, or").await?;
+    lab.checks.until_failed(PRIMARY, "it is only sent over TLS: set tls, or").await?;
     let tls = lab.tls(Some(CERTIFIED));
     lab.check_as("clear", |check| check.tls = tls);
-    lab.watch.until_primary(PRIMARY).await?;
+    lab.checks.until_primary(PRIMARY).await?;
     Ok(())
 }
 
 async fn tls(lab: &mut Lab) -> Outcome {
     lab.check_as("secure", |_| {});
-    let text = lab.watch.until_failed(PRIMARY, "pg_hba.conf").await?;
+    let text = lab.checks.until_failed(PRIMARY, "pg_hba.conf").await?;
     assert!(text.contains("no encryption") && text.contains("add a line for that role"), "{text}");
     let tls = lab.tls(Some(CERTIFIED));
     lab.check_as("secure", |check| check.tls = tls);
-    lab.watch.until_primary(PRIMARY).await?;
+    lab.checks.until_primary(PRIMARY).await?;
     assert_eq!(
         lab.primary.sql(
             "SELECT bool_and(ssl) FROM pg_stat_ssl JOIN pg_stat_activity USING (pid) WHERE usename = 'secure'"
@@ -347,10 +335,10 @@ async fn tls(lab: &mut Lab) -> Outcome {
     // By its address it has no certificate, by the name it was found at it has.
     let tls = lab.tls(None);
     lab.check_as("secure", |check| check.tls = tls);
-    lab.watch.until_failed(PRIMARY, "is for db1.internal, not for '127.0.0.1'").await?;
+    lab.checks.until_failed(PRIMARY, "is for db1.internal, not for '127.0.0.1'").await?;
     let tls = lab.tls(None);
     lab.check_found("secure", Some(CERTIFIED), |check| check.tls = tls);
-    lab.watch.until_primary(PRIMARY).await?;
+    lab.checks.until_primary(PRIMARY).await?;
     Ok(())
 }
 
@@ -373,7 +361,7 @@ async fn refusals(lab: &mut Lab) -> Outcome {
     ];
     for (user, change, text) in cases {
         lab.check_as(user, change);
-        let said = lab.watch.until_failed(PRIMARY, text).await?;
+        let said = lab.checks.until_failed(PRIMARY, text).await?;
         assert!(said.starts_with(&login(user, text)) && !said.contains("second"), "{said}");
     }
     Ok(())
@@ -383,22 +371,22 @@ async fn refusals(lab: &mut Lab) -> Outcome {
 /// nobody else gets in. A client's failure makes the check see that.
 async fn a_shutdown_that_waits_for_its_clients(lab: &mut Lab) -> Outcome {
     lab.check_as("vipd", |_| {});
-    lab.watch.until_primary(PRIMARY).await?;
+    lab.checks.until_primary(PRIMARY).await?;
     let open = Client(
-        program("psql")?
+        program("psql")
             .args(["--username=open", "--dbname=postgres", "--host=127.0.0.1"])
             .arg(format!("--port={}", lab.primary.port))
             .args(["-c", "SELECT pg_sleep(600)"])
             .spawn()?,
     );
     let counted = |seen: &vipd_core::probe::Observation| seen.connections.is_some_and(|c| c.used >= 2);
-    lab.watch.until_seen(PRIMARY, counted).await?;
+    lab.checks.until_seen(PRIMARY, counted).await?;
     lab.primary.signal(Signal::SIGTERM)?;
     let mut shutting_down = false;
     let waited = async {
         while !shutting_down {
-            lab.watch.hurry(lab.primary.port);
-            let seen = lab.watch.until_seen(PRIMARY, |_| true).await?;
+            lab.checks.hurry(lab.primary.port);
+            let seen = lab.checks.until_seen(PRIMARY, |_| true).await?;
             shutting_down = seen.unready.as_deref() == Some("the database system is shutting down");
         }
         Outcome::Ok(())
@@ -407,18 +395,18 @@ async fn a_shutdown_that_waits_for_its_clients(lab: &mut Lab) -> Outcome {
     drop(open);
     lab.primary.signal(Signal::SIGINT)?;
     lab.primary.process.wait()?;
-    lab.watch.until_failed(PRIMARY, "connection refused").await?;
-    lab.watch.until_unknown(REPLICA, "no WAL receiver is running").await?;
+    lab.checks.until_failed(PRIMARY, "connection refused").await?;
+    lab.checks.until_unknown(REPLICA, "no WAL receiver is running").await?;
     lab.primary.restart()?;
-    lab.watch.until_primary(PRIMARY).await?;
+    lab.checks.until_primary(PRIMARY).await?;
     lab.until_fresh().await
 }
 
 async fn a_promotion(lab: &mut Lab) -> Outcome {
     lab.primary.stop()?;
-    lab.watch.until(PRIMARY, |probe| matches!(probe, Probe::Failed(_))).await?;
+    lab.checks.until(PRIMARY, |probe| matches!(probe, Probe::Failed(_))).await?;
     lab.replica.sql("SELECT pg_promote()")?;
-    let seen = lab.watch.until_primary(REPLICA).await?;
+    let seen = lab.checks.until_primary(REPLICA).await?;
     assert_eq!(seen.lag, None);
     Ok(())
 }

@@ -3,20 +3,24 @@
 //! Needs Debian's `redis-server`; its servers run from scratch directories on
 //! 127.0.0.1 and are killed at the end.
 
-mod servers;
+mod databases;
 
+use databases::{
+    Checks, LIMIT, Outcome, PRIMARY, REPLICA, certificates, command_as, free_port, hand_over, is_possible,
+    until_ready,
+};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use servers::{LIMIT, Outcome, PRIMARY, REPLICA, Watch, certificates, free_port, present, until_ready};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, TcpStream};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 use std::time::Duration;
 use tempfile::TempDir;
 use vipd_core::settings::{CheckKind, RedisCheck, Role, Tls};
 
 const PROGRAM: &str = "redis-server";
+const USER: &str = "redis";
 const CERTIFIED: &str = "db1.internal";
 
 /// A Redis server; killed when dropped.
@@ -39,6 +43,8 @@ impl Redis {
     fn new(password: &str) -> Outcome<Self> {
         let home = tempfile::tempdir()?;
         certificates(home.path(), &[CERTIFIED])?;
+        hand_over(home.path(), USER)?;
+        hand_over(&home.path().join("key.pem"), USER)?;
         let (port, tls_port) = (free_port()?, free_port()?);
         let process = launch(home.path(), port, tls_port, password)?;
         Ok(Self { home, port, tls_port, process })
@@ -69,14 +75,13 @@ impl Redis {
 }
 
 fn launch(home: &Path, port: u16, tls_port: u16, password: &str) -> Outcome<Child> {
-    let mut process = Command::new(PROGRAM)
+    let mut process = command_as(USER, Path::new(PROGRAM))
         .args(["--bind", "127.0.0.1", "--daemonize", "no", "--save", "", "--repl-ping-replica-period", "1"])
         .args(["--port", &port.to_string(), "--tls-port", &tls_port.to_string()])
         .args(["--tls-cert-file", "cert.pem", "--tls-key-file", "key.pem", "--tls-ca-cert-file", "ca.pem"])
         .args(["--tls-auth-clients", "no", "--repl-diskless-sync-delay", "0"])
         .args(["--requirepass", password, "--masterauth", password])
         .current_dir(home)
-        .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::null())
         .spawn()?;
@@ -119,7 +124,7 @@ struct Lab {
     primary: Redis,
     replica: Redis,
     password: tempfile::NamedTempFile,
-    watch: Watch,
+    checks: Checks,
 }
 
 impl Lab {
@@ -128,14 +133,14 @@ impl Lab {
         replica.admin("first")?.tell(&format!("REPLICAOF 127.0.0.1 {}", primary.port))?;
         let password = tempfile::NamedTempFile::new()?;
         std::fs::write(password.path(), "first\n")?;
-        let mut lab = Self { primary, replica, password, watch: Watch::new() };
+        let mut lab = Self { primary, replica, password, checks: Checks::start() };
         lab.check_with(|_| {});
         Ok(lab)
     }
 
     fn check_with(&mut self, change: impl FnOnce(&mut RedisCheck)) {
         let check = self.check_of(change);
-        self.watch.check(check, &[self.primary.port, self.replica.port], None);
+        self.checks.check(check, &[self.primary.port, self.replica.port], None);
     }
 
     fn check_of(&self, change: impl FnOnce(&mut RedisCheck)) -> CheckKind {
@@ -151,13 +156,13 @@ impl Lab {
     }
 
     async fn until_fresh(&mut self) -> Outcome {
-        self.watch.until_lag(REPLICA, |lag| lag < Duration::from_secs(10)).await
+        self.checks.until_behind(REPLICA, |lag| lag < Duration::from_secs(10)).await
     }
 }
 
 #[tokio::test]
 async fn a_primary_and_its_replica() -> Outcome {
-    if !present(Path::new(PROGRAM), PROGRAM)? {
+    if !is_possible(&[PROGRAM], PROGRAM)? {
         return Ok(());
     }
     let mut lab = Lab::start()?;
@@ -172,7 +177,7 @@ async fn a_primary_and_its_replica() -> Outcome {
 }
 
 async fn roles(lab: &mut Lab) -> Outcome {
-    let seen = lab.watch.until_primary(PRIMARY).await?;
+    let seen = lab.checks.until_primary(PRIMARY).await?;
     assert_eq!(seen.lag, None);
     lab.until_fresh().await?;
     let mut admin = lab.primary.admin("first")?;
@@ -181,20 +186,20 @@ async fn roles(lab: &mut Lab) -> Outcome {
     // Five, the administrator, the check and the replica.
     let eight =
         |seen: &vipd_core::probe::Observation| seen.connections.is_some_and(|c| (c.used, c.max) == (8, 50));
-    lab.watch.until_seen(PRIMARY, eight).await?;
+    lab.checks.until_seen(PRIMARY, eight).await?;
     drop(others);
     Ok(())
 }
 
 async fn one_connection(lab: &mut Lab) -> Outcome {
-    lab.watch.until_primary(PRIMARY).await?;
+    lab.checks.until_primary(PRIMARY).await?;
     let mut admin = lab.primary.admin("first")?;
     let before = admin.checks()?;
     assert_eq!(before.len(), 1);
-    lab.watch.only_answers(PRIMARY, 20).await?;
+    lab.checks.only_answers(PRIMARY, 20).await?;
     assert_eq!(admin.checks()?, before);
     admin.tell("CLIENT KILL TYPE normal SKIPME yes")?;
-    lab.watch.only_answers(PRIMARY, 5).await?;
+    lab.checks.only_answers(PRIMARY, 5).await?;
     assert_ne!(admin.checks()?, before);
     Ok(())
 }
@@ -212,7 +217,7 @@ async fn a_password_is_changed(lab: &mut Lab) -> Outcome {
             admin.tell(command)?;
         }
     }
-    lab.watch.only_answers(PRIMARY, 5).await?;
+    lab.checks.only_answers(PRIMARY, 5).await?;
     lab.until_fresh().await
 }
 
@@ -221,31 +226,31 @@ async fn refusals(lab: &mut Lab) -> Outcome {
     let mut admin = lab.primary.admin("second")?;
     admin.tell("ACL SETUSER poor on >second")?;
     lab.check_with(|check| check.password_file = None);
-    let text = lab.watch.until_failed(PRIMARY, "NOAUTH").await?;
+    let text = lab.checks.until_failed(PRIMARY, "NOAUTH").await?;
     assert!(text.starts_with(&format!("asking 127.0.0.1:{port} for its role: NOAUTH")), "{text}");
     assert!(text.ends_with("; set password-file, and user if it is not the default one"), "{text}");
     lab.check_with(|check| check.user = Some("nobody".to_owned()));
-    let text = lab.watch.until_failed(PRIMARY, "WRONGPASS").await?;
+    let text = lab.checks.until_failed(PRIMARY, "WRONGPASS").await?;
     assert!(text.starts_with(&format!("logging in to 127.0.0.1:{port} as 'nobody': WRONGPASS")), "{text}");
     assert!(text.contains("compare user and password-file") && !text.contains("second"), "{text}");
     // The advice helps.
     lab.check_with(|check| check.user = Some("poor".to_owned()));
-    let text = lab.watch.until_failed(PRIMARY, "NOPERM").await?;
+    let text = lab.checks.until_failed(PRIMARY, "NOPERM").await?;
     admin.tell(text.split_once("type there: ").ok_or("no advice")?.1)?;
-    lab.watch.until_primary(PRIMARY).await?;
+    lab.checks.until_primary(PRIMARY).await?;
     // Who may not ping is told enough all the same.
     admin.tell("ACL SETUSER poor -ping")?;
-    lab.watch.only_answers(PRIMARY, 3).await?;
+    lab.checks.only_answers(PRIMARY, 3).await?;
     lab.check_with(|_| {});
-    lab.watch.until_primary(PRIMARY).await?;
+    lab.checks.until_primary(PRIMARY).await?;
     // Two are there, the administrator and the replica, and the check's goes.
     admin.tell("CONFIG SET maxclients 2")?;
     admin.tell("CLIENT KILL TYPE normal SKIPME yes")?;
-    lab.watch
+    lab.checks
         .until_failed(PRIMARY, "max number of clients reached; all of its maxclients are in use")
         .await?;
     admin.tell("CONFIG SET maxclients 50")?;
-    lab.watch.until_primary(PRIMARY).await?;
+    lab.checks.until_primary(PRIMARY).await?;
     Ok(())
 }
 
@@ -257,46 +262,46 @@ async fn tls(lab: &mut Lab) -> Outcome {
     let port = lab.primary.tls_port;
     let [named, unnamed] = [trusting(Some(CERTIFIED)), trusting(None)];
     let check = lab.check_of(|check| check.tls = named);
-    lab.watch.check(check, &[port], None);
-    lab.watch.until_primary(PRIMARY).await?;
+    lab.checks.check(check, &[port], None);
+    lab.checks.until_primary(PRIMARY).await?;
     let check = lab.check_of(|check| check.tls = unnamed);
-    lab.watch.check(check.clone(), &[port], None);
-    lab.watch.until_failed(PRIMARY, "is for db1.internal, not for '127.0.0.1'").await?;
-    lab.watch.check(check, &[port], Some(CERTIFIED));
-    lab.watch.until_primary(PRIMARY).await?;
+    lab.checks.check(check.clone(), &[port], None);
+    lab.checks.until_failed(PRIMARY, "is for db1.internal, not for '127.0.0.1'").await?;
+    lab.checks.check(check, &[port], Some(CERTIFIED));
+    lab.checks.until_primary(PRIMARY).await?;
     lab.check_with(|_| {});
     lab.until_fresh().await
 }
 
 async fn a_frozen_server(lab: &mut Lab) -> Outcome {
     lab.primary.signal(Signal::SIGSTOP)?;
-    let frozen = lab.watch.until_failed(PRIMARY, "timed out after 1s while asking").await;
+    let frozen = lab.checks.until_failed(PRIMARY, "timed out after 1s while asking").await;
     lab.primary.signal(Signal::SIGCONT)?;
     frozen?;
-    lab.watch.until_primary(PRIMARY).await?;
+    lab.checks.until_primary(PRIMARY).await?;
     Ok(())
 }
 
 async fn a_primary_that_is_gone(lab: &mut Lab) -> Outcome {
     lab.primary.stop()?;
-    lab.watch.until_failed(PRIMARY, "connection refused").await?;
+    lab.checks.until_failed(PRIMARY, "connection refused").await?;
     let gone = format!("its link to its primary 127.0.0.1:{} is down for", lab.primary.port);
-    lab.watch.until_unknown(REPLICA, &gone).await?;
+    lab.checks.until_unknown(REPLICA, &gone).await?;
     let mut admin = lab.replica.admin("second")?;
     admin.tell("CONFIG SET replica-serve-stale-data no")?;
     let refuses =
         |says: &str| says.starts_with("its link to its primary is down, and it refuses commands then");
-    lab.watch.until_seen(REPLICA, |seen| seen.unready.as_deref().is_some_and(refuses)).await?;
+    lab.checks.until_seen(REPLICA, |seen| seen.unready.as_deref().is_some_and(refuses)).await?;
     admin.tell("CONFIG SET replica-serve-stale-data yes")?;
-    lab.watch.until_unknown(REPLICA, &gone).await?;
+    lab.checks.until_unknown(REPLICA, &gone).await?;
     lab.primary.restart("second")?;
-    lab.watch.until_primary(PRIMARY).await?;
+    lab.checks.until_primary(PRIMARY).await?;
     lab.until_fresh().await
 }
 
 async fn a_promotion(lab: &mut Lab) -> Outcome {
     lab.replica.admin("second")?.tell("REPLICAOF NO ONE")?;
-    let seen = lab.watch.until_primary(REPLICA).await?;
+    let seen = lab.checks.until_primary(REPLICA).await?;
     assert_eq!(seen.lag, None);
     Ok(())
 }

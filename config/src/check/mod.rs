@@ -65,7 +65,11 @@ fn status(field: Field<Table<StatusSpec>>, report: &mut Report<'_>) -> Option<At
 }
 
 /// Opens a list of tables; `None` stands for one that could not be read.
-fn open<S: Section>(field: Field<List<Table<S>>>, key: &str, report: &mut Report<'_>) -> Vec<Option<At<S>>> {
+pub(crate) fn open<S: Section>(
+    field: Field<List<Table<S>>>,
+    key: &str,
+    report: &mut Report<'_>,
+) -> Vec<Option<At<S>>> {
     let Ok(list) = field.get(key, report) else { return vec![None] };
     let Some(At { value, span }) = list else { return vec![] };
     let tables = value.open(key, report);
@@ -76,7 +80,7 @@ fn open<S: Section>(field: Field<List<Table<S>>>, key: &str, report: &mut Report
     tables.into_iter().map(|t| t.map(|At { value, span }| At { value: value.open(report), span })).collect()
 }
 
-fn empty_list(key: &str, span: &Range<usize>, report: &mut Report<'_>) {
+pub(crate) fn empty_list(key: &str, span: &Range<usize>, report: &mut Report<'_>) {
     report.error(span, Problem::new(format!("{key} is empty")).hint("put something in, or take the key out"));
 }
 

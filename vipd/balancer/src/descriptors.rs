@@ -39,6 +39,12 @@ impl Default for Reserve {
 }
 
 impl Reserve {
+    /// One of all descriptors from `first` on.
+    #[cfg(test)]
+    pub(crate) fn from_descriptor(first: RawFd) -> Self {
+        Self { first: AtomicI32::new(first), ..Self::default() }
+    }
+
     /// Follows the process's limit and the number of servers.
     pub(crate) fn follow(&self, servers: usize) {
         let Ok((limit, _)) = getrlimit(Resource::RLIMIT_NOFILE) else { return };

@@ -5,10 +5,12 @@
 //! a pipe that it borrows while bytes are in flight, until the pieces are small
 //! again. Where no pipe is to be had it goes on copying.
 
+use crate::descriptors::Reserve;
 use crate::pipe::{Pipe, Pipes};
 use std::cell::RefCell;
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
@@ -37,14 +39,12 @@ pub(crate) struct Buffers {
     pipes: Pipes,
 }
 
-impl Default for Buffers {
-    fn default() -> Self {
-        let scratch = RefCell::new(vec![0; SCRATCH].into_boxed_slice());
-        Self { scratch, spare: RefCell::default(), pipes: Pipes::default() }
-    }
-}
-
 impl Buffers {
+    pub(crate) fn new(reserve: Arc<Reserve>) -> Self {
+        let scratch = RefCell::new(vec![0; SCRATCH].into_boxed_slice());
+        Self { scratch, spare: RefCell::default(), pipes: Pipes::new(reserve) }
+    }
+
     /// A buffer with what one side said and the other did not take.
     fn lend(&self, unsent: &[u8]) -> Vec<u8> {
         let mut buffer = self.spare.borrow_mut().pop().unwrap_or_else(|| Vec::with_capacity(SCRATCH));

@@ -6,10 +6,13 @@
 //! whatever number of bytes. So a pipe is filled only when it is empty, and
 //! drained only when it is not: what `EAGAIN` speaks of is then the socket.
 
+use crate::descriptors::Reserve;
+use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, SpliceFFlags, fcntl, splice};
 use std::cell::{Cell, RefCell};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
 
 /// The size of a pipe: 64 pages, each of which may hold no more than one
 /// packet's bytes where packets come from a network.
@@ -33,8 +36,11 @@ pub(crate) struct Pipe {
 }
 
 impl Pipe {
-    fn new() -> io::Result<Self> {
+    fn new(reserve: &Reserve) -> io::Result<Self> {
         let (read, write) = nix::unistd::pipe2(OFlag::O_NONBLOCK | OFlag::O_CLOEXEC)?;
+        if reserve.holds(&read) || reserve.holds(&write) {
+            return Err(Errno::EMFILE.into());
+        }
         // Beyond the soft limit it stays as it is, and its size tells.
         let _ = fcntl(&write, FcntlArg::F_SETPIPE_SZ(SIZE));
         if fcntl(&write, FcntlArg::F_GETPIPE_SZ)? < LEAST {
@@ -67,20 +73,25 @@ impl Pipe {
 const FLAGS: SpliceFFlags = SpliceFFlags::SPLICE_F_MOVE.union(SpliceFFlags::SPLICE_F_NONBLOCK);
 
 /// A worker's pipes: lent to whoever has bytes in flight.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Pipes {
+    reserve: Arc<Reserve>,
     spare: RefCell<Vec<Pipe>>,
     lent: Cell<usize>,
 }
 
 impl Pipes {
+    pub(crate) fn new(reserve: Arc<Reserve>) -> Self {
+        Self { reserve, spare: RefCell::default(), lent: Cell::new(0) }
+    }
+
     /// An empty pipe, unless all are lent or none can be had.
     pub(crate) fn lend(&self) -> Option<Pipe> {
         if self.lent.get() == MOST {
             return None;
         }
         let spare = self.spare.borrow_mut().pop();
-        let pipe = match spare.map_or_else(Pipe::new, Ok) {
+        let pipe = match spare.map_or_else(|| Pipe::new(&self.reserve), Ok) {
             Ok(pipe) => pipe,
             Err(error) => {
                 tracing::debug!(%error, "no pipe to splice through; copying goes on");
@@ -114,7 +125,7 @@ mod tests {
 
     #[test]
     fn no_more_than_a_workers_share_is_lent() {
-        let pipes = Pipes::default();
+        let pipes = Pipes::new(Arc::default());
         let lent: Vec<Pipe> = std::iter::from_fn(|| pipes.lend()).collect();
         assert_eq!(lent.len(), MOST);
         lent.into_iter().for_each(|p| pipes.take_back(p));
@@ -123,8 +134,15 @@ mod tests {
     }
 
     #[test]
+    fn the_last_descriptors_are_left_to_others() {
+        let pipes = Pipes::new(Arc::new(Reserve::from_descriptor(0)));
+        assert!(pipes.lend().is_none());
+        assert_eq!(pipes.counts(), (0, 0));
+    }
+
+    #[test]
     fn what_an_ended_session_left_reaches_nobody() -> io::Result<()> {
-        let pipes = Pipes::default();
+        let pipes = Pipes::new(Arc::default());
         let (mut near, far) = UnixStream::pair()?;
         near.write_all(b"secret")?;
         let mut pipe = pipes.lend().ok_or(io::ErrorKind::OutOfMemory)?;
@@ -137,7 +155,7 @@ mod tests {
 
     #[test]
     fn bytes_pass_in_order() -> io::Result<()> {
-        let mut pipe = Pipe::new()?;
+        let mut pipe = Pipe::new(&Reserve::default())?;
         let (mut client, from_client) = UnixStream::pair()?;
         let (to_server, mut server) = UnixStream::pair()?;
         from_client.set_nonblocking(true)?;

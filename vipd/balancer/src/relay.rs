@@ -21,11 +21,11 @@ use tokio::net::TcpStream;
 
 /// A session's two connections while they are relayed. Resolves to the cause of its end.
 #[derive(Debug)]
-pub(crate) struct Relay<'a, 'p> {
+pub(crate) struct Relay<'a> {
     pub(crate) client: &'a mut TcpStream,
     pub(crate) server: &'a mut TcpStream,
     pub(crate) flows: Flows,
-    pub(crate) patience: &'a mut Patience<'p>,
+    pub(crate) patience: Patience<'a>,
     pub(crate) buffers: &'a Buffers,
     pub(crate) meter: Meter<'a>,
 }
@@ -41,7 +41,7 @@ pub(crate) struct Flows {
     first: Option<CloseCause>,
 }
 
-impl Future for Relay<'_, '_> {
+impl Future for Relay<'_> {
     type Output = CloseCause;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<CloseCause> {
@@ -80,7 +80,7 @@ impl Future for Relay<'_, '_> {
     }
 }
 
-impl Drop for Relay<'_, '_> {
+impl Drop for Relay<'_> {
     fn drop(&mut self) {
         for flow in [&mut self.flows.up, &mut self.flows.down] {
             flow.give_back(self.buffers);
@@ -98,6 +98,7 @@ mod tests {
     use crate::stats::Tally;
     use std::cell::RefCell;
     use std::io;
+    use std::sync::Arc;
     use tokio::io::AsyncWriteExt as _;
     use tokio::net::TcpListener;
     use tokio::time::Instant;
@@ -115,7 +116,7 @@ mod tests {
         let (mut far_client, mut client) = pair().await?;
         let (_silent_server, mut server) = pair().await?;
         far_client.shutdown().await?;
-        let (buffers, tally) = (Buffers::default(), Tally::default());
+        let (buffers, tally) = (Buffers::new(Arc::default()), Tally::default());
         let registry = RefCell::new(Registry::new(0, 1));
         let alarms = Alarms::default();
         let tcp = Tcp { keepalive: HALF_CLOSED, user_timeout: HALF_CLOSED };
@@ -124,7 +125,7 @@ mod tests {
             client: &mut client,
             server: &mut server,
             flows: Flows::default(),
-            patience: &mut Patience::new(Limits::default(), tcp, &alarms),
+            patience: Patience::new(Limits::default(), tcp, &alarms),
             buffers: &buffers,
             meter: Meter { tally: &tally, registry: &registry, place: 0 },
         };

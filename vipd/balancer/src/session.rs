@@ -74,27 +74,31 @@ pub(crate) fn start(
         session.cause = Some(cause);
         return Ok(());
     }
-    let task = tokio::task::spawn_local(run(session, from_proxy));
+    let task = tokio::task::spawn_local(async move { session.run(from_proxy).await });
     if let Some(entry) = worker.registry.borrow_mut().entry(place) {
         entry.task = Some(task.abort_handle());
     }
     Ok(())
 }
 
-async fn run(mut session: Session, from_proxy: bool) {
-    // In boxes, so that their memory is given back when the relaying begins.
-    if from_proxy && let Err(cause) = Box::pin(session.hear_of_client()).await {
-        session.cause = Some(cause);
-        return;
-    }
-    let connected = Box::pin(connect::connect(&session)).await;
-    session.cause = Some(match connected {
-        Ok(connected) => session.relay(connected).await,
-        Err(cause) => cause,
-    });
-}
-
 impl Session {
+    async fn run(&mut self, from_proxy: bool) {
+        // In boxes, so that their memory is given back when the relaying begins;
+        // and nothing but the relay itself is kept while that lasts.
+        if from_proxy && let Err(cause) = Box::pin(self.hear_of_client()).await {
+            self.cause = Some(cause);
+            return;
+        }
+        let connected = Box::pin(connect::connect(self)).await;
+        let mut relay = connected.map(|connected| self.relay(connected));
+        let cause = match &mut relay {
+            Ok(relay) => relay.await,
+            Err(cause) => *cause,
+        };
+        let silent = relay.is_ok_and(|relay| relay.patience.silent());
+        self.end(cause, silent);
+    }
+
     /// Whether this client, and any client, may have a session. Who comes
     /// through a proxy is not known yet.
     fn admit(&mut self, from_proxy: bool) -> Result<(), CloseCause> {
@@ -134,17 +138,16 @@ impl Session {
         self.server.as_ref().map(|(_, place)| &**place.server())
     }
 
-    async fn relay(&mut self, connected: Connected) -> CloseCause {
+    fn relay(&mut self, connected: Connected) -> Relay<'_> {
         let Connected { stream, place, route } = connected;
         let worker = &self.worker;
-        let (server, place) = self.server.insert((stream, place));
+        let (server, _) = self.server.insert((stream, place));
         let limits = Limits { age: route.limits.age.map(|age| spread(age, worker.random())), ..route.limits };
-        let mut patience = Patience::new(limits, route.tcp, &worker.alarms);
-        let cause = Relay {
+        Relay {
             client: &mut self.client,
             server,
             flows: Flows::default(),
-            patience: &mut patience,
+            patience: Patience::new(limits, route.tcp, &worker.alarms),
             buffers: &worker.buffers,
             meter: Meter {
                 tally: worker.tally(&self.admission),
@@ -152,15 +155,19 @@ impl Session {
                 place: self.place,
             },
         }
-        .await;
-        if cause == CloseCause::ServerError {
-            place.server().resets.fetch_add(1, Ordering::Relaxed);
-            // A client's own words may make a server do that; here were none.
-            if patience.silent() {
-                worker.shared.failed(place.server(), &"it reset a connection before anybody spoke");
-            }
+    }
+
+    /// With the cause of its end, and whether neither side had said anything.
+    fn end(&mut self, cause: CloseCause, silent: bool) {
+        self.cause = Some(cause);
+        let Some((_, place)) = self.server.as_ref().filter(|_| cause == CloseCause::ServerError) else {
+            return;
+        };
+        place.server().resets.fetch_add(1, Ordering::Relaxed);
+        // A client's own words may make a server do that; here were none.
+        if silent {
+            self.worker.shared.failed(place.server(), &"it reset a connection before anybody spoke");
         }
-        cause
     }
 }
 

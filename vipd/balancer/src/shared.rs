@@ -30,7 +30,7 @@ pub(crate) struct Shared {
     pub(crate) sessions: AtomicU32,
     /// Clients in the queues of all pools.
     pub(crate) waiting: Arc<AtomicU32>,
-    pub(crate) descriptors: descriptors::Reserve,
+    pub(crate) descriptors: Arc<descriptors::Reserve>,
     pub(crate) failures: mpsc::Sender<ConnectFailure>,
     /// Of pools whose `source` is no address of this host.
     pub(crate) no_source: Seldom,
@@ -47,7 +47,7 @@ impl Shared {
             view: ArcSwap::default(),
             sessions: AtomicU32::new(0),
             waiting: Arc::default(),
-            descriptors: descriptors::Reserve::default(),
+            descriptors: Arc::default(),
             failures,
             no_source: Seldom::default(),
             draining: AtomicBool::new(false),

@@ -76,9 +76,9 @@ impl Worker {
     fn new(index: usize, workers: usize, shared: Arc<Shared>) -> Self {
         Self {
             index,
+            buffers: Buffers::new(Arc::clone(&shared.descriptors)),
             shared,
             registry: RefCell::new(Registry::new(index, workers)),
-            buffers: Buffers::default(),
             alarms: Alarms::default(),
             picks: RefCell::default(),
             random: Cell::new(RandomState::new().build_hasher().finish() | 1),

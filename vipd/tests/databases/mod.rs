@@ -1,16 +1,20 @@
-//! MariaDB servers in scratch directories on 127.0.0.1, and checks of them.
-//!
-//! They are killed when dropped, and when the test's thread ends otherwise.
-#![allow(dead_code, reason = "every test file uses its part of it")]
+//! What tests of checks against real databases share.
+#![allow(dead_code, unused_imports, reason = "every test file uses its part of it")]
 
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::{Pid, Uid, User};
-use std::ffi::OsStr;
+mod mariadb;
+
+pub(crate) use mariadb::MariaDb;
+
+use nix::unistd::{Uid, User};
+use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use std::fs::Permissions;
+use std::io::{BufRead, BufReader, Read};
 use std::net::{IpAddr, Ipv4Addr, TcpListener};
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::{PermissionsExt as _, chown};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::mpsc as std_mpsc;
 use std::time::Duration;
-use tempfile::TempDir;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use vipd::check::{Checker, Report};
@@ -22,6 +26,9 @@ pub(crate) type Outcome<T = ()> = Result<T, Box<dyn std::error::Error>>;
 
 /// A database's start, or a reconnecting replica, on a busy machine.
 pub(crate) const LIMIT: Duration = Duration::from_secs(60);
+/// Numbers of servers.
+pub(crate) const PRIMARY: usize = 0;
+pub(crate) const REPLICA: usize = 1;
 
 /// Whether a test runs that needs these programs, or files by their paths.
 /// Where `make test` has installed them, one that is missing is a failure.
@@ -46,174 +53,66 @@ pub(crate) fn free_port() -> Outcome<u16> {
     Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port())
 }
 
-/// Where a server lives, and what it is started with.
-pub(crate) struct MariaDb {
-    pub(crate) port: u16,
-    pub(crate) id: u32,
-    home: TempDir,
-    options: Vec<String>,
-    /// Where the server finds programs before it looks elsewhere.
-    pub(crate) programs: Option<PathBuf>,
-    process: Option<Child>,
-}
-
-impl Drop for MariaDb {
-    fn drop(&mut self) {
-        self.stop();
-    }
-}
-
-/// A command that runs as `mysql` when we are root (a joiner's rsync serves as
-/// nobody else would read), and dies with us.
-fn command(program: &str) -> Command {
+/// A command that runs as `user` when we are root, and dies with us.
+pub(crate) fn command_as(user: &str, program: &Path) -> Command {
     let mut command = Command::new("setpriv");
     command.args(["--pdeathsig", "KILL"]);
     if Uid::effective().is_root() {
-        command.args(["--reuid", "mysql", "--regid", "mysql", "--clear-groups"]);
+        command.args(["--reuid", user, "--regid", user, "--clear-groups"]);
     }
-    command.arg(program).arg("--no-defaults").stdin(Stdio::null());
+    command.arg("--").arg(program).stdin(Stdio::null());
     command
 }
 
-impl MariaDb {
-    /// An empty home, for a server that is started later.
-    pub(crate) fn homeless(id: u32) -> Outcome<Self> {
-        let home = tempfile::tempdir()?;
-        if Uid::effective().is_root() {
-            let mysql = User::from_name("mysql")?.ok_or("mariadb-server has made no user mysql")?;
-            std::os::unix::fs::chown(home.path(), Some(mysql.uid.as_raw()), Some(mysql.gid.as_raw()))?;
-        }
-        Ok(Self { port: free_port()?, id, home, options: Vec::new(), programs: None, process: None })
+/// Gives a file or directory to `user` when we are root, and to nobody else.
+pub(crate) fn hand_over(path: &Path, user: &str) -> Outcome {
+    let mode = if path.is_dir() { 0o700 } else { 0o600 };
+    std::fs::set_permissions(path, Permissions::from_mode(mode))?;
+    if Uid::effective().is_root() {
+        let account = User::from_name(user)?.ok_or_else(|| format!("no user {user}"))?;
+        chown(path, Some(account.uid.as_raw()), Some(account.gid.as_raw()))?;
     }
-
-    /// A copy of the home of a server that does not run.
-    pub(crate) fn copy(of: &Self, id: u32) -> Outcome<Self> {
-        let server = Self::homeless(id)?;
-        let status =
-            Command::new("cp").args(["-a", "--"]).arg(of.home().join(".")).arg(server.home()).status()?;
-        match status.success() {
-            true => Ok(server),
-            false => Err("cp failed".into()),
-        }
-    }
-
-    /// A home with a database, for a server that is started later.
-    pub(crate) fn install(id: u32) -> Outcome<Self> {
-        let server = Self::homeless(id)?;
-        let output = command("mariadb-install-db")
-            .args(["--auth-root-authentication-method=normal", "--skip-test-db", "--skip-name-resolve"])
-            .args(["--innodb-log-file-size=8M"])
-            .arg(option("datadir", server.home()))
-            .output()?;
-        match output.status.success() {
-            true => Ok(server),
-            false => Err(format!("mariadb-install-db: {}", String::from_utf8_lossy(&output.stdout)).into()),
-        }
-    }
-
-    /// Starts it, and waits until it answers.
-    pub(crate) fn start(&mut self, options: Vec<String>) -> Outcome {
-        self.launch(options)?;
-        self.wait_until_ready()
-    }
-
-    /// Starts it as before.
-    pub(crate) fn restart(&mut self) -> Outcome {
-        self.start(self.options.clone())
-    }
-
-    /// Starts it.
-    pub(crate) fn launch(&mut self, options: Vec<String>) -> Outcome {
-        self.stop();
-        self.options = options;
-        let mut command = command("mariadbd");
-        if let Some(programs) = &self.programs {
-            let others = std::env::var("PATH")?;
-            command.env("PATH", format!("{}:{others}", programs.display()));
-        }
-        let process = command
-            .args(["--bind-address=127.0.0.1", "--skip-name-resolve"])
-            .args(["--innodb-buffer-pool-size=16M", "--innodb-log-file-size=8M"])
-            .args(["--innodb-flush-log-at-trx-commit=0", "--sync-binlog=0"])
-            .args([format!("--port={}", self.port), format!("--server-id={}", self.id)])
-            .args([option("datadir", self.home()), option("socket", &self.socket())])
-            .args([option("log-error", &self.log()), option("pid-file", &self.home().join("pid"))])
-            .args(&self.options)
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()?;
-        self.process = Some(process);
-        Ok(())
-    }
-
-    pub(crate) fn wait_until_ready(&self) -> Outcome {
-        let status = Command::new("mariadb-admin")
-            .args(["--no-defaults", "--user=root", "--wait=60", "--silent", "ping"])
-            .arg(option("socket", &self.socket()))
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .status()?;
-        match status.success() {
-            true => Ok(()),
-            false => Err(format!("db{}: {}", self.id, std::fs::read_to_string(self.log())?).into()),
-        }
-    }
-
-    /// Ends it as a crash would.
-    pub(crate) fn stop(&mut self) {
-        if let Some(mut process) = self.process.take() {
-            // A server that has already ended is what is wanted.
-            let _ = process.kill();
-            let _ = process.wait();
-        }
-    }
-
-    /// Ends it in good order.
-    pub(crate) fn shut_down(&mut self) -> Outcome {
-        self.signal(Signal::SIGTERM)?;
-        self.process.take().ok_or("it does not run")?.wait()?;
-        Ok(())
-    }
-
-    pub(crate) fn signal(&self, signal: Signal) -> Outcome {
-        let process = self.process.as_ref().ok_or("it does not run")?;
-        Ok(kill(Pid::from_raw(i32::try_from(process.id())?), signal)?)
-    }
-
-    pub(crate) fn home(&self) -> &Path {
-        self.home.path()
-    }
-
-    fn socket(&self) -> PathBuf {
-        self.home().join("s")
-    }
-
-    fn log(&self) -> PathBuf {
-        // With a name that has a dot: another one would get `.err` put after it.
-        self.home().join("log.err")
-    }
-
-    /// Runs statements as root; gives back what they print.
-    pub(crate) fn sql(&self, statements: &str) -> Outcome<String> {
-        let output = Command::new("mariadb")
-            .args(["--no-defaults", "--user=root", "--batch", "--skip-column-names"])
-            .arg(option("socket", &self.socket()))
-            .args(["--execute", statements])
-            .output()?;
-        match output.status.success() {
-            true => Ok(String::from_utf8(output.stdout)?.trim().to_owned()),
-            false => Err(format!("{statements}: {}", String::from_utf8_lossy(&output.stderr)).into()),
-        }
-    }
-
-    pub(crate) fn counter(&self, name: &str) -> Outcome<u64> {
-        let row = self.sql(&format!("SHOW GLOBAL STATUS LIKE '{name}'"))?;
-        Ok(row.rsplit('\t').next().unwrap_or_default().parse()?)
-    }
+    Ok(())
 }
 
-fn option(name: &str, path: &Path) -> impl AsRef<OsStr> {
-    format!("--{name}={}", path.display())
+/// Waits until a server writes `ready`, and reads on for as long as it writes.
+pub(crate) fn until_ready(
+    child: &mut Child,
+    log: impl Read + Send + 'static,
+    ready: &'static str,
+) -> Outcome {
+    let (sender, lines) = std_mpsc::channel();
+    // Ends with the server.
+    drop(std::thread::spawn(move || {
+        for line in BufReader::new(log).lines().map_while(Result::ok) {
+            // Only the first lines are waited for.
+            let _ = sender.send(line);
+        }
+    }));
+    let mut written = String::new();
+    while let Ok(line) = lines.recv_timeout(LIMIT) {
+        if line.contains(ready) {
+            return Ok(());
+        }
+        written += &line;
+        written += "\n";
+    }
+    let _ = child.kill();
+    Err(format!("the server is not ready:\n{written}").into())
+}
+
+/// Writes `ca.pem`, and `cert.pem` with `key.pem` for a server of these names.
+pub(crate) fn certificates(directory: &Path, names: &[&str]) -> Outcome {
+    let mut params = CertificateParams::new(vec![])?;
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let key = KeyPair::generate()?;
+    std::fs::write(directory.join("ca.pem"), params.self_signed(&key)?.pem())?;
+    let issuer = Issuer::new(params, key);
+    let params = CertificateParams::new(names.iter().map(|n| (*n).to_owned()).collect::<Vec<_>>())?;
+    let key = KeyPair::generate()?;
+    std::fs::write(directory.join("cert.pem"), params.signed_by(&key, &issuer)?.pem())?;
+    std::fs::write(directory.join("key.pem"), key.serialize_pem())?;
+    Ok(())
 }
 
 /// Checks of servers, and their results.
@@ -233,17 +132,28 @@ impl Checks {
 
     /// From now on, these servers are checked in this way.
     pub(crate) fn apply(&mut self, servers: &[&MariaDb], check: MysqlCheck) {
-        let host = Host::Address(IpAddr::V4(Ipv4Addr::LOCALHOST));
-        let server = |db: &&MariaDb| Server::new(format!("db{}", db.id), host.clone(), db.port);
-        let check = Check {
-            interval: Duration::from_millis(100),
-            rise: 1,
-            fall: 1,
-            ..Check::new(CheckKind::Mysql(check))
+        let ports: Vec<u16> = servers.iter().map(|db| db.port).collect();
+        self.check(CheckKind::Mysql(check), &ports, None);
+    }
+
+    /// Checks what listens at `ports` from now on; positions are the servers' numbers.
+    pub(crate) fn check(&mut self, kind: CheckKind, ports: &[u16], found_at: Option<&str>) {
+        let server = |port: &u16| Server {
+            found_at: found_at.map(str::to_owned),
+            ..Server::new(format!("db{port}"), Host::Address(IpAddr::V4(Ipv4Addr::LOCALHOST)), *port)
         };
-        let servers = servers.iter().map(server).collect();
-        let pool = Pool { check: Some(check), ..Pool::new("a", servers) };
+        let check = Check { interval: Duration::from_millis(100), rise: 1, fall: 1, ..Check::new(kind) };
+        let pool = Pool { check: Some(check), ..Pool::new("a", ports.iter().map(server).collect()) };
         self.checker.update(&[pool], &self.resolver);
+    }
+
+    pub(crate) fn hurry(&self, port: u16) {
+        self.checker.hurry("a", &format!("db{port}"));
+    }
+
+    /// Forgets what was reported until now.
+    pub(crate) fn flush(&mut self) {
+        while self.reports.try_recv().is_ok() {}
     }
 
     /// Waits for a result of a server that fits, and gives the ones before it too.
@@ -314,5 +224,53 @@ impl Checks {
             Some(Probe::Failed(reason)) => Ok(reason),
             Some(Probe::Answered(_) | Probe::Unable(_)) | None => Err("no failure".into()),
         }
+    }
+
+    /// Waits for an answer that fits.
+    pub(crate) async fn until_seen(
+        &mut self,
+        server: usize,
+        fits: impl Fn(&Observation) -> bool,
+    ) -> Outcome<Observation> {
+        let fit = |probe: &Probe| matches!(probe, Probe::Answered(seen) if fits(seen));
+        match self.until(server, fit).await?.pop() {
+            Some(Probe::Answered(seen)) => Ok(seen),
+            Some(Probe::Failed(_) | Probe::Unable(_)) | None => Err("no answer".into()),
+        }
+    }
+
+    pub(crate) async fn until_primary(&mut self, server: usize) -> Outcome<Observation> {
+        let primary = |seen: &Observation| seen.role == Some(ObservedRole::Primary) && seen.unready.is_none();
+        self.until_seen(server, primary).await
+    }
+
+    /// Waits until a replica lags by so much at most, or at least.
+    pub(crate) async fn until_behind(&mut self, server: usize, fits: impl Fn(Duration) -> bool) -> Outcome {
+        let known = |seen: &Observation| match (&seen.role, &seen.lag) {
+            (Some(ObservedRole::Replica), Some(Lag::Known(lag))) => fits(*lag) && seen.unready.is_none(),
+            (Some(ObservedRole::Replica), Some(Lag::Unknown(_)) | None)
+            | (Some(ObservedRole::Primary) | None, _) => false,
+        };
+        self.until_seen(server, known).await.map(drop)
+    }
+
+    /// Waits until a replica's lag is unknown for a reason; gives the reason.
+    pub(crate) async fn until_unknown(&mut self, server: usize, text: &str) -> Outcome<String> {
+        let why = |seen: &Observation| match &seen.lag {
+            Some(Lag::Unknown(why)) if why.contains(text) => Some(why.clone()),
+            Some(Lag::Unknown(_) | Lag::Known(_)) | None => None,
+        };
+        let seen = self.until_seen(server, |seen| why(seen).is_some()).await?;
+        Ok(why(&seen).unwrap_or_default())
+    }
+
+    /// So many answers, and nothing else.
+    pub(crate) async fn only_answers(&mut self, server: usize, number: usize) -> Outcome {
+        self.flush();
+        for _ in 0..number {
+            let seen = self.until(server, |probe| matches!(probe, Probe::Answered(_))).await?;
+            assert_eq!(seen.len(), 1, "{seen:?}");
+        }
+        Ok(())
     }
 }

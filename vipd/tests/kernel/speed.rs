@@ -15,10 +15,11 @@ fn two_hundred_addresses_take_well_under_50_ms() {
         let mut rig = Rig::start(&[]).await?;
         for (name, vips) in [("IPv4", v4), ("IPv6", v6)] {
             for hold in [Hold::Owned, Hold::Owned, Hold::Silent, Hold::Owned, Hold::Absent] {
-                let start = Instant::now();
+                let start = (Instant::now(), cpu_time());
                 rig.plan(0, vips.clone(), hold, LEASE).await?;
-                let took = start.elapsed();
-                eprintln!("{name}, 200 addresses, {hold:?}: {took:?}");
+                // The kernel works on this thread's time; others may delay it.
+                let (wall, took) = (start.0.elapsed(), cpu_time() - start.1);
+                eprintln!("{name}, 200 addresses, {hold:?}: {took:?}, {wall:?} with what else runs here");
                 assert!(took < Duration::from_millis(50), "{took:?}");
             }
         }

@@ -84,7 +84,7 @@ async fn transfer(buffers: &Buffers) {
 
 #[tokio::test]
 async fn spliced_bytes_arrive_once_and_in_order() {
-    let buffers = Buffers::default();
+    let buffers = Buffers::new(Arc::default());
     transfer(&buffers).await;
     let (lent, spare) = buffers.pipes.counts();
     assert_eq!(lent, 0);
@@ -93,7 +93,7 @@ async fn spliced_bytes_arrive_once_and_in_order() {
 
 #[tokio::test]
 async fn without_a_pipe_bulk_is_copied_once_and_in_order() {
-    let buffers = Buffers::default();
+    let buffers = Buffers::new(Arc::default());
     let taken: Vec<Pipe> = std::iter::from_fn(|| buffers.pipes.lend()).collect();
     transfer(&buffers).await;
     assert_eq!(buffers.pipes.counts(), (taken.len(), 0));
@@ -101,7 +101,7 @@ async fn without_a_pipe_bulk_is_copied_once_and_in_order() {
 
 #[tokio::test]
 async fn requests_and_answers_need_no_pipe() {
-    let buffers = Buffers::default();
+    let buffers = Buffers::new(Arc::default());
     let ((client, mut far_client), (server, mut far_server)) = (pair().await, pair().await);
     let peers = thread::spawn(move || {
         let mut message = [0; 15_000];
@@ -119,7 +119,7 @@ async fn requests_and_answers_need_no_pipe() {
 
 #[tokio::test]
 async fn a_pipe_is_lent_only_while_bytes_are_in_flight() {
-    let buffers = Buffers::default();
+    let buffers = Buffers::new(Arc::default());
     let ((client, mut far_client), (server, mut far_server)) = (pair().await, pair().await);
     let mut relayed = Relayed::new(client, server, &buffers);
     // Nobody reads: the bytes stay where they are.
@@ -144,7 +144,7 @@ async fn a_pipe_is_lent_only_while_bytes_are_in_flight() {
 
 #[tokio::test]
 async fn what_a_reset_client_left_in_a_pipe_reaches_nobody() {
-    let buffers = Buffers::default();
+    let buffers = Buffers::new(Arc::default());
     let ((client, far_client), (server, far_server)) = (pair().await, pair().await);
     let flood = thread::spawn(move || {
         let block = [1; 65536];

@@ -1,10 +1,10 @@
 //! What goes wrong with a check, in words that say what to do.
 
 use super::super::dial::DialError;
+use super::super::password::PasswordError;
 use super::super::tls::TlsError;
 use super::login::LoginError;
 use super::wire::{ServerError, WireError};
-use crate::check::password::PasswordError;
 use std::net::SocketAddr;
 use thiserror::Error;
 

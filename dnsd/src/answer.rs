@@ -1,0 +1,366 @@
+//! From a query to its answer.
+//!
+//! Most answers are a set of one name, or that there is none. They are copied
+//! together from the bytes that the zone holds. The rest (aliases, wildcards,
+//! delegations, ANY) is put together by hickory's catalog.
+
+use crate::handler::{self, End};
+use crate::limit::{Limiter, Verdict};
+use crate::message::{
+    EdnsOption, HEADER, Malformed, OPTION_COOKIE, Opcode, Request, Section, append_edns, begin, count,
+};
+use crate::served::{Served, Serving, Shared};
+use crate::tsig::Signed;
+use crate::zone::{Found, Zone};
+use hickory_proto::rr::RecordType;
+use std::net::IpAddr;
+use tracing::debug;
+
+/// Response codes (RFC 1035, section 4.1.1; RFC 2136, section 2.2).
+pub mod rcode {
+    /// No error.
+    pub const NOERROR: u8 = 0;
+    /// Malformed.
+    pub const FORMERR: u8 = 1;
+    /// This server's trouble.
+    pub const SERVFAIL: u8 = 2;
+    /// No such name.
+    pub const NXDOMAIN: u8 = 3;
+    /// Not known here.
+    pub const NOTIMP: u8 = 4;
+    /// Not allowed.
+    pub const REFUSED: u8 = 5;
+    /// A name is there that should not.
+    pub const YXDOMAIN: u8 = 6;
+    /// A set is there that should not.
+    pub const YXRRSET: u8 = 7;
+    /// A set is not there that should.
+    pub const NXRRSET: u8 = 8;
+    /// Not this server's zone, or not this key's.
+    pub const NOTAUTH: u8 = 9;
+    /// A name that is not in the zone.
+    pub const NOTZONE: u8 = 10;
+    /// EDNS of another version.
+    pub const BADVERS: u16 = 16;
+    /// The cookie is missing or old.
+    pub const BADCOOKIE: u16 = 23;
+}
+
+const ANY: u16 = 255;
+const IXFR: u16 = 251;
+const AXFR: u16 = 252;
+/// The OPT record with a cookie in it.
+const EDNS_ROOM: usize = 11 + 4 + crate::cookie::BOTH;
+
+/// Where a request came from and how.
+#[derive(Clone, Copy, Debug)]
+pub struct Source {
+    /// The client.
+    pub address: IpAddr,
+    /// Over UDP: answers have a size, and rates.
+    pub udp: bool,
+    /// Seconds since 1970.
+    pub now: u64,
+}
+
+/// What is to be done with a request.
+#[derive(Debug, Eq, PartialEq)]
+pub enum Outcome {
+    /// Send what was written.
+    Answer,
+    /// Send nothing.
+    Silence,
+    /// It is an update: the writer answers it.
+    Update,
+    /// It is a transfer: over TCP only.
+    Transfer,
+}
+
+/// What one thread needs beside what it shares: nobody else looks at it.
+pub struct Answerer {
+    limiter: Limiter,
+    /// Chooses the record that comes first. A plain count would not do: who asks
+    /// for A and AAAA in turn would see every other number only.
+    random: u64,
+}
+
+impl Answerer {
+    /// For a thread.
+    ///
+    /// # Errors
+    ///
+    /// When the system gives no random bytes.
+    pub fn new() -> Result<Self, getrandom::Error> {
+        let mut seed = [0; 8];
+        getrandom::fill(&mut seed)?;
+        Ok(Self { limiter: Limiter::new()?, random: u64::from_le_bytes(seed) })
+    }
+
+    /// Answers a message into `out`.
+    pub fn answer(
+        &mut self,
+        shared: &Shared,
+        served: &Served,
+        raw: &[u8],
+        source: Source,
+        out: &mut Vec<u8>,
+    ) -> Outcome {
+        let outcome = match Request::read(raw) {
+            Ok(request) => self.request(shared, served, &request, source, out),
+            Err(Malformed::NoRequest) => {
+                shared.metrics.malformed.add();
+                Outcome::Silence
+            }
+            Err(Malformed::FormErr) => {
+                shared.metrics.malformed.add();
+                header_only(raw, rcode::FORMERR, out);
+                self.limited(shared, served, source, b"\x01", Outcome::Answer)
+            }
+        };
+        if outcome == Outcome::Answer {
+            shared.metrics.answer(out);
+        }
+        outcome
+    }
+
+    fn request(
+        &mut self,
+        shared: &Shared,
+        served: &Served,
+        request: &Request<'_>,
+        source: Source,
+        out: &mut Vec<u8>,
+    ) -> Outcome {
+        match request.opcode {
+            Opcode::Query => {}
+            Opcode::Update => return Outcome::Update,
+            Opcode::Other => {
+                header_only(request.raw, rcode::NOTIMP, out);
+                return self.limited(shared, served, source, b"\x04", Outcome::Answer);
+            }
+        }
+        if matches!(request.qtype, AXFR | IXFR) && !source.udp {
+            return Outcome::Transfer;
+        }
+        let signed = match request.tsig_at.map(|_| served.keys.verify(request, source.now)) {
+            None => None,
+            Some(Ok(signed)) => Some(signed),
+            Some(Err(refusal)) => {
+                debug!(client = %source.address, key = refusal.key(), "a query's signature: {refusal}");
+                begin(request, false, rcode::NOTAUTH, out);
+                refusal.append(out);
+                return self.limited(shared, served, source, b"\x09", Outcome::Answer);
+            }
+        };
+        let now = u32::try_from(source.now & 0xffff_ffff).unwrap_or(0);
+        let cookie = request.edns.and_then(|edns| edns.cookie);
+        let known = cookie.is_some_and(|cookie| shared.cookies.known(cookie, source.address, now));
+        let mut extended = self.respond(served, request, signed.as_ref(), source, out);
+        if source.udp && !known && signed.is_none() {
+            match self.judge(served, request, source, out) {
+                Verdict::Send => {}
+                Verdict::Drop | Verdict::Slip if cookie.is_some() => {
+                    // A cookie tells it from a forger (RFC 7873, section 5.2.3).
+                    shared.metrics.limited.add();
+                    begin(request, false, low(rcode::BADCOOKIE), out);
+                    extended = rcode::BADCOOKIE;
+                }
+                Verdict::Slip => {
+                    shared.metrics.limited.add();
+                    truncate(request, out);
+                }
+                Verdict::Drop => {
+                    shared.metrics.limited.add();
+                    return Outcome::Silence;
+                }
+            }
+        }
+        if let Some(edns) = request.edns {
+            let cookie = cookie.map(|client| shared.cookies.make(client, source.address, now));
+            let option = cookie.as_ref().map(|cookie| EdnsOption { code: OPTION_COOKIE, value: cookie });
+            append_edns(out, extended, edns.dnssec_ok, option.as_slice());
+        }
+        if let Some(signed) = signed {
+            signed.sign(out);
+        }
+        Outcome::Answer
+    }
+
+    /// Writes the answer but for what is at its end; gives the response code in full.
+    fn respond(
+        &mut self,
+        served: &Served,
+        request: &Request<'_>,
+        signed: Option<&Signed>,
+        source: Source,
+        out: &mut Vec<u8>,
+    ) -> u16 {
+        if request.edns.is_some_and(|edns| edns.version > 0) {
+            begin(request, false, low(rcode::BADVERS), out);
+            return rcode::BADVERS;
+        }
+        let serving = served.find(&request.name).filter(|_| request.qclass == 1);
+        let Some(serving) = serving else {
+            begin(request, false, rcode::REFUSED, out);
+            return rcode::REFUSED.into();
+        };
+        let most = if source.udp { request.udp_size() } else { usize::from(u16::MAX) };
+        let room = most
+            .saturating_sub(if request.edns.is_some() { EDNS_ROOM } else { 0 })
+            .saturating_sub(signed.map_or(0, Signed::room));
+        let code = match request.qtype {
+            AXFR => {
+                begin(request, false, rcode::FORMERR, out); // over UDP (RFC 5936, section 4.2)
+                rcode::FORMERR
+            }
+            IXFR => {
+                // The SOA record alone: the client comes back over TCP if it is newer
+                // (RFC 1995, section 2).
+                let zone = serving.zone.read();
+                begin(request, true, rcode::NOERROR, out);
+                append_soa(request, &zone, Section::Answer, out);
+                rcode::NOERROR
+            }
+            _ => self.query(served, serving, request, out),
+        };
+        if out.len() > room {
+            truncate(request, out);
+        }
+        code.into()
+    }
+
+    fn query(&mut self, served: &Served, serving: &Serving, request: &Request<'_>, out: &mut Vec<u8>) -> u8 {
+        let zone = serving.zone.read();
+        let found = if request.qtype == ANY { None } else { Some(zone.find(&request.name, request.qtype)) };
+        match found {
+            Some(Found::Set(set)) => {
+                begin(request, true, rcode::NOERROR, out);
+                // Knuth's linear congruential generator; its high bits are good.
+                self.random = self
+                    .random
+                    .wrapping_mul(6_364_136_223_846_793_005)
+                    .wrapping_add(1_442_695_040_888_963_407);
+                set.append_rotated(usize::try_from(self.random >> 33).unwrap_or(0), out);
+                count(out, Section::Answer, set.len());
+                rcode::NOERROR
+            }
+            Some(Found::NoData) => {
+                begin(request, true, rcode::NOERROR, out);
+                append_soa(request, &zone, Section::Authority, out);
+                rcode::NOERROR
+            }
+            Some(Found::NoName) => {
+                begin(request, true, rcode::NXDOMAIN, out);
+                append_soa(request, &zone, Section::Authority, out);
+                rcode::NXDOMAIN
+            }
+            Some(Found::Alias(_) | Found::Wildcard(_) | Found::Delegated(..)) | None => {
+                drop(zone);
+                by_catalog(served, serving, request, out)
+            }
+        }
+    }
+
+    fn judge(&mut self, served: &Served, request: &Request<'_>, source: Source, out: &[u8]) -> Verdict {
+        let code = out.get(3).map_or(0, |flags| flags & 0x0f);
+        let second = u32::try_from(source.now & 0xffff_ffff).unwrap_or(0);
+        let limit = &served.rate_limit;
+        if code == rcode::NOERROR {
+            return self.limiter.judge(limit, source.address, &request.name, second);
+        }
+        // Made-up names are as many as one likes: they count as one.
+        self.limiter.judge(limit, source.address, &[code], second)
+    }
+
+    /// For answers that have nothing of the question in them.
+    fn limited(
+        &mut self,
+        shared: &Shared,
+        served: &Served,
+        source: Source,
+        about: &[u8],
+        outcome: Outcome,
+    ) -> Outcome {
+        let second = u32::try_from(source.now & 0xffff_ffff).unwrap_or(0);
+        if source.udp
+            && self.limiter.judge(&served.rate_limit, source.address, about, second) != Verdict::Send
+        {
+            shared.metrics.limited.add();
+            return Outcome::Silence;
+        }
+        outcome
+    }
+}
+
+fn low(code: u16) -> u8 {
+    code.to_be_bytes()[1] & 0x0f
+}
+
+/// The SOA record, whose owner is the end of the question's name.
+fn append_soa(request: &Request<'_>, zone: &Zone, section: Section, out: &mut Vec<u8>) {
+    let at = HEADER + request.name.len().saturating_sub(zone.origin().len());
+    out.extend((0xc000 | u16::try_from(at).unwrap_or(0)).to_be_bytes());
+    out.extend(zone.negative());
+    count(out, section, 1);
+}
+
+/// Nothing but the question, and TC.
+fn truncate(request: &Request<'_>, out: &mut Vec<u8>) {
+    begin(request, out.get(2).is_some_and(|flags| flags & 4 != 0), 0, out);
+    out[2] |= 2;
+}
+
+/// An answer to what could not be read: its header, with a response code.
+fn header_only(raw: &[u8], code: u8, out: &mut Vec<u8>) {
+    out.clear();
+    out.extend(&raw[..2]);
+    out.extend([0x80 | (raw[2] & 0x79), code, 0, 0, 0, 0, 0, 0, 0, 0]);
+}
+
+/// The answer of hickory's catalog, put right where it is not.
+fn by_catalog(served: &Served, serving: &Serving, request: &Request<'_>, out: &mut Vec<u8>) -> u8 {
+    let mut question = request.raw[..request.question_end].to_vec();
+    question[6..HEADER].fill(0);
+    let Some(answer) = handler::ask(&served.catalog, question) else {
+        begin(request, false, rcode::SERVFAIL, out);
+        return rcode::SERVFAIL;
+    };
+    *out = answer;
+    let zone = serving.zone.read();
+    let way = handler::follow(&zone, &request.name, RecordType::from(request.qtype));
+    let code = match way.end {
+        End::Records | End::Elsewhere => rcode::NOERROR,
+        End::NoData => {
+            if !way.records.is_empty() {
+                append_whole_soa(&zone, out);
+            }
+            rcode::NOERROR
+        }
+        // An alias to a name that is not there (RFC 6604, section 3).
+        End::NoName => {
+            if !way.records.is_empty() {
+                append_whole_soa(&zone, out);
+            }
+            rcode::NXDOMAIN
+        }
+        // A referral is no authoritative answer (RFC 1034, section 6.2.6).
+        End::Delegated => {
+            if way.records.iter().all(|record| record.record_type() == RecordType::NS) {
+                out[2] &= !4;
+            }
+            rcode::NOERROR
+        }
+    };
+    out[3] = code;
+    code
+}
+
+/// hickory adds none behind an alias. Additional records do not stand in such answers.
+fn append_whole_soa(zone: &Zone, out: &mut Vec<u8>) {
+    out.extend(zone.origin().iter());
+    out.extend(zone.negative());
+    count(out, Section::Authority, 1);
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,143 @@
+use super::*;
+use crate::cookie::Cookies;
+use crate::handler;
+use crate::metrics::Metrics;
+use crate::name::from_text;
+use crate::served::ServedZone;
+use crate::tsig::Keys;
+use crate::zone::Soa;
+use crate::zone::rrset::RrSet;
+use arc_swap::ArcSwap;
+use hickory_proto::op::Message;
+use proptest::prelude::*;
+use std::sync::Arc;
+use std::time::Duration;
+use vipd_config::dnsd;
+
+fn settings() -> dnsd::Zone {
+    dnsd::Zone {
+        name: "corp.example.".into(),
+        primary_ns: "ns1.corp.example.".into(),
+        contact: "hostmaster.corp.example.".into(),
+        negative_ttl: 5,
+        file: None,
+        allow_transfer: vec![],
+        notify: vec![],
+        min_lease: Duration::from_secs(30),
+        max_lease: Duration::from_secs(30),
+        expire_last: false,
+    }
+}
+
+pub(crate) fn shared(names: &[(String, u16, u8)]) -> Shared {
+    let name = from_text("ns1.corp.example.");
+    let soa = Soa { contact: name.clone(), primary: name, refresh: 1, retry: 1, expire: 1, minimum: 5 };
+    let mut zone = Zone::new(from_text("corp.example."), soa, 7);
+    for (name, rtype, data) in names {
+        let name = from_text(&format!("{name}.corp.example."));
+        let data: Vec<u8> = match rtype {
+            1 => vec![10, 0, 0, *data],
+            5 => [&[2, b'a' + data % 4, b'a' + data % 3], &*from_text("corp.example.")].concat(),
+            _ => vec![1, *data],
+        };
+        let old = zone.get(&name, *rtype).cloned();
+        let alias = zone.get(&name, 5).is_some() || (*rtype == 5 && zone.sets(&name).next().is_some());
+        let set = match old {
+            Some(old) if *rtype != 5 => old.with(&data, 5),
+            _ => RrSet::new(*rtype, 5, [data]),
+        };
+        if !alias {
+            zone.put(&name, *rtype, set);
+        }
+    }
+    let serving = Serving { zone: ServedZone::new(zone), settings: Arc::new(settings()) };
+    let limit = dnsd::RateLimit { responses_per_second: 0, slip: 0, exempt: vec![] };
+    Shared {
+        served: ArcSwap::from_pointee(Served::new([serving], Keys::default(), limit)),
+        cookies: Cookies::new().unwrap(),
+        metrics: Metrics::default(),
+    }
+}
+
+fn question(name: &str, rtype: u16) -> Vec<u8> {
+    let head = [0x12, 0x34, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
+    [&head[..], &from_text(name), &rtype.to_be_bytes(), &[0, 1]].concat()
+}
+
+/// What can be compared: the sections, sorted.
+fn essence(message: &[u8]) -> (u8, bool, Vec<Vec<String>>) {
+    let message = Message::from_vec(message).unwrap();
+    let sections = [&message.answers, &message.authorities, &message.additionals];
+    let sorted = |records: &Vec<hickory_proto::rr::Record>| {
+        let mut lines: Vec<_> = records.iter().map(|record| format!("{record:?}").to_lowercase()).collect();
+        lines.sort();
+        lines
+    };
+    (message.response_code.low(), message.authoritative, sections.map(sorted).into())
+}
+
+fn label() -> impl Strategy<Value = String> {
+    proptest::collection::vec("[a-d]{2}", 1..4).prop_map(|labels| labels.join("."))
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 300, ..ProptestConfig::default() })]
+
+    /// What is copied from prepared records is what hickory's catalog puts together.
+    #[test]
+    fn prepared_answers_are_hickorys_answers(
+        names in proptest::collection::vec((label(), prop_oneof![Just(1_u16), Just(16), Just(5)], any::<u8>()), 0..30),
+        asked in proptest::collection::vec((label(), prop_oneof![Just(1_u16), Just(16), Just(28), Just(5)]), 1..20),
+    ) {
+        let shared = shared(&names);
+        let served = shared.served.load_full();
+        let mut answerer = Answerer::new().unwrap();
+        let source = Source { address: "192.0.2.1".parse().unwrap(), udp: false, now: 1 };
+        for (name, rtype) in asked.iter().chain(names.iter().map(|(n, t, _)| (n.clone(), *t)).collect::<Vec<_>>().iter()) {
+            let question = question(&format!("{name}.corp.example."), *rtype);
+            let mut out = Vec::new();
+            assert_eq!(answerer.answer(&shared, &served, &question, source, &mut out), Outcome::Answer);
+            let (code, authoritative, ours) = essence(&out);
+            let catalog = handler::ask(&served.catalog, question).unwrap();
+            let (their_code, their_authority, theirs) = essence(&catalog);
+            prop_assert_eq!(authoritative, their_authority);
+            if ours[0].iter().any(|record| record.contains("cname")) {
+                // Behind an alias this server adds what hickory leaves out (RFC 6604, RFC 2308).
+                prop_assert_eq!(&ours[0], &theirs[0]);
+            } else {
+                prop_assert_eq!((code, ours), (their_code, theirs), "{} {}", name, rtype);
+            }
+        }
+    }
+
+    #[test]
+    fn no_message_makes_it_panic(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
+        let shared = shared(&[("db".into(), 1, 1)]);
+        let served = shared.served.load_full();
+        let source = Source { address: "192.0.2.1".parse().unwrap(), udp: true, now: 1 };
+        Answerer::new().unwrap().answer(&shared, &served, &bytes, source, &mut Vec::new());
+    }
+}
+
+#[test]
+fn an_answer_is_never_larger_than_the_client_takes() {
+    let names: Vec<_> = (0..100).map(|i| ("db".to_owned(), 1, i)).collect();
+    let shared = shared(&names);
+    let served = shared.served.load_full();
+    let mut answerer = Answerer::new().unwrap();
+    let mut out = Vec::new();
+    for size in [0_u16, 512, 600, 1232, 4096, 65535] {
+        let mut query = question("db.corp.example.", 1);
+        query[11] = 1;
+        query.extend([0, 0, 41]);
+        query.extend(size.to_be_bytes());
+        query.extend([0; 6]);
+        let mut source = Source { address: "192.0.2.1".parse().unwrap(), udp: true, now: 1 };
+        answerer.answer(&shared, &served, &query, source, &mut out);
+        assert!(out.len() <= usize::from(size).clamp(512, 1232), "{size}: {}", out.len());
+        assert_eq!(out[2] & 2, 2, "{size}: TC");
+        source.udp = false;
+        answerer.answer(&shared, &served, &query, source, &mut out);
+        assert_eq!(out[7], 100);
+    }
+}

@@ -1,0 +1,219 @@
+//! The zone as hickory-server asks it.
+//!
+//! hickory's [`Catalog`] finds the zone of a question and puts the answer
+//! together from what this handler says: aliases, wildcards, delegations, ANY.
+//! What needs none of that is answered from prepared records, see
+//! [`crate::answer`]; a test holds the two against each other. Updates and
+//! transfers do not go through the catalog: it has no place for a lease in the
+//! answer, for the server's time in BADTIME, or for a second message.
+
+use crate::name::{self, Wire};
+use crate::served::ServedZone;
+use crate::zone::rrset::RrSet;
+use crate::zone::{Found, Zone};
+use async_trait::async_trait;
+use futures_util::FutureExt as _;
+use hickory_proto::op::ResponseCode;
+use hickory_proto::rr::{LowerName, RData, Record, RecordType, TSigResponseContext};
+use hickory_proto::serialize::binary::BinEncoder;
+use hickory_server::net::NetError;
+use hickory_server::net::runtime::TokioTime;
+use hickory_server::net::xfer::Protocol;
+use hickory_server::server::{Request, RequestHandler as _, RequestInfo, ResponseHandler, ResponseInfo};
+use hickory_server::zone_handler::{
+    AuthLookup, AxfrPolicy, Catalog, LookupControlFlow, LookupError, LookupOptions, LookupRecords,
+    MessageResponse, ZoneHandler, ZoneType,
+};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// Aliases that are followed within the zone.
+const MAX_ALIASES: usize = 8;
+/// RFC 8482: one set stands for all.
+const ANY: RecordType = RecordType::ANY;
+
+/// The catalog of the zones.
+pub(crate) fn catalog<'z>(zones: impl Iterator<Item = &'z Arc<ServedZone>>) -> Catalog {
+    let mut catalog = Catalog::new();
+    for zone in zones {
+        let origin = LowerName::new(&name::to_name(&zone.origin));
+        let handler = Handler { origin: origin.clone(), zone: Arc::clone(zone) };
+        catalog.upsert(origin, vec![Arc::new(handler)]);
+    }
+    catalog
+}
+
+struct Handler {
+    origin: LowerName,
+    zone: Arc<ServedZone>,
+}
+
+/// How the way from a question to its records ended.
+#[derive(Debug, Eq, PartialEq)]
+pub(crate) enum End {
+    /// With records.
+    Records,
+    /// With another server's name servers.
+    Delegated,
+    /// The last name has no records of the type.
+    NoData,
+    /// The last name is not there.
+    NoName,
+    /// The last name is not in the zone.
+    Elsewhere,
+}
+
+/// What a zone says of a name, aliases followed.
+pub(crate) struct Way {
+    pub(crate) records: Vec<Record>,
+    pub(crate) glue: Vec<Record>,
+    pub(crate) end: End,
+}
+
+/// Goes the way from a question to its records.
+pub(crate) fn follow(zone: &Zone, asked: &[u8], rtype: RecordType) -> Way {
+    let mut way = Way { records: vec![], glue: vec![], end: End::Elsewhere };
+    let mut name: Wire = asked.into();
+    for _ in 0..MAX_ALIASES {
+        if !name::within(&name, zone.origin()) {
+            way.end = End::Elsewhere;
+            return way;
+        }
+        let mut found = zone.find(&name, rtype.into());
+        if rtype == ANY && matches!(found, Found::NoData | Found::Alias(_)) {
+            found = zone.sets(&name).next().map_or(Found::NoData, Found::Set);
+        }
+        let set = match found {
+            Found::Set(set) | Found::Alias(set) | Found::Wildcard(set) => set,
+            Found::Delegated(cut, set) => {
+                way.glue = glue(zone, set);
+                way.records.extend(set.to_records(cut));
+                way.end = End::Delegated;
+                return way;
+            }
+            Found::NoData => {
+                way.end = End::NoData;
+                return way;
+            }
+            Found::NoName => {
+                way.end = End::NoName;
+                return way;
+            }
+        };
+        let records = set.to_records(&name);
+        let target = match records.first().map(|record| &record.data) {
+            Some(RData::CNAME(target)) if !matches!(rtype, RecordType::CNAME | ANY) => Some(name::of(target)),
+            _ => None,
+        };
+        way.records.extend(records);
+        match target {
+            Some(target) => name = target,
+            None => {
+                way.end = End::Records;
+                return way;
+            }
+        }
+    }
+    way
+}
+
+/// The addresses of name servers whose names are in the zone.
+fn glue(zone: &Zone, servers: &RrSet) -> Vec<Record> {
+    let mut records = Vec::new();
+    for server in servers.data() {
+        let server: Wire = server.to_ascii_lowercase().into();
+        for rtype in [1, 28] {
+            records.extend(zone.get(&server, rtype).into_iter().flat_map(|set| set.to_records(&server)));
+        }
+    }
+    records
+}
+
+#[async_trait]
+impl ZoneHandler for Handler {
+    fn zone_type(&self) -> ZoneType {
+        ZoneType::Primary
+    }
+
+    fn axfr_policy(&self) -> AxfrPolicy {
+        AxfrPolicy::Deny
+    }
+
+    fn origin(&self) -> &LowerName {
+        &self.origin
+    }
+
+    async fn lookup(
+        &self,
+        name: &LowerName,
+        rtype: RecordType,
+        _request: Option<&RequestInfo<'_>>,
+        _options: LookupOptions,
+    ) -> LookupControlFlow<AuthLookup> {
+        let zone = self.zone.read();
+        let way = follow(&zone, &name::of(name), rtype);
+        let glue = (!way.glue.is_empty()).then_some(LookupRecords::Section(way.glue));
+        LookupControlFlow::Break(match way.end {
+            End::NoData if way.records.is_empty() => Err(LookupError::NameExists),
+            End::NoName if way.records.is_empty() => Err(ResponseCode::NXDomain.into()),
+            End::Records | End::Delegated | End::NoData | End::NoName | End::Elsewhere => {
+                Ok(AuthLookup::answers(LookupRecords::Section(way.records), glue))
+            }
+        })
+    }
+
+    async fn search(
+        &self,
+        request: &Request,
+        options: LookupOptions,
+    ) -> (LookupControlFlow<AuthLookup>, Option<TSigResponseContext>) {
+        let Ok(info) = request.request_info() else {
+            return (LookupControlFlow::Break(Err(ResponseCode::FormErr.into())), None);
+        };
+        (self.lookup(info.query.name(), info.query.query_type(), Some(&info), options).await, None)
+    }
+
+    async fn nsec_records(
+        &self,
+        _name: &LowerName,
+        _options: LookupOptions,
+    ) -> LookupControlFlow<AuthLookup> {
+        LookupControlFlow::Break(Ok(AuthLookup::Empty))
+    }
+}
+
+/// Where an answer of the catalog is written to.
+#[derive(Clone, Default)]
+struct Sink(Arc<Mutex<Vec<u8>>>);
+
+#[async_trait]
+impl ResponseHandler for Sink {
+    async fn send_response<'a>(
+        &mut self,
+        response: MessageResponse<
+            '_,
+            'a,
+            impl Iterator<Item = &'a Record> + Send + 'a,
+            impl Iterator<Item = &'a Record> + Send + 'a,
+            impl Iterator<Item = &'a Record> + Send + 'a,
+            impl Iterator<Item = &'a Record> + Send + 'a,
+        >,
+    ) -> Result<ResponseInfo, NetError> {
+        let mut bytes = Vec::with_capacity(512);
+        let info = response.destructive_emit(&mut BinEncoder::new(&mut bytes))?;
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = bytes;
+        Ok(info)
+    }
+}
+
+/// Has the catalog answer a plain question without EDNS; `None` if it could not.
+pub(crate) fn ask(catalog: &Catalog, question: Vec<u8>) -> Option<Vec<u8>> {
+    // Nothing of ours looks at the source.
+    let nobody = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0));
+    let request = Request::from_bytes(question, nobody, Protocol::Tcp).ok()?;
+    let sink = Sink::default();
+    // The handler waits for nothing, so neither does the catalog.
+    catalog.handle_request::<_, TokioTime>(&request, sink.clone()).now_or_never()?;
+    let answer = std::mem::take(&mut *sink.0.lock().unwrap_or_else(PoisonError::into_inner));
+    (!answer.is_empty()).then_some(answer)
+}

@@ -1,0 +1,129 @@
+//! What is served: every zone, the keys, the settings; swapped whole at a reload.
+
+use crate::cookie::Cookies;
+use crate::handler;
+use crate::metrics::Metrics;
+use crate::name::{self, Wire};
+use crate::tsig::Keys;
+use crate::zone::Zone;
+use arc_swap::ArcSwap;
+use hickory_server::zone_handler::Catalog;
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::time::{Duration, Instant};
+use tokio::sync::watch;
+use vipd_config::dnsd::{self, Peer, RateLimit};
+
+/// How long a writer asks before it stands in the queue, where it would hold up queries.
+const ASK_FOR: Duration = Duration::from_millis(200);
+
+/// A zone that is served. Only the writer's thread changes it.
+pub struct ServedZone {
+    /// The apex.
+    pub origin: Wire,
+    zone: RwLock<Zone>,
+    /// The newest serial, for those who tell the secondaries.
+    pub serial: watch::Sender<u32>,
+}
+
+impl ServedZone {
+    /// Takes a zone into service.
+    #[must_use]
+    pub fn new(zone: Zone) -> Arc<Self> {
+        let (serial, _) = watch::channel(zone.serial());
+        Arc::new(Self { origin: zone.origin().clone(), zone: RwLock::new(zone), serial })
+    }
+
+    /// The zone, to read.
+    pub fn read(&self) -> RwLockReadGuard<'_, Zone> {
+        // A panic ends the process in release; a zone is never half changed.
+        self.zone.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The zone, to change.
+    pub fn write(&self) -> RwLockWriteGuard<'_, Zone> {
+        // Someone who waits in the lock's queue holds up the readers behind:
+        // queries would wait for a transfer that is read. So this asks first.
+        let begun = Instant::now();
+        while begun.elapsed() < ASK_FOR {
+            if let Ok(zone) = self.zone.try_write() {
+                return zone;
+            }
+            std::thread::yield_now();
+        }
+        self.zone.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A zone with its settings.
+#[derive(Clone)]
+pub struct Serving {
+    /// The zone.
+    pub zone: Arc<ServedZone>,
+    /// Its settings.
+    pub settings: Arc<dnsd::Zone>,
+}
+
+impl Serving {
+    /// Whether somebody may transfer the zone: by the key that signed, or from where.
+    #[must_use]
+    pub fn may_transfer(&self, key: Option<&str>, from: IpAddr) -> bool {
+        self.settings.allow_transfer.iter().any(|peer| match peer {
+            Peer::Key(name) => key == Some(name),
+            Peer::Network(network) => network.contains(from),
+        })
+    }
+}
+
+/// Everything that an answer depends on.
+pub struct Served {
+    zones: HashMap<Wire, Serving>,
+    /// hickory's way from a question to a zone.
+    pub catalog: Catalog,
+    /// Who may sign.
+    pub keys: Keys,
+    /// `[rate-limit]`.
+    pub rate_limit: RateLimit,
+}
+
+impl Served {
+    /// Puts zones into service.
+    #[must_use]
+    pub fn new(zones: impl IntoIterator<Item = Serving>, keys: Keys, rate_limit: RateLimit) -> Self {
+        let zones: HashMap<_, _> =
+            zones.into_iter().map(|serving| (serving.zone.origin.clone(), serving)).collect();
+        let catalog = handler::catalog(zones.values().map(|serving| &serving.zone));
+        Self { zones, catalog, keys, rate_limit }
+    }
+
+    /// The zone that a name is in: the deepest of several.
+    #[must_use]
+    pub fn find(&self, name: &[u8]) -> Option<&Serving> {
+        name::upwards(name).find_map(|name| self.zones.get(name))
+    }
+
+    /// The zone with exactly this apex.
+    #[must_use]
+    pub fn get(&self, origin: &[u8]) -> Option<&Serving> {
+        self.zones.get(origin)
+    }
+
+    /// Every zone, by name.
+    #[must_use]
+    pub fn zones(&self) -> Vec<&Serving> {
+        let mut zones: Vec<_> = self.zones.values().collect();
+        zones.sort_by(|a, b| a.zone.origin.cmp(&b.zone.origin));
+        zones
+    }
+}
+
+/// What all threads share.
+pub struct Shared {
+    /// What is served now.
+    pub served: ArcSwap<Served>,
+    /// DNS cookies.
+    pub cookies: Cookies,
+    /// Counters.
+    pub metrics: Metrics,
+}

@@ -1,0 +1,158 @@
+//! From settings and disk to what is served, at the start and at a reload.
+
+use crate::journal::{self, Entry, Journal, JournalError, Recovered};
+use crate::lease::Table;
+use crate::name;
+use crate::served::{ServedZone, Serving};
+use crate::tsig;
+use crate::zone::file::{self, FileError};
+use crate::zone::{Zone, newer, next_serial};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Instant;
+use tracing::{info, warn};
+use vipd_config::dnsd;
+
+/// Why a zone cannot be served.
+#[derive(Debug, thiserror::Error)]
+pub enum StateError {
+    /// Its file is wrong.
+    #[error("{0}")]
+    File(#[from] FileError),
+    /// Its journal cannot be used.
+    #[error("{0}")]
+    Journal(#[from] JournalError),
+    /// Its journal cannot be written.
+    #[error("zone {zone}: cannot write its journal: {source}")]
+    Write {
+        /// The zone.
+        zone: String,
+        /// The error.
+        #[source]
+        source: io::Error,
+    },
+    /// The directory of the journals cannot be used.
+    #[error("state-dir {}: {source}", path.display())]
+    Dir {
+        /// The directory.
+        path: PathBuf,
+        /// The error.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// What the writer knows of a zone beside what is served.
+pub struct ZoneState {
+    /// The zone.
+    pub serving: Serving,
+    /// Its journal.
+    pub journal: Journal,
+    /// Its leases.
+    pub leases: Table,
+    /// A hash of what settings and file say.
+    pub base: u64,
+}
+
+/// Takes the directory of the journals for this process alone.
+///
+/// # Errors
+///
+/// When it cannot be made or locked: another dnsd uses it.
+pub fn claim(dir: &Path) -> Result<nix::fcntl::Flock<std::fs::File>, StateError> {
+    let fail = |source| StateError::Dir { path: dir.into(), source };
+    std::fs::create_dir_all(dir).map_err(fail)?;
+    let lock = std::fs::File::create(dir.join("lock")).map_err(fail)?;
+    nix::fcntl::Flock::lock(lock, nix::fcntl::FlockArg::LockExclusiveNonblock)
+        .map_err(|(_, errno)| fail(io::Error::other(format!("{errno}: does another dnsd run with it?"))))
+}
+
+/// Reads a zone's file and its journal.
+///
+/// # Errors
+///
+/// When one of them is wrong.
+pub fn open(dir: &Path, settings: &dnsd::Zone, now: Instant) -> Result<ZoneState, StateError> {
+    let mut zone = file::load(settings)?;
+    let base = zone.digest();
+    let (mut journal, Recovered { entries, torn }) = Journal::open(dir, zone.origin())?;
+    if torn > 0 {
+        warn!(zone = settings.name, bytes = torn, "cut off the journal's torn end: it was not acknowledged");
+    }
+    let total = journal::sum(&entries);
+    let (from_file, name) = (zone.serial(), settings.name.clone());
+    let fresh = entries.is_empty();
+    // With nothing known, the time is ahead of any serial that was given out before.
+    let kept = if fresh { u32::try_from(tsig::seconds() & 0xffff_ffff).unwrap_or(1) } else { total.serial };
+    let same = !fresh && total.base == base;
+    let serial = if same {
+        replay(&mut zone, &entries, base);
+        total.serial
+    } else {
+        zone.restore(&total.changes);
+        let next = if fresh { kept } else { next_serial(kept) };
+        if newer(from_file, next) { from_file } else { next }
+    };
+    zone.set_serial(serial);
+    if !same {
+        zone.history.clear();
+        let entry = Entry { serial, base, ..Entry::default() };
+        journal.append(&[entry]).map_err(|source| StateError::Write { zone: name.clone(), source })?;
+    }
+    info!(zone = name, serial, names = zone.names(), changed = zone.changed_sets(), "serving");
+    let leases = Table::new(&total.leases, now);
+    let serving = Serving { zone: ServedZone::new(zone), settings: Arc::new(settings.clone()) };
+    Ok(ZoneState { serving, journal, leases, base })
+}
+
+/// Does again what the journal says. Its beginning is a snapshot; the updates
+/// behind it, upon the same file, can be given to secondaries step by step.
+fn replay(zone: &mut Zone, entries: &[Entry], base: u64) {
+    let first = entries.iter().rposition(|entry| entry.base != base).map_or(0, |last| last + 1);
+    let before = journal::sum(&entries[..first]);
+    zone.restore(&before.changes);
+    zone.set_serial(0);
+    for entry in &entries[first..] {
+        // Parts of a snapshot have the same serial.
+        if newer(entry.serial, zone.serial()) && zone.serial() != 0 && !entry.changes.is_empty() {
+            zone.apply(&entry.changes, entry.serial);
+        } else {
+            zone.restore(&entry.changes);
+            zone.set_serial(entry.serial);
+        }
+    }
+}
+
+/// A zone after its settings or its file changed: what updates did stays.
+///
+/// # Errors
+///
+/// When the file is wrong, or the journal cannot be written; nothing is changed then.
+pub fn reload(state: &mut ZoneState, settings: &dnsd::Zone) -> Result<(), StateError> {
+    let mut fresh = file::load(settings)?;
+    let base = fresh.digest();
+    state.serving.settings = Arc::new(settings.clone());
+    if base == state.base {
+        return Ok(());
+    }
+    let old = state.serving.zone.read();
+    fresh.restore(&old.changed());
+    let next = next_serial(old.serial());
+    let serial = if newer(fresh.serial(), next) { fresh.serial() } else { next };
+    fresh.follow(&old, serial);
+    drop(old);
+    let write = |source| StateError::Write { zone: settings.name.clone(), source };
+    state.journal.rewrite(&fresh, &state.leases.all(), base).map_err(write)?;
+    state.base = base;
+    info!(zone = settings.name, serial, names = fresh.names(), "the file's records changed");
+    *state.serving.zone.write() = fresh;
+    state.serving.zone.serial.send_replace(serial);
+    Ok(())
+}
+
+/// A zone's name as the configuration has it, to compare.
+#[must_use]
+pub fn is_of(state: &ZoneState, settings: &dnsd::Zone) -> bool {
+    *state.serving.zone.origin == *name::from_text(&settings.name)
+}

@@ -1,0 +1,211 @@
+//! The sockets of TCP (RFC 7766).
+
+use crate::answer::{Answerer, Outcome, Source, rcode};
+use crate::message::{Request, begin};
+use crate::served::Shared;
+use crate::transfer;
+use crate::tsig;
+use crate::writer::{Reply, Writer};
+use std::collections::HashMap;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, oneshot};
+use tokio::time::timeout;
+use tracing::{debug, warn};
+
+/// Connections served at a time on an address; more wait in the kernel's queue.
+pub const MAX_CONNECTIONS: usize = 256;
+/// Connections of one client.
+pub const MAX_PER_CLIENT: usize = 32;
+/// Transfers at a time: each holds the whole zone in its messages.
+const MAX_TRANSFERS: usize = 4;
+/// A connection without a request is closed after this.
+const IDLE: Duration = Duration::from_secs(10);
+/// A client that does not take an answer within this is left.
+const WRITE: Duration = Duration::from_secs(30);
+/// What waits in the kernel's queue.
+const BACKLOG: i32 = 512;
+/// When there are no file descriptors left, they will not be back at once.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Binds the listener of an address.
+///
+/// # Errors
+///
+/// When the system refuses it.
+pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = socket2::Socket::new(
+        socket2::Domain::for_address(address),
+        socket2::Type::STREAM,
+        Some(socket2::Protocol::TCP),
+    )?;
+    if address.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    socket.set_reuse_address(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    TcpListener::from_std(socket.into())
+}
+
+/// What the connections of an address share.
+pub struct Server {
+    shared: Arc<Shared>,
+    writer: Writer,
+    answerer: Mutex<Answerer>,
+    clients: Mutex<HashMap<IpAddr, usize>>,
+    transfers: Semaphore,
+}
+
+impl Server {
+    /// For an address.
+    #[must_use]
+    pub fn new(shared: Arc<Shared>, writer: Writer, answerer: Answerer) -> Self {
+        Self {
+            shared,
+            writer,
+            answerer: Mutex::new(answerer),
+            clients: Mutex::default(),
+            transfers: Semaphore::new(MAX_TRANSFERS),
+        }
+    }
+
+    /// Serves until the future is dropped. No error of accept(2) ends it.
+    pub async fn serve(self, listener: TcpListener) {
+        let (server, room) = (Arc::new(self), Arc::new(Semaphore::new(MAX_CONNECTIONS)));
+        let mut connections = tokio::task::JoinSet::new();
+        loop {
+            // The semaphore is never closed.
+            let Ok(permit) = Arc::clone(&room).acquire_owned().await else { return };
+            while connections.try_join_next().is_some() {}
+            match listener.accept().await {
+                Ok((stream, client)) => {
+                    let Some(guest) = Guest::enter(&server, client.ip()) else {
+                        debug!(%client, "too many connections of one client");
+                        continue;
+                    };
+                    connections.spawn(async move {
+                        if let Err(error) = guest.converse(stream).await {
+                            debug!(%client, %error, "a connection ended early");
+                        }
+                        drop(permit);
+                    });
+                }
+                // The client went away while it waited: the next one.
+                Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
+                Err(error) => {
+                    warn!(%error, "cannot accept a connection");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+    }
+
+    fn clients(&self) -> std::sync::MutexGuard<'_, HashMap<IpAddr, usize>> {
+        self.clients.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A connection, counted for its client as long as it is there.
+struct Guest {
+    server: Arc<Server>,
+    client: IpAddr,
+}
+
+impl Drop for Guest {
+    fn drop(&mut self) {
+        let mut clients = self.server.clients();
+        if let Some(count) = clients.get_mut(&self.client) {
+            *count -= 1;
+            if *count == 0 {
+                clients.remove(&self.client);
+            }
+        }
+    }
+}
+
+impl Guest {
+    fn enter(server: &Arc<Server>, client: IpAddr) -> Option<Self> {
+        let mut clients = server.clients();
+        let count = clients.entry(client).or_default();
+        if *count >= MAX_PER_CLIENT {
+            return None;
+        }
+        *count += 1;
+        drop(clients);
+        Some(Self { server: Arc::clone(server), client })
+    }
+
+    async fn converse(&self, mut stream: TcpStream) -> io::Result<()> {
+        let _ = stream.set_nodelay(true);
+        let mut message = Vec::new();
+        loop {
+            let read = timeout(IDLE, read_message(&mut stream, &mut message)).await;
+            if !matches!(read, Ok(Ok(true))) {
+                return read.unwrap_or(Ok(false)).map(drop);
+            }
+            self.server.shared.metrics.tcp.add();
+            for answer in self.answers(&message).await {
+                timeout(WRITE, write_message(&mut stream, &answer)).await??;
+            }
+        }
+    }
+
+    async fn answers(&self, raw: &[u8]) -> Vec<Vec<u8>> {
+        let Server { shared, writer, answerer, transfers, .. } = &*self.server;
+        let served = shared.served.load_full();
+        let source = Source { address: self.client, udp: false, now: tsig::seconds() };
+        let mut out = Vec::new();
+        let outcome = answerer
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .answer(shared, &served, raw, source, &mut out);
+        match outcome {
+            Outcome::Answer => vec![out],
+            Outcome::Silence => vec![],
+            Outcome::Update => {
+                let (sender, receiver) = oneshot::channel();
+                if writer.update(raw.to_vec(), self.client, Reply::Tcp(sender)) {
+                    return receiver.await.into_iter().collect();
+                }
+                let Ok(request) = Request::read(raw) else { return vec![] };
+                begin(&request, false, rcode::SERVFAIL, &mut out);
+                vec![out]
+            }
+            Outcome::Transfer => {
+                // The semaphore is never closed.
+                let _permit = transfers.acquire().await;
+                let (raw, shared, client) = (raw.to_vec(), Arc::clone(shared), self.client);
+                // A large zone takes its time, and other connections shall not wait for it.
+                let work = move || match Request::read(&raw) {
+                    Ok(request) => transfer::answer(&shared, &served, &request, client),
+                    Err(_) => vec![],
+                };
+                tokio::task::spawn_blocking(work).await.unwrap_or_default()
+            }
+        }
+    }
+}
+
+/// Reads a message into `message`; `false` at the end of the stream.
+async fn read_message(stream: &mut TcpStream, message: &mut Vec<u8>) -> io::Result<bool> {
+    let mut length = [0; 2];
+    if stream.read(&mut length[..1]).await? == 0 {
+        return Ok(false);
+    }
+    stream.read_exact(&mut length[1..]).await?;
+    message.resize(u16::from_be_bytes(length).into(), 0);
+    stream.read_exact(message).await?;
+    Ok(true)
+}
+
+async fn write_message(stream: &mut TcpStream, message: &[u8]) -> io::Result<()> {
+    let length =
+        u16::try_from(message.len()).map_err(|_| io::Error::other("an answer of more than 64 KiB"))?;
+    stream.write_all(&[&length.to_be_bytes(), message].concat()).await
+}

@@ -1,0 +1,93 @@
+//! `dnsd check` and `dnsd keygen`.
+
+use crate::cli::{Hash, Keygen};
+use crate::tsig::Key;
+use crate::zone::file;
+use data_encoding::BASE64;
+use std::fmt::Write as _;
+use std::path::Path;
+use vipd_config::dnsd::Config;
+
+/// Judges the configuration, the zone files and the keys. Gives what was found
+/// right, or every error, a line each.
+///
+/// # Errors
+///
+/// What is wrong.
+pub fn check(path: &Path) -> Result<String, String> {
+    let config = Config::load(path).map_err(|errors| errors.to_string())?;
+    let keys = config.keys.iter().filter_map(|key| Key::load(key).err()).map(|error| error.to_string());
+    let zones = config.zones.iter().filter_map(|zone| file::load(zone).err()).map(|error| error.to_string());
+    let errors: Vec<_> = keys.chain(zones).collect();
+    if !errors.is_empty() {
+        return Err(errors.join("\n"));
+    }
+    let mut text = config.warnings.iter().map(|warning| format!("{warning}\n")).collect::<String>();
+    let (zones, keys, addresses) = (config.zones.len(), config.keys.len(), config.listen.len());
+    let _ = writeln!(text, "{}: right ({zones} zones, {keys} keys, {addresses} addresses)", path.display());
+    Ok(text)
+}
+
+/// A new key, and what to write where.
+///
+/// # Errors
+///
+/// When the name is none, or the system gives no random bytes.
+pub fn keygen(order: &Keygen) -> Result<String, String> {
+    let name = order.name.trim_end_matches('.').to_ascii_lowercase();
+    let label = |label: &str| {
+        (1..=63).contains(&label.len())
+            && label.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b))
+    };
+    if name.len() > 253 || !name.split('.').all(label) {
+        return Err(format!("{:?} is not a name for a key: letters, digits, hyphens and dots", order.name));
+    }
+    // As long as the hash (RFC 2104, section 3).
+    let (algorithm, length) = match order.algorithm {
+        Hash::HmacSha256 => ("hmac-sha256", 32),
+        Hash::HmacSha384 => ("hmac-sha384", 48),
+        Hash::HmacSha512 => ("hmac-sha512", 64),
+    };
+    let mut secret = vec![0; length];
+    getrandom::fill(&mut secret).map_err(|error| format!("cannot get random bytes: {error}"))?;
+    let secret = BASE64.encode(&secret);
+    Ok(format!(
+        r#"# The secret, alone in a file that only the daemon may read (chmod 600):
+# /etc/dnsd/{name}.key here, /etc/vipd/tsig.key on each host of vipd.
+{secret}
+
+# /etc/dnsd/dnsd.toml
+[[key]]
+name = "{name}."
+algorithm = "{algorithm}"
+secret-file = "/etc/dnsd/{name}.key"
+grant = [ {{ name = "db.corp.example.", types = ["A", "AAAA", "TXT"] }} ]
+
+# /etc/vipd/vipd.toml
+[dns.rfc2136]
+servers = ["10.77.0.11:53"]
+zone = "corp.example."
+key-name = "{name}."
+key-file = "/etc/vipd/tsig.key"
+
+# The proof, with your server, zone and name:
+printf 'server 10.77.0.11 53\nzone corp.example.\nupdate add _proof.db.corp.example. 5 TXT works\nshow\nsend\nanswer\nupdate delete _proof.db.corp.example. TXT\nsend\n' | nsupdate -y "{algorithm}:{name}.:$(cat /etc/dnsd/{name}.key)"
+"#
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_new_key_fits_its_hash_and_no_two_are_the_same() {
+        let order = |name: &str, algorithm| keygen(&Keygen { name: name.into(), algorithm });
+        let one = order("Vipd", Hash::HmacSha512).unwrap();
+        let secret = |text: &str| text.lines().nth(2).map(str::to_owned).unwrap();
+        assert_eq!(BASE64.decode(secret(&one).as_bytes()).unwrap().len(), 64);
+        assert!(one.contains("name = \"vipd.\"") && one.contains("hmac-sha512:vipd.:"));
+        assert_ne!(secret(&one), secret(&order("vipd.", Hash::HmacSha512).unwrap()));
+        assert!(order("a b", Hash::HmacSha256).is_err());
+    }
+}

@@ -1,0 +1,391 @@
+//! Signed messages (RFC 8945). The hashes and the record are hickory's.
+
+use crate::message::{Request, Section, count};
+use crate::name::{self, Wire};
+use data_encoding::BASE64;
+use hickory_proto::rr::rdata::tsig::{TSIG, TsigAlgorithm, TsigError, make_tsig_record};
+use hickory_proto::rr::{Name, RData, Record, TSigner};
+use hickory_proto::serialize::binary::{BinDecodable as _, BinDecoder, BinEncodable as _, BinEncoder};
+use std::collections::HashMap;
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::SystemTime;
+use vipd_config::dnsd::{self, Algorithm, Grant, Names};
+
+/// Seconds that clocks may differ (RFC 8945, section 10).
+pub const FUDGE: u16 = 300;
+/// A secret shorter than this can be guessed.
+const MIN_SECRET: usize = 16;
+
+/// Why a secret cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum KeyError {
+    /// The file cannot be read.
+    #[error("{}: error: cannot read the secret of key {key}: {source}", path.display())]
+    Read {
+        /// The key.
+        key: String,
+        /// The file.
+        path: PathBuf,
+        /// The error.
+        #[source]
+        source: std::io::Error,
+    },
+    /// It holds something else.
+    #[error("{}: error: the secret of key {key} {what}; `dnsd keygen {key}` prints a good one", path.display())]
+    Bad {
+        /// The key.
+        key: String,
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        what: &'static str,
+    },
+}
+
+/// A key and what it may do.
+pub struct Key {
+    /// Its name.
+    pub name: String,
+    signer: TSigner,
+    grants: Vec<(Wire, Grant)>,
+}
+
+impl fmt::Debug for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Key").field("name", &self.name).field("grants", &self.grants).finish_non_exhaustive()
+    }
+}
+
+impl Key {
+    /// Reads a key's secret.
+    ///
+    /// # Errors
+    ///
+    /// When the file cannot be read, or holds no secret.
+    pub fn load(settings: &dnsd::Key) -> Result<Self, KeyError> {
+        let (key, path) = (settings.name.clone(), settings.secret_file.clone());
+        let bad = |what| KeyError::Bad { key: key.clone(), path: path.clone(), what };
+        let text = std::fs::read_to_string(&path).map_err(|source| KeyError::Read {
+            key: key.clone(),
+            path: path.clone(),
+            source,
+        })?;
+        let secret = BASE64.decode(text.trim().as_bytes()).map_err(|_| bad("is not base64"))?;
+        if secret.len() < MIN_SECRET {
+            return Err(bad("is shorter than 16 bytes"));
+        }
+        let signer = TSigner::new(
+            secret,
+            algorithm(settings.algorithm),
+            name::to_name(&name::from_text(&settings.name)),
+            FUDGE,
+        );
+        let grants = settings.grants.iter().map(|grant| {
+            let (Names::One(name) | Names::Below(name)) = &grant.names;
+            (name::from_text(name), grant.clone())
+        });
+        Ok(Self {
+            name: settings.name.clone(),
+            signer: signer.map_err(|_| bad("is for a hash that this program does not have"))?,
+            grants: grants.collect(),
+        })
+    }
+
+    /// Whether the key may change a type at a name; `None`: every type.
+    #[must_use]
+    pub fn may(&self, name: &[u8], rtype: Option<u16>) -> bool {
+        self.grants.iter().any(|(granted, grant)| {
+            let named = match grant.names {
+                Names::One(_) => {
+                    let about = name.get(1) == Some(&b'_') && name::parent(name) == Some(granted);
+                    name == &**granted || about
+                }
+                Names::Below(_) => name != &**granted && name::within(name, granted),
+            };
+            named && (grant.types.is_empty() || rtype.is_some_and(|rtype| grant.types.contains(&rtype)))
+        })
+    }
+}
+
+fn algorithm(algorithm: Algorithm) -> TsigAlgorithm {
+    match algorithm {
+        Algorithm::HmacSha256 => TsigAlgorithm::HmacSha256,
+        Algorithm::HmacSha384 => TsigAlgorithm::HmacSha384,
+        Algorithm::HmacSha512 => TsigAlgorithm::HmacSha512,
+    }
+}
+
+/// Every key, by its name.
+#[derive(Debug, Default)]
+pub struct Keys(HashMap<Wire, Arc<Key>>);
+
+impl Keys {
+    /// Reads the secrets of all keys.
+    ///
+    /// # Errors
+    ///
+    /// The first that cannot be read.
+    pub fn load(settings: &[dnsd::Key]) -> Result<Self, KeyError> {
+        let one = |key: &dnsd::Key| Ok((name::from_text(&key.name), Arc::new(Key::load(key)?)));
+        settings.iter().map(one).collect::<Result<_, _>>().map(Self)
+    }
+
+    /// Checks a signed request at a time in seconds since 1970.
+    ///
+    /// # Errors
+    ///
+    /// Why the signature does not count, with what the answer must say.
+    pub fn verify(&self, request: &Request<'_>, now: u64) -> Result<Signed, Box<Refusal>> {
+        let at = request.tsig_at.ok_or(Refusal::Malformed)?;
+        let (owner, tsig) = read(request.raw, at).ok_or(Refusal::Malformed)?;
+        let unknown = || Box::new(Refusal::Key { owner: owner.clone(), tsig: tsig.clone() });
+        let key = self.0.get(&name::of(&owner)).ok_or_else(unknown)?;
+        if tsig.algorithm != *key.signer.algorithm() {
+            return Err(unknown());
+        }
+        let signed = Signed { key: Arc::clone(key), mac: tsig.mac.clone(), time: tsig.time, id: tsig.oid };
+        let bytes = signed_bytes(request.raw, at, &owner, &tsig).ok_or(Refusal::Malformed)?;
+        if key.signer.verify(&bytes, &tsig.mac).is_err() {
+            return Err(Refusal::Signature { key: key.name.clone(), owner, tsig }.into());
+        }
+        if tsig.time.abs_diff(now) > u64::from(tsig.fudge.min(FUDGE)) {
+            return Err(Refusal::Time { signed, now }.into());
+        }
+        Ok(signed)
+    }
+}
+
+/// The owner and the data of the record at a place.
+fn read(raw: &[u8], at: usize) -> Option<(Name, TSIG)> {
+    let decoder = BinDecoder::new(raw);
+    let record = Record::read(&mut decoder.clone(u16::try_from(at).ok()?)).ok()?;
+    let RData::TSIG(tsig) = record.data else { return None };
+    Some((record.name, tsig))
+}
+
+/// What was signed: the message without the record, and the record's variables
+/// (RFC 8945, section 4.3).
+fn signed_bytes(raw: &[u8], at: usize, owner: &Name, tsig: &TSIG) -> Option<Vec<u8>> {
+    let mut bytes = raw.get(..at)?.to_vec();
+    bytes.get_mut(..2)?.copy_from_slice(&tsig.oid.to_be_bytes());
+    let additionals = u16::from_be_bytes([*bytes.get(10)?, *bytes.get(11)?]).checked_sub(1)?;
+    bytes.get_mut(10..12)?.copy_from_slice(&additionals.to_be_bytes());
+    let mut variables = Vec::new();
+    tsig.emit_tsig_for_mac(&mut BinEncoder::new(&mut variables), owner).ok()?;
+    bytes.extend(variables);
+    Some(bytes)
+}
+
+/// A request whose signature counts.
+#[derive(Clone, Debug)]
+pub struct Signed {
+    /// Who signed.
+    pub key: Arc<Key>,
+    /// The signature.
+    pub mac: Vec<u8>,
+    /// When, in seconds since 1970.
+    pub time: u64,
+    id: u16,
+}
+
+impl Signed {
+    /// Signs the answer, or the first message of several; gives its signature.
+    pub fn sign(&self, answer: &mut Vec<u8>) -> Vec<u8> {
+        self.sign_with(answer, seconds(), None, vec![])
+    }
+
+    /// Signs a message after the first: over the last signature and the time
+    /// only (RFC 8945, section 5.3.1).
+    pub fn sign_next(&self, answer: &mut Vec<u8>, last: &[u8]) -> Vec<u8> {
+        let now = seconds();
+        let mut bytes = Vec::with_capacity(answer.len() + 80);
+        bytes.extend(u16::try_from(last.len()).unwrap_or(0).to_be_bytes());
+        bytes.extend(last);
+        bytes.extend_from_slice(answer);
+        bytes.extend(&now.to_be_bytes()[2..]);
+        bytes.extend(FUDGE.to_be_bytes());
+        let mac = self.key.signer.sign(&bytes).unwrap_or_default();
+        append(answer, self.key.signer.signer_name(), self.record(now, None, vec![]).set_mac(mac.clone()));
+        mac
+    }
+
+    fn record(&self, time: u64, error: Option<TsigError>, other: Vec<u8>) -> TSIG {
+        TSIG::new(self.key.signer.algorithm().clone(), time, FUDGE, vec![], self.id, error, other)
+    }
+
+    fn sign_with(
+        &self,
+        answer: &mut Vec<u8>,
+        time: u64,
+        error: Option<TsigError>,
+        other: Vec<u8>,
+    ) -> Vec<u8> {
+        let record = self.record(time, error, other);
+        let bytes = self.key.signer.encode_response_tbs(&self.mac, answer, &record).unwrap_or_default();
+        let mac = self.key.signer.sign(&bytes).unwrap_or_default();
+        append(answer, self.key.signer.signer_name(), record.set_mac(mac.clone()));
+        mac
+    }
+
+    /// Bytes that the signature adds to an answer, at most.
+    #[must_use]
+    pub fn room(&self) -> usize {
+        // Owner, fixed fields, the algorithm's name, times and lengths, MAC, other data.
+        self.key.signer.signer_name().len() + 10 + 16 + 16 + 64 + 6
+    }
+}
+
+fn append(answer: &mut Vec<u8>, owner: &Name, tsig: TSIG) {
+    let mut bytes = Vec::new();
+    if make_tsig_record(owner.clone(), tsig).emit(&mut BinEncoder::new(&mut bytes)).is_ok() {
+        answer.extend(bytes);
+        count(answer, Section::Additional, 1);
+    }
+}
+
+/// Why a signature does not count (RFC 8945, section 5.2).
+#[derive(Debug)]
+pub enum Refusal {
+    /// The record cannot be read: FORMERR.
+    Malformed,
+    /// BADKEY.
+    Key {
+        /// The name of the key.
+        owner: Name,
+        /// The record.
+        tsig: TSIG,
+    },
+    /// BADSIG.
+    Signature {
+        /// The key.
+        key: String,
+        /// Its name as it came.
+        owner: Name,
+        /// The record.
+        tsig: TSIG,
+    },
+    /// BADTIME.
+    Time {
+        /// What was signed.
+        signed: Signed,
+        /// This server's time.
+        now: u64,
+    },
+}
+
+impl Refusal {
+    /// Puts what the client must know onto an answer that says NOTAUTH.
+    pub fn append(self, answer: &mut Vec<u8>) {
+        let unsigned = |answer: &mut _, owner: Name, tsig: TSIG, error| {
+            let TSIG { algorithm, time, fudge, oid, .. } = tsig;
+            let record = TSIG::new(algorithm, time, fudge, vec![], oid, Some(error), vec![]);
+            append(answer, &owner, record);
+        };
+        match self {
+            Self::Malformed => {}
+            Self::Key { owner, tsig } => unsigned(answer, owner, tsig, TsigError::BadKey),
+            Self::Signature { owner, tsig, .. } => unsigned(answer, owner, tsig, TsigError::BadSig),
+            // With the client's time, and this server's beside it.
+            Self::Time { signed, now } => {
+                let other = now.to_be_bytes()[2..].to_vec();
+                signed.sign_with(answer, signed.time, Some(TsigError::BadTime), other);
+            }
+        }
+    }
+
+    /// The key that was meant.
+    #[must_use]
+    pub fn key(&self) -> String {
+        match self {
+            Self::Malformed => "-".into(),
+            Self::Key { owner, .. } => owner.to_ascii(),
+            Self::Signature { key, .. } => key.clone(),
+            Self::Time { signed, .. } => signed.key.name.clone(),
+        }
+    }
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Malformed => f.write_str("the TSIG record cannot be read"),
+            Self::Key { tsig, .. } => {
+                write!(f, "there is no such key with {} here (BADKEY)", tsig.algorithm)
+            }
+            Self::Signature { .. } => {
+                f.write_str("the signature is wrong (BADSIG): is the secret the same on both sides?")
+            }
+            Self::Time { signed, now } => {
+                let skew = signed.time.abs_diff(*now);
+                let way = if signed.time < *now { "behind" } else { "ahead of" };
+                write!(f, "the client's clock is {skew} s {way} this server's (BADTIME)")
+            }
+        }
+    }
+}
+
+/// The time in seconds since 1970.
+#[must_use]
+pub fn seconds() -> u64 {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |time| time.as_secs())
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use std::io::Write as _;
+
+    pub(crate) fn key(grants: Vec<Grant>) -> Key {
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        writeln!(file, "{}", BASE64.encode(&[7; 32])).unwrap();
+        let settings = dnsd::Key {
+            name: "vipd.".into(),
+            algorithm: Algorithm::HmacSha256,
+            secret_file: file.path().into(),
+            grants,
+        };
+        Key::load(&settings).unwrap()
+    }
+
+    pub(crate) fn signed(key: &Arc<Key>, time: u64, mac: &[u8]) -> Signed {
+        Signed { key: Arc::clone(key), mac: mac.to_vec(), time, id: 0 }
+    }
+
+    #[test]
+    fn a_grant_is_for_a_name_and_its_attributes_or_for_all_below() {
+        let one = Grant { names: Names::One("db.corp.example.".into()), types: vec![1, 16] };
+        let below = Grant { names: Names::Below("dyn.corp.example.".into()), types: vec![] };
+        let key = key(vec![one, below]);
+        let may = |name: &str, rtype| key.may(&name::from_text(name), rtype);
+        assert!(may("db.corp.example.", Some(1)));
+        assert!(!may("db.corp.example.", Some(28)), "not this type");
+        assert!(!may("db.corp.example.", None), "not every type");
+        assert!(may("_vipd.db.corp.example.", Some(16)));
+        assert!(!may("_a._vipd.db.corp.example.", Some(16)));
+        assert!(!may("x.db.corp.example.", Some(1)));
+        assert!(may("a.b.dyn.corp.example.", None));
+        assert!(!may("dyn.corp.example.", Some(1)), "below it only");
+    }
+
+    #[test]
+    fn secrets_are_judged() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("key");
+        let load = |text: &str| {
+            std::fs::write(&path, text).unwrap();
+            let settings = dnsd::Key {
+                name: "vipd.".into(),
+                algorithm: Algorithm::HmacSha512,
+                secret_file: path.clone(),
+                grants: vec![],
+            };
+            Key::load(&settings).map_err(|e| e.to_string())
+        };
+        assert!(load("c2VjcmV0").unwrap_err().contains("shorter than 16 bytes"));
+        assert!(load("not base64!").unwrap_err().contains("is not base64"));
+        let good = load(&format!("{}\n", BASE64.encode(&[1; 32]))).unwrap();
+        assert!(!format!("{good:?}").contains("signer"), "secrets do not get into logs");
+    }
+}

@@ -1,0 +1,318 @@
+//! Dynamic updates (RFC 2136), judged without any I/O.
+
+use crate::answer::rcode;
+use crate::name::{self, Wire};
+use crate::tsig::Key;
+use crate::zone::rrset::{RrSet, encode};
+use crate::zone::{Changes, Zone, newer, next_serial, show_type};
+use hickory_proto::op::Message;
+use hickory_proto::rr::{DNSClass, RData, Record};
+use std::collections::{BTreeMap, BTreeSet};
+
+const SOA: u16 = 6;
+const NS: u16 = 2;
+const CNAME: u16 = 5;
+const ANY: u16 = 255;
+/// Bytes of a set: more would not fit into one answer over TCP with room to spare.
+pub const MAX_SET: usize = 32 << 10;
+/// Names in a zone: an update that made more is refused.
+pub const MAX_NAMES: usize = 1_000_000;
+
+/// A record by its name, type and data.
+pub type RecordKey = (Wire, u16, Vec<u8>);
+/// Records with their new lease in seconds; `None`: no lease any more.
+pub type Leases = BTreeMap<RecordKey, Option<u32>>;
+
+/// Why an update was not done.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Refused {
+    /// The response code.
+    pub rcode: u8,
+    /// The name that it is about.
+    pub name: String,
+    /// The reason, for the log.
+    pub reason: String,
+}
+
+fn refuse<T>(rcode: u8, name: &[u8], reason: impl Into<String>) -> Result<T, Refused> {
+    Err(Refused { rcode, name: name::show(name), reason: reason.into() })
+}
+
+/// A zone with changes upon it that are not in it yet.
+pub struct View<'z> {
+    zone: &'z Zone,
+    /// Of updates before this one, which wait for the disk.
+    pending: &'z Changes,
+    /// Of this one.
+    changes: Changes,
+    serial: u32,
+    /// The serial was set ahead.
+    moved: bool,
+}
+
+impl<'z> View<'z> {
+    /// A zone as it will be when what is pending is on disk.
+    #[must_use]
+    pub fn new(zone: &'z Zone, pending: &'z Changes, serial: u32) -> Self {
+        Self { zone, pending, changes: Changes::new(), serial, moved: false }
+    }
+
+    fn get(&self, name: &[u8], rtype: u16) -> Option<&RrSet> {
+        let key = (name.into(), rtype);
+        match self.changes.get(&key).or_else(|| self.pending.get(&key)) {
+            Some(set) => set.as_ref(),
+            None => self.zone.get(name, rtype),
+        }
+    }
+
+    /// The types of a name.
+    fn types(&self, name: &[u8]) -> Vec<u16> {
+        let key = |rtype| (Wire::from(name), rtype);
+        let of = |changes: &Changes| {
+            changes.range(key(0)..=key(u16::MAX)).map(|((_, rtype), _)| *rtype).collect::<Vec<_>>()
+        };
+        let mut types: BTreeSet<u16> = self.zone.sets(name).map(RrSet::rtype).collect();
+        types.extend(of(self.pending));
+        types.extend(of(&self.changes));
+        types.into_iter().filter(|rtype| self.get(name, *rtype).is_some()).collect()
+    }
+
+    fn set(&mut self, name: &[u8], rtype: u16, set: Option<RrSet>) {
+        self.changes.insert((name.into(), rtype), set);
+    }
+
+    /// What differs from before, and the serial after it.
+    #[must_use]
+    pub fn finish(self) -> (Changes, u32) {
+        let Self { zone, pending, mut changes, serial, moved } = self;
+        changes.retain(|key, set| match pending.get(key) {
+            Some(before) => before != set,
+            None => zone.get(&key.0, key.1) != set.as_ref(),
+        });
+        let serial = if changes.is_empty() || moved { serial } else { next_serial(serial) };
+        (changes, serial)
+    }
+
+    /// Takes records away whose lease ran out.
+    pub fn expire(&mut self, (name, rtype, data): &RecordKey) {
+        let set = self.get(name, *rtype).and_then(|set| set.without(data));
+        self.set(name, *rtype, set);
+    }
+
+    /// The records of a set.
+    #[must_use]
+    pub fn records(&self, name: &[u8], rtype: u16) -> usize {
+        self.get(name, rtype).map_or(0, RrSet::len)
+    }
+}
+
+/// Judges an update and does it upon the view. Gives the leases that it grants
+/// or ends.
+///
+/// # Errors
+///
+/// The response code and its reason; the view is then of no use any more.
+pub fn judge(
+    view: &mut View<'_>,
+    update: &Message,
+    key: &Key,
+    lease: Option<u32>,
+) -> Result<Leases, Refused> {
+    let origin = view.zone.origin().clone();
+    for record in &update.authorities {
+        prescan(record, &origin)?;
+        permit(record, key)?;
+    }
+    prerequisites(view, &update.answers, &origin)?;
+    let mut leases = Leases::new();
+    for record in &update.authorities {
+        apply(view, record, &origin, lease, &mut leases)?;
+    }
+    let limits = view.changes.iter().find(|(_, set)| set.as_ref().is_some_and(|s| s.wire().len() > MAX_SET));
+    if let Some(((name, rtype), _)) = limits {
+        let reason = format!("its {} records would take more than {MAX_SET} bytes", show_type(*rtype));
+        return refuse(rcode::REFUSED, name, reason);
+    }
+    if view.zone.names() + view.pending.len() + view.changes.len() > MAX_NAMES
+        && view.changes.values().any(Option::is_some)
+    {
+        return refuse(rcode::REFUSED, &origin, format!("the zone would have more than {MAX_NAMES} names"));
+    }
+    Ok(leases)
+}
+
+/// Types that are questions only (RFC 2136, section 3.4.1.2).
+fn meta(rtype: u16) -> bool {
+    // OPT, and TKEY to ANY.
+    rtype == 41 || (249..=ANY).contains(&rtype)
+}
+
+fn empty(record: &Record) -> bool {
+    matches!(record.data, RData::Update0(_))
+        || matches!(&record.data, RData::NULL(null) if null.anything.is_empty())
+}
+
+fn class(record: &Record) -> DNSClass {
+    record.dns_class
+}
+
+/// RFC 2136, section 3.4.1.
+fn prescan(record: &Record, origin: &[u8]) -> Result<(), Refused> {
+    let (name, rtype) = (name::of(&record.name), u16::from(record.record_type()));
+    if !name::within(&name, origin) {
+        return refuse(rcode::NOTZONE, &name, "it is not in the zone");
+    }
+    let right = match class(record) {
+        DNSClass::IN => !meta(rtype) && !empty(record),
+        DNSClass::ANY => record.ttl == 0 && empty(record) && (!meta(rtype) || rtype == ANY),
+        DNSClass::NONE => record.ttl == 0 && !meta(rtype),
+        DNSClass::CH | DNSClass::HS | DNSClass::OPT(_) | DNSClass::Unknown(_) => false,
+    };
+    if right { Ok(()) } else { refuse(rcode::FORMERR, &name, "a record of the update is malformed") }
+}
+
+/// RFC 2136, section 3.3.
+fn permit(record: &Record, key: &Key) -> Result<(), Refused> {
+    let (name, rtype) = (name::of(&record.name), u16::from(record.record_type()));
+    let wanted = (rtype != ANY).then_some(rtype);
+    if key.may(&name, wanted) {
+        return Ok(());
+    }
+    let what = wanted.map_or_else(|| "every type".into(), show_type);
+    refuse(rcode::REFUSED, &name, format!("no grant lets this key change {what} there"))
+}
+
+/// RFC 2136, section 3.2: sets that must be there are compared whole.
+fn prerequisites(view: &View<'_>, records: &[Record], origin: &[u8]) -> Result<(), Refused> {
+    let mut wanted: BTreeMap<(Wire, u16), Vec<Vec<u8>>> = BTreeMap::new();
+    for record in records {
+        let (name, rtype) = (name::of(&record.name), u16::from(record.record_type()));
+        if record.ttl != 0 {
+            return refuse(rcode::FORMERR, &name, "a prerequisite has a TTL");
+        }
+        if !name::within(&name, origin) {
+            return refuse(rcode::NOTZONE, &name, "a prerequisite is not in the zone");
+        }
+        let (any, none) = (class(record) == DNSClass::ANY, class(record) == DNSClass::NONE);
+        if (any || none) && !empty(record) || meta(rtype) && !(rtype == ANY && (any || none)) {
+            return refuse(rcode::FORMERR, &name, "a prerequisite is malformed");
+        }
+        let there = match rtype {
+            ANY => !view.types(&name).is_empty(),
+            _ => view.get(&name, rtype).is_some(),
+        };
+        match (class(record), rtype) {
+            (DNSClass::ANY, ANY) if !there => return lost(rcode::NXDOMAIN, &name, "the name is not there"),
+            (DNSClass::ANY, _) if !there => return lost(rcode::NXRRSET, &name, "the set is not there"),
+            (DNSClass::NONE, ANY) if there => return lost(rcode::YXDOMAIN, &name, "the name is there"),
+            (DNSClass::NONE, _) if there => return lost(rcode::YXRRSET, &name, "the set is there"),
+            (DNSClass::ANY | DNSClass::NONE, _) => {}
+            (DNSClass::IN, _) => match encode(&record.data).filter(|_| !empty(record)) {
+                Some(data) => wanted.entry((name, rtype)).or_default().push(data),
+                None => return refuse(rcode::FORMERR, &name, "a prerequisite is malformed"),
+            },
+            _ => return refuse(rcode::FORMERR, &name, "a prerequisite has another class"),
+        }
+    }
+    for ((name, rtype), data) in wanted {
+        let mut distinct = RrSet::new(rtype, 0, &data[..1]);
+        for data in &data {
+            distinct = distinct.and_then(|set| set.with(data, 0));
+        }
+        let same = match (view.get(&name, rtype), &distinct) {
+            (Some(set), Some(wanted)) => set.same_data(wanted),
+            (Some(_) | None, _) => false,
+        };
+        if !same {
+            return lost(rcode::NXRRSET, &name, "the set is another one");
+        }
+    }
+    Ok(())
+}
+
+/// A prerequisite that does not hold: somebody else was first, as a rule.
+fn lost<T>(rcode: u8, name: &[u8], reason: &str) -> Result<T, Refused> {
+    refuse(rcode, name, format!("a prerequisite does not hold: {reason}"))
+}
+
+/// RFC 2136, section 3.4.2.
+fn apply(
+    view: &mut View<'_>,
+    record: &Record,
+    origin: &[u8],
+    lease: Option<u32>,
+    leases: &mut Leases,
+) -> Result<(), Refused> {
+    let (name, rtype) = (name::of(&record.name), u16::from(record.record_type()));
+    let apex = *name == *origin;
+    match class(record) {
+        DNSClass::IN => add(view, &name, rtype, record, lease, leases),
+        DNSClass::ANY => {
+            let types = if rtype == ANY { view.types(&name) } else { vec![rtype] };
+            for rtype in types.into_iter().filter(|rtype| !(apex && matches!(*rtype, SOA | NS))) {
+                for data in view.get(&name, rtype).into_iter().flat_map(RrSet::data) {
+                    leases.insert((name.clone(), rtype, data.to_vec()), None);
+                }
+                view.set(&name, rtype, None);
+            }
+            Ok(())
+        }
+        DNSClass::NONE => {
+            let Some(data) = encode(&record.data) else { return Ok(()) };
+            let Some(set) = view.get(&name, rtype).filter(|set| set.contains(&data)) else { return Ok(()) };
+            let rest = set.without(&data);
+            if rtype == SOA || (apex && rtype == NS && rest.is_none()) {
+                return Ok(());
+            }
+            leases.insert((name.clone(), rtype, data), None);
+            view.set(&name, rtype, rest);
+            Ok(())
+        }
+        // Looked at before.
+        DNSClass::CH | DNSClass::HS | DNSClass::OPT(_) | DNSClass::Unknown(_) => {
+            refuse(rcode::FORMERR, &name, "a record of the update has another class")
+        }
+    }
+}
+
+fn add(
+    view: &mut View<'_>,
+    name: &Wire,
+    rtype: u16,
+    record: &Record,
+    lease: Option<u32>,
+    leases: &mut Leases,
+) -> Result<(), Refused> {
+    let Some(data) = encode(&record.data) else {
+        return refuse(rcode::FORMERR, name, "a record of the update cannot be encoded");
+    };
+    // RFC 2181, section 8: a TTL has 31 bits.
+    if record.ttl > i32::MAX.unsigned_abs() {
+        return refuse(rcode::FORMERR, name, "a record of the update has a TTL beyond 31 bits");
+    }
+    if rtype == SOA {
+        // The record is made from the settings; its serial may be set ahead.
+        if let RData::SOA(soa) = &record.data
+            && **name == **view.zone.origin()
+            && newer(soa.serial, view.serial)
+        {
+            view.serial = soa.serial;
+            view.moved = true;
+        }
+        return Ok(());
+    }
+    let others = view.types(name);
+    // An alias stands alone: whichever came first stays.
+    if rtype == CNAME && others.iter().any(|other| *other != CNAME)
+        || rtype != CNAME && others.contains(&CNAME)
+    {
+        return Ok(());
+    }
+    let set = match view.get(name, rtype) {
+        Some(old) if rtype != CNAME => old.with(&data, record.ttl),
+        Some(_) | None => RrSet::new(rtype, record.ttl, [&data]),
+    };
+    leases.insert((name.clone(), rtype, data), lease);
+    view.set(name, rtype, set);
+    Ok(())
+}

@@ -1,0 +1,236 @@
+//! A set of records in the form in which it is sent.
+
+use hickory_proto::rr::{RData, Record, RecordType};
+use hickory_proto::serialize::binary::{BinDecoder, BinEncodable as _, BinEncoder, NameEncoding, Restrict};
+
+/// An owner that is the question's name: a pointer to the byte after the header.
+pub const OWNER: [u8; 2] = [0xc0, 12];
+/// Bytes of a record before its data: owner, type, class, TTL, length.
+const FIXED: usize = 12;
+const CLASS_IN: [u8; 2] = [0, 1];
+
+/// The records of one name and type.
+///
+/// They lie one after the other as they are sent, each owned by [`OWNER`], so
+/// that an answer is a copy, and a record takes no more room than its bytes.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct RrSet {
+    rtype: u16,
+    wire: Box<[u8]>,
+}
+
+impl RrSet {
+    /// A set with at least one record; `None` without one.
+    pub fn new<D: AsRef<[u8]>>(rtype: u16, ttl: u32, data: impl IntoIterator<Item = D>) -> Option<Self> {
+        let mut wire = Vec::new();
+        for data in data {
+            let data = data.as_ref();
+            wire.extend(OWNER);
+            wire.extend(rtype.to_be_bytes());
+            wire.extend(CLASS_IN);
+            wire.extend(ttl.to_be_bytes());
+            wire.extend(u16::try_from(data.len()).ok()?.to_be_bytes());
+            wire.extend(data);
+        }
+        (!wire.is_empty()).then(|| Self { rtype, wire: wire.into() })
+    }
+
+    /// A set from the bytes that [`Self::wire`] gave; `None` if they are others.
+    #[must_use]
+    pub fn from_wire(rtype: u16, wire: &[u8]) -> Option<Self> {
+        let set = Self { rtype, wire: wire.into() };
+        let whole: usize = set.records().map(<[u8]>::len).sum();
+        let own = |record: &[u8]| record[..2] == OWNER && record[2..4] == rtype.to_be_bytes();
+        (whole == wire.len() && whole > 0 && set.records().all(own)).then_some(set)
+    }
+
+    /// The type.
+    #[must_use]
+    pub fn rtype(&self) -> u16 {
+        self.rtype
+    }
+
+    /// All records, one after the other.
+    #[must_use]
+    pub fn wire(&self) -> &[u8] {
+        &self.wire
+    }
+
+    /// Each record, owner included.
+    pub fn records(&self) -> impl Iterator<Item = &[u8]> {
+        let mut rest = &*self.wire;
+        std::iter::from_fn(move || {
+            let length = rest.get(FIXED - 2..FIXED)?;
+            let end = FIXED + usize::from(u16::from_be_bytes([length[0], length[1]]));
+            let record = rest.get(..end)?;
+            rest = &rest[end..];
+            Some(record)
+        })
+    }
+
+    /// The data of each record.
+    pub fn data(&self) -> impl Iterator<Item = &[u8]> {
+        self.records().map(|record| &record[FIXED..])
+    }
+
+    /// How many records.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.records().count()
+    }
+
+    /// Never: a set without a record is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.wire.is_empty()
+    }
+
+    /// The TTL, which all records share (RFC 2181, section 5.2).
+    #[must_use]
+    pub fn ttl(&self) -> u32 {
+        self.wire.get(6..10).and_then(|ttl| ttl.try_into().ok()).map_or(0, u32::from_be_bytes)
+    }
+
+    /// Appends all records, beginning with the one that `turn` chooses.
+    pub fn append_rotated(&self, turn: usize, out: &mut Vec<u8>) {
+        // Sets of one record are the most.
+        let first =
+            self.wire.get(FIXED - 2..FIXED).map_or(0, |l| usize::from(u16::from_be_bytes([l[0], l[1]])));
+        if FIXED + first >= self.wire.len() {
+            out.extend_from_slice(&self.wire);
+            return;
+        }
+        let skipped: usize = self.records().take(turn % self.len()).map(<[u8]>::len).sum();
+        let (end, start) = self.wire.split_at(skipped);
+        out.extend_from_slice(start);
+        out.extend_from_slice(end);
+    }
+
+    /// Whether one of the records has this data.
+    #[must_use]
+    pub fn contains(&self, data: &[u8]) -> bool {
+        self.data().any(|own| same(self.rtype, own, data))
+    }
+
+    /// Whether it is the same set of data, whatever the order and the TTL.
+    #[must_use]
+    pub fn same_data(&self, other: &Self) -> bool {
+        self.rtype == other.rtype && self.len() == other.len() && other.data().all(|data| self.contains(data))
+    }
+
+    /// The set with a record more; the new one's TTL goes for all.
+    #[must_use]
+    pub fn with(&self, data: &[u8], ttl: u32) -> Option<Self> {
+        let new = (!self.contains(data)).then_some(data);
+        Self::new(self.rtype, ttl, self.data().chain(new))
+    }
+
+    /// The set without a record.
+    #[must_use]
+    pub fn without(&self, data: &[u8]) -> Option<Self> {
+        Self::new(self.rtype, self.ttl(), self.data().filter(|own| !same(self.rtype, own, data)))
+    }
+
+    /// The records as hickory has them.
+    #[must_use]
+    pub fn to_records(&self, owner: &[u8]) -> Vec<Record> {
+        let owner = crate::name::to_name(owner);
+        let record = |data| Some(Record::from_rdata(owner.clone(), self.ttl(), decode(self.rtype, data)?));
+        self.data().filter_map(record).collect()
+    }
+}
+
+/// Whether two records of a type have the same data. Names in it are compared
+/// without regard to case (RFC 2136, section 1.1.1 and RFC 1034, section 3.1).
+fn same(rtype: u16, a: &[u8], b: &[u8]) -> bool {
+    if a == b {
+        return true;
+    }
+    let names = matches!(
+        RecordType::from(rtype),
+        RecordType::NS
+            | RecordType::CNAME
+            | RecordType::PTR
+            | RecordType::SOA
+            | RecordType::MX
+            | RecordType::SRV
+            | RecordType::NAPTR
+            | RecordType::SVCB
+            | RecordType::HTTPS
+    );
+    names
+        && a.len() == b.len()
+        && matches!((decode(rtype, a), decode(rtype, b)), (Some(a), Some(b)) if a == b)
+}
+
+/// The data of a record, parsed.
+#[must_use]
+pub fn decode(rtype: u16, data: &[u8]) -> Option<RData> {
+    let length = u16::try_from(data.len()).ok()?;
+    RData::read(&mut BinDecoder::new(data), RecordType::from(rtype), Restrict::new(length)).ok()
+}
+
+/// The data of a record as it is sent, without compression.
+#[must_use]
+pub fn encode(data: &RData) -> Option<Vec<u8>> {
+    let mut bytes = Vec::new();
+    let mut encoder = BinEncoder::new(&mut bytes);
+    encoder.set_name_encoding(NameEncoding::Uncompressed);
+    data.emit(&mut encoder).ok()?;
+    Some(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn set(data: &[&[u8]]) -> RrSet {
+        RrSet::new(16, 5, data).unwrap()
+    }
+
+    #[test]
+    fn records_lie_as_they_are_sent() {
+        let two = set(&[b"\x01a", b"\x02bc"]);
+        assert_eq!(
+            two.wire(),
+            b"\xc0\x0c\0\x10\0\x01\0\0\0\x05\0\x02\x01a\xc0\x0c\0\x10\0\x01\0\0\0\x05\0\x03\x02bc"
+        );
+        assert_eq!(two.data().collect::<Vec<_>>(), [b"\x01a".as_slice(), b"\x02bc"]);
+        assert_eq!(RrSet::from_wire(16, two.wire()), Some(two.clone()));
+        assert_eq!(RrSet::from_wire(16, &two.wire()[..20]), None);
+        assert_eq!(RrSet::from_wire(1, two.wire()), None);
+        assert_eq!((two.len(), two.ttl()), (2, 5));
+        assert_eq!(RrSet::new::<&[u8]>(16, 5, []), None);
+    }
+
+    #[test]
+    fn sets_are_compared_whole_and_without_order() {
+        let two = set(&[b"\x01a", b"\x01b"]);
+        assert!(two.same_data(&set(&[b"\x01b", b"\x01a"])));
+        assert!(!two.same_data(&set(&[b"\x01a"])), "a part is not the whole");
+        assert!(!set(&[b"\x01a"]).same_data(&two));
+        assert!(!set(&[b"\x01a"]).same_data(&set(&[b"\x01A"])), "text counts as it is written");
+        let upper = RrSet::new(5, 5, [b"\x02DB\x00"]).unwrap();
+        assert!(upper.contains(b"\x02db\x00"), "names do not");
+    }
+
+    #[test]
+    fn the_first_record_changes_each_time() {
+        let three = set(&[b"\x01a", b"\x01b", b"\x01c"]);
+        let first = |turn| {
+            let mut out = Vec::new();
+            three.append_rotated(turn, &mut out);
+            RrSet::from_wire(16, &out).unwrap().data().next().unwrap()[1]
+        };
+        assert_eq!([first(0), first(1), first(2), first(3)], *b"abca");
+    }
+
+    #[test]
+    fn the_newest_ttl_goes_for_all() {
+        let two = set(&[b"\x01a"]).with(b"\x01b", 9).unwrap();
+        assert_eq!((two.len(), two.ttl()), (2, 9));
+        assert_eq!(two.with(b"\x01b", 7).unwrap().len(), 2);
+        assert_eq!(two.without(b"\x01a").unwrap().data().collect::<Vec<_>>(), [b"\x01b"]);
+        assert_eq!(set(&[b"\x01a"]).without(b"\x01a"), None);
+    }
+}

@@ -1,0 +1,133 @@
+//! BIND and Knot's tools as secondaries: whole transfers, steps, NOTIFY.
+
+#![allow(clippy::unwrap_used, reason = "a test")]
+
+mod common;
+
+use common::{Dnsd, KEY, Program, SECRET, dig, free_port, has, serial, text};
+use std::process::Command;
+
+/// Enough names for a transfer of many messages.
+fn zone() -> String {
+    let head = "$TTL 60\n@ NS ns1\nns1 A 10.77.0.11\ndb 5 A 10.77.0.11\n".to_owned();
+    (0..3000).fold(head, |zone, i| zone + &format!("n{i} A 10.0.{}.{}\n", i / 250, i % 250))
+}
+
+struct Bind {
+    port: u16,
+    program: Program,
+    _dir: tempfile::TempDir,
+}
+
+fn bind(primary: u16, port: u16) -> Bind {
+    let dir = tempfile::tempdir().unwrap();
+    let home = dir.path().display();
+    let config = format!(
+        r#"options {{ directory "{home}"; pid-file none; session-keyfile "{home}/s"; managed-keys-directory "{home}";
+  listen-on port {port} {{ 127.0.0.1; }}; listen-on-v6 {{ none; }}; recursion no; notify no; dnssec-validation no; }};
+controls {{ }};
+key "vipd." {{ algorithm hmac-sha256; secret "{SECRET}"; }};
+zone "corp.example" {{ type secondary; file "{home}/copy"; masterfile-format text;
+  primaries {{ 127.0.0.1 port {primary} key "vipd."; }}; }};
+"#
+    );
+    std::fs::write(dir.path().join("named.conf"), config).unwrap();
+    let mut command = Command::new("/usr/sbin/named");
+    command.arg("-g").arg("-c").arg(dir.path().join("named.conf"));
+    let mut program = Program::start(&mut command);
+    program.wait_for(&["running"]);
+    Bind { port, program, _dir: dir }
+}
+
+#[test]
+fn bind_follows_by_notify_and_steps() {
+    if !has(&["dig", "nsupdate"], "bind9-dnsutils") || !has(&["named"], "bind9") {
+        return;
+    }
+    let secondary = free_port();
+    let mut dnsd = Dnsd::new(&zone(), &format!("notify = [\"127.0.0.1:{secondary}\"]"), "");
+    dnsd.start();
+    let mut bind = bind(dnsd.port, secondary);
+    bind.program.wait_for(&["corp.example/IN", "transferred serial", "TSIG 'vipd'"]);
+    bind.program.wait_for(&["Transfer completed", "3005 records"]);
+    assert_eq!(serial(bind.port), dnsd.serial());
+    assert!(dig(bind.port, "n2999.corp.example A").contains("10.0.11.249"));
+    for round in 1..=3 {
+        dnsd.update(&format!(
+            "update delete db.corp.example. A\nupdate add db.corp.example. 5 A 10.5.0.{round}"
+        ));
+        let wanted = dnsd.serial();
+        bind.program.wait_for(&["corp.example/IN", &format!("transferred serial {wanted}")]);
+        assert_eq!(dig(bind.port, "+short db.corp.example A").trim(), format!("10.5.0.{round}"));
+        // SOA, old SOA, old address, new SOA, new address, SOA.
+        bind.program.wait_for(&["Transfer completed: 1 messages, 6 records"]);
+    }
+    dnsd.kill();
+    dnsd.start();
+    dnsd.update("update delete db.corp.example. A\nupdate add db.corp.example. 5 A 10.5.0.9");
+    let wanted = dnsd.serial();
+    bind.program.wait_for(&["corp.example/IN", &format!("transferred serial {wanted}")]);
+    bind.program.wait_for(&["Transfer completed: 1 messages, 6 records"]);
+    let mut here: Vec<_> = transfer(dnsd.port, "AXFR");
+    assert!(here.len() > 3000);
+    // The file holds what this server sends.
+    here.retain(|line| line.contains("10.5.0."));
+    assert_eq!(here.len(), 1);
+}
+
+fn transfer(port: u16, kind: &str) -> Vec<String> {
+    dig(port, &format!("+noall +answer -y {KEY} corp.example {kind}")).lines().map(str::to_owned).collect()
+}
+
+#[test]
+fn who_may_transfer() {
+    if !has(&["dig", "nsupdate"], "bind9-dnsutils") {
+        return;
+    }
+    let mut dnsd = Dnsd::running(&zone());
+    assert!(dnsd.dig("corp.example AXFR").contains("Transfer failed"));
+    dnsd.log().wait_for(&["transfer refused: allow-transfer lists neither"]);
+    assert!(dnsd.dig(&format!("-y {} corp.example AXFR", KEY.replace("dGhp", "dGhq"))).contains("failed"));
+    dnsd.log().wait_for(&["transfer refused", "BADSIG"]);
+    assert!(dnsd.dig("other.example AXFR").contains("failed"));
+    dnsd.log().wait_for(&["transfer refused", "no such zone"]);
+    let whole = transfer(dnsd.port, "AXFR");
+    assert_eq!(whole.len(), 3000 + 5);
+    assert!(whole[0].contains("SOA") && whole.last() == whole.first());
+    let serial = dnsd.serial();
+    dnsd.update("update add db.corp.example. 5 A 10.5.0.1");
+    assert_eq!(
+        transfer(dnsd.port, &format!("IXFR={serial}")).len(),
+        5,
+        "three SOA records to go, one address"
+    );
+    assert_eq!(transfer(dnsd.port, &format!("IXFR={}", serial + 1)).len(), 1, "nothing new");
+    assert!(transfer(dnsd.port, &format!("IXFR={}", serial - 1)).len() > 3000, "too old: the whole zone");
+}
+
+#[test]
+fn knots_tools_understand_it_too() {
+    if !has(&["kdig", "knsupdate"], "knot-dnsutils") {
+        return;
+    }
+    let dnsd = Dnsd::running(&zone());
+    let port = dnsd.port.to_string();
+    let kdig = |words: &[&str]| {
+        text(Command::new("kdig").args(["@127.0.0.1", "-p", &port, "-y", KEY]).args(words).output().unwrap())
+    };
+    let whole = kdig(&["corp.example", "AXFR"]);
+    assert!(
+        whole.contains("3006 records") || whole.contains("3005 records"),
+        "{}",
+        &whole[whole.len() - 500..]
+    );
+    assert!(!whole.contains("WARNING"), "every message's signature counts");
+    let script = dnsd.path("script");
+    let lines = format!(
+        "server 127.0.0.1 {port}\nzone corp.example.\nupdate add db.corp.example. 5 A 10.6.0.1\nsend\n"
+    );
+    std::fs::write(&script, lines).unwrap();
+    let said = Command::new("knsupdate").args(["-y", KEY]).arg(&script).output().unwrap();
+    assert!(said.status.success(), "{}", text(said));
+    assert!(kdig(&["+short", "db.corp.example", "A"]).contains("10.6.0.1"));
+}

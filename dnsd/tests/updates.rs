@@ -1,0 +1,277 @@
+//! Dynamic updates by nsupdate: who may, what holds, what stays.
+
+#![allow(clippy::unwrap_used, reason = "a test")]
+
+mod common;
+
+use common::{Dnsd, KEY, has, nsupdate};
+use std::process::Command;
+
+const ZONE: &str = "$TTL 60\n@ NS ns1\nns1 A 10.77.0.11\ndb 5 A 10.77.0.11\nother A 10.0.0.1\n";
+
+fn needs() -> bool {
+    has(&["dig", "nsupdate"], "bind9-dnsutils")
+}
+
+#[test]
+fn who_may_change_what() {
+    if !needs() {
+        return;
+    }
+    let mut dnsd = Dnsd::running(ZONE);
+    let before = dnsd.serial();
+    let refused = |key: Option<&str>, lines: &str, code: &str| {
+        let (done, said) = dnsd.nsupdate(key, lines);
+        assert!(!done && said.contains(code), "{lines}: {said}");
+    };
+    let add = "update add db.corp.example. 5 A 10.0.0.9";
+    refused(None, add, "REFUSED");
+    refused(Some(&KEY.replace("dGhp", "dGhq")), add, "BADSIG");
+    refused(Some(&KEY.replace("vipd.", "nobody.")), add, "BADKEY");
+    refused(Some(&KEY.replace("sha256", "sha512")), add, "BADKEY");
+    refused(Some(KEY), "update add other.corp.example. 5 A 10.0.0.9", "REFUSED");
+    refused(Some(KEY), "update add db.corp.example. 5 SRV 0 0 1 x.", "REFUSED");
+    refused(Some(KEY), "update delete db.corp.example.", "REFUSED");
+    refused(Some(KEY), "zone other.example.\nupdate add db.other.example. 5 A 10.0.0.9", "NOTAUTH");
+    assert_eq!(dnsd.serial(), before, "nothing changed");
+    dnsd.log().wait_for(&["update refused: it is not signed", "name=\"corp.example.\""]);
+    dnsd.log().wait_for(&["BADSIG", "key=\"vipd.\""]);
+    dnsd.log().wait_for(&["BADKEY", "key=\"nobody.\""]);
+    dnsd.log().wait_for(&["update refused: no grant", "key=\"vipd.\"", "name=\"other.corp.example.\""]);
+    dnsd.log().wait_for(&["no grant", "SRV"]);
+    dnsd.log().wait_for(&["no grant", "every type"]);
+    dnsd.update(add);
+    dnsd.update("update add _vipd.db.corp.example. 5 TXT epoch=1");
+    dnsd.update("update add a.dyn.corp.example. 5 SRV 0 0 1 x.\nupdate delete b.dyn.corp.example.");
+    assert_eq!(dnsd.short("db.corp.example A"), ["10.0.0.9", "10.77.0.11"]);
+    assert_eq!(dnsd.serial(), before + 3);
+}
+
+#[test]
+fn prerequisites_of_every_form() {
+    if !needs() {
+        return;
+    }
+    let dnsd = Dnsd::running(ZONE);
+    let add = "update add db.corp.example. 5 TXT x\nupdate delete db.corp.example. TXT";
+    let code = |prerequisite: &str| {
+        let (done, said) = dnsd.nsupdate(Some(KEY), &format!("{prerequisite}\n{add}"));
+        said.split_whitespace().last().filter(|_| !done).map(str::to_owned)
+    };
+    dnsd.update("update add db.corp.example. 5 A 10.77.0.12");
+    for (prerequisite, expected) in [
+        ("prereq yxdomain db.corp.example.", None),
+        ("prereq yxdomain no.corp.example.", Some("NXDOMAIN")),
+        ("prereq nxdomain no.corp.example.", None),
+        ("prereq nxdomain db.corp.example.", Some("YXDOMAIN")),
+        ("prereq yxrrset db.corp.example. A", None),
+        ("prereq yxrrset db.corp.example. AAAA", Some("NXRRSET")),
+        ("prereq nxrrset db.corp.example. AAAA", None),
+        ("prereq nxrrset db.corp.example. A", Some("YXRRSET")),
+        ("prereq yxrrset db.corp.example. A 10.77.0.12\nprereq yxrrset db.corp.example. A 10.77.0.11", None),
+        ("prereq yxrrset db.corp.example. A 10.77.0.11", Some("NXRRSET")),
+        (
+            "prereq yxrrset db.corp.example. A 10.77.0.11\nprereq yxrrset db.corp.example. A 10.77.0.13",
+            Some("NXRRSET"),
+        ),
+        ("prereq yxdomain db.other.example.", Some("NOTZONE")),
+    ] {
+        assert_eq!(code(prerequisite).as_deref(), expected, "{prerequisite}");
+    }
+}
+
+#[test]
+fn changes_of_every_form() {
+    if !needs() {
+        return;
+    }
+    let dnsd = Dnsd::running(ZONE);
+    dnsd.update("update add db.corp.example. 9 A 10.0.0.2\nupdate add db.corp.example. 9 AAAA fd77::1");
+    assert!(
+        dnsd.dig("db.corp.example A").contains("db.corp.example.\t9\tIN\tA\t10.77.0.11"),
+        "one TTL for all"
+    );
+    let serial = dnsd.serial();
+    dnsd.update("update add db.corp.example. 9 A 10.0.0.2");
+    assert_eq!(dnsd.serial(), serial, "nothing to do is no change");
+    dnsd.update("update delete db.corp.example. A 10.77.0.11");
+    assert_eq!(dnsd.short("db.corp.example A"), ["10.0.0.2"]);
+    dnsd.update("update delete db.corp.example. A\nupdate add db.corp.example. 5 A 10.0.0.3\nupdate add db.corp.example. 5 A 10.0.0.4");
+    assert_eq!(dnsd.short("db.corp.example A"), ["10.0.0.3", "10.0.0.4"]);
+    dnsd.update("update add db.corp.example. 5 CNAME other.corp.example.");
+    assert_eq!(dnsd.short("db.corp.example CNAME").len(), 0, "an alias stands alone: what was first stays");
+    dnsd.update("update add _vipd.db.corp.example. 5 TXT \"a b\" \"c\"");
+    assert_eq!(dnsd.short("_vipd.db.corp.example TXT"), ["\"a b\" \"c\""]);
+    dnsd.update("update delete _vipd.db.corp.example. TXT");
+    assert!(dnsd.dig("_vipd.db.corp.example TXT").contains("NXDOMAIN"));
+    dnsd.update("update add x.dyn.corp.example. 5 TYPE65280 \\# 3 010203");
+    assert!(dnsd.dig("x.dyn.corp.example TYPE65280").contains("\\# 3 010203"), "of a type that nobody knows");
+    dnsd.update("update delete x.dyn.corp.example.");
+    assert!(dnsd.dig("x.dyn.corp.example TXT").contains("NXDOMAIN"));
+    let long = "y".repeat(250);
+    let huge: String =
+        (0..140).map(|i| format!("update add db.corp.example. 5 TXT \"{i} {long}\"\n")).collect();
+    let (done, said) = dnsd.nsupdate(Some(KEY), &huge);
+    assert!(!done && said.contains("REFUSED"), "a set that no answer could hold: {said}");
+}
+
+#[test]
+fn of_fifty_that_race_exactly_one_wins() {
+    if !needs() {
+        return;
+    }
+    let dnsd = Dnsd::running(ZONE);
+    dnsd.update("update add _vipd.db.corp.example. 5 TXT epoch=0");
+    for round in 0..3 {
+        let port = dnsd.port;
+        let race = |racer: usize| {
+            let old = if round == 0 { "epoch=0".into() } else { format!("won={round}") };
+            let next = round + 1;
+            nsupdate(
+                port,
+                Some(KEY),
+                &format!(
+                    "prereq yxrrset _vipd.db.corp.example. TXT {old}\n\
+                     update delete _vipd.db.corp.example. TXT\n\
+                     update add _vipd.db.corp.example. 5 TXT won={next}\n\
+                     update delete db.corp.example. A\nupdate add db.corp.example. 5 A 10.9.{next}.{racer}"
+                ),
+            )
+        };
+        let results: Vec<_> = std::thread::scope(|scope| {
+            let racers: Vec<_> = (0..50).map(|racer| scope.spawn(move || race(racer))).collect();
+            racers.into_iter().map(|racer| racer.join().unwrap()).collect()
+        });
+        let winners: Vec<_> = (0..50).filter(|racer| results[*racer].0).collect();
+        assert_eq!(winners.len(), 1, "round {round}");
+        assert!(results.iter().all(|(done, said)| *done || said.contains("NXRRSET")), "{results:?}");
+        assert_eq!(dnsd.short("db.corp.example A"), [format!("10.9.{}.{}", round + 1, winners[0])]);
+    }
+}
+
+#[test]
+fn updates_outlive_a_kill_and_a_reload() {
+    if !needs() {
+        return;
+    }
+    let mut dnsd = Dnsd::running(ZONE);
+    for round in 1..=5 {
+        dnsd.update(&format!("update add db.corp.example. 5 A 10.0.0.{round}"));
+        let serial = dnsd.serial();
+        dnsd.kill();
+        dnsd.start();
+        assert_eq!(dnsd.short("db.corp.example A").len(), round + 1);
+        assert_eq!(dnsd.serial(), serial, "as it was");
+    }
+    // The file says something new: where no update was, it counts.
+    let text =
+        ZONE.replace("other A 10.0.0.1", "other A 10.0.0.2\nnew A 10.0.0.3").replace("db 5 A 10.77.0.11", "");
+    std::fs::write(dnsd.path("zone"), text).unwrap();
+    let serial = dnsd.serial();
+    dnsd.log().signal("-HUP");
+    dnsd.log().wait_for(&["reloaded"]);
+    assert_eq!(dnsd.short("new.corp.example A"), ["10.0.0.3"]);
+    assert_eq!(dnsd.short("other.corp.example A"), ["10.0.0.2"]);
+    assert_eq!(dnsd.short("db.corp.example A").len(), 6, "what updates did stays");
+    assert_eq!(dnsd.serial(), serial + 1);
+    // A wrong file: what was served goes on.
+    std::fs::write(dnsd.path("zone"), "$TTL 60\nnew A 10.0.0.300\n").unwrap();
+    dnsd.log().signal("-HUP");
+    dnsd.log().wait_for(&["not reloaded", "zone:2: error: "]);
+    assert_eq!(dnsd.short("new.corp.example A"), ["10.0.0.3"]);
+    std::fs::write(dnsd.path("zone"), ZONE).unwrap();
+    dnsd.update("update add db.corp.example. 5 A 10.0.0.200");
+    dnsd.kill();
+    dnsd.start();
+    assert_eq!(dnsd.short("db.corp.example A").len(), 7);
+    assert_eq!(dnsd.serial(), serial + 3, "the update, and the file that changed while it was away");
+    dnsd.log().signal("-TERM");
+    assert!(dnsd.log().child.wait().unwrap().success());
+}
+
+/// A kill in the middle of a stream of updates: whatever was acknowledged is there.
+#[test]
+fn no_acknowledged_update_is_lost() {
+    if !needs() {
+        return;
+    }
+    let mut dnsd = Dnsd::running(ZONE);
+    let mut acknowledged = Vec::new();
+    for round in 0..6 {
+        let port = dnsd.port;
+        let stream = std::thread::spawn(move || {
+            let add = |i: &u32| {
+                let name = format!("r{round}-{i}.dyn.corp.example.");
+                nsupdate(port, Some(KEY), &format!("update add {name} 5 A 10.0.{round}.1")).0.then_some(name)
+            };
+            // They end with the server.
+            (0..100).map_while(|i| add(&i)).collect::<Vec<_>>()
+        });
+        // The first ones are there: now.
+        while !dnsd.dig(&format!("r{round}-{}.dyn.corp.example A", 2 + round)).contains("ANSWER: 1") {}
+        dnsd.kill();
+        acknowledged.extend(stream.join().unwrap());
+        dnsd.start();
+    }
+    assert!(acknowledged.len() >= 12, "{acknowledged:?}");
+    for name in &acknowledged {
+        assert_eq!(dnsd.short(&format!("{name} A")).len(), 1, "{name}");
+    }
+}
+
+/// A disk that is full: a file may only be so long (setrlimit).
+#[test]
+fn a_full_disk_refuses_updates_and_answers_on() {
+    if !needs() {
+        return;
+    }
+    let mut dnsd = Dnsd::new(ZONE, "", "");
+    let mut command = Command::new("sh");
+    // 8 blocks of 512 bytes; SIGXFSZ would end the process.
+    command.args(["-c", "trap '' XFSZ; ulimit -f 8; exec \"$@\"", "sh"]).arg(env!("CARGO_BIN_EXE_dnsd"));
+    command.arg("run").arg("--config").arg(dnsd.path("dnsd.toml"));
+    let mut program = common::Program::start(&mut command);
+    program.wait_for(&["ready"]);
+    dnsd.program = Some(program);
+    let (mut done, mut failed) = (0, None);
+    for i in 0..200 {
+        let add = format!("update add n{i}.dyn.corp.example. 5 TXT {}", "z".repeat(200));
+        match dnsd.nsupdate(Some(KEY), &add) {
+            (true, _) => done += 1,
+            (false, said) => {
+                failed = Some((i, said));
+                break;
+            }
+        }
+    }
+    let (i, said) = failed.unwrap();
+    assert!(said.contains("SERVFAIL"), "{said}");
+    dnsd.log().wait_for(&["cannot write the journal: updates are refused, queries are answered"]);
+    assert!(done > 2);
+    assert_eq!(dnsd.short("db.corp.example A"), ["10.77.0.11"]);
+    assert!(dnsd.dig(&format!("n{i}.dyn.corp.example TXT")).contains("NXDOMAIN"), "not done is not shown");
+    dnsd.kill();
+    dnsd.start();
+    for i in 0..done {
+        assert_eq!(dnsd.short(&format!("n{i}.dyn.corp.example TXT")).len(), 1, "n{i}");
+    }
+}
+
+#[test]
+fn leases_end_but_not_the_last_one() {
+    if !needs() {
+        return;
+    }
+    let mut dnsd = Dnsd::running(ZONE);
+    // nsupdate knows no leases: they are in the message as another tool sends it.
+    common::leased::update(&dnsd, &["10.0.0.1", "10.0.0.2"], 1);
+    assert_eq!(dnsd.short("leased.dyn.corp.example A").len(), 2);
+    dnsd.log().wait_for(&["a record's lease ended", "leased.dyn.corp.example."]);
+    dnsd.log().wait_for(&["the last record", "stays", "leased.dyn.corp.example."]);
+    assert_eq!(dnsd.short("leased.dyn.corp.example A").len(), 1);
+    dnsd.kill();
+    dnsd.configure("expire-last = true", "");
+    dnsd.start();
+    dnsd.log().wait_for(&["a record's lease ended"]);
+    assert!(dnsd.dig("leased.dyn.corp.example A").contains("NXDOMAIN"));
+}
