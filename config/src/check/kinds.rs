@@ -225,15 +225,6 @@ impl Keys {
                     .hint("Galera is MariaDB's and Percona's, group replication is MySQL's"),
             );
         }
-        if let (true, Some(At { value: Role::Primary, span })) = (on, &self.role) {
-            report.warning(
-                span,
-                Problem::new(
-                    "every node of a Galera cluster takes writes: all but one will stand in conflict",
-                )
-                .hint("for one writer at a time take role out and say balance = \"first\" in the pool"),
-            );
-        }
         on.then(|| Galera { donors: self.galera_donors.as_ref().is_some_and(|d| d.value) })
     }
 

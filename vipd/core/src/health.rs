@@ -118,13 +118,15 @@ struct Demands {
     role: Role,
     max_lag: Option<Duration>,
     passive: bool,
+    writes_anywhere: bool,
 }
 
 impl Demands {
     fn of(check: &Check) -> Self {
         let (role, max_lag) = (check.kind.role(), check.kind.max_lag());
         let (rise, fall) = (check.rise.max(1), check.fall.max(1));
-        Self { rise, fall, role, max_lag, passive: check.passive }
+        let writes_anywhere = check.kind.writes_anywhere();
+        Self { rise, fall, role, max_lag, passive: check.passive, writes_anywhere }
     }
 }
 

@@ -419,6 +419,16 @@ impl CheckKind {
         }
     }
 
+    /// Whether every server of its kind of cluster takes writes, so that several
+    /// writable ones are no accident.
+    #[must_use]
+    pub const fn writes_anywhere(&self) -> bool {
+        match self {
+            Self::Mysql(check) => check.galera.is_some() || check.group_replication,
+            Self::Tcp(_) | Self::Http(_) | Self::Postgres(_) | Self::Redis(_) | Self::Exec(_) => false,
+        }
+    }
+
     /// The replication lag above which a replica takes no new connections.
     #[must_use]
     pub const fn max_lag(&self) -> Option<Duration> {

@@ -216,9 +216,7 @@ impl PoolState {
     /// stays, even drained: what still runs on it writes. It is replaced when
     /// it is no primary any more, does not answer, or is in maintenance.
     fn one_primary(&mut self, at: usize, reasons: &mut [Reason], changes: &mut Changes) {
-        if self.demands.is_none_or(|d| d.role != Role::Primary) {
-            return;
-        }
+        let Some(demands) = self.demands.filter(|d| d.role == Role::Primary) else { return };
         let writable = |r: &Reason| r.state() == State::Up;
         let stays = self.incumbent.filter(|i| reasons.get(*i).is_some_and(writable));
         let next = match stays {
@@ -233,7 +231,11 @@ impl PoolState {
         let Some(incumbent) = self.incumbent else { return };
         for (i, reason) in reasons.iter_mut().enumerate() {
             if i != incumbent && writable(reason) {
-                *reason = Reason::Conflict { with: self.settings.servers[incumbent].name.clone() };
+                let incumbent = self.settings.servers[incumbent].name.clone();
+                *reason = match demands.writes_anywhere {
+                    true => Reason::Standby { of: incumbent },
+                    false => Reason::Conflict { with: incumbent },
+                };
             }
         }
     }
@@ -256,8 +258,8 @@ impl PoolState {
     /// Takes the word of another node for which of two writable servers is the
     /// primary; nothing else is taken from it.
     pub(super) fn adopt(&mut self, at: usize, server: usize, changes: &mut Changes) {
-        let conflicts = self.servers.get(server).is_some_and(|s| matches!(s.reason, Reason::Conflict { .. }));
-        if let (true, Some(old)) = (conflicts, self.incumbent) {
+        let beside = |s: &Server| matches!(s.reason, Reason::Conflict { .. } | Reason::Standby { .. });
+        if let (true, Some(old)) = (self.servers.get(server).is_some_and(beside), self.incumbent) {
             self.incumbent = Some(server);
             self.superseded(ServerKey { pool: at, server: old }, changes);
         }

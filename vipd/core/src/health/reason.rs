@@ -125,6 +125,12 @@ pub enum Reason {
     },
     /// Drain: its name does not lead to it any more.
     Vanished,
+    /// Down: every server of the cluster is writable, the pool wants one
+    /// primary, and another one is it.
+    Standby {
+        /// The incumbent.
+        of: String,
+    },
     /// Drain: on request.
     Drained,
     /// Maint: on request.
@@ -150,7 +156,8 @@ impl Reason {
             | Self::NotReplicating
             | Self::LagUnknown(_)
             | Self::Lagging { .. }
-            | Self::Conflict { .. } => State::Down,
+            | Self::Conflict { .. }
+            | Self::Standby { .. } => State::Down,
             Self::Vanished | Self::Drained => State::Drain,
             Self::Maintenance => State::Maint,
         }
@@ -171,7 +178,7 @@ impl Reason {
     /// Whether somebody should look at it, be the server up or not.
     #[must_use]
     pub const fn is_trouble(&self) -> bool {
-        !matches!(self, Self::NoCheck | Self::Healthy | Self::Unproven { kept: true })
+        !matches!(self, Self::NoCheck | Self::Healthy | Self::Standby { .. } | Self::Unproven { kept: true })
     }
 }
 
@@ -209,6 +216,7 @@ impl fmt::Display for Reason {
             Self::Freshest { lag, max } => {
                 write!(f, "it lags {lag:?}, max-lag is {max:?}, but no server of the pool is fresher")
             }
+            Self::Standby { of } => write!(f, "it stands by: {of} takes the writes"),
             Self::Conflict { with } => write!(f, "conflict: {with} is also writable, and was first"),
             Self::Vanished => f.write_str("its name does not lead to it any more"),
             Self::Drained => f.write_str("drained on request"),

@@ -89,7 +89,8 @@ fn every_answer_has_its_transition() {
     let down = |successes| Answers::Down { successes, cause: Cause::Failed("e".into()) };
     let success = || Probe::Answered(Observation::default());
     let failure = || Probe::Failed("e".into());
-    let demands = Demands { rise: 2, fall: 3, role: Role::Any, max_lag: None, passive: true };
+    let demands =
+        Demands { rise: 2, fall: 3, role: Role::Any, max_lag: None, passive: true, writes_anywhere: false };
     for (from, probe, to) in [
         (Answers::Unknown, success(), up(0)),
         (Answers::Unknown, failure(), down(0)),
@@ -279,6 +280,29 @@ fn of_two_writable_servers_the_incumbent_stays() {
     assert_eq!(picked(&mut state, 0), Ok(DB1));
     state.set_admin(DB2, Admin::Ready, Time::ZERO);
     assert_eq!(reason(&state, DB2), Reason::Conflict { with: "db1".into() });
+}
+
+/// In a Galera cluster all are writable, and that is no conflict.
+#[test]
+fn of_a_cluster_that_writes_anywhere_one_writes_and_the_others_stand_by() {
+    let galera = Some(crate::settings::Galera { donors: false });
+    let kind = CheckKind::Mysql(MysqlCheck { role: Role::Primary, galera, ..MysqlCheck::new("vipd") });
+    let mut state = PoolsState::new(vec![pool("p", &["db1", "db2"], Some(Check::new(kind)))], Time::ZERO);
+    state.observe(DB1, primary(), Duration::ZERO, Time::ZERO);
+    state.observe(DB2, primary(), Duration::ZERO, Time::ZERO);
+    assert_eq!(reason(&state, DB2), Reason::Standby { of: "db1".into() });
+    assert!(!reason(&state, DB2).is_trouble());
+    let unready = Observation {
+        role: Some(ObservedRole::Primary),
+        unready: Some("wsrep_ready is OFF".into()),
+        ..Observation::default()
+    };
+    state.observe(DB1, Probe::Answered(unready), Duration::ZERO, second(1));
+    assert_eq!(picked(&mut state, 0), Ok(DB2));
+    // The writer does not flip back when the first one returns.
+    (2..5).for_each(|n| drop(state.observe(DB1, primary(), Duration::ZERO, second(n))));
+    assert_eq!(picked(&mut state, 0), Ok(DB2));
+    assert_eq!(reason(&state, DB1), Reason::Standby { of: "db2".into() });
 }
 
 #[test]
