@@ -58,6 +58,8 @@ pub struct Plan {
     pub election: Vec<String>,
     /// Whether the nodes are given their IPv6 addresses too.
     pub both_families: bool,
+    /// For vipd: descriptors that it gets, if not as many as the test has.
+    pub descriptors: Option<u32>,
 }
 
 impl Plan {
@@ -70,6 +72,7 @@ impl Plan {
             rest: String::new(),
             election: Vec::new(),
             both_families: false,
+            descriptors: None,
         }
     }
 
@@ -236,6 +239,9 @@ impl Scene {
 fn start(host: &Host, kind: Kind, plan: &Plan, own: usize) -> Result<Daemon> {
     Ok(match kind {
         Kind::Keepalived => Daemon::Keepalived(keepalived::start(host, &plan.keepalived(own)?)?),
-        Kind::Vipd => Daemon::Vipd(Vipd::start(host, &plan.vipd_config())?),
+        Kind::Vipd => Daemon::Vipd(match plan.descriptors {
+            Some(descriptors) => Vipd::start_with_descriptors(host, &plan.vipd_config(), descriptors)?,
+            None => Vipd::start(host, &plan.vipd_config())?,
+        }),
     })
 }

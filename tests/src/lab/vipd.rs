@@ -102,8 +102,21 @@ impl Vipd {
     /// # Errors
     /// If it cannot be started. That it runs is another question.
     pub fn start(host: &Host, config: &str) -> Result<Self> {
+        Self::spawn(host, config, Command::new(program("vipd")?))
+    }
+
+    /// The same, with so many descriptors and no more.
+    ///
+    /// # Errors
+    /// If it cannot be started.
+    pub fn start_with_descriptors(host: &Host, config: &str, descriptors: u32) -> Result<Self> {
+        let mut command = Command::new("prlimit");
+        command.arg(format!("--nofile={descriptors}:{descriptors}")).arg(program("vipd")?);
+        Self::spawn(host, config, command)
+    }
+
+    fn spawn(host: &Host, config: &str, mut command: Command) -> Result<Self> {
         let path = host.write_file("vipd.toml", config)?;
-        let mut command = Command::new(program("vipd")?);
         command.arg("run").arg("--config").arg(path).args(["--node", host.name()]);
         command.arg("--runtime-dir").arg(host.dir().join("runtime"));
         let process = host.spawn("vipd", &mut command)?;

@@ -19,6 +19,7 @@ pub(crate) const CASES: &[Case] = &[
     Case { name: "balancer::server_killed", needs: VIPD, run: server_killed },
     Case { name: "balancer::server_unplugged", needs: VIPD, run: server_unplugged },
     Case { name: "balancer::max_connections", needs: VIPD, run: max_connections },
+    Case { name: "balancer::descriptors_run_out", needs: VIPD, run: descriptors_run_out },
     Case { name: "balancer::sessions", needs: VIPD, run: sessions },
     Case { name: "balancer::lost_vip_closes_sessions", needs: VIPD, run: lost_vip_closes_sessions },
     Case { name: "balancer::reload_closes_sessions", needs: VIPD, run: reload_closes_sessions },
@@ -132,6 +133,51 @@ fn max_connections(lab: &Lab) -> Result<()> {
         third.listen().context("the third is not served when the first has ended")?;
         second.ask().context("the second suffers")?;
         Ok(())
+    })
+}
+
+/// More clients than the daemon has descriptors for: those beyond are refused
+/// and counted, and the rest of the daemon does not suffer.
+fn descriptors_run_out(lab: &Lab) -> Result<()> {
+    const DESCRIPTORS: u32 = 600;
+    let hosts = hosts(lab)?;
+    let _servers = hosts.iter().zip(ADDRESSES).map(|(h, a)| serve(h, a)).collect::<Result<Vec<_>>>()?;
+    let plan = Plan { descriptors: Some(DESCRIPTORS), ..plan("") };
+    let scene = Scene::new(lab, Kind::Vipd, plan)?;
+    let vipd = scene.vipd(0)?;
+    vipd.wait_for_servers(&["db1", "db2", "db3"], "up", PATIENCE)?;
+    let (target, began) = (target(3306)?, Instant::now());
+    let served = scene.client.inside(|| {
+        let sessions: Vec<_> = (0..DESCRIPTORS).filter_map(|_| Session::open(target).ok()).collect();
+        let served = |mut session: Session| session.ask().is_ok().then_some(session);
+        let mut sessions: Vec<_> = sessions.into_iter().filter_map(served).collect();
+        // Each takes two, and some are kept for the rest of the daemon.
+        let served = sessions.len();
+        ensure!(served > 100 && served < DESCRIPTORS as usize / 2, "{served} are served");
+        // Checks, adverts and operators go on while that lasts.
+        let checked = || -> Result<u64> {
+            let status = vipd.status()?;
+            Ok(status["pools"][0]["servers"][0]["check"]["total"].as_u64().unwrap_or_default())
+        };
+        let before = checked()?;
+        poll_until("the servers are checked", PATIENCE, || Ok(checked()? >= before + 10))?;
+        vipd.wait_for_servers(&["db1", "db2", "db3"], "up", SECOND)?;
+        let going_on = sessions.iter_mut().all(|s| s.ask().is_ok());
+        ensure!(going_on, "a session that was served has ended");
+        Ok(served)
+    })?;
+    let status = vipd.status()?;
+    let refused = status["listeners"][0]["closed"]["no-resources"].as_u64().unwrap_or_default();
+    ensure!(
+        refused as usize + served >= DESCRIPTORS as usize,
+        "{refused} refused, {served} served: {status}"
+    );
+    let moves = lab.addresses().changes(Scene::vip(), began);
+    ensure!(moves.is_empty(), "the address moved: {moves:?}");
+    scene.client.inside(|| {
+        poll_until("there is room again", PATIENCE, || {
+            Ok(Session::open(target).and_then(|mut s| s.ask()).is_ok())
+        })
     })
 }
 
