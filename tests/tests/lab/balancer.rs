@@ -287,6 +287,8 @@ fn mariadb_roles(lab: &Lab) -> Result<()> {
     servers[2].sql("STOP SLAVE")?;
     servers[2].follow(ADDRESSES[1].parse()?)?;
     writer.wait_for("db2", PATIENCE)?;
+    // Each pool has checks of its own: that of the replicas may hear of it later.
+    scene.vipd(0)?.wait_for_servers(&["db2"], "down", PATIENCE)?;
     // A session goes on where it is; new ones go to the replica that is left.
     let later = SqlClient::start(&scene.client, target(3307)?, Work::Read, 5 * MS);
     later.wait_for("db3", PATIENCE)?;
