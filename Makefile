@@ -1,6 +1,7 @@
 # What people type. Each target installs the Debian packages it needs where
 # they are missing; the lists stand here and nowhere else.
-TEST_PACKAGES  := iproute2 nftables keepalived mariadb-server
+TEST_PACKAGES  := iproute2 nftables keepalived mariadb-server \
+                  bind9 bind9-dnsutils knot pdns-server pdns-backend-sqlite3 sqlite3
 BENCH_PACKAGES := iproute2 keepalived
 DEMO_PACKAGES  := iproute2
 ifeq ($(DB),mariadb)
