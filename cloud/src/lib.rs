@@ -12,6 +12,7 @@ mod names;
 mod plan;
 mod publisher;
 pub mod rfc2136;
+pub mod route53;
 mod store;
 
 pub use breaker::Pace;

@@ -214,9 +214,10 @@ async fn twenty_writers_have_one_winner(server: Server) {
             panic!("round {round}: {:?}", done.iter().map(|(_, _, o)| o).collect::<Vec<_>>())
         };
         for (_, writer, outcome) in done {
-            match outcome {
-                Outcome::Lost(lease) => assert_eq!(lease.owner.to_string(), names[*winner]),
-                outcome => assert_eq!(outcome, written(round)),
+            if let Outcome::Lost(lease) = &outcome {
+                assert_eq!(lease.owner.to_string(), names[*winner]);
+            } else {
+                assert_eq!(outcome, written(round));
             }
             writers.push(writer);
         }
