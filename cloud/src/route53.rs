@@ -107,7 +107,7 @@ impl Route53 {
                     return Ok(());
                 }
                 Ok(_) | Err(Trouble { problem: Problem::Throttled(_), .. }) => {}
-                Err(t) => return Err(self.explain(t.problem).await),
+                Err(t) => return Err(self.explain(t.problem, deadline).await),
             }
             if deadline.saturating_duration_since(Instant::now()) < every {
                 return Err(self.error(Problem::TimedOut));
@@ -121,13 +121,12 @@ impl Route53 {
     }
 
     /// The same with the reason for missing credentials, which needs a look at IMDS.
-    async fn explain(&self, problem: Problem) -> Error {
-        match problem {
-            Problem::NoCredentials(chain) => {
-                self.error(Problem::NoCredentials(client::why_no_credentials(&chain).await))
-            }
-            other => self.error(other),
+    async fn explain(&self, problem: Problem, deadline: Instant) -> Error {
+        if let Problem::NoCredentials(chain) = &problem {
+            let why = timeout_at(deadline, client::why_no_credentials(chain)).await;
+            return self.error(Problem::NoCredentials(why.unwrap_or_else(|_| chain.clone())));
         }
+        self.error(problem)
     }
 
     async fn request<T, E>(
@@ -195,7 +194,7 @@ impl RecordStore for Route53 {
     async fn read(&self, deadline: Instant) -> Result<Observed<Sets>, Error> {
         let raw = match self.read_sets(deadline).await {
             Ok(raw) => raw,
-            Err(t) => return Err(self.explain(t.problem).await),
+            Err(t) => return Err(self.explain(t.problem, deadline).await),
         };
         let current = sets::current(&raw, &self.name, &self.lease_name, &self.form);
         Ok(Observed { current: current.map_err(|problem| self.error(problem))?, raw })
@@ -228,7 +227,7 @@ impl RecordStore for Route53 {
                 Ok(Applied { observed: Observed { current, raw: new }, pending })
             }
             Err(t) if t.is_unknown => Err(Failure::Unknown(self.error(t.problem))),
-            Err(t) => Err(Failure::Refused(self.explain(t.problem).await)),
+            Err(t) => Err(Failure::Refused(self.explain(t.problem, deadline).await)),
         }
     }
 }

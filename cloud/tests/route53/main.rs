@@ -7,6 +7,7 @@ use fake::{BatchError, Fake, Fault, HEALTH_CHECK, ZONE_ID};
 use imds::Instance;
 use libtest_mimic::{Arguments, Trial};
 use std::collections::BTreeSet;
+use std::io::Write;
 use std::net::IpAddr;
 use std::process::{Command, ExitCode};
 use std::time::Duration;
@@ -73,10 +74,13 @@ fn itself() -> Command {
 
 async fn publish_and_tell(endpoint: String) {
     let store = Route53::new(ZONE_ID, NAME, Form::Simple, Some(&endpoint)).await.unwrap();
-    match publisher(store).publish(&desired("px1", &["10.0.0.1"]), soon(), 0).await {
-        Ok(outcome) => println!("{outcome:?}"),
-        Err(e) => println!("{e}"),
-    }
+    // What the daemon may have: the reason must be found within it.
+    let deadline = Instant::now() + Duration::from_secs(8);
+    let told = match publisher(store).publish(&desired("px1", &["10.0.0.1"]), deadline, 0).await {
+        Ok(outcome) => format!("{outcome:?}"),
+        Err(e) => e.to_string(),
+    };
+    std::io::stdout().write_all(told.as_bytes()).unwrap();
 }
 
 fn run(test: impl Future<Output = ()>) {
