@@ -240,3 +240,140 @@ fn without_write(plan: Plan) -> Result<Outcome, Lease> {
         Plan::Write(lease) => Err(lease),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lease::Owner;
+    use crate::plan::Current;
+    use crate::store::Applied;
+    use std::collections::VecDeque;
+    use std::sync::Mutex;
+
+    /// A store whose answers are written down before.
+    #[derive(Debug, Default)]
+    struct Script {
+        reads: Mutex<VecDeque<Result<Current, Problem>>>,
+        writes: Mutex<VecDeque<Option<Failure>>>,
+    }
+
+    impl Script {
+        fn error(problem: Problem) -> Error {
+            Error { place: "script".to_owned(), problem }
+        }
+    }
+
+    impl RecordStore for Script {
+        type Raw = ();
+
+        async fn read(&self, _: Instant) -> Result<Observed<()>, Error> {
+            let next = self.reads.lock().unwrap().pop_front().expect("a read too many");
+            next.map(|current| Observed { current, raw: () }).map_err(Self::error)
+        }
+
+        async fn apply(&self, _: &Observed<()>, lease: &Lease, _: Instant) -> Result<Applied<()>, Failure> {
+            match self.writes.lock().unwrap().pop_front().expect("a write too many") {
+                Some(failure) => Err(failure),
+                None => Ok(Applied { observed: Observed { current: held(lease), raw: () }, pending: None }),
+            }
+        }
+    }
+
+    fn set(last: &[u8]) -> BTreeSet<IpAddr> {
+        last.iter().map(|n| IpAddr::from([10, 0, 0, *n])).collect()
+    }
+
+    fn lease(epoch: u64, owner: &str, last: &[u8]) -> Lease {
+        Lease { epoch, owner: Owner::new(owner).unwrap(), ttl: 5, addresses: set(last) }
+    }
+
+    fn held(lease: &Lease) -> Current {
+        let addresses = lease.addresses.clone();
+        Current { lease: LeaseRecord::Held(lease.clone()), addresses, other_form: false }
+    }
+
+    fn desired(last: &[u8]) -> Desired {
+        let owner = Owner::new("px1").unwrap();
+        Desired { addresses: set(last), ttl: 5, owner, may_be_empty: false, repair: false }
+    }
+
+    fn publisher(reads: Vec<Result<Current, Problem>>, writes: Vec<Option<Failure>>) -> Publisher<Script> {
+        let script = Script { reads: Mutex::new(reads.into()), writes: Mutex::new(writes.into()) };
+        let pace = Pace { first: Duration::from_secs(1), longest: Duration::from_secs(8) };
+        Publisher::new(script, "script".to_owned(), pace)
+    }
+
+    async fn publish(publisher: &mut Publisher<Script>, last: &[u8]) -> Result<Outcome, Error> {
+        publisher.publish(&desired(last), Instant::now() + Duration::from_secs(10), 0).await
+    }
+
+    fn is_done(publisher: &Publisher<Script>) -> bool {
+        publisher.store.reads.lock().unwrap().is_empty() && publisher.store.writes.lock().unwrap().is_empty()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_write_between_two_questions_is_no_edit() {
+        let torn = Current { addresses: set(&[2]), ..held(&lease(7, "px2", &[1])) };
+        let whole = held(&lease(8, "px2", &[9]));
+        let mut px1 = publisher(vec![Ok(torn), Ok(whole)], vec![]);
+        assert_eq!(publish(&mut px1, &[9]).await.unwrap(), Outcome::InSync);
+        assert!(is_done(&px1) && px1.status().in_sync && px1.status().drift.is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_winner_of_a_conflict_may_show_late() {
+        let old = || Ok(held(&lease(7, "px2", &[1])));
+        let theirs = lease(8, "px3", &[3]);
+        let mut px1 = publisher(vec![old(), old(), old(), Ok(held(&theirs))], vec![Some(Failure::Conflict)]);
+        assert_eq!(publish(&mut px1, &[9]).await.unwrap(), Outcome::Lost(theirs));
+        // A conflict that nothing explains is an error, and not for ever.
+        let mut px1 = publisher((0..5).map(|_| old()).collect(), vec![Some(Failure::Conflict)]);
+        let error = publish(&mut px1, &[9]).await.unwrap_err();
+        assert!(matches!(error.problem, Problem::Contended) && is_done(&px1), "{error}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_write_in_doubt_is_settled_by_reading_also_later() {
+        let old = held(&lease(7, "px2", &[1]));
+        let ours = held(&lease(8, "px1", &[9]));
+        let unknown = || Some(Failure::Unknown(Script::error(Problem::TimedOut)));
+        // The store is gone after the write; once it is back, the write is found done.
+        let reads = vec![Ok(old.clone()), Err(Problem::TimedOut), Ok(ours.clone())];
+        let mut px1 = publisher(reads, vec![unknown()]);
+        assert!(publish(&mut px1, &[9]).await.is_err());
+        let (_, since) = px1.status().error.clone().unwrap();
+        assert_eq!(since, Instant::now());
+        assert!(matches!(publish(&mut px1, &[9]).await.unwrap_err().problem, Problem::Paused { .. }));
+        tokio::time::sleep_until(px1.status().paused_until.unwrap()).await;
+        assert_eq!(publish(&mut px1, &[9]).await.unwrap(), Outcome::InSync);
+        assert!(is_done(&px1) && px1.status().error.is_none());
+        assert_eq!(px1.status().epoch, Some(8));
+
+        // It is carried out only after the look: the next write meets a conflict.
+        let mut px1 = publisher(
+            vec![Ok(old.clone()), Ok(old.clone()), Ok(old), Ok(ours)],
+            vec![unknown(), Some(Failure::Conflict)],
+        );
+        assert!(publish(&mut px1, &[9]).await.is_err());
+        tokio::time::sleep_until(px1.status().paused_until.unwrap()).await;
+        assert_eq!(publish(&mut px1, &[9]).await.unwrap(), Outcome::Written { epoch: 8, pending: None });
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_refusal_keeps_what_was_known_and_since_when() {
+        let refused = || Some(Failure::Refused(Script::error(Problem::NoUpdates)));
+        let old = || Ok(held(&lease(7, "px2", &[1])));
+        let mut px1 = publisher(vec![old(), old()], vec![refused(), refused()]);
+        let began = Instant::now();
+        for _ in 0..2 {
+            assert!(publish(&mut px1, &[9]).await.is_err());
+            let status = px1.status();
+            assert_eq!((&status.published, status.epoch, status.in_sync), (&set(&[1]), Some(7), false));
+            assert!(
+                status.error.as_ref().is_some_and(|(text, since)| text.contains("NOTIMP") && *since == began)
+            );
+            tokio::time::sleep_until(status.paused_until.unwrap()).await;
+        }
+        assert!(is_done(&px1));
+    }
+}
