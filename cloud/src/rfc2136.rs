@@ -248,3 +248,36 @@ impl RecordStore for Rfc2136 {
         Ok(Applied { observed: Observed { current, raw }, pending: None })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lease::Owner;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
+    /// Whoever sits in between may say yes, but cannot sign it.
+    #[tokio::test]
+    async fn a_yes_without_a_signature_is_not_believed() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let key = Key::new("vipd.", Algorithm::HmacSha256, "c2VjcmV0").unwrap();
+        let store =
+            Rfc2136::new(listener.local_addr().unwrap(), "corp.example", "db.corp.example", key).unwrap();
+        tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut question = vec![0; usize::from(stream.read_u16().await.unwrap())];
+            stream.read_exact(&mut question).await.unwrap();
+            let id = u16::from_be_bytes([question[0], question[1]]);
+            let answer = Message::response(id, OpCode::Update).to_vec().unwrap();
+            stream.write_u16(answer.len() as u16).await.unwrap();
+            stream.write_all(&answer).await.unwrap();
+        });
+        let nothing = Current { lease: LeaseRecord::Absent, addresses: BTreeSet::new(), other_form: false };
+        let observed = Observed { current: nothing, raw: Vec::new() };
+        let addresses = BTreeSet::from([IpAddr::from([10, 0, 0, 1])]);
+        let lease = Lease { epoch: 1, owner: Owner::new("px1").unwrap(), ttl: 5, addresses };
+        let deadline = Instant::now() + Duration::from_secs(20);
+        let failure = store.apply(&observed, &lease, deadline).await.unwrap_err();
+        assert!(matches!(failure, Failure::Unknown(e) if e.to_string().contains("not signed")));
+    }
+}

@@ -148,17 +148,64 @@ fn skew(theirs: u64, ours: u64) -> Skew {
 mod tests {
     use super::*;
     use crate::rfc2136::Algorithm;
+    use hickory_proto::op::OpCode;
+    use hickory_proto::rr::rdata::tsig::make_tsig_record;
     use proptest::prelude::*;
+
+    const NOW: u64 = 1_800_000_000;
 
     fn key() -> Key {
         Key::new("vipd.", Algorithm::HmacSha256, "c2VjcmV0").unwrap()
+    }
+
+    /// An answer as a server signs it: over the question's MAC, then itself.
+    fn answer(question: &Signed, key: &Key, time: u64, error: Option<TsigError>, other: Vec<u8>) -> Vec<u8> {
+        let mut message = Message::response(question.id, OpCode::Update);
+        let bytes = message.to_vec().unwrap();
+        let hmac = key.signer.algorithm().clone();
+        let stub = TSIG::new(hmac, time, 300, Vec::new(), question.id, error, other);
+        let signed = key.signer.encode_response_tbs(&question.mac, &bytes, &stub).unwrap();
+        let tsig = stub.set_mac(key.signer.sign(&signed).unwrap());
+        message.set_signature(Box::new(make_tsig_record(key.signer.signer_name().clone(), tsig)));
+        message.to_vec().unwrap()
+    }
+
+    #[test]
+    fn only_the_keys_own_signature_counts() {
+        let question = sign(Message::query(), &key(), NOW).unwrap();
+        let ask = |bytes: &[u8]| verify(&question, bytes, &key());
+        assert!(ask(&answer(&question, &key(), NOW + 10, None, vec![])).unwrap().is_signed);
+        let other = Key::new("vipd.", Algorithm::HmacSha256, "Zm9yZ2Vy").unwrap();
+        let forged = ask(&answer(&question, &other, NOW, None, vec![])).unwrap_err();
+        assert!(matches!(forged, Problem::BadSignature { .. }), "{forged}");
+        // The answer to another question, sent again.
+        let earlier = Signed { mac: vec![0; 32], ..sign(Message::query(), &key(), NOW).unwrap() };
+        let replayed =
+            ask(&answer(&Signed { id: question.id, ..earlier }, &key(), NOW, None, vec![])).unwrap_err();
+        assert!(matches!(replayed, Problem::BadSignature { .. }), "{replayed}");
+        let unsigned = Message::response(question.id, OpCode::Update).to_vec().unwrap();
+        assert!(!ask(&unsigned).unwrap().is_signed);
+    }
+
+    #[test]
+    fn clocks_are_compared() {
+        let question = sign(Message::query(), &key(), NOW).unwrap();
+        let skew_of = |bytes: Vec<u8>| {
+            let problem = verify(&question, &bytes, &key()).unwrap_err();
+            let Problem::BadTime { skew } = problem else { panic!("{problem}") };
+            skew
+        };
+        let theirs = (NOW - 500).to_be_bytes()[2..].to_vec();
+        let bad_time = answer(&question, &key(), NOW, Some(TsigError::BadTime), theirs);
+        assert_eq!(skew_of(bad_time), Skew(-500));
+        assert_eq!(skew_of(answer(&question, &key(), NOW + 301, None, vec![])), Skew(301));
     }
 
     proptest! {
         /// The network's bytes may be refused, never more.
         #[test]
         fn no_answer_panics(bytes in prop::collection::vec(any::<u8>(), 0..200), flip in any::<(prop::sample::Index, u8)>()) {
-            let question = sign(Message::query(), &key(), 1_800_000_000).unwrap();
+            let question = sign(Message::query(), &key(), NOW).unwrap();
             let _ = verify(&question, &bytes, &key());
             let mut near = question.bytes.clone();
             let at = flip.0.index(near.len());
