@@ -1,6 +1,6 @@
 # What people type. Each target installs the Debian packages it needs where
 # they are missing; the lists stand here and nowhere else.
-TEST_PACKAGES  := iproute2 nftables keepalived mariadb-server galera-4 rsync postgresql-15 postgresql-client redis-server haproxy bind9 bind9-dnsutils knot-dnsutils
+TEST_PACKAGES  := iproute2 nftables keepalived mariadb-server galera-4 rsync postgresql-15 postgresql-client redis-server haproxy bind9 bind9-dnsutils knot knot-dnsutils pdns-server pdns-backend-sqlite3 sqlite3
 BENCH_PACKAGES := iproute2 keepalived haproxy nginx libnginx-mod-stream
 DEMO_PACKAGES  := iproute2
 ifeq ($(DB),mariadb)

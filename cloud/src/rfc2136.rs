@@ -1,0 +1,283 @@
+//! A server that takes dynamic updates (RFC 2136) signed with TSIG: dnsd, BIND,
+//! Knot, PowerDNS. Each server of a list is a store of its own.
+//!
+//! The compare-and-swap is the update's prerequisites: lease and records must be
+//! exactly as they were read, or the server changes nothing.
+
+mod exchange;
+mod key;
+
+use crate::breaker::Pace;
+use crate::error::{Error, Problem};
+use crate::lease::Lease;
+use crate::names::{self, BadName};
+use crate::plan::{Current, LeaseRecord};
+use crate::store::{Applied, Failure, Observed, RecordStore};
+use exchange::{Answer, NoAnswer, exchange};
+use hickory_proto::op::{Message, OpCode, Query, ResponseCode, UpdateMessage};
+use hickory_proto::rr::rdata::{A, AAAA, TXT};
+use hickory_proto::rr::{DNSClass, Name, RData, Record, RecordType};
+use std::collections::BTreeSet;
+use std::net::{IpAddr, SocketAddr};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use tokio::time::Instant;
+
+pub use key::{Algorithm, BadKey, Key};
+
+/// A server in the next rack is asked again soon; it takes more than 5 s for
+/// nobody to notice that it is back.
+pub const PACE: Pace = Pace { first: Duration::from_millis(100), longest: Duration::from_secs(5) };
+
+/// One name on one server.
+#[derive(Debug)]
+pub struct Rfc2136 {
+    server: SocketAddr,
+    zone: Name,
+    name: Name,
+    lease_name: Name,
+    key: Key,
+    clock: fn() -> SystemTime,
+}
+
+impl Rfc2136 {
+    /// The name `name` in the zone `zone` of a server.
+    ///
+    /// # Errors
+    /// A name is malformed, or the name does not lie in the zone.
+    pub fn new(server: SocketAddr, zone: &str, name: &str, key: Key) -> Result<Self, BadName> {
+        let (zone, name) = (names::parse(zone)?, names::parse(name)?);
+        if !zone.zone_of(&name) {
+            return Err(BadName::OutsideZone { name: name.to_string(), zone: zone.to_string() });
+        }
+        let lease_name = names::lease_name(&name)?;
+        Ok(Self { server, zone, name, lease_name, key, clock: SystemTime::now })
+    }
+
+    /// The same with another clock for the signatures.
+    #[must_use]
+    pub fn with_clock(self, clock: fn() -> SystemTime) -> Self {
+        Self { clock, ..self }
+    }
+
+    /// The server and name, for errors.
+    #[must_use]
+    pub fn place(&self) -> String {
+        format!("{} at {}", self.name, self.server)
+    }
+
+    fn error(&self, problem: Problem) -> Error {
+        Error { place: self.place(), problem }
+    }
+
+    async fn ask(&self, questions: Vec<Message>, deadline: Instant) -> Result<Vec<Answer>, NoAnswer> {
+        let now = (self.clock)().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
+        exchange(self.server, &self.key, questions, now, deadline).await
+    }
+
+    fn question(&self, name: &Name, record_type: RecordType) -> Message {
+        let mut message = Message::query();
+        message.metadata.recursion_desired = false;
+        message.add_query(Query::query(name.clone(), record_type));
+        message
+    }
+
+    /// The data of a name's records in an answer.
+    ///
+    /// An answer without a signature is taken here: not every server signs
+    /// answers to questions, and the update that follows is refused if it lied.
+    fn records(&self, answer: &Answer, name: &Name, record_type: RecordType) -> Result<Vec<RData>, Problem> {
+        let message = &answer.message;
+        // Not ours to match to the last: the registry of codes grows.
+        #[allow(clippy::wildcard_enum_match_arm)]
+        match message.response_code {
+            ResponseCode::NoError | ResponseCode::NXDomain => {}
+            // To a question, it is about the signature alone: PowerDNS says no more.
+            ResponseCode::NotAuth => return Err(Problem::BadTsig { key: self.key.name() }),
+            other => {
+                return Err(self.problem_of(other, "read the zone (`allow-query`, its views or its ACL)"));
+            }
+        }
+        let records = || message.answers.iter().filter(|r| r.name == *name);
+        if records().any(|r| r.record_type() == RecordType::CNAME) {
+            return Err(Problem::Alias(name.to_string()));
+        }
+        // Without authority the answer is a cache's, or points to a subzone.
+        if !message.authoritative {
+            return Err(Problem::NotAuthoritative(self.zone.to_string()));
+        }
+        Ok(records().filter(|r| r.record_type() == record_type).map(|r| r.data.clone()).collect())
+    }
+
+    fn problem_of(&self, code: ResponseCode, what: &'static str) -> Problem {
+        // Not ours to match to the last: the registry of codes grows.
+        #[allow(clippy::wildcard_enum_match_arm)]
+        match code {
+            ResponseCode::Refused => Problem::Refused { key: self.key.name(), what },
+            ResponseCode::NotAuth => Problem::NotAuthoritative(self.zone.to_string()),
+            ResponseCode::NotZone => Problem::NotZone(self.zone.to_string()),
+            ResponseCode::NotImp => Problem::NoUpdates,
+            other => Problem::ResponseCode(other.to_string()),
+        }
+    }
+
+    /// The compare-and-swap as one update message.
+    fn update(&self, observed: &Observed<Vec<RData>>, lease: &Lease) -> Message {
+        let mut zone = Query::query(self.zone.clone(), RecordType::SOA);
+        zone.set_query_class(DNSClass::IN);
+        let mut message = Message::query();
+        message.metadata.op_code = OpCode::Update;
+        message.metadata.recursion_desired = false;
+        message.add_zone(zone);
+        let [a, aaaa] = by_family(&observed.current.addresses);
+        let [new_a, new_aaaa] = by_family(&lease.addresses);
+        let new_txt = vec![RData::TXT(TXT::new(lease.to_strings()))];
+        let sets = [
+            (&self.lease_name, RecordType::TXT, observed.raw.clone(), new_txt),
+            (&self.name, RecordType::A, a, new_a),
+            (&self.name, RecordType::AAAA, aaaa, new_aaaa),
+        ];
+        for (name, record_type, old, new) in sets {
+            if old.is_empty() {
+                message.add_pre_requisite(no_data(name, record_type, DNSClass::NONE));
+            } else {
+                message.add_update(no_data(name, record_type, DNSClass::ANY));
+            }
+            for data in old {
+                message.add_pre_requisite(Record::from_rdata(name.clone(), 0, data));
+            }
+            for data in new {
+                message.add_update(Record::from_rdata(name.clone(), lease.ttl, data));
+            }
+        }
+        message
+    }
+}
+
+/// A record without data: "no such set" with the class NONE, "this whole set"
+/// with ANY (RFC 2136, sections 2.4 and 2.5).
+fn no_data(name: &Name, record_type: RecordType, class: DNSClass) -> Record {
+    let mut record = Record::update0(name.clone(), 0, record_type);
+    record.dns_class = class;
+    record
+}
+
+/// The data of the A and of the AAAA records.
+fn by_family(addresses: &BTreeSet<IpAddr>) -> [Vec<RData>; 2] {
+    let mut sets = [Vec::new(), Vec::new()];
+    for address in addresses {
+        match address {
+            IpAddr::V4(v4) => sets[0].push(RData::A(A(*v4))),
+            IpAddr::V6(v6) => sets[1].push(RData::AAAA(AAAA(*v6))),
+        }
+    }
+    sets
+}
+
+fn lease_record(data: &[RData]) -> LeaseRecord {
+    match data {
+        [] => LeaseRecord::Absent,
+        [RData::TXT(txt)] => {
+            let text = String::from_utf8_lossy(&txt.txt_data.concat()).into_owned();
+            text.parse().map_or(LeaseRecord::Unreadable(text), LeaseRecord::Held)
+        }
+        several => LeaseRecord::Unreadable(format!("{} records", several.len())),
+    }
+}
+
+impl RecordStore for Rfc2136 {
+    /// The data of the lease's TXT records.
+    type Raw = Vec<RData>;
+
+    async fn read(&self, deadline: Instant) -> Result<Observed<Self::Raw>, Error> {
+        let asked = [
+            (&self.lease_name, RecordType::TXT),
+            (&self.name, RecordType::A),
+            (&self.name, RecordType::AAAA),
+        ];
+        let questions = asked.iter().map(|(name, t)| self.question(name, *t)).collect();
+        let answers = self.ask(questions, deadline).await.map_err(|e| self.error(e.problem))?;
+        let mut sets = Vec::with_capacity(asked.len());
+        for (answer, (name, record_type)) in answers.iter().zip(asked) {
+            sets.push(self.records(answer, name, record_type).map_err(|problem| self.error(problem))?);
+        }
+        let address = |data: &RData| data.ip_addr();
+        let addresses = sets[1..].iter().flatten().filter_map(address).collect();
+        let raw = sets.swap_remove(0);
+        // TTLs are not compared: dnsd lowers them in its answers while a change is near.
+        Ok(Observed { current: Current { lease: lease_record(&raw), addresses, other_form: false }, raw })
+    }
+
+    async fn apply(
+        &self,
+        observed: &Observed<Self::Raw>,
+        lease: &Lease,
+        deadline: Instant,
+    ) -> Result<Applied<Self::Raw>, Failure> {
+        let update = self.update(observed, lease);
+        let answers = self.ask(vec![update], deadline).await.map_err(|e| {
+            let error = self.error(e.problem);
+            if e.sent { Failure::Unknown(error) } else { Failure::Refused(error) }
+        })?;
+        let [answer] = answers.as_slice() else {
+            unreachable!("one answer for each question");
+        };
+        // Not ours to match to the last: the registry of codes grows.
+        #[allow(clippy::wildcard_enum_match_arm)]
+        match answer.message.response_code {
+            ResponseCode::NoError if answer.is_signed => {}
+            ResponseCode::NoError => {
+                let problem = Problem::BadAnswer("the answer to an update is not signed".to_owned());
+                return Err(Failure::Unknown(self.error(problem)));
+            }
+            ResponseCode::NXRRSet
+            | ResponseCode::YXRRSet
+            | ResponseCode::NXDomain
+            | ResponseCode::YXDomain => return Err(Failure::Conflict),
+            other => {
+                let what =
+                    "update this name (`allow-update`, `update-policy`, ACL or grant: A, AAAA and TXT)";
+                return Err(Failure::Refused(self.error(self.problem_of(other, what))));
+            }
+        }
+        let current = Current {
+            lease: LeaseRecord::Held(lease.clone()),
+            addresses: lease.addresses.clone(),
+            other_form: false,
+        };
+        let raw = vec![RData::TXT(TXT::new(lease.to_strings()))];
+        Ok(Applied { observed: Observed { current, raw }, pending: None })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lease::Owner;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
+    /// Whoever sits in between may say yes, but cannot sign it.
+    #[tokio::test]
+    async fn a_yes_without_a_signature_is_not_believed() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let key = Key::new("vipd.", Algorithm::HmacSha256, "c2VjcmV0").unwrap();
+        let store =
+            Rfc2136::new(listener.local_addr().unwrap(), "corp.example", "db.corp.example", key).unwrap();
+        tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut question = vec![0; usize::from(stream.read_u16().await.unwrap())];
+            stream.read_exact(&mut question).await.unwrap();
+            let id = u16::from_be_bytes([question[0], question[1]]);
+            let answer = Message::response(id, OpCode::Update).to_vec().unwrap();
+            stream.write_u16(answer.len() as u16).await.unwrap();
+            stream.write_all(&answer).await.unwrap();
+        });
+        let nothing = Current { lease: LeaseRecord::Absent, addresses: BTreeSet::new(), other_form: false };
+        let observed = Observed { current: nothing, raw: Vec::new() };
+        let addresses = BTreeSet::from([IpAddr::from([10, 0, 0, 1])]);
+        let lease = Lease { epoch: 1, owner: Owner::new("px1").unwrap(), ttl: 5, addresses };
+        let deadline = Instant::now() + Duration::from_secs(20);
+        let failure = store.apply(&observed, &lease, deadline).await.unwrap_err();
+        assert!(matches!(failure, Failure::Unknown(e) if e.to_string().contains("not signed")));
+    }
+}
