@@ -35,6 +35,7 @@ use vipd_balancer::{Balancer, ConnectFailure};
 use vipd_config::Config;
 use vipd_core::event::{Event, Level};
 use vipd_core::node::{Announcement, Input, Link, Node, Output, Settings};
+use vipd_core::plan::{GroupPlan, Hold};
 use vipd_core::pool::ServerKey;
 use vipd_core::probe::Probe;
 use vipd_core::settings::{Family, Pool};
@@ -217,7 +218,12 @@ impl Shell {
                         self.sockets.send_peer(&member.addresses, cluster.peer_port, &bytes);
                     }
                 }
-                Output::Addresses(plan) => self.kernel.submit(plan),
+                Output::Addresses(plan) => {
+                    if plan.hold != Hold::Absent {
+                        self.open_listeners(&plan);
+                    }
+                    self.kernel.submit(plan);
+                }
                 Output::Announce(announcement) => self.announce(&announcement),
                 Output::CloseSessions { addresses } => {
                     stalled(self.balancer.close_local(&addresses));
@@ -236,6 +242,14 @@ impl Shell {
                 Output::Stopped { clean } => self.stopped = Some(clean),
             }
         }
+    }
+
+    /// Clients may come to a plan's addresses again, but for those that part.
+    fn open_listeners(&self, plan: &GroupPlan) {
+        let floating = addresses(self.node.settings());
+        let planned = plan.addresses.iter().map(|a| a.address());
+        let staying: Vec<IpAddr> = planned.filter(|a| floating.contains(a)).collect();
+        self.balancer.open_local(&staying);
     }
 
     /// Announces addresses, and tells the node when it is done.

@@ -1,7 +1,7 @@
 //! Clients through the balancer: servers that die, limits, databases.
 
 use crate::{Case, Need};
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use nix::sys::signal::Signal;
 use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, ErrorKind, Write};
@@ -237,17 +237,25 @@ fn reload_closes_sessions(lab: &Lab) -> Result<()> {
         let mut goes = Session::open(SocketAddr::new(GOES.parse()?, 3306))?;
         stays.ask()?;
         goes.ask()?;
+        // It says nothing: the client must hear of the end by itself, and comes again at once.
+        goes.set_patience(PATIENCE)?;
+        let again = SocketAddr::new(GOES.parse()?, 3306);
+        let comes_again = std::thread::spawn(move || {
+            let end = goes.listen();
+            (end, Session::open(again).and_then(|mut s| s.ask()))
+        });
         let mut changed = scene.plan.clone();
         changed.groups[0].1.truncate(1);
         scene.proxies[0].write_file("vipd.toml", &changed.vipd_config())?;
         scene.vipd(0)?.ctl(&["reload"])?;
         lab.addresses().wait_for(GOES.parse()?, &[], PATIENCE)?;
-        // It says nothing: the client must hear of the end by itself.
-        goes.set_patience(SECOND)?;
-        let end = goes.listen();
+        let Ok((end, again)) = comes_again.join() else { bail!("the client died") };
         ensure!(end.as_ref().is_err_and(|e| !Session::is_timeout(e)), "the session lives: {end:?}");
+        ensure!(again.as_ref().is_err_and(|e| !Session::is_timeout(e)), "a new session hangs: {again:?}");
         stays.ask().context("the other session suffers")?;
-        Ok(())
+        poll_until("one session is left", PATIENCE, || {
+            Ok(scene.vipd(0)?.status()?["listeners"][0]["sessions"] == 1)
+        })
     })
 }
 

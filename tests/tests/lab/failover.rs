@@ -150,8 +150,9 @@ fn planned_switchover(lab: &Lab) -> Result<()> {
     let summary = Summary::of(&connections.finish(start)?);
     ensure!(summary.answered > 10 && summary.refused == 0 && summary.lost == 0, "{summary:?}");
     // A connection that is open at the very moment ends with its proxy: those
-    // few, at one a millisecond, that had connected and not yet been answered.
-    ensure!(summary.broken <= 4, "{summary:?}");
+    // few, at one a millisecond, that had connected and not yet been answered,
+    // four for each of the two.
+    ensure!(summary.broken <= 8, "{summary:?}");
     // A SYN that met no owner comes again after a second: this is what shows one.
     ensure!(summary.slowest_us < 500_000, "{summary:?}");
     ensure!(gap < 50 * MS, "no answer for {gap:?}");

@@ -201,7 +201,8 @@ impl Balancer {
     }
 
     /// Resets the sessions whose clients connected to one of these addresses,
-    /// so that the clients notice at once.
+    /// so that the clients notice at once, and those that come again before the
+    /// address is gone: within a second, or until [`open_local`](Self::open_local).
     ///
     /// The kernel sends the reset only while the address is still this node's:
     /// call this before the address goes, if there is time. (If there is none,
@@ -211,8 +212,14 @@ impl Balancer {
     ///
     /// [`Error::Stalled`] when a worker hangs; the others have closed theirs.
     pub fn close_local(&self, addresses: &[IpAddr]) -> Result<(), Error> {
+        self.shared.leave(addresses);
         let addresses: Arc<[IpAddr]> = addresses.into();
         self.tell(|| Command::CloseLocal(Arc::clone(&addresses)))
+    }
+
+    /// These addresses stay, or are back.
+    pub fn open_local(&self, addresses: &[IpAddr]) {
+        self.shared.stay(addresses);
     }
 
     /// Resets the sessions on a server, by its position in the pools that are

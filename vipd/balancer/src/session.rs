@@ -105,6 +105,9 @@ impl Session {
         if self.worker.shared.descriptors.holds(&self.client) {
             return Err(CloseCause::NoResources);
         }
+        if self.worker.shared.is_leaving(self.local.ip()) {
+            return Err(CloseCause::AddressLost);
+        }
         if from_proxy { Ok(()) } else { self.admission.count(self.peer.ip()) }
     }
 

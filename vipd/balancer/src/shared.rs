@@ -22,6 +22,9 @@ use vipd_core::settings::{Cidr, Listener};
 /// one for each check, and whoever listens has elections to hold.
 const TELL_AFTER: u64 = 100_000_000;
 
+/// An address is gone this long after its sessions were closed, or it stays.
+const LEAVES_WITHIN: u64 = 1_000_000_000;
+
 /// Everything that workers look at.
 #[derive(Debug)]
 pub(crate) struct Shared {
@@ -32,6 +35,8 @@ pub(crate) struct Shared {
     pub(crate) waiting: Arc<AtomicU32>,
     pub(crate) descriptors: Arc<descriptors::Reserve>,
     pub(crate) failures: mpsc::Sender<ConnectFailure>,
+    /// Addresses that go: until when nobody gets a session on them.
+    leaving: ArcSwap<Vec<(IpAddr, u64)>>,
     /// Of pools whose `source` is no address of this host.
     pub(crate) no_source: Seldom,
     /// Set while somebody waits for the last session to end.
@@ -49,10 +54,39 @@ impl Shared {
             waiting: Arc::default(),
             descriptors: Arc::default(),
             failures,
+            leaving: ArcSwap::default(),
             no_source: Seldom::default(),
             draining: AtomicBool::new(false),
             ended: Notify::new(),
             began: Instant::now(),
+        }
+    }
+
+    /// Gives nobody a session on these addresses, for as long as they may take to go.
+    pub(crate) fn leave(&self, addresses: &[IpAddr]) {
+        let now = self.now();
+        self.leaving.rcu(|before| {
+            let others = before.iter().filter(|(a, until)| *until > now && !addresses.contains(a)).copied();
+            others
+                .chain(addresses.iter().map(|a| (*a, now.saturating_add(LEAVES_WITHIN))))
+                .collect::<Vec<_>>()
+        });
+    }
+
+    /// Takes that back.
+    pub(crate) fn stay(&self, addresses: &[IpAddr]) {
+        if !self.leaving.load().is_empty() {
+            self.leaving.rcu(|before| {
+                before.iter().filter(|(a, _)| !addresses.contains(a)).copied().collect::<Vec<_>>()
+            });
+        }
+    }
+
+    pub(crate) fn is_leaving(&self, address: IpAddr) -> bool {
+        let leaving = self.leaving.load();
+        !leaving.is_empty() && {
+            let now = self.now();
+            leaving.iter().any(|(a, until)| *a == address && now < *until)
         }
     }
 

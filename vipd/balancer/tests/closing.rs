@@ -41,6 +41,11 @@ fn sessions_of_a_lost_address_are_reset_and_no_others() {
     lost.iter_mut().for_each(assert_reset);
     kept.iter_mut().for_each(ask);
     assert_eq!(stats(&balancer).closed(CloseCause::AddressLost), 8);
+    // Who comes again before the address is gone is reset, too; unless it stays.
+    assert_reset(&mut connect_to((loopback(2), port).into()));
+    ask(&mut connect_to((loopback(3), port).into()));
+    balancer.open_local(&[loopback(2)]);
+    ask(&mut connect_to((loopback(2), port).into()));
 }
 
 /// The same two servers, of which the first is or is not usable.

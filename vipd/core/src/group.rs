@@ -59,6 +59,8 @@ pub(crate) struct Group {
     renewed_at: Time,
     announcing: Option<Announcing>,
     parting: Option<Parting>,
+    /// It held addresses, and the kernel has not said since that they are gone.
+    may_hold: bool,
     transition: Transition,
     /// Another node than this one is to own next, until then.
     other_is_next: Option<Time>,
@@ -128,6 +130,7 @@ impl Group {
             renewed_at: now,
             announcing: None,
             parting: None,
+            may_hold: false,
             transition: Transition::None,
             other_is_next: None,
             taking_part: true,
@@ -337,8 +340,9 @@ impl Group {
     /// The addresses that would stay behind if the program died now.
     pub(crate) fn held(&self) -> Vec<(u32, Cidr)> {
         match (self.hold, self.interface) {
-            (Hold::Absent, _) | (_, None) => vec![],
-            (Hold::Silent | Hold::Owned, Some(interface)) => {
+            (_, None) => vec![],
+            (Hold::Absent, Some(_)) if !self.may_hold => vec![],
+            (Hold::Absent | Hold::Silent | Hold::Owned, Some(interface)) => {
                 self.planned().into_iter().map(|a| (interface, a)).collect()
             }
         }

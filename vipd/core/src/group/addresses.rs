@@ -31,6 +31,7 @@ impl Group {
     /// Asks for a hold; of several only the newest counts.
     pub(crate) fn plan(&mut self, hold: Hold, scope: &mut Scope<'_>) {
         self.hold = hold;
+        self.may_hold |= hold != Hold::Absent;
         self.parting = self.parting.take().filter(|_| hold == Hold::Owned);
         self.confirmed = false;
         self.announcing = None;
@@ -64,6 +65,9 @@ impl Group {
         }
         match (self.hold, result) {
             (_, Ok(())) => {
+                if self.hold == Hold::Absent && std::mem::replace(&mut self.may_hold, false) {
+                    scope.guard_changed = true;
+                }
                 if !std::mem::replace(&mut self.confirmed, true) {
                     self.hold_confirmed(scope);
                 }

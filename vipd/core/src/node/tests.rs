@@ -135,6 +135,26 @@ fn advert(priority: u8) -> Advert {
     }
 }
 
+/// The guard looks after addresses until the kernel has said that they are gone.
+#[test]
+fn the_guard_holds_what_is_not_deleted_yet() {
+    let mut node = owner(settings());
+    let down = Link::Down { reason: "eth0 has no carrier".into() };
+    let group = node.group_status(at(3_400))[0].id;
+    node.handle(Input::Link { group, link: down }, at(3_400));
+    let outputs = drain(&mut node);
+    let guard = |outputs: &[Output]| {
+        let states = outputs.iter().filter_map(|o| if let Output::Guard(g) = o { Some(g) } else { None });
+        states.last().map(|g| g.addresses.len())
+    };
+    assert_eq!(guard(&outputs), Some(1));
+    let plans = outputs.iter().filter_map(|o| if let Output::Addresses(p) = o { Some(p) } else { None });
+    let absent = plans.last().filter(|p| p.hold == Hold::Absent).expect("a plan to delete them");
+    let gone = Input::Applied { group, generation: absent.generation, result: Ok(()) };
+    node.handle(gone, at(3_401));
+    assert_eq!(guard(&drain(&mut node)), Some(0));
+}
+
 #[test]
 fn packets_that_prove_nothing_are_counted_and_change_nothing() {
     let good = advert(254).write(address(12), address(11));
