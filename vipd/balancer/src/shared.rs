@@ -333,9 +333,10 @@ impl ServerTally {
     ) -> Option<Place> {
         if !self.sessions.take(limit.unwrap_or(u32::MAX)) {
             // Somebody may have seen what is given back here as taken.
-            if borrowed.is_some() {
+            if let Some(borrowed) = borrowed {
+                let asked = Arc::clone(&borrowed.0);
                 drop(borrowed);
-                shared.freed(&self.pool);
+                shared.freed(&asked.name);
             }
             return None;
         }
@@ -379,9 +380,14 @@ impl Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.borrowed = None;
+        // Whoever waits in the pool that borrowed it: after a reload that one may
+        // have another fallback, and not draw on this server's pool any more.
+        let asked = self.borrowed.take().map(|borrowed| Arc::clone(&borrowed.0));
         self.server.sessions.leave();
         self.shared.freed(&self.server.pool);
+        if let Some(asked) = asked {
+            self.shared.freed(&asked.name);
+        }
     }
 }
 

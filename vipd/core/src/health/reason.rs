@@ -217,7 +217,7 @@ impl fmt::Display for Reason {
                 write!(f, "it lags {lag:?}, max-lag is {max:?}, but no server of the pool is fresher")
             }
             Self::Standby { of } => write!(f, "it stands by: {of} takes the writes"),
-            Self::Conflict { with } => write!(f, "conflict: {with} is also writable, and was first"),
+            Self::Conflict { with } => write!(f, "conflict: {with} is also writable, and is the one in use"),
             Self::Vanished => f.write_str("its name does not lead to it any more"),
             Self::Drained => f.write_str("drained on request"),
             Self::Maintenance => f.write_str("in maintenance on request"),

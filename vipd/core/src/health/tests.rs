@@ -268,7 +268,7 @@ fn of_two_writable_servers_the_incumbent_stays() {
     let mut state = one(Role::Primary, None);
     state.observe(DB2, primary(), Duration::ZERO, Time::ZERO);
     let changes = state.observe(DB1, primary(), Duration::ZERO, Time::ZERO).unwrap_or_default();
-    let told = "server p/db1: unknown -> down: conflict: db2 is also writable, and was first";
+    let told = "server p/db1: unknown -> down: conflict: db2 is also writable, and is the one in use";
     assert_eq!(changes.events.iter().map(ToString::to_string).collect::<Vec<_>>(), [told]);
     assert_eq!(picked(&mut state, 0), Ok(DB2));
 

@@ -144,12 +144,12 @@ fn the_guard_holds_what_is_not_deleted_yet() {
     node.handle(Input::Link { group, link: down }, at(3_400));
     let outputs = drain(&mut node);
     let guard = |outputs: &[Output]| {
-        let states = outputs.iter().filter_map(|o| if let Output::Guard(g) = o { Some(g) } else { None });
-        states.last().map(|g| g.addresses.len())
+        let mut states = outputs.iter().filter_map(|o| if let Output::Guard(g) = o { Some(g) } else { None });
+        states.next_back().map(|g| g.addresses.len())
     };
     assert_eq!(guard(&outputs), Some(1));
-    let plans = outputs.iter().filter_map(|o| if let Output::Addresses(p) = o { Some(p) } else { None });
-    let absent = plans.last().filter(|p| p.hold == Hold::Absent).expect("a plan to delete them");
+    let mut plans = outputs.iter().filter_map(|o| if let Output::Addresses(p) = o { Some(p) } else { None });
+    let absent = plans.next_back().filter(|p| p.hold == Hold::Absent).expect("a plan to delete them");
     let gone = Input::Applied { group, generation: absent.generation, result: Ok(()) };
     node.handle(gone, at(3_401));
     assert_eq!(guard(&drain(&mut node)), Some(0));
