@@ -178,7 +178,10 @@ fn parse_v1(line: &[u8]) -> Result<Option<Ends>, HeaderError> {
         };
         parsed.map_err(|_| malformed("an address is none of its family"))
     };
-    let port = |text: &str| u16::from_str(text).map_err(|_| malformed("a port is no port"));
+    let port = |text: &str| {
+        let digits = text.bytes().all(|b| b.is_ascii_digit());
+        u16::from_str(text).ok().filter(|_| digits).ok_or(malformed("a port is no port"))
+    };
     Ok(Some(Ends {
         source: SocketAddr::new(address(from)?, port(from_port)?),
         destination: SocketAddr::new(address(to)?, port(to_port)?),
@@ -295,12 +298,13 @@ mod tests {
         for bytes in begins {
             assert!(end(bytes).is_err(), "{bytes:?}");
         }
-        let whole: [&[u8]; 8] = [
+        let whole: [&[u8]; 9] = [
             b"PROXY TCP4 192.0.2.1 10.77.0.100 40000 3306\n",
             b"PROXY TCP4 192.0.2.1 10.77.0.100 40000\r\n",
             b"PROXY TCP4 192.0.2.1 10.77.0.100 40000 3306 7\r\n",
             b"PROXY TCP4 fd77::1 10.77.0.100 40000 3306\r\n",
             b"PROXY TCP4 192.0.2.1 10.77.0.100 70000 3306\r\n",
+            b"PROXY TCP4 192.0.2.1 10.77.0.100 +1 3306\r\n",
             b"PROXY UDP4 192.0.2.1 10.77.0.100 40000 3306\r\n",
             b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x04\x01\x02\x03\x04",
             b"\r\n\r\n\0\r\nQUIT\n\x25\x11\0\0",
