@@ -246,10 +246,10 @@ impl Shell {
 
     /// Clients may come to a plan's addresses again, but for those that part.
     fn open_listeners(&self, plan: &GroupPlan) {
-        let floating = addresses(self.node.settings());
-        let planned = plan.addresses.iter().map(|a| a.address());
-        let staying: Vec<IpAddr> = planned.filter(|a| floating.contains(a)).collect();
-        self.balancer.open_local(&staying);
+        self.balancer.open_local(|| {
+            let floating = addresses(self.node.settings());
+            plan.addresses.iter().map(|a| a.address()).filter(|a| floating.contains(a)).collect()
+        });
     }
 
     /// Announces addresses, and tells the node when it is done.

@@ -217,8 +217,9 @@ impl Balancer {
         self.tell(|| Command::CloseLocal(Arc::clone(&addresses)))
     }
 
-    /// These addresses stay, or are back.
-    pub fn open_local(&self, addresses: &[IpAddr]) {
+    /// Those of these addresses that were closed stay, or are back. Nothing is
+    /// asked of `addresses` while none is closed.
+    pub fn open_local(&self, addresses: impl FnOnce() -> Vec<IpAddr>) {
         self.shared.stay(addresses);
     }
 

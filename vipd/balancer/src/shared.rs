@@ -74,8 +74,9 @@ impl Shared {
     }
 
     /// Takes that back.
-    pub(crate) fn stay(&self, addresses: &[IpAddr]) {
+    pub(crate) fn stay(&self, addresses: impl FnOnce() -> Vec<IpAddr>) {
         if !self.leaving.load().is_empty() {
+            let addresses = addresses();
             self.leaving.rcu(|before| {
                 before.iter().filter(|(a, _)| !addresses.contains(a)).copied().collect::<Vec<_>>()
             });

@@ -44,7 +44,7 @@ fn sessions_of_a_lost_address_are_reset_and_no_others() {
     // Who comes again before the address is gone is reset, too; unless it stays.
     assert_reset(&mut connect_to((loopback(2), port).into()));
     ask(&mut connect_to((loopback(3), port).into()));
-    balancer.open_local(&[loopback(2)]);
+    balancer.open_local(|| vec![loopback(2)]);
     ask(&mut connect_to((loopback(2), port).into()));
 }
 
