@@ -296,8 +296,7 @@ mod tests {
         let mut less = file.clone();
         less[0].servers.truncate(1);
         let mut found = found.follow(&less, &in_use);
-        let expected =
-            ["db1 100", "read@10.77.0.32:3306 100 removed", "read@10.77.0.31:3306 100 removed"];
+        let expected = ["db1 100", "read@10.77.0.32:3306 100 removed", "read@10.77.0.31:3306 100 removed"];
         assert_eq!(show(&less, &found), expected);
         assert!(found.has_vanished());
         assert!(found.forget_vanished(|_, server| server == "read@10.77.0.31:3306"));
