@@ -23,6 +23,7 @@ use calls::{Maintenance, Switchover};
 use found::Found;
 use links::{Interface, Interfaces};
 use sockets::{Packet, Sockets};
+use status::Known;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -31,7 +32,7 @@ use tokio::runtime::Handle;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 use tracing::{error, info, warn};
-use vipd_balancer::{Balancer, ConnectFailure};
+use vipd_balancer::{Balancer, ConnectFailure, Stats};
 use vipd_config::Config;
 use vipd_core::discover::expand;
 use vipd_core::event::{Event, Level};
@@ -45,6 +46,9 @@ use vipd_core::wire::Mac;
 
 /// The nice value of threads that adverts depend on.
 const ADVERTS_FIRST: i32 = -15;
+
+/// Of a name that leads somewhere, be it by what was known before.
+const NAME_PROBLEM: &str = "its name does not resolve as it should (what is good of it is in use)";
 
 /// What a reload has read, and who waits for it.
 type Loaded = (Result<Config, vipd_config::Errors>, Option<Reply<Result<String, Refusal>>>);
@@ -404,7 +408,8 @@ impl Shell {
     fn tell_unresolved(&self, found: &Resolved, problem: &str) {
         let server = ServerKey { pool: found.pool, server: found.server };
         let Some((pool, server)) = self.node.server_name(server) else { return };
-        let message = format!("server {pool}/{server}: its name does not resolve: {problem}");
+        let what = if found.addresses.is_empty() { "its name does not resolve" } else { NAME_PROBLEM };
+        let message = format!("server {pool}/{server}: {what}: {problem}");
         self.events
             .push(api::Event::new(api::Level::Warning, EventKind::Server, message).server(pool, server));
     }
@@ -416,11 +421,12 @@ impl Shell {
         // An answer that nobody waits for any more is dropped.
         match call {
             Call::Status { reply } => {
-                let errors = self.config_errors.clone();
-                let _ = reply.send(status::document(&self.node, &self.balancer.stats(), errors, now));
+                let stats = self.balancer.stats();
+                let _ = reply.send(status::document(&self.known(&stats, now)));
             }
             Call::Why { subject, reply } => {
-                let _ = reply.send(calls::why(&self.node, &self.config_errors, subject.as_deref(), now));
+                let stats = self.balancer.stats();
+                let _ = reply.send(calls::why(&self.known(&stats, now), subject.as_deref()));
             }
             Call::Switchover { vip, to, reply } => {
                 let begun = Switchover::begin(&mut self.node, vip, to.as_deref(), reply, now);
@@ -445,6 +451,11 @@ impl Shell {
             }
         }
         self.drain();
+    }
+
+    fn known<'a>(&'a self, stats: &'a Stats, now: Time) -> Known<'a> {
+        let found = self.found.targets();
+        Known { node: &self.node, stats, found, config_errors: &self.config_errors, now }
     }
 
     fn look_at_orders(&mut self) {

@@ -1,6 +1,6 @@
 //! What operators ask of the running daemon, and what they are told.
 
-use super::status::{rejected_lines, server_why};
+use super::status::{Known, counted, rejected_lines, server_why};
 use crate::control::api::{Moved, ServerOrder, SessionsDoc, Which};
 use crate::control::call::{Refusal, Reply};
 use std::collections::BTreeSet;
@@ -15,36 +15,21 @@ use vipd_core::wire::peer::State;
 /// A switchover that nobody has completed by then has failed.
 const SWITCHOVER_FOR: Duration = Duration::from_secs(5);
 
-/// Why things are as they are: of a VIP, of a server, or of everything.
-/// `config_errors` are those of a reload that was refused.
+/// Why things are as they are: of a VIP, of a pool, of a server, or of everything.
 ///
 /// # Errors
-/// There is no such VIP or server.
-pub fn why(
-    node: &Node,
-    config_errors: &[String],
-    subject: Option<&str>,
-    now: Time,
-) -> Result<String, Refusal> {
+/// There is no such VIP, pool or server.
+pub fn why(known: &Known<'_>, subject: Option<&str>) -> Result<String, Refusal> {
+    let Known { node, config_errors, now, .. } = *known;
     let groups = node.group_status(now);
     let me = node.settings().cluster.nodes.get(node.me()).map_or("?", |n| n.name.as_str());
     let group_line = |g: &GroupStatus| format!("{}: {me} is {} because {}", g.name, g.state.as_str(), g.why);
-    let server_lines = |wanted: Option<(&str, &str)>| -> Vec<String> {
-        let all = node.servers().status();
-        let asked = all.filter(|s| wanted.is_none_or(|(p, n)| s.pool.name == p && s.server.name == n));
-        asked
-            .map(|s| {
-                let state = s.reason.state();
-                format!("{}/{}: {state} because {}", s.pool.name, s.server.name, server_why(&s, now))
-            })
-            .collect()
-    };
     let mut lines = match subject {
         None => {
             let mut lines: Vec<String> = config_lines(config_errors);
             lines.extend(groups.iter().map(group_line));
             lines.extend(peer_lines(node));
-            lines.extend(server_lines(None));
+            lines.extend(server_lines(known, |_, _| true));
             lines.extend(rejected_lines(node, now));
             lines
         }
@@ -55,19 +40,47 @@ pub fn why(
                 lines.extend(rejected_lines(node, now));
                 lines
             }
-            (None, Some((pool, server))) => server_lines(Some((pool, server))),
-            (None, None) => vec![],
+            (None, Some((pool, server))) => server_lines(known, |p, s| (p, s) == (pool, server)),
+            (None, None) => {
+                let queue = pool_line(known, subject);
+                queue.into_iter().chain(server_lines(known, |p, _| p == subject)).collect()
+            }
         },
     };
     if lines.is_empty() {
         let Some(subject) = subject else { return Ok("nothing is configured".to_owned()) };
         let vips = groups.iter().map(|g| g.name.clone());
         let servers = node.servers().status().map(|s| format!("{}/{}", s.pool.name, s.server.name));
-        let known: Vec<String> = vips.chain(servers).collect();
-        return Err(Refusal(format!("there is no VIP or server `{subject}`; there is {}", known.join(", "))));
+        let all: Vec<String> = vips.chain(servers).collect();
+        let text = format!("there is no VIP, pool or server `{subject}`; there is {}", all.join(", "));
+        return Err(Refusal(text));
     }
     lines.dedup();
     Ok(lines.join("\n"))
+}
+
+/// Why servers are as they are, of those that `wanted` accepts by pool and name.
+fn server_lines(known: &Known<'_>, wanted: impl Fn(&str, &str) -> bool) -> Vec<String> {
+    let counted = counted(known.stats);
+    let asked = known.node.servers().status().filter(|s| wanted(&s.pool.name, &s.server.name));
+    asked
+        .map(|s| {
+            let (pool, server, state) = (&s.pool.name, &s.server.name, s.reason.state());
+            let counted = counted.get(&(&**pool, &**server)).copied();
+            format!("{pool}/{server}: {state} because {}", server_why(&s, counted, known))
+        })
+        .collect()
+}
+
+/// What a pool's clients wait for, and what it borrows.
+fn pool_line(known: &Known<'_>, pool: &str) -> Option<String> {
+    let counted = known.stats.pools.iter().find(|p| p.pool == pool)?;
+    let settings = known.node.settings().pools.iter().find(|p| p.name == pool)?;
+    let waiting = count(counted.queued.into(), "client");
+    let most = settings.fallback_max_connections;
+    let most = most.map_or_else(String::new, |most| format!(" (fallback-max-connections is {most})"));
+    let borrowed = count(counted.fallback_sessions.into(), "session");
+    Some(format!("{pool}: {waiting} in its queue, {borrowed} on servers of its fallback{most}"))
 }
 
 /// That the newest configuration was refused, and why.
@@ -319,7 +332,7 @@ impl Maintenance {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use std::net::IpAddr;
     use std::num::NonZeroU8;
@@ -338,7 +351,7 @@ mod tests {
         IpAddr::from([10, 77, 0, last])
     }
 
-    fn settings() -> Settings {
+    pub(in crate::shell) fn settings() -> Settings {
         let member =
             |n: u8| Member { name: format!("px{n}"), addresses: vec![address(10 + n)], priority: None };
         let vip = VipGroup {
