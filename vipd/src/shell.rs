@@ -179,18 +179,7 @@ pub async fn run(parts: Parts) -> io::Result<Balancer> {
         }
         shell.look_at_orders();
     }
-    if shell.stopped == Some(true) {
-        shell.guard.goodbye();
-    } else {
-        warn!("the kernel did not confirm that the addresses are gone: the guard looks after them");
-        let addresses: Vec<IpAddr> = addresses(shell.node.settings()).into_iter().collect();
-        stalled(shell.balancer.close_local(&addresses));
-        // Without its listener the addresses' owner here ends: it would put back what the guard deletes.
-        drop(kernel_in);
-        // Now: other sessions may go on for long.
-        shell.guard.take_over();
-    }
-    Ok(shell.balancer)
+    Ok(shell.leave(kernel_in))
 }
 
 async fn next_failure(failures: &mut Option<mpsc::Receiver<ConnectFailure>>) -> Option<ConnectFailure> {
@@ -208,6 +197,22 @@ fn signals() -> io::Result<(Signal, Signal, Signal)> {
 }
 
 impl Shell {
+    /// The end: everything is handed over and released, or left to the guard.
+    fn leave(self, kernel: mpsc::Receiver<KernelEvent>) -> Balancer {
+        if self.stopped == Some(true) {
+            self.guard.goodbye();
+            return self.balancer;
+        }
+        warn!("the kernel did not confirm that the addresses are gone: the guard looks after them");
+        let addresses: Vec<IpAddr> = addresses(self.node.settings()).into_iter().collect();
+        stalled(self.balancer.close_local(&addresses));
+        // Without its listener the addresses' owner here ends: it would put back what the guard deletes.
+        drop(kernel);
+        // Now: other sessions may go on for long.
+        self.guard.take_over();
+        self.balancer
+    }
+
     fn handle(&mut self, input: Input<'_>) {
         self.node.handle(input, clock::now());
         self.drain();

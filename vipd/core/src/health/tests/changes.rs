@@ -441,6 +441,22 @@ fn a_server_with_another_name_keeps_what_runs_on_it() {
 }
 
 #[test]
+fn what_runs_where_a_primary_was_before_is_closed_when_another_takes_over() {
+    let with = |last| {
+        let mut settings = removed(&["db1", "db2"], &[]);
+        settings[0].servers[0].host = Host::Address(IpAddr::from([10, 77, 0, last]));
+        settings
+    };
+    let mut state = PoolsState::new(with(21), Time::ZERO);
+    see(&mut state, DB1, primary(), 0);
+    see(&mut state, DB2, replica(0), 0);
+    // The file says that it is elsewhere, and there it is a replica.
+    assert_eq!(state.reconfigure(with(31), second(1)).close, []);
+    assert_eq!(see(&mut state, DB1, replica(0), 2).close, []);
+    assert_eq!(see(&mut state, DB2, primary(), 3).close, [Close { key: DB1, why: Why::Superseded }]);
+}
+
+#[test]
 fn what_was_asked_of_a_server_holds_when_it_is_back() {
     let with = |names: &[&str]| vec![pool("p", names, None)];
     let mut state = PoolsState::new(with(&["db1", "db2"]), Time::ZERO);
