@@ -33,6 +33,7 @@ use tokio::sync::mpsc;
 use tracing::{error, info, warn};
 use vipd_balancer::{Balancer, ConnectFailure};
 use vipd_config::Config;
+use vipd_core::discover::expand;
 use vipd_core::event::{Event, Level};
 use vipd_core::node::{Announcement, Input, Link, Node, Output, Settings};
 use vipd_core::plan::{GroupPlan, Hold};
@@ -160,6 +161,7 @@ pub async fn run(parts: Parts) -> io::Result<Balancer> {
                     shell.packet(&packet);
                 }
                 shell.handle(Input::Tick);
+                shell.forget_vanished();
             }
             Some(report) = reports.recv() => shell.report(report),
             Some(found) = resolved.recv() => shell.resolved(&found),
@@ -385,7 +387,6 @@ impl Shell {
                 self.look_up_again(pool, server);
             }
             self.handle(Input::Probe { server, probe: report.probe, took: report.took });
-            self.forget_vanished();
         }
     }
 
@@ -504,8 +505,9 @@ impl Shell {
         let http = config.status.as_ref().map(|s| s.http);
         let mut new = settings(config);
         let file = std::mem::take(&mut new.pools);
-        new.pools = self.found.preview(&file);
         let old = self.node.settings();
+        let targets = self.found.follow(&file, &old.pools);
+        new.pools = expand(&file, &targets);
         let mut keys = Node::needs_restart(old, &new);
         if http != self.http {
             keys.push("status.http");
@@ -521,7 +523,7 @@ impl Shell {
             keys => format!("reloaded: changed {}", keys.join(", ")),
         };
         self.put_in_use(new)?;
-        self.found.update(file);
+        self.found.update(file, targets);
         self.kernel.forget(None, addresses(self.node.settings()));
         self.relink();
         Ok(done)

@@ -182,6 +182,9 @@ fn server(status: &ServerStatus<'_>, counted: Option<&ServerStats>, now: Time) -
 #[must_use]
 pub fn server_why(status: &ServerStatus<'_>, now: Time) -> String {
     let mut why = format!("{}, for {}", status.reason, age(now - status.since));
+    if let (Some(vanished), false) = (status.server.vanished, matches!(status.reason, Reason::Vanished(_))) {
+        let _ = write!(why, "; {vanished}");
+    }
     if let Some(unable) = status.unable {
         let _ = write!(why, "; this host cannot check it: {unable}");
     }
