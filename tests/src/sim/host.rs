@@ -76,7 +76,9 @@ impl Host {
         let before = self.kernel.get(&plan.group).filter(|held| held.hold == Hold::Owned);
         let before = before.map(|held| held.addresses.clone()).unwrap_or_default();
         if plan.hold == Hold::Owned {
-            for gone in before.iter().filter(|a| !plan.addresses.contains(a)) {
+            let elsewhere =
+                |a: &Cidr| self.kernel.iter().any(|(g, h)| *g != plan.group && h.addresses.contains(a));
+            for gone in before.iter().filter(|a| !plan.addresses.contains(a) && !elsewhere(a)) {
                 assert!(!self.sessions.contains(&gone.address()), "{gone} goes, and its sessions are open");
             }
             let new = plan.addresses.iter().filter(|a| !before.contains(a));
@@ -104,6 +106,12 @@ impl Host {
     #[must_use]
     pub fn answers(&self, group: usize) -> bool {
         self.carrier && self.kernel.get(&group).is_some_and(|h| h.hold == Hold::Owned)
+    }
+
+    /// Whether it answers ARP for an address, in whatever group.
+    #[must_use]
+    pub fn answers_for(&self, address: Cidr) -> bool {
+        self.carrier && self.kernel.values().any(|h| h.hold == Hold::Owned && h.addresses.contains(&address))
     }
 
     /// Whether the daemon runs now.

@@ -200,7 +200,7 @@ impl Group {
         }
     }
 
-    fn silence(&mut self, purpose: Purpose, scope: &mut Scope<'_>) {
+    pub(super) fn silence(&mut self, purpose: Purpose, scope: &mut Scope<'_>) {
         self.announcing = None;
         let patience = match purpose {
             Purpose::Leave => self.election.params().lease,
@@ -267,7 +267,7 @@ impl Group {
             self.other_is_next = Some(scope.now + PREPARED_FOR);
             return;
         }
-        if !self.warm {
+        if !self.warm || self.holds_nothing() {
             // It would have nothing to serve from; the owner asks again.
             return;
         }
