@@ -306,6 +306,7 @@ impl World {
         h.power = Power::Running;
         h.kernel.clear();
         h.applied.clear();
+        h.open.clear();
         h.sessions.clear();
         self.tell_links(host);
     }
@@ -344,6 +345,11 @@ impl World {
                 }
                 Output::Addresses(plan) => {
                     let after = Duration::from_micros(self.rng.between(20, 400));
+                    if plan.hold != Hold::Absent {
+                        self.hosts[host]
+                            .open
+                            .extend(plan.addresses.iter().map(|a| (a.address(), plan.group)));
+                    }
                     self.schedule(after, Due::Apply { host, start, plan });
                 }
                 Output::Announce(announcement) => {
@@ -372,6 +378,7 @@ impl World {
                 }
                 Output::CloseSessions { addresses } => {
                     self.hosts[host].sessions.retain(|a| !addresses.contains(a));
+                    self.hosts[host].open.retain(|a, _| !addresses.contains(a));
                 }
                 Output::Pools(_)
                 | Output::CloseServer { .. }
@@ -451,19 +458,19 @@ impl World {
                 self.reload();
             }
             Fault::Readdress(group) => {
+                // Wherever an exchange has brought it.
                 let second = second_address(group);
-                let addresses = &mut self.settings.vips[group].addresses;
-                match addresses.iter().position(|a| *a == second) {
-                    Some(position) => drop(addresses.remove(position)),
-                    None => addresses.push(second),
+                let had: usize = self.settings.vips.iter().map(|v| v.addresses.len()).sum();
+                self.take_from_all(second);
+                let has: usize = self.settings.vips.iter().map(|v| v.addresses.len()).sum();
+                if had == has {
+                    self.settings.vips[group].addresses.push(second);
                 }
                 self.reload();
             }
             Fault::Move(group) => {
                 let moving = moving_address();
-                for vip in &mut self.settings.vips {
-                    vip.addresses.retain(|a| *a != moving);
-                }
+                self.take_from_all(moving);
                 self.settings.vips[group].addresses.push(moving);
                 self.reload();
             }
@@ -474,6 +481,12 @@ impl World {
                 self.reload();
             }
             Fault::Kill(..) | Fault::Freeze(..) => {}
+        }
+    }
+
+    fn take_from_all(&mut self, address: Cidr) {
+        for vip in &mut self.settings.vips {
+            vip.addresses.retain(|a| *a != address);
         }
     }
 
@@ -576,7 +589,8 @@ impl World {
             for (index, host) in self.hosts.iter().enumerate() {
                 let Some(held) = host.kernel.get(&group) else { continue };
                 assert!(owners.contains(&index), "host {index} holds group {group} and does not own it");
-                assert_eq!(held.addresses, self.settings.vips[group].addresses, "of group {group}");
+                let why = host.node.as_ref().map(|n| n.group_status(self.now).remove(group).why);
+                assert_eq!(held.addresses, self.settings.vips[group].addresses, "of group {group}: {why:?}");
             }
         }
     }

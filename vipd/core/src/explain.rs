@@ -31,8 +31,11 @@ pub(crate) fn standing(group: &Group, scope: &Scope<'_>) -> String {
 
 /// That an address is not taken, and why.
 pub(crate) fn withheld(address: IpAddr, elsewhere: &Elsewhere, scope: &Scope<'_>) -> String {
-    let Elsewhere { node, vrid, .. } = elsewhere;
+    let Elsewhere { node, vrid, presumed, .. } = elsewhere;
     let name = scope.name(*node);
+    if *presumed {
+        return format!("{address} is withheld here: {name} may have it under VRID {vrid} still");
+    }
     format!(
         "{address} is withheld here: {name} advertises it under VRID {vrid}, so its file differs (reload it there)"
     )

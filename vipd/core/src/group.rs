@@ -407,7 +407,7 @@ impl Group {
         self.vip = vip;
         scope.guard_changed = true;
         if !self.withhold(elsewhere, scope) && moved {
-            self.plan(self.hold, scope);
+            self.plan_others(scope);
         }
     }
 }

@@ -114,6 +114,8 @@ pub struct Node {
     homes: BTreeMap<IpAddr, usize>,
     pools: PoolsState,
     hello_at: Time,
+    /// Since it started, or slept for longer than owners are silent.
+    listening_since: Time,
     /// When waiting for the first verdict on every server ends.
     warm_at: Option<Time>,
     nonce: u32,
@@ -140,6 +142,7 @@ impl Node {
             homes: claims::homes(&settings.vips),
             pools: PoolsState::new(settings.pools.clone(), now),
             hello_at: now,
+            listening_since: now,
             warm_at: Some(now + WARM_WITHIN),
             nonce: seed,
             maintenance: false,
@@ -246,6 +249,9 @@ impl Node {
     /// Owners that slept too long step down; backups that slept note it.
     fn wake(&mut self, now: Time) {
         let late = self.next_deadline().map_or(Duration::ZERO, |at| now - at);
+        if late >= self.settings.election.advert_interval * (claims::SILENT_INTERVALS - 1) {
+            self.listening_since = now;
+        }
         self.with_groups(now, |group, scope| group.happen(Happening::Wake(late), scope));
     }
 

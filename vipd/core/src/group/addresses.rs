@@ -66,6 +66,15 @@ impl Group {
         }));
     }
 
+    /// The group has other addresses from now on.
+    pub(super) fn plan_others(&mut self, scope: &mut Scope<'_>) {
+        self.plan(self.hold, scope);
+        if self.hold == Hold::Owned && self.election.word() == State::Active {
+            // Whoever's file still has them in another group does not take them.
+            self.transmit(self.election.params().priority, scope);
+        }
+    }
+
     /// The kernel's answer to a plan.
     pub(crate) fn applied(&mut self, generation: u64, result: Result<(), String>, scope: &mut Scope<'_>) {
         if generation < self.hold_generation {
@@ -184,6 +193,10 @@ impl Group {
         let Link::Up { interface, .. } = self.link else { return };
         if self.hold != Hold::Owned || !self.confirmed {
             return;
+        }
+        if scope.now - self.renewed_at > self.election.params().lease {
+            // This node slept, and the kernel may have ended the lease.
+            return self.plan(Hold::Owned, scope);
         }
         let next = announcing.next + 1;
         let at = match ANNOUNCE_AT.get(next) {

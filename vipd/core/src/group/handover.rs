@@ -200,6 +200,17 @@ impl Group {
         }
     }
 
+    /// Why an owner would go silent now; `None` if it does already.
+    pub(super) const fn leaving_for(&self) -> Option<Purpose> {
+        match self.transition {
+            Transition::None | Transition::Preparing { .. } | Transition::Prepared { .. } => {
+                Some(Purpose::Switchover)
+            }
+            Transition::Asking { purpose, .. } => Some(purpose),
+            Transition::Silencing { .. } | Transition::Lingering { .. } => None,
+        }
+    }
+
     pub(super) fn silence(&mut self, purpose: Purpose, scope: &mut Scope<'_>) {
         self.announcing = None;
         let patience = match purpose {

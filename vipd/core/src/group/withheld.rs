@@ -2,7 +2,6 @@
 //! its own: they are not taken, and not advertised, for as long as that lasts.
 
 use super::Group;
-use super::handover::Purpose;
 use crate::event::{Kind, Level};
 use crate::explain;
 use crate::node::{Elsewhere, Output, Own, Scope};
@@ -54,15 +53,13 @@ impl Group {
         if self.holds_nothing() && self.election.word() == State::Active {
             // Whoever still runs by the file in which this group has addresses
             // can serve them.
-            if self.in_transition() {
-                return false;
-            }
-            self.silence(Purpose::Switchover, scope);
+            let Some(purpose) = self.leaving_for() else { return false };
+            self.silence(purpose, scope);
             return true;
         }
         let changes = !come.is_empty() || !gone.is_empty();
         if changes {
-            self.plan(self.hold, scope);
+            self.plan_others(scope);
         }
         changes
     }

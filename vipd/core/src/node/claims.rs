@@ -7,9 +7,11 @@
 //! here until that node says so no more.
 
 use super::Node;
+use crate::election::Who;
 use crate::settings::{Family, VipGroup};
 use crate::time::Time;
 use crate::wire::advert::{Advert, PRIORITY_RELEASE};
+use crate::wire::peer::State;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::num::NonZeroU8;
@@ -17,7 +19,7 @@ use std::time::Duration;
 
 /// An owner that was silent for so many of its intervals owns no more: the
 /// three of a detection and the longest skew.
-const SILENT_INTERVALS: u32 = 4;
+pub(super) const SILENT_INTERVALS: u32 = 4;
 /// After a release the next owner by rank speaks within this time a node.
 const RANK: Duration = Duration::from_millis(10);
 
@@ -28,6 +30,8 @@ pub(crate) struct Elsewhere {
     pub(crate) node: usize,
     /// The VRID under which it does.
     pub(crate) vrid: NonZeroU8,
+    /// It has not been heard to; this node has not listened for long.
+    pub(crate) presumed: bool,
     /// It is not believed for longer, unless it says so again.
     pub(crate) until: Time,
 }
@@ -37,6 +41,7 @@ struct Claim {
     addresses: Vec<IpAddr>,
     priority: u8,
     source: IpAddr,
+    presumed: bool,
     until: Time,
 }
 
@@ -76,7 +81,8 @@ impl Claims {
             self.0.remove(&key);
         } else {
             let until = now + advert.interval.saturating_mul(SILENT_INTERVALS);
-            self.0.insert(key, Claim { addresses, priority: advert.priority, source, until });
+            self.0
+                .insert(key, Claim { addresses, priority: advert.priority, source, presumed: false, until });
         }
     }
 }
@@ -94,6 +100,38 @@ impl Node {
         });
         self.claims.note(node, self.peers.len(), source, advert, addresses, now);
         foreign || self.groups.iter().any(|g| !g.withheld().is_empty())
+    }
+
+    /// Before a reload: a node that has not listened for a detection time since
+    /// it started, or slept, takes it that others have what it does not own.
+    pub(super) fn presume_claims(&mut self, now: Time) {
+        let until = self.listening_since + self.settings.election.advert_interval * SILENT_INTERVALS;
+        if now >= until {
+            return;
+        }
+        for group in self.groups.iter().filter(|g| g.election.word() != State::Active) {
+            let followed = group
+                .election
+                .following()
+                .and_then(|o| if let Who::Node(n) = o.who { Some(n) } else { None });
+            let other = group.vip.nodes.iter().copied().find(|n| *n != self.me);
+            let Some(node) = followed.or(other) else { continue };
+            for family in Family::ALL {
+                let addresses: Vec<IpAddr> = group.vip.of_family(family).map(|a| a.address()).collect();
+                let Some(source) = self.settings.cluster.nodes.get(node).and_then(|n| n.address(family))
+                else {
+                    continue;
+                };
+                let claim = Claim {
+                    addresses,
+                    priority: group.election.params().priority,
+                    source,
+                    presumed: true,
+                    until,
+                };
+                self.claims.0.entry((group.vip.vrid, node, family)).or_insert(claim);
+            }
+        }
     }
 
     /// The addresses of a group that other nodes answer for under another
@@ -116,10 +154,15 @@ impl Node {
                 || self.peers.get(*node).is_some_and(|p| !p.differs.is_empty());
             for address in vip.addresses.iter().map(|a| a.address()).filter(|a| claim.addresses.contains(a)) {
                 let keeps = own(address, *family).is_some_and(|own| {
-                    !known || (own.priority, own.source) > (claim.priority, Some(claim.source))
+                    !known
+                        || claim.presumed
+                        || (own.priority, own.source) > (claim.priority, Some(claim.source))
                 });
                 if !keeps {
-                    elsewhere.insert(address, Elsewhere { node: *node, vrid: *vrid, until: claim.until });
+                    elsewhere.insert(
+                        address,
+                        Elsewhere { node: *node, vrid: *vrid, presumed: claim.presumed, until: claim.until },
+                    );
                 }
             }
         }

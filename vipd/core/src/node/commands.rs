@@ -159,6 +159,7 @@ impl Node {
     /// not change are not touched. What [`Node::needs_restart`] names must not differ.
     pub fn reconfigure(&mut self, settings: Settings, now: Time) {
         self.wake(now);
+        self.presume_claims(now);
         self.settings = settings;
         self.homes = claims::homes(&self.settings.vips);
         let changes = self.pools.reconfigure(self.settings.pools.clone(), now);
