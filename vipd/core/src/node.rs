@@ -3,6 +3,7 @@
 //! [`Node::handle`] takes what happened and the time; what must be done about
 //! it is then drained with [`Node::next_output`]. Nothing else goes in or out.
 
+mod claims;
 mod commands;
 mod io;
 mod packets;
@@ -11,6 +12,10 @@ mod servers;
 mod tests;
 
 pub use io::{Announcement, GroupStatus, GuardState, Input, Link, Output, Transmit};
+
+pub(crate) use claims::{Elsewhere, Own};
+
+use claims::Claims;
 
 use crate::election::Event as Happening;
 use crate::event::{Event, Kind, Level};
@@ -23,6 +28,7 @@ use crate::settings::{ClusterSettings, ElectionSettings, Listener, Pool, VipGrou
 use crate::time::Time;
 use crate::wire::peer::{self, Envelope, Message};
 use std::collections::{BTreeMap, VecDeque};
+use std::net::IpAddr;
 use std::time::Duration;
 
 /// The only TTL or hop limit that is taken (RFC 9568 section 7.1, RFC 5082).
@@ -103,8 +109,13 @@ pub struct Node {
     next_group: usize,
     peers: Vec<Peer>,
     rejects: Rejects,
+    claims: Claims,
+    /// The group that has an address, as a position in the settings.
+    homes: BTreeMap<IpAddr, usize>,
     pools: PoolsState,
     hello_at: Time,
+    /// Since it started, or slept for longer than owners are silent.
+    listening_since: Time,
     /// When waiting for the first verdict on every server ends.
     warm_at: Option<Time>,
     nonce: u32,
@@ -127,8 +138,11 @@ impl Node {
             next_group: 0,
             peers: vec![Peer::default(); settings.cluster.nodes.len()],
             rejects: Rejects::default(),
+            claims: Claims::default(),
+            homes: claims::homes(&settings.vips),
             pools: PoolsState::new(settings.pools.clone(), now),
             hello_at: now,
+            listening_since: now,
             warm_at: Some(now + WARM_WITHIN),
             nonce: seed,
             maintenance: false,
@@ -171,6 +185,7 @@ impl Node {
             .chain(peers)
             .chain(self.stopping)
             .chain(self.warm_at)
+            .chain(self.claims_deadline())
             .chain(self.pools.deadline())
             .chain([self.hello_at])
             .min()
@@ -192,9 +207,8 @@ impl Node {
             Input::Tick => self.tick(now),
             Input::Link { group, link } => self.with_group(group, now, |g, scope| g.set_link(link, scope)),
             Input::Packet { interface, source, destination, ttl, payload } => {
-                match self.accept(interface, source, destination, ttl, payload) {
-                    Ok((group, heard)) => self.hear(group, heard, now),
-                    Err(cause) => self.reject(cause, source, now),
+                if let Err(cause) = self.packet(interface, source, destination, ttl, payload, now) {
+                    self.reject(cause, source, now);
                 }
             }
             Input::PeerPacket { source, ttl, payload } => {
@@ -235,6 +249,9 @@ impl Node {
     /// Owners that slept too long step down; backups that slept note it.
     fn wake(&mut self, now: Time) {
         let late = self.next_deadline().map_or(Duration::ZERO, |at| now - at);
+        if late >= self.settings.election.advert_interval * (claims::SILENT_INTERVALS - 1) {
+            self.listening_since = now;
+        }
         self.with_groups(now, |group, scope| group.happen(Happening::Wake(late), scope));
     }
 
@@ -244,6 +261,10 @@ impl Node {
     }
 
     fn tick(&mut self, now: Time) {
+        // Before the elections: what is claimed no more can be taken.
+        if self.claims_deadline().is_some_and(|at| now >= at) {
+            self.look_at_claims(now);
+        }
         self.with_groups(now, |group, scope| {
             if group.deadline().is_some_and(|at| at <= scope.now) {
                 group.tick(scope);

@@ -191,6 +191,6 @@ fn an_owner_under_another_number_is_not_taken_over_from() {
     }
     assert_eq!(node.group_status(at(20_000))[0].state, State::Backup);
     // Once it is gone, this node takes over as always.
-    node.handle(Input::Tick, at(23_000));
-    assert_eq!(node.group_status(at(23_000))[0].state, State::Active);
+    node.handle(Input::Tick, at(23_500));
+    assert_eq!(node.group_status(at(23_500))[0].state, State::Active);
 }
