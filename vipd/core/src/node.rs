@@ -18,7 +18,7 @@ use crate::peers::Peer;
 use crate::plan::GroupPlan;
 use crate::pool::{Pools, ServerKey};
 use crate::probe::Probe;
-use crate::rejects::{Rejected, Rejects};
+use crate::rejects::{Reject, Rejected, Rejects};
 use crate::settings::{Cidr, ClusterSettings, ElectionSettings, Listener, Pool, VipGroup};
 use crate::time::Time;
 use crate::wire::peer::{self, Envelope, Message, State};
@@ -104,10 +104,18 @@ pub enum Input<'a> {
     PeerPacket {
         /// Its IP source.
         source: IpAddr,
-        /// Its TTL or hop limit.
+        /// Its TTL or hop limit; 255 for what a seal has proven, which may have come through routers.
         ttl: u8,
-        /// Its bytes.
+        /// Its bytes; if it was sealed, what was inside.
         payload: &'a [u8],
+    },
+    /// A packet counts for nothing by what the cluster key says of it, or was
+    /// not even looked at.
+    Refused {
+        /// Its IP source.
+        source: IpAddr,
+        /// Why.
+        cause: Reject,
     },
     /// The kernel answered a plan.
     Applied {
@@ -414,6 +422,7 @@ impl Node {
                     self.reject(cause, source, now);
                 }
             }
+            Input::Refused { source, cause } => self.reject(cause, source, now),
             Input::Applied { group, generation, result } => {
                 self.with_group(group, now, |g, scope| g.applied(generation, result, scope));
             }
