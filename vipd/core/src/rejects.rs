@@ -136,10 +136,11 @@ impl Reject {
 
 impl fmt::Display for Reject {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Peer(peer::Malformed::Version(version)) => write!(f, "{} {version}", self.as_str()),
-            other => f.write_str(other.as_str()),
+        f.write_str(self.as_str())?;
+        if let Self::Peer(peer::Malformed::Version(version)) = self {
+            write!(f, " {version}")?;
         }
+        Ok(())
     }
 }
 

@@ -228,14 +228,16 @@ impl Links {
             let link = parties.get(party)?.link.as_ref()?;
             link.epoch(now).map(|(epoch, up)| Proven { epoch, up })
         };
-        match self.adverts.open(source, destination, bytes, proven) {
-            Ok(advert) => Ok(advert.to_vec()),
-            Err(Reject::Unsealed | Reject::WrongKey) if self.accept_unsealed => Ok(bytes.to_vec()),
-            Err(cause) => match self.party_at(source) {
-                Some(party) => Err(self.note(party, cause, now)),
-                None => Err(cause),
-            },
+        let cause = match self.adverts.open(source, destination, bytes, proven) {
+            Ok(advert) => return Ok(advert.to_vec()),
+            Err(cause) => cause,
+        };
+        let party = self.party_at(source);
+        // Without a key to be judged by, an advert is as it would be without ours.
+        if self.accept_unsealed && (cause == Reject::Unsealed || cause == Reject::WrongKey) {
+            return Ok(bytes.to_vec());
         }
+        Err(party.map_or(cause, |party| self.note(party, cause, now)))
     }
 
     // ---- for people -----------------------------------------------------------------
@@ -264,6 +266,15 @@ fn problem(name: &str, cause: Reject) -> String {
         Reject::Peer(Malformed::Version(version)) => {
             format!("{name} speaks version {version} of the peer link, this host {}", peer::SEALED_VERSION)
         }
-        other => format!("{name} sent what does not count ({other}): {}", other.advice()),
+        Reject::Peer(Malformed::Garbage | Malformed::Sealed)
+        | Reject::Advert(_)
+        | Reject::Ttl
+        | Reject::UnknownVrid
+        | Reject::OtherVrid(_)
+        | Reject::VersionMismatch
+        | Reject::IntervalMismatch
+        | Reject::UnknownSender
+        | Reject::ForeignCluster
+        | Reject::OwnAddress => format!("{name} sent what does not count ({cause}): {}", cause.advice()),
     }
 }
