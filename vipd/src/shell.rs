@@ -8,6 +8,7 @@
 pub mod calls;
 mod found;
 pub mod links;
+mod sealing;
 pub mod sockets;
 pub mod status;
 
@@ -18,11 +19,12 @@ use crate::control::events::EventLog;
 use crate::guard::Guard;
 use crate::kernel::{self, KernelEvent, KernelHandle};
 use crate::net::{Announcer, Timer, clock};
+use crate::peer::Links;
 use crate::resolve::{Discovered, Discovery, Resolved, Resolver};
 use calls::{Maintenance, Switchover};
 use found::Found;
 use links::{Interface, Interfaces};
-use sockets::{Packet, Sockets};
+use sockets::Sockets;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -39,8 +41,7 @@ use vipd_core::node::{Announcement, Input, Link, Node, Output, Settings};
 use vipd_core::plan::{GroupPlan, Hold};
 use vipd_core::pool::ServerKey;
 use vipd_core::probe::Probe;
-use vipd_core::settings::{Family, Pool};
-use vipd_core::time::Time;
+use vipd_core::settings::{Family, Pool, Transport};
 use vipd_core::wire::Mac;
 
 /// The nice value of threads that adverts depend on.
@@ -56,6 +57,8 @@ pub struct Parts {
     pub node: Node,
     /// The rtnetlink owner, and what it tells.
     pub kernel: (KernelHandle, mpsc::Receiver<KernelEvent>),
+    /// The sealed links to the other nodes, where there is a cluster key.
+    pub links: Option<Links>,
     /// The crash guard.
     pub guard: Guard,
     /// The data path.
@@ -82,6 +85,7 @@ pub struct Parts {
 /// The loop's state.
 struct Shell {
     node: Node,
+    sealing: Option<Links>,
     kernel: KernelHandle,
     guard: Guard,
     balancer: Balancer,
@@ -121,6 +125,7 @@ pub async fn run(parts: Parts) -> io::Result<Balancer> {
     let transport = parts.node.settings().election.transport;
     let mut shell = Shell {
         node: parts.node,
+        sealing: parts.links,
         kernel,
         guard: parts.guard,
         balancer: parts.balancer,
@@ -146,7 +151,7 @@ pub async fn run(parts: Parts) -> io::Result<Balancer> {
     let mut failures = shell.balancer.connect_failures();
     shell.drain();
     while shell.stopped.is_none() {
-        let deadline = shell.node.next_deadline().unwrap_or(Time::MAX);
+        let deadline = shell.deadline();
         tokio::select! {
             biased;
             Some(packet) = packets_in.recv() => shell.packet(&packet),
@@ -160,7 +165,7 @@ pub async fn run(parts: Parts) -> io::Result<Balancer> {
                 while let Ok(packet) = packets_in.try_recv() {
                     shell.packet(&packet);
                 }
-                shell.handle(Input::Tick);
+                shell.due();
                 shell.forget_vanished();
             }
             Some(report) = reports.recv() => shell.report(report),
@@ -213,13 +218,8 @@ impl Shell {
     fn drain(&mut self) {
         while let Some(output) = self.node.next_output() {
             match output {
-                Output::Advert(packet) => self.sockets.send(&packet),
-                Output::Peer { node, bytes } => {
-                    let cluster = &self.node.settings().cluster;
-                    if let Some(member) = cluster.nodes.get(node) {
-                        self.sockets.send_peer(&member.addresses, cluster.peer_port, &bytes);
-                    }
-                }
+                Output::Advert(packet) => self.send_advert(packet),
+                Output::Peer { node, bytes } => self.send_message(node, &bytes),
                 Output::Addresses(plan) => {
                     if plan.hold != Hold::Absent {
                         self.open_listeners(&plan);
@@ -238,7 +238,7 @@ impl Shell {
                         self.checker.hurry(pool, server);
                     }
                 }
-                Output::Guard(state) => self.guard.update(&state),
+                Output::Guard(state) => self.tell_guard(state),
                 Output::Event(event) => self.tell(event),
                 Output::Forget { group } => self.kernel.forget(Some(group), addresses(self.node.settings())),
                 Output::Stopped { clean } => self.stopped = Some(clean),
@@ -294,21 +294,6 @@ impl Shell {
 
     // ---- what comes in ------------------------------------------------------
 
-    fn packet(&mut self, packet: &Packet) {
-        match packet {
-            Packet::Advert { interface, source, destination, ttl, payload } => self.handle(Input::Packet {
-                interface: *interface,
-                source: *source,
-                destination: *destination,
-                ttl: *ttl,
-                payload,
-            }),
-            Packet::Peer { source, ttl, payload } => {
-                self.handle(Input::PeerPacket { source: *source, ttl: *ttl, payload });
-            }
-        }
-    }
-
     fn kernel_event(&mut self, event: KernelEvent) {
         match event {
             KernelEvent::Applied { group, generation, result } => {
@@ -356,6 +341,9 @@ impl Shell {
 
     fn open_advert_sockets(&mut self, link: Link) -> Link {
         let Link::Up { interface, sources } = &link else { return link };
+        if self.node.settings().election.transport == Transport::Udp {
+            return link;
+        }
         for source in sources {
             if let Err(error) = self.sockets.open_advert(*interface, Family::of(*source)) {
                 let reason = format!("cannot open the socket for adverts: {error}");
@@ -417,10 +405,17 @@ impl Shell {
         match call {
             Call::Status { reply } => {
                 let errors = self.config_errors.clone();
-                let _ = reply.send(status::document(&self.node, &self.balancer.stats(), errors, now));
+                let mut document = status::document(&self.node, &self.balancer.stats(), errors, now);
+                if let Some(links) = &self.sealing {
+                    status::add_links(&mut document, links, self.node.me(), now);
+                }
+                let _ = reply.send(document);
             }
             Call::Why { subject, reply } => {
-                let _ = reply.send(calls::why(&self.node, &self.config_errors, subject.as_deref(), now));
+                let links = self.sealing.as_ref();
+                let links = links.map(|l| status::link_lines(&self.node, l, now)).unwrap_or_default();
+                let why = calls::why(&self.node, &self.config_errors, &links, subject.as_deref(), now);
+                let _ = reply.send(why);
             }
             Call::Switchover { vip, to, reply } => {
                 let begun = Switchover::begin(&mut self.node, vip, to.as_deref(), reply, now);

@@ -216,6 +216,7 @@ impl Node {
                     self.reject(cause, source, now);
                 }
             }
+            Input::Refused { source, cause } => self.reject(cause, source, now),
             Input::Applied { group, generation, result } => {
                 self.with_group(group, now, |g, scope| g.applied(generation, result, scope));
             }

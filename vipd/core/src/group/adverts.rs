@@ -68,7 +68,7 @@ impl Group {
         match (scope.settings.election.transport, family) {
             (Transport::Multicast, Family::V4) => vec![MULTICAST_V4],
             (Transport::Multicast, Family::V6) => vec![MULTICAST_V6],
-            (Transport::Unicast, _) => {
+            (Transport::Unicast | Transport::Udp, _) => {
                 let nodes = scope.settings.cluster.nodes.iter().enumerate();
                 let others = nodes.filter(|(number, _)| *number != scope.me);
                 others.filter_map(|(_, node)| node.address(family)).collect()

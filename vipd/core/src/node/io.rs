@@ -5,6 +5,7 @@ use crate::health::Why;
 use crate::plan::GroupPlan;
 use crate::pool::{Pools, ServerKey};
 use crate::probe::Probe;
+use crate::rejects::Reject;
 use crate::settings::Cidr;
 use crate::wire::peer::State;
 use std::net::IpAddr;
@@ -60,10 +61,18 @@ pub enum Input<'a> {
     PeerPacket {
         /// Its IP source.
         source: IpAddr,
-        /// Its TTL or hop limit.
+        /// Its TTL or hop limit; 255 for what a seal has proven, which may have come through routers.
         ttl: u8,
-        /// Its bytes.
+        /// Its bytes; if it was sealed, what was inside.
         payload: &'a [u8],
+    },
+    /// A packet counts for nothing by what the cluster key says of it, or was
+    /// not even looked at.
+    Refused {
+        /// Its IP source.
+        source: IpAddr,
+        /// Why.
+        cause: Reject,
     },
     /// The kernel answered a plan.
     Applied {
