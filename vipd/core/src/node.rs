@@ -5,6 +5,7 @@
 
 mod commands;
 mod packets;
+mod records;
 mod servers;
 #[cfg(test)]
 mod tests;
@@ -18,14 +19,18 @@ use crate::peers::Peer;
 use crate::plan::GroupPlan;
 use crate::pool::{Pools, ServerKey};
 use crate::probe::Probe;
+use crate::publish::Records;
 use crate::rejects::{Rejected, Rejects};
-use crate::settings::{Cidr, ClusterSettings, ElectionSettings, Listener, Pool, VipGroup};
+use crate::settings::{Cidr, ClusterSettings, Dns, ElectionSettings, Listener, Pool, VipGroup};
 use crate::time::Time;
 use crate::wire::peer::{self, Envelope, Message, State};
+use records::Publishing;
 use std::collections::{BTreeMap, VecDeque};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
+
+pub use records::{DnsStatus, RELAY_TTLS};
 
 /// The only TTL or hop limit that is taken (RFC 9568 section 7.1, RFC 5082).
 const TTL: u8 = 255;
@@ -51,6 +56,8 @@ pub struct Settings {
     pub listeners: Vec<Listener>,
     /// `[[pool]]`.
     pub pools: Vec<Pool>,
+    /// `[dns]`.
+    pub dns: Option<Dns>,
     /// A digest for each key that must agree between nodes.
     pub digests: Vec<(&'static str, u32)>,
 }
@@ -170,6 +177,13 @@ pub enum Input<'a> {
         /// Why the latest look-up failed, if it did.
         problem: Option<String>,
     },
+    /// The stores of records have carried out an order, or one of them has not.
+    Published {
+        /// The order's generation.
+        generation: u64,
+        /// Done everywhere, or why not.
+        result: Result<(), String>,
+    },
     /// Stop: hand over, release, and say when it is done.
     Stop,
 }
@@ -249,6 +263,9 @@ pub enum Output {
         /// The server.
         server: ServerKey,
     },
+    /// Make the stores of records hold this, and answer with [`Input::Published`];
+    /// of several orders only the newest counts.
+    Records(Records),
     /// Tell the crash guard.
     Guard(GuardState),
     /// Tell people.
@@ -273,6 +290,9 @@ pub(crate) struct Scope<'a> {
     pub(crate) out: &'a mut VecDeque<Output>,
     pub(crate) hello_soon: bool,
     pub(crate) guard_changed: bool,
+    /// A peer that owned was silent or let go unasked: until it is heard again
+    /// it is gone.
+    pub(crate) gone: Option<usize>,
     nonce: &'a mut u32,
 }
 
@@ -319,6 +339,7 @@ pub struct Node {
     hello_at: Time,
     /// When waiting for the first verdict on every server ends.
     warm_at: Option<Time>,
+    publishing: Publishing,
     nonce: u32,
     maintenance: bool,
     stopping: Option<Time>,
@@ -342,6 +363,7 @@ impl Node {
             pools: PoolsState::new(settings.pools.clone(), now),
             hello_at: now,
             warm_at: Some(now + WARM_WITHIN),
+            publishing: Publishing::default(),
             nonce: seed,
             maintenance: false,
             stopping: None,
@@ -349,6 +371,7 @@ impl Node {
             out: VecDeque::new(),
             settings,
         };
+        node.publishing.settling = Some(now + node.patience());
         for vip in node.settings.vips.clone() {
             node.add_group(vip, now);
         }
@@ -384,6 +407,7 @@ impl Node {
             .chain(self.stopping)
             .chain(self.warm_at)
             .chain(self.pools.deadline())
+            .chain(self.publishing.deadline())
             .chain([self.hello_at])
             .min()
     }
@@ -439,6 +463,7 @@ impl Node {
                 let changes = self.pools.set_addresses(server, &addresses, problem, now);
                 self.servers_changed(changes, now);
             }
+            Input::Published { generation, result } => self.published(generation, result),
             Input::Stop => self.stop(now),
         }
         self.settle(now);
@@ -447,6 +472,10 @@ impl Node {
     /// Owners that slept too long step down; backups that slept note it.
     fn wake(&mut self, now: Time) {
         let late = self.next_deadline().map_or(Duration::ZERO, |at| now - at);
+        if late >= self.hello_interval() {
+            // Whom it did not hear meanwhile may have spoken all the same.
+            self.publishing.settling = Some(now + self.patience());
+        }
         self.with_groups(now, |group, scope| group.happen(Happening::Wake(late), scope));
     }
 
@@ -482,6 +511,7 @@ impl Node {
 
     /// What follows from any input.
     fn settle(&mut self, now: Time) {
+        self.publish(now);
         for gone in self.leaving.extract_if(.., |g| g.is_gone()) {
             self.out.push_back(Output::Forget { group: gone.id });
         }
@@ -503,12 +533,16 @@ impl Node {
             out: &mut self.out,
             hello_soon: false,
             guard_changed: false,
+            gone: None,
             nonce: &mut self.nonce,
         };
         for group in self.groups.iter_mut().chain(&mut self.leaving) {
             with(group, &mut scope);
         }
         let (hello_soon, guard_changed) = (scope.hello_soon, scope.guard_changed);
+        if let Some(peer) = scope.gone.and_then(|n| self.peers.get_mut(n)) {
+            peer.lose();
+        }
         if guard_changed {
             self.tell_guard(now);
         }
@@ -551,6 +585,7 @@ impl Node {
             out: &mut out,
             hello_soon: false,
             guard_changed: false,
+            gone: None,
             nonce: &mut nonce,
         };
         for group in self.groups.iter().chain(&self.leaving) {

@@ -366,6 +366,7 @@ mod tests {
             vips: vec![vip],
             listeners: vec![],
             pools: vec![],
+            dns: None,
             digests: vec![],
         }
     }

@@ -190,6 +190,7 @@ mod tests {
             vips: vec![],
             listeners: vec![],
             pools: vec![],
+            dns: None,
             digests: vec![],
         }
     }

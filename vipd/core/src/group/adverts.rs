@@ -31,7 +31,11 @@ impl Group {
         let mut adverts = vec![];
         for source in sources {
             let family = Family::of(*source);
-            let addresses: Vec<IpAddr> = self.vip.of_family(family).map(|a| a.address()).collect();
+            let mut addresses: Vec<IpAddr> = self.vip.of_family(family).map(|a| a.address()).collect();
+            if self.vip.addresses.is_empty() {
+                // An advert names one address at least (RFC 9568 erratum 8299).
+                addresses.push(*source);
+            }
             if addresses.is_empty() {
                 continue;
             }

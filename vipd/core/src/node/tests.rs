@@ -1,5 +1,6 @@
 #![allow(clippy::wildcard_enum_match_arm, reason = "a test looks at some outputs and lets the others pass")]
 
+mod records;
 mod servers;
 
 use super::*;
@@ -53,6 +54,7 @@ fn settings() -> Settings {
         vips: vec![vip("main", 100)],
         listeners: vec![],
         pools: vec![],
+        dns: None,
         digests: vec![("cluster.nodes", 1), ("pool", 2)],
     }
 }
