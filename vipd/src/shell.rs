@@ -18,6 +18,7 @@ use crate::control::events::EventLog;
 use crate::guard::Guard;
 use crate::kernel::{self, KernelEvent, KernelHandle};
 use crate::net::{Announcer, Timer, clock};
+use crate::publish::{Answer, Publishing};
 use crate::resolve::{Discovered, Discovery, Resolved, Resolver};
 use calls::{Maintenance, Switchover};
 use found::Found;
@@ -34,7 +35,7 @@ use tracing::{error, info, warn};
 use vipd_balancer::{Balancer, ConnectFailure};
 use vipd_config::Config;
 use vipd_core::event::{Event, Level};
-use vipd_core::node::{Announcement, Input, Link, Node, Output, Settings};
+use vipd_core::node::{Announcement, Input, Link, Node, Output, Relay, Settings};
 use vipd_core::plan::{GroupPlan, Hold};
 use vipd_core::pool::ServerKey;
 use vipd_core::probe::Probe;
@@ -66,6 +67,8 @@ pub struct Parts {
     /// Names that stand for many servers: the pools as the file has them, the
     /// look-ups, and what they find.
     pub discovery: (Vec<Pool>, Discovery, mpsc::Receiver<Discovered>),
+    /// The places of the name's records, and what they answer.
+    pub publishing: (Publishing, mpsc::Receiver<Answer>),
     /// What operators ask.
     pub calls: mpsc::Receiver<Call>,
     /// What people are told.
@@ -78,6 +81,15 @@ pub struct Parts {
     pub http: Option<SocketAddr>,
 }
 
+/// What is left when the loop has ended.
+#[derive(Debug)]
+pub struct Left {
+    /// The data path, which serves still.
+    pub balancer: Balancer,
+    /// How long clients may come by answers that they got before.
+    pub relay: Option<Relay>,
+}
+
 /// The loop's state.
 struct Shell {
     node: Node,
@@ -87,6 +99,7 @@ struct Shell {
     checker: Checker,
     resolver: Resolver,
     found: Found,
+    publishing: Publishing,
     events: EventLog,
     aux: Handle,
     config: PathBuf,
@@ -108,7 +121,7 @@ struct Shell {
 ///
 /// # Errors
 /// The system has no timer or no signals for the loop.
-pub async fn run(parts: Parts) -> io::Result<Balancer> {
+pub async fn run(parts: Parts) -> io::Result<Left> {
     let (packets, mut packets_in) = mpsc::channel(sockets::WAITING);
     // One reload at a time is read; a second waits for its turn.
     let (loaded, mut loaded_in) = mpsc::channel(4);
@@ -116,6 +129,7 @@ pub async fn run(parts: Parts) -> io::Result<Balancer> {
     let (checker, mut reports) = parts.checker;
     let (resolver, mut resolved) = parts.resolver;
     let (file, discovery, mut discovered) = parts.discovery;
+    let (publishing, mut answers) = parts.publishing;
     let mut calls = parts.calls;
     let transport = parts.node.settings().election.transport;
     let mut shell = Shell {
@@ -126,6 +140,7 @@ pub async fn run(parts: Parts) -> io::Result<Balancer> {
         checker,
         resolver,
         found: Found::new(file, discovery),
+        publishing,
         events: parts.events,
         aux: parts.aux,
         config: parts.config,
@@ -164,6 +179,7 @@ pub async fn run(parts: Parts) -> io::Result<Balancer> {
             Some(report) = reports.recv() => shell.report(report),
             Some(found) = resolved.recv() => shell.resolved(&found),
             Some(found) = discovered.recv() => shell.discovered(found),
+            Some(answer) = answers.recv() => shell.published(answer),
             Some(call) = calls.recv() => shell.call(call),
             Some(failed) = next_failure(&mut failures) => {
                 shell.handle(Input::ConnectFailed { pool: &failed.pool, server: &failed.server });
@@ -184,7 +200,7 @@ pub async fn run(parts: Parts) -> io::Result<Balancer> {
         // Now: other sessions may go on for long.
         shell.guard.take_over();
     }
-    Ok(shell.balancer)
+    Ok(Left { relay: shell.node.relay_for(), balancer: shell.balancer })
 }
 
 async fn next_failure(failures: &mut Option<mpsc::Receiver<ConnectFailure>>) -> Option<ConnectFailure> {
@@ -236,6 +252,7 @@ impl Shell {
                         self.checker.hurry(pool, server);
                     }
                 }
+                Output::Records(records) => self.publishing.order(records),
                 Output::Guard(state) => self.guard.update(&state),
                 Output::Event(event) => self.tell(event),
                 Output::Forget { group } => self.kernel.forget(Some(group), addresses(self.node.settings())),
@@ -400,6 +417,12 @@ impl Shell {
         }
     }
 
+    fn published(&mut self, answer: Answer) {
+        if let Some((generation, result)) = self.publishing.answered(answer) {
+            self.handle(Input::Published { generation, result });
+        }
+    }
+
     fn tell_unresolved(&self, found: &Resolved, problem: &str) {
         let server = ServerKey { pool: found.pool, server: found.server };
         let Some((pool, server)) = self.node.server_name(server) else { return };
@@ -416,10 +439,13 @@ impl Shell {
         match call {
             Call::Status { reply } => {
                 let errors = self.config_errors.clone();
-                let _ = reply.send(status::document(&self.node, &self.balancer.stats(), errors, now));
+                let (stats, stores) = (self.balancer.stats(), self.publishing.states());
+                let _ = reply.send(status::document(&self.node, &stats, stores, errors, now));
             }
             Call::Why { subject, reply } => {
-                let _ = reply.send(calls::why(&self.node, &self.config_errors, subject.as_deref(), now));
+                let dns = status::dns(&self.node, self.publishing.states());
+                let errors = &self.config_errors;
+                let _ = reply.send(calls::why(&self.node, dns.as_ref(), errors, subject.as_deref(), now));
             }
             Call::Switchover { vip, to, reply } => {
                 let begun = Switchover::begin(&mut self.node, vip, to.as_deref(), reply, now);
@@ -521,6 +547,7 @@ impl Shell {
             keys => format!("reloaded: changed {}", keys.join(", ")),
         };
         self.put_in_use(new)?;
+        self.publishing.reconfigure(self.node.settings(), self.node.me());
         self.found.update(file);
         self.kernel.forget(None, addresses(self.node.settings()));
         self.relink();
@@ -550,6 +577,7 @@ pub fn settings(config: Config) -> Settings {
         vips: config.vips,
         listeners: config.listeners,
         pools: config.pools,
+        dns: config.dns,
         digests,
     }
 }

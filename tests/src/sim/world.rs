@@ -359,7 +359,8 @@ impl World {
                 Output::CloseSessions { addresses } => {
                     self.hosts[host].sessions.retain(|a| !addresses.contains(a));
                 }
-                Output::Pools(_)
+                Output::Records(_)
+                | Output::Pools(_)
                 | Output::CloseServer { .. }
                 | Output::Room { .. }
                 | Output::Hurry { .. } => {}

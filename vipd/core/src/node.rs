@@ -30,7 +30,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-pub use records::{DnsStatus, RELAY_TTLS};
+pub use records::{DnsStatus, Relay};
 
 /// The only TTL or hop limit that is taken (RFC 9568 section 7.1, RFC 5082).
 const TTL: u8 = 255;

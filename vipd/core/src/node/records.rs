@@ -19,7 +19,16 @@ use std::time::Duration;
 const REMOVE_FOR: Duration = Duration::from_secs(2);
 /// Clients keep answers for the TTL, and some for longer: a node that is not
 /// in the records any more keeps its sessions for this many TTLs.
-pub const RELAY_TTLS: u32 = 3;
+const RELAY_TTLS: u32 = 3;
+
+/// How long a node that left the records goes on for clients with old answers.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Relay {
+    /// New clients may come for this long.
+    pub accept: Duration,
+    /// Their sessions are kept for this long, from the same moment.
+    pub keep: Duration,
+}
 
 /// What a node remembers of its name's records.
 #[derive(Debug, Default)]
@@ -33,6 +42,8 @@ pub(super) struct Publishing {
     removing: Option<Time>,
     /// Whether this node should be in the records.
     is_in: bool,
+    /// Whether this node was in the records, and should not be any more.
+    left: bool,
     /// It is not meant any more: its sessions are closed then.
     close_at: Option<Time>,
 }
@@ -168,6 +179,7 @@ impl Node {
         if let Some(set) = &wanted {
             let is_in = me.iter().any(|a| set.contains(a));
             let was_in = std::mem::replace(&mut publishing.is_in, is_in);
+            publishing.left = !is_in && (publishing.left || was_in);
             if is_in {
                 publishing.close_at = None;
             } else if was_in && demotes && self.stopping.is_none() {
@@ -258,6 +270,14 @@ impl Node {
             writer: writer.map(|n| name(n).to_owned()),
             why,
         })
+    }
+
+    /// How long this node, which has stopped, serves clients with old answers;
+    /// none if it was never in the records, or is still: then nobody else is there.
+    #[must_use]
+    pub fn relay_for(&self) -> Option<Relay> {
+        let dns = self.settings.dns.as_ref()?;
+        self.publishing.left.then(|| Relay { accept: dns.ttl, keep: dns.ttl * RELAY_TTLS })
     }
 
     /// The newest order, for whoever carries it out from now on.
