@@ -20,6 +20,7 @@ use crate::guard::Guard;
 use crate::kernel::{self, KernelEvent, KernelHandle};
 use crate::net::{Announcer, Timer, clock};
 use crate::peer::Links;
+use crate::publish::{Answer, Publishing};
 use crate::resolve::{Discovered, Discovery, Resolved, Resolver};
 use calls::{Maintenance, Switchover};
 use found::Found;
@@ -37,7 +38,7 @@ use vipd_balancer::{Balancer, ConnectFailure};
 use vipd_config::Config;
 use vipd_core::discover::expand;
 use vipd_core::event::{Event, Level};
-use vipd_core::node::{Announcement, Input, Link, Node, Output, Settings};
+use vipd_core::node::{Announcement, Input, Link, Node, Output, Relay, Settings};
 use vipd_core::plan::{GroupPlan, Hold};
 use vipd_core::pool::ServerKey;
 use vipd_core::probe::Probe;
@@ -70,6 +71,8 @@ pub struct Parts {
     /// Names that stand for many servers: the pools as the file has them, the
     /// look-ups, and what they find.
     pub discovery: (Vec<Pool>, Discovery, mpsc::Receiver<Discovered>),
+    /// The places of the name's records, and what they answer.
+    pub publishing: (Publishing, mpsc::Receiver<Answer>),
     /// What operators ask.
     pub calls: mpsc::Receiver<Call>,
     /// What people are told.
@@ -82,6 +85,15 @@ pub struct Parts {
     pub http: Option<SocketAddr>,
 }
 
+/// What is left when the loop has ended.
+#[derive(Debug)]
+pub struct Left {
+    /// The data path, which serves still.
+    pub balancer: Balancer,
+    /// How long clients may come by answers that they got before.
+    pub relay: Option<Relay>,
+}
+
 /// The loop's state.
 struct Shell {
     node: Node,
@@ -92,6 +104,7 @@ struct Shell {
     checker: Checker,
     resolver: Resolver,
     found: Found,
+    publishing: Publishing,
     events: EventLog,
     aux: Handle,
     config: PathBuf,
@@ -113,7 +126,7 @@ struct Shell {
 ///
 /// # Errors
 /// The system has no timer or no signals for the loop.
-pub async fn run(parts: Parts) -> io::Result<Balancer> {
+pub async fn run(parts: Parts) -> io::Result<Left> {
     let (packets, mut packets_in) = mpsc::channel(sockets::WAITING);
     // One reload at a time is read; a second waits for its turn.
     let (loaded, mut loaded_in) = mpsc::channel(4);
@@ -121,6 +134,7 @@ pub async fn run(parts: Parts) -> io::Result<Balancer> {
     let (checker, mut reports) = parts.checker;
     let (resolver, mut resolved) = parts.resolver;
     let (file, discovery, mut discovered) = parts.discovery;
+    let (publishing, mut answers) = parts.publishing;
     let mut calls = parts.calls;
     let transport = parts.node.settings().election.transport;
     let mut shell = Shell {
@@ -132,6 +146,7 @@ pub async fn run(parts: Parts) -> io::Result<Balancer> {
         checker,
         resolver,
         found: Found::new(file, discovery),
+        publishing,
         events: parts.events,
         aux: parts.aux,
         config: parts.config,
@@ -171,6 +186,7 @@ pub async fn run(parts: Parts) -> io::Result<Balancer> {
             Some(report) = reports.recv() => shell.report(report),
             Some(found) = resolved.recv() => shell.resolved(&found),
             Some(found) = discovered.recv() => shell.discovered(found),
+            Some(answer) = answers.recv() => shell.published(answer),
             Some(call) = calls.recv() => shell.call(call),
             Some(failed) = next_failure(&mut failures) => {
                 shell.handle(Input::ConnectFailed { pool: &failed.pool, server: &failed.server });
@@ -191,7 +207,7 @@ pub async fn run(parts: Parts) -> io::Result<Balancer> {
         // Now: other sessions may go on for long.
         shell.guard.take_over();
     }
-    Ok(shell.balancer)
+    Ok(Left { relay: shell.node.relay_for(), balancer: shell.balancer })
 }
 
 async fn next_failure(failures: &mut Option<mpsc::Receiver<ConnectFailure>>) -> Option<ConnectFailure> {
@@ -238,6 +254,7 @@ impl Shell {
                         self.checker.hurry(pool, server);
                     }
                 }
+                Output::Records(records) => self.publishing.order(records),
                 Output::Guard(state) => self.tell_guard(state),
                 Output::Event(event) => self.tell(event),
                 Output::Forget { group } => self.kernel.forget(Some(group), addresses(self.node.settings())),
@@ -389,6 +406,12 @@ impl Shell {
         }
     }
 
+    fn published(&mut self, answer: Answer) {
+        if let Some((generation, result)) = self.publishing.answered(answer) {
+            self.handle(Input::Published { generation, result });
+        }
+    }
+
     fn tell_unresolved(&self, found: &Resolved, problem: &str) {
         let server = ServerKey { pool: found.pool, server: found.server };
         let Some((pool, server)) = self.node.server_name(server) else { return };
@@ -405,7 +428,8 @@ impl Shell {
         match call {
             Call::Status { reply } => {
                 let errors = self.config_errors.clone();
-                let mut document = status::document(&self.node, &self.balancer.stats(), errors, now);
+                let (stats, stores) = (self.balancer.stats(), self.publishing.states());
+                let mut document = status::document(&self.node, &stats, stores, errors, now);
                 if let Some(links) = &self.sealing {
                     status::add_links(&mut document, links, self.node.me(), now);
                 }
@@ -414,7 +438,9 @@ impl Shell {
             Call::Why { subject, reply } => {
                 let links = self.sealing.as_ref();
                 let links = links.map(|l| status::link_lines(&self.node, l, now)).unwrap_or_default();
-                let why = calls::why(&self.node, &self.config_errors, &links, subject.as_deref(), now);
+                let dns = status::dns(&self.node, self.publishing.states());
+                let errors = &self.config_errors;
+                let why = calls::why(&self.node, dns.as_ref(), errors, &links, subject.as_deref(), now);
                 let _ = reply.send(why);
             }
             Call::Switchover { vip, to, reply } => {
@@ -518,6 +544,7 @@ impl Shell {
             keys => format!("reloaded: changed {}", keys.join(", ")),
         };
         self.put_in_use(new)?;
+        self.publishing.reconfigure(self.node.settings(), self.node.me());
         self.found.update(file, targets);
         self.kernel.forget(None, addresses(self.node.settings()));
         self.relink();
@@ -547,6 +574,7 @@ pub fn settings(config: Config) -> Settings {
         vips: config.vips,
         listeners: config.listeners,
         pools: config.pools,
+        dns: config.dns,
         digests,
     }
 }

@@ -33,6 +33,10 @@ impl Group {
             let family = Family::of(*source);
             let mut addresses = self.spoken_of(priority);
             addresses.retain(|a| Family::of(*a) == family);
+            if self.vip.addresses.is_empty() {
+                // An advert names one address at least (RFC 9568 erratum 8299).
+                addresses.push(*source);
+            }
             if addresses.is_empty() {
                 continue;
             }

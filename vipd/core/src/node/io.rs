@@ -5,6 +5,7 @@ use crate::health::Why;
 use crate::plan::GroupPlan;
 use crate::pool::{Pools, ServerKey};
 use crate::probe::Probe;
+use crate::publish::Records;
 use crate::rejects::Reject;
 use crate::settings::Cidr;
 use crate::wire::peer::State;
@@ -135,6 +136,13 @@ pub enum Input<'a> {
         /// Why the latest look-up failed, if it did.
         problem: Option<String>,
     },
+    /// The stores of records have carried out an order, or one of them has not.
+    Published {
+        /// The order's generation.
+        generation: u64,
+        /// Done everywhere, or why not.
+        result: Result<(), String>,
+    },
     /// Stop: hand over, release, and say when it is done.
     Stop,
 }
@@ -214,6 +222,9 @@ pub enum Output {
         /// The server.
         server: ServerKey,
     },
+    /// Make the stores of records hold this, and answer with [`Input::Published`];
+    /// of several orders only the newest counts.
+    Records(Records),
     /// Tell the crash guard.
     Guard(GuardState),
     /// Tell people.

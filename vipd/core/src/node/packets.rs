@@ -36,7 +36,8 @@ impl Node {
             self.look_at_claims(now);
         }
         let groups = self.groups.iter().chain(&self.leaving);
-        let Some(group) = groups.into_iter().find(|g| g.vip.vrid == advert.vrid && self.is_of(g, interface)) else {
+        let Some(group) = groups.into_iter().find(|g| g.vip.vrid == advert.vrid && self.is_of(g, interface))
+        else {
             return match node {
                 Some(node) if self.is_of_others(advert.vrid) => {
                     self.hear_peer(node, now);
