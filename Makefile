@@ -1,13 +1,14 @@
 # What people type. Each target installs the Debian packages it needs where
 # they are missing; the lists stand here and nowhere else.
 TEST_PACKAGES  := iproute2 nftables keepalived mariadb-server galera-4 rsync postgresql-15 postgresql-client redis-server haproxy bind9 bind9-dnsutils knot knot-dnsutils pdns-server pdns-backend-sqlite3 sqlite3
+DEB_PACKAGES   := debhelper lintian
 BENCH_PACKAGES := iproute2 keepalived haproxy nginx libnginx-mod-stream
 DEMO_PACKAGES  := iproute2
 ifeq ($(DB),mariadb)
 DEMO_PACKAGES  += mariadb-server
 endif
 
-.PHONY: help demo test bench-balancer bench-failover bench-pick
+.PHONY: help demo test deb bench-balancer bench-failover bench-pick
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -21,6 +22,11 @@ demo: ## a failover in a small network of its own; DB=mariadb with real database
 test: ## everything a change must pass
 	@tests/install-packages $(TEST_PACKAGES)
 	@tests/run-all
+
+deb: ## the Debian packages of this machine's architecture, in target/deb
+	@tests/install-packages $(DEB_PACKAGES)
+	@packaging/build-deb $(ARGS)
+	@lintian --fail-on error,warning target/deb/*.deb
 
 bench-balancer: ## what vipd costs a connection, beside HAProxy and nginx; ARGS='--rounds 5 --only connect --seconds 3'
 	@tests/install-packages $(BENCH_PACKAGES)

@@ -165,7 +165,7 @@ async fn serve(
     let (answers, answers_in) = mpsc::channel(publish::ANSWERS);
     let publishing = Publishing::start(aux.handle.clone(), &settings, node.me(), events.clone(), answers);
     // Everything is bound by now: operators and systemd may come.
-    aux.handle.spawn(control(socket, http, calls, store));
+    aux.handle.spawn(control(socket, http, calls, store, kernel.clone()));
     let version = env!("CARGO_PKG_VERSION");
     info!(node = name, cluster = settings.cluster.name, version, "vipd starts");
     events.push(Event::new(Level::Info, EventKind::Start, format!("vipd {version} starts on {name}")));
@@ -254,9 +254,21 @@ async fn start_kernel(settings: KernelSettings) -> Result<KernelParts, Error> {
 }
 
 /// The control plane, until the events end.
-async fn control(socket: Socket, http: Option<std::net::TcpListener>, calls: Calls, store: EventStore) {
-    notify::ready();
-    let alive = tokio::spawn(notify::keep_alive(calls.clone()));
+async fn control(
+    socket: Socket,
+    http: Option<std::net::TcpListener>,
+    calls: Calls,
+    store: EventStore,
+    kernel: KernelHandle,
+) {
+    let alive = tokio::spawn({
+        let calls = calls.clone();
+        async move {
+            notify::first_round(&calls).await;
+            notify::ready();
+            notify::keep_alive(calls, kernel).await;
+        }
+    });
     let pages = http.and_then(|l| tokio::net::TcpListener::from_std(l).ok());
     let pages = pages.map(|listener| tokio::spawn(http::serve(listener, calls.clone())));
     if let Err(error) = server::serve(socket, calls, store).await {
