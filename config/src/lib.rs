@@ -14,12 +14,14 @@ mod choice;
 mod digest;
 pub mod dnsd;
 mod duration;
+mod import;
 mod other_name;
 mod report;
 mod shape;
 mod spec;
 mod value;
 
+pub use import::{Import, ImportError, import};
 pub use report::{Error, Errors, Warning};
 
 use report::{Problem, Report, did_you_mean, quote, quoted};
