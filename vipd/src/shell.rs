@@ -8,21 +8,24 @@
 pub mod calls;
 mod found;
 pub mod links;
+mod sealing;
 pub mod sockets;
 pub mod status;
 
 use crate::check::{Checker, Report};
-use crate::control::api::{self, EventKind};
+use crate::control::api::{self, DnsStoreDoc, EventKind};
 use crate::control::call::{Call, Refusal, Reply};
 use crate::control::events::EventLog;
 use crate::guard::Guard;
 use crate::kernel::{self, KernelEvent, KernelHandle};
 use crate::net::{Announcer, Timer, clock};
+use crate::peer::Links;
+use crate::publish::{Answer, Publishing};
 use crate::resolve::{Discovered, Discovery, Resolved, Resolver};
 use calls::{Maintenance, Switchover};
 use found::Found;
 use links::{Interface, Interfaces};
-use sockets::{Packet, Sockets};
+use sockets::Sockets;
 use status::Known;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -36,12 +39,11 @@ use vipd_balancer::{Balancer, ConnectFailure, Stats};
 use vipd_config::Config;
 use vipd_core::discover::expand;
 use vipd_core::event::{Event, Level};
-use vipd_core::node::{Announcement, Input, Link, Node, Output, Settings};
+use vipd_core::node::{Announcement, Input, Link, Node, Output, Relay, Settings};
 use vipd_core::plan::{GroupPlan, Hold};
 use vipd_core::pool::ServerKey;
 use vipd_core::probe::Probe;
-use vipd_core::settings::{Family, Pool};
-use vipd_core::time::Time;
+use vipd_core::settings::{Family, Pool, Transport};
 use vipd_core::wire::Mac;
 
 /// The nice value of threads that adverts depend on.
@@ -60,6 +62,8 @@ pub struct Parts {
     pub node: Node,
     /// The rtnetlink owner, and what it tells.
     pub kernel: (KernelHandle, mpsc::Receiver<KernelEvent>),
+    /// The sealed links to the other nodes, where there is a cluster key.
+    pub links: Option<Links>,
     /// The crash guard.
     pub guard: Guard,
     /// The data path.
@@ -71,6 +75,8 @@ pub struct Parts {
     /// Names that stand for many servers: the pools as the file has them, the
     /// look-ups, and what they find.
     pub discovery: (Vec<Pool>, Discovery, mpsc::Receiver<Discovered>),
+    /// The places of the name's records, and what they answer.
+    pub publishing: (Publishing, mpsc::Receiver<Answer>),
     /// What operators ask.
     pub calls: mpsc::Receiver<Call>,
     /// What people are told.
@@ -83,15 +89,26 @@ pub struct Parts {
     pub http: Option<SocketAddr>,
 }
 
+/// What is left when the loop has ended.
+#[derive(Debug)]
+pub struct Left {
+    /// The data path, which serves still.
+    pub balancer: Balancer,
+    /// How long clients may come by answers that they got before.
+    pub relay: Option<Relay>,
+}
+
 /// The loop's state.
 struct Shell {
     node: Node,
+    sealing: Option<Links>,
     kernel: KernelHandle,
     guard: Guard,
     balancer: Balancer,
     checker: Checker,
     resolver: Resolver,
     found: Found,
+    publishing: Publishing,
     events: EventLog,
     aux: Handle,
     config: PathBuf,
@@ -113,7 +130,7 @@ struct Shell {
 ///
 /// # Errors
 /// The system has no timer or no signals for the loop.
-pub async fn run(parts: Parts) -> io::Result<Balancer> {
+pub async fn run(parts: Parts) -> io::Result<Left> {
     let (packets, mut packets_in) = mpsc::channel(sockets::WAITING);
     // One reload at a time is read; a second waits for its turn.
     let (loaded, mut loaded_in) = mpsc::channel(4);
@@ -121,16 +138,19 @@ pub async fn run(parts: Parts) -> io::Result<Balancer> {
     let (checker, mut reports) = parts.checker;
     let (resolver, mut resolved) = parts.resolver;
     let (file, discovery, mut discovered) = parts.discovery;
+    let (publishing, mut answers) = parts.publishing;
     let mut calls = parts.calls;
     let transport = parts.node.settings().election.transport;
     let mut shell = Shell {
         node: parts.node,
+        sealing: parts.links,
         kernel,
         guard: parts.guard,
         balancer: parts.balancer,
         checker,
         resolver,
         found: Found::new(file, discovery),
+        publishing,
         events: parts.events,
         aux: parts.aux,
         config: parts.config,
@@ -150,7 +170,7 @@ pub async fn run(parts: Parts) -> io::Result<Balancer> {
     let mut failures = shell.balancer.connect_failures();
     shell.drain();
     while shell.stopped.is_none() {
-        let deadline = shell.node.next_deadline().unwrap_or(Time::MAX);
+        let deadline = shell.deadline();
         tokio::select! {
             biased;
             Some(packet) = packets_in.recv() => shell.packet(&packet),
@@ -164,12 +184,13 @@ pub async fn run(parts: Parts) -> io::Result<Balancer> {
                 while let Ok(packet) = packets_in.try_recv() {
                     shell.packet(&packet);
                 }
-                shell.handle(Input::Tick);
+                shell.due();
                 shell.forget_vanished();
             }
             Some(report) = reports.recv() => shell.report(report),
             Some(found) = resolved.recv() => shell.resolved(&found),
             Some(found) = discovered.recv() => shell.discovered(found),
+            Some(answer) = answers.recv() => shell.published(answer),
             Some(call) = calls.recv() => shell.call(call),
             Some(failed) = next_failure(&mut failures) => {
                 shell.handle(Input::ConnectFailed { pool: &failed.pool, server: &failed.server });
@@ -198,10 +219,11 @@ fn signals() -> io::Result<(Signal, Signal, Signal)> {
 
 impl Shell {
     /// The end: everything is handed over and released, or left to the guard.
-    fn leave(self, kernel: mpsc::Receiver<KernelEvent>) -> Balancer {
+    fn leave(self, kernel: mpsc::Receiver<KernelEvent>) -> Left {
+        let relay = self.node.relay_for();
         if self.stopped == Some(true) {
             self.guard.goodbye();
-            return self.balancer;
+            return Left { relay, balancer: self.balancer };
         }
         warn!("the kernel did not confirm that the addresses are gone: the guard looks after them");
         let addresses: Vec<IpAddr> = addresses(self.node.settings()).into_iter().collect();
@@ -210,7 +232,7 @@ impl Shell {
         drop(kernel);
         // Now: other sessions may go on for long.
         self.guard.take_over();
-        self.balancer
+        Left { relay, balancer: self.balancer }
     }
 
     fn handle(&mut self, input: Input<'_>) {
@@ -222,13 +244,8 @@ impl Shell {
     fn drain(&mut self) {
         while let Some(output) = self.node.next_output() {
             match output {
-                Output::Advert(packet) => self.sockets.send(&packet),
-                Output::Peer { node, bytes } => {
-                    let cluster = &self.node.settings().cluster;
-                    if let Some(member) = cluster.nodes.get(node) {
-                        self.sockets.send_peer(&member.addresses, cluster.peer_port, &bytes);
-                    }
-                }
+                Output::Advert(packet) => self.send_advert(packet),
+                Output::Peer { node, bytes } => self.send_message(node, &bytes),
                 Output::Addresses(plan) => {
                     if plan.hold != Hold::Absent {
                         self.open_listeners(&plan);
@@ -247,7 +264,8 @@ impl Shell {
                         self.checker.hurry(pool, server);
                     }
                 }
-                Output::Guard(state) => self.guard.update(&state),
+                Output::Records(records) => self.publishing.order(records),
+                Output::Guard(state) => self.tell_guard(state),
                 Output::Event(event) => self.tell(event),
                 Output::Forget { group } => self.kernel.forget(Some(group), addresses(self.node.settings())),
                 Output::Stopped { clean } => self.stopped = Some(clean),
@@ -303,21 +321,6 @@ impl Shell {
 
     // ---- what comes in ------------------------------------------------------
 
-    fn packet(&mut self, packet: &Packet) {
-        match packet {
-            Packet::Advert { interface, source, destination, ttl, payload } => self.handle(Input::Packet {
-                interface: *interface,
-                source: *source,
-                destination: *destination,
-                ttl: *ttl,
-                payload,
-            }),
-            Packet::Peer { source, ttl, payload } => {
-                self.handle(Input::PeerPacket { source: *source, ttl: *ttl, payload });
-            }
-        }
-    }
-
     fn kernel_event(&mut self, event: KernelEvent) {
         match event {
             KernelEvent::Applied { group, generation, result } => {
@@ -365,6 +368,9 @@ impl Shell {
 
     fn open_advert_sockets(&mut self, link: Link) -> Link {
         let Link::Up { interface, sources } = &link else { return link };
+        if self.node.settings().election.transport == Transport::Udp {
+            return link;
+        }
         for source in sources {
             if let Err(error) = self.sockets.open_advert(*interface, Family::of(*source)) {
                 let reason = format!("cannot open the socket for adverts: {error}");
@@ -410,6 +416,12 @@ impl Shell {
         }
     }
 
+    fn published(&mut self, answer: Answer) {
+        if let Some((generation, result)) = self.publishing.answered(answer) {
+            self.handle(Input::Published { generation, result });
+        }
+    }
+
     fn tell_unresolved(&self, found: &Resolved, problem: &str) {
         let server = ServerKey { pool: found.pool, server: found.server };
         let Some((pool, server)) = self.node.server_name(server) else { return };
@@ -426,12 +438,12 @@ impl Shell {
         // An answer that nobody waits for any more is dropped.
         match call {
             Call::Status { reply } => {
-                let stats = self.balancer.stats();
-                let _ = reply.send(status::document(&self.known(&stats, now)));
+                let (stats, stores) = (self.balancer.stats(), self.publishing.states());
+                let _ = reply.send(status::document(&self.known(&stats, &stores, now)));
             }
             Call::Why { subject, reply } => {
-                let stats = self.balancer.stats();
-                let _ = reply.send(calls::why(&self.known(&stats, now), subject.as_deref()));
+                let (stats, stores) = (self.balancer.stats(), self.publishing.states());
+                let _ = reply.send(calls::why(&self.known(&stats, &stores, now), subject.as_deref()));
             }
             Call::Switchover { vip, to, reply } => {
                 let begun = Switchover::begin(&mut self.node, vip, to.as_deref(), reply, now);
@@ -458,9 +470,21 @@ impl Shell {
         self.drain();
     }
 
-    fn known<'a>(&'a self, stats: &'a Stats, now: Time) -> Known<'a> {
-        let found = self.found.targets();
-        Known { node: &self.node, stats, found, config_errors: &self.config_errors, now }
+    fn known<'a>(
+        &'a self,
+        stats: &'a Stats,
+        stores: &'a [DnsStoreDoc],
+        now: vipd_core::time::Time,
+    ) -> Known<'a> {
+        Known {
+            node: &self.node,
+            stats,
+            found: self.found.targets(),
+            stores,
+            links: self.sealing.as_ref(),
+            config_errors: &self.config_errors,
+            now,
+        }
     }
 
     fn look_at_orders(&mut self) {
@@ -539,6 +563,7 @@ impl Shell {
             keys => format!("reloaded: changed {}", keys.join(", ")),
         };
         self.put_in_use(new)?;
+        self.publishing.reconfigure(self.node.settings(), self.node.me());
         self.found.update(file, targets);
         self.kernel.forget(None, addresses(self.node.settings()));
         self.relink();
@@ -568,6 +593,7 @@ pub fn settings(config: Config) -> Settings {
         vips: config.vips,
         listeners: config.listeners,
         pools: config.pools,
+        dns: config.dns,
         digests,
     }
 }

@@ -1,7 +1,7 @@
 //! What operators ask of the running daemon, and what they are told.
 
-use super::status::{Known, counted, rejected_lines, server_why};
-use crate::control::api::{Moved, ServerOrder, SessionsDoc, Which};
+use super::status::{self, Known, counted, rejected_lines, server_why};
+use crate::control::api::{DnsDoc, Moved, ServerOrder, SessionsDoc, Which};
 use crate::control::call::{Refusal, Reply};
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -15,12 +15,16 @@ use vipd_core::wire::peer::State;
 /// A switchover that nobody has completed by then has failed.
 const SWITCHOVER_FOR: Duration = Duration::from_secs(5);
 
-/// Why things are as they are: of a VIP, of a pool, of a server, or of everything.
+/// Why things are as they are: of a VIP, of a published name, of a pool, of a
+/// server, or of everything.
 ///
 /// # Errors
-/// There is no such VIP, pool or server.
+/// There is no such VIP, name, pool or server.
 pub fn why(known: &Known<'_>, subject: Option<&str>) -> Result<String, Refusal> {
-    let Known { node, config_errors, now, .. } = *known;
+    let Known { node, stores, links, config_errors, now, .. } = *known;
+    let dns = status::dns(node, stores.to_vec());
+    let dns = dns.as_ref();
+    let link_lines = || links.map(|l| status::link_lines(node, l, now)).unwrap_or_default();
     let groups = node.group_status(now);
     let me = node.settings().cluster.nodes.get(node.me()).map_or("?", |n| n.name.as_str());
     let group_line = |g: &GroupStatus| format!("{}: {me} is {} because {}", g.name, g.state.as_str(), g.why);
@@ -28,7 +32,9 @@ pub fn why(known: &Known<'_>, subject: Option<&str>) -> Result<String, Refusal> 
         None => {
             let mut lines: Vec<String> = config_lines(config_errors);
             lines.extend(groups.iter().map(group_line));
+            lines.extend(dns.into_iter().flat_map(dns_lines));
             lines.extend(peer_lines(node));
+            lines.extend(link_lines());
             lines.extend(server_lines(known, |_, _| true));
             lines.extend(rejected_lines(node, now));
             lines
@@ -37,8 +43,12 @@ pub fn why(known: &Known<'_>, subject: Option<&str>) -> Result<String, Refusal> 
             (Some(group), _) => {
                 let mut lines = vec![group_line(group)];
                 lines.extend(peer_lines(node));
+                lines.extend(link_lines());
                 lines.extend(rejected_lines(node, now));
                 lines
+            }
+            (None, _) if dns.is_some_and(|d| is_name(&d.name, subject)) => {
+                dns.into_iter().flat_map(dns_lines).collect()
             }
             (None, Some((pool, server))) => server_lines(known, |p, s| (p, s) == (pool, server)),
             (None, None) => {
@@ -51,8 +61,9 @@ pub fn why(known: &Known<'_>, subject: Option<&str>) -> Result<String, Refusal> 
         let Some(subject) = subject else { return Ok("nothing is configured".to_owned()) };
         let vips = groups.iter().map(|g| g.name.clone());
         let servers = node.servers().status().map(|s| format!("{}/{}", s.pool.name, s.server.name));
-        let all: Vec<String> = vips.chain(servers).collect();
-        let text = format!("there is no VIP, pool or server `{subject}`; there is {}", all.join(", "));
+        let names = dns.into_iter().map(|d| d.name.clone());
+        let all: Vec<String> = vips.chain(names).chain(servers).collect();
+        let text = format!("there is no VIP, name, pool or server `{subject}`; there is {}", all.join(", "));
         return Err(Refusal(text));
     }
     lines.dedup();
@@ -81,6 +92,30 @@ fn pool_line(known: &Known<'_>, pool: &str) -> Option<String> {
     let most = most.map_or_else(String::new, |most| format!(" (fallback-max-connections is {most})"));
     let borrowed = count(counted.fallback_sessions.into(), "session");
     Some(format!("{pool}: {waiting} in its queue, {borrowed} on servers of its fallback{most}"))
+}
+
+/// Whether somebody means this name, with or without its last dot.
+fn is_name(name: &str, asked: &str) -> bool {
+    name.trim_end_matches('.').eq_ignore_ascii_case(asked.trim_end_matches('.'))
+}
+
+/// Who is in the records and who is not, and how the servers are that keep them.
+fn dns_lines(dns: &DnsDoc) -> Vec<String> {
+    let name = &dns.name;
+    let mut lines = vec![match &dns.writer {
+        Some(writer) => format!("{name}: {writer} writes; {}", dns.why.join("; ")),
+        None => format!("{name}: nobody writes; {}", dns.why.join("; ")),
+    }];
+    for store in &dns.stores {
+        let has = match store.published.as_slice() {
+            [] => "nothing".to_owned(),
+            published => published.join(", "),
+        };
+        let trouble = store.error.iter().chain(&store.drift).map(|t| format!("; {t}")).collect::<String>();
+        let state = if store.in_sync { "as it should be" } else { "not as it should be" };
+        lines.push(format!("{name} at {}: {has} (epoch {}), {state}{trouble}", store.place, store.epoch));
+    }
+    lines
 }
 
 /// That the newest configuration was refused, and why.
@@ -379,6 +414,7 @@ pub(super) mod tests {
             vips: vec![vip],
             listeners: vec![],
             pools: vec![],
+            dns: None,
             digests: vec![],
         }
     }

@@ -2,10 +2,12 @@
 
 use super::NAME_PROBLEM;
 use crate::control::api::{
-    Counters, ListenerDoc, PeerDoc, PeerState, PoolDoc, QueueDoc, ServerDoc, StatusDoc, VipDoc,
+    Counters, DnsDoc, DnsStoreDoc, LinkDoc, ListenerDoc, PeerDoc, PeerState, PoolDoc, QueueDoc, ServerDoc,
+    StatusDoc, VipDoc,
 };
+use crate::peer::{self, Links};
 use jiff::Timestamp;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -30,6 +32,10 @@ pub struct Known<'a> {
     pub stats: &'a Stats,
     /// What names of servers stand for.
     pub found: &'a Found,
+    /// The stores of published names.
+    pub stores: &'a [DnsStoreDoc],
+    /// The sealed links to other nodes, where there are any.
+    pub links: Option<&'a Links>,
     /// Why the newest configuration was refused, if it was.
     pub config_errors: &'a [String],
     /// Now.
@@ -39,10 +45,10 @@ pub struct Known<'a> {
 /// The whole state.
 #[must_use]
 pub fn document(known: &Known<'_>) -> StatusDoc {
-    let Known { node, stats, config_errors, now, .. } = *known;
+    let Known { node, stats, stores, links, config_errors, now, .. } = *known;
     let settings = node.settings();
     let others = settings.cluster.nodes.iter().zip(node.peers()).enumerate().filter(|(n, _)| *n != node.me());
-    StatusDoc {
+    let mut document = StatusDoc {
         cluster: settings.cluster.name.clone(),
         node: settings.cluster.nodes.get(node.me()).map(|n| n.name.clone()).unwrap_or_default(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -51,7 +57,7 @@ pub fn document(known: &Known<'_>) -> StatusDoc {
         peers: others.map(|(_, (member, known))| peer(member, known, now)).collect(),
         listeners: listeners(node, stats),
         pools: pools(known),
-        dns: vec![],
+        dns: dns(node, stores.to_vec()).into_iter().collect(),
         config_errors: config_errors.to_vec(),
         counters: Counters {
             adverts_rejected: node.rejected(now).into_iter().map(Into::into).collect(),
@@ -61,7 +67,33 @@ pub fn document(known: &Known<'_>) -> StatusDoc {
                 .map(|(cause, n)| ((*cause).to_owned(), *n))
                 .collect(),
         },
+    };
+    if let Some(links) = links {
+        add_links(&mut document, links, node.me(), now);
     }
+    document
+}
+
+/// The name that leads to the nodes, if the settings have one.
+#[must_use]
+pub fn dns(node: &Node, stores: Vec<DnsStoreDoc>) -> Option<DnsDoc> {
+    let status = node.dns_status()?;
+    let published: BTreeSet<&String> = stores.iter().flat_map(|s| &s.published).collect();
+    let published: Vec<String> = published.into_iter().cloned().collect();
+    let desired = match status.desired {
+        Some(set) => set.iter().map(ToString::to_string).collect(),
+        None => published.clone(),
+    };
+    Some(DnsDoc {
+        name: status.name,
+        desired,
+        published,
+        in_sync: stores.iter().all(|s| s.in_sync),
+        epoch: stores.iter().map(|s| s.epoch).max().unwrap_or(0),
+        writer: status.writer,
+        why: status.why,
+        stores,
+    })
 }
 
 /// The wall clock's time so long ago; for people, never for decisions.
@@ -102,8 +134,44 @@ fn peer(member: &Member, known: &Peer, now: Time) -> PeerDoc {
         },
         last_heard_ms: known.heard_at.map(|at| u64::try_from((now - at).as_millis()).unwrap_or(u64::MAX)),
         config_match: known.speaks.then_some(known.differs.is_empty()),
+        link: None,
         config_differs: known.differs.iter().map(|k| (*k).to_owned()).collect(),
     }
+}
+
+/// Adds what the daemon knows of the sealed links.
+fn add_links(document: &mut StatusDoc, links: &Links, me: usize, now: Time) {
+    let others = (0..).filter(|n| *n != me);
+    for (peer, number) in document.peers.iter_mut().zip(others) {
+        let status = links.status(number, now);
+        let (problem, problem_ago) = status.problem.unzip();
+        peer.link = Some(LinkDoc {
+            sealed_since: status.sealed_for.map(ago),
+            cipher: peer::CIPHER.to_owned(),
+            problem,
+            problem_ago_ms: problem_ago.map(|a| u64::try_from(a.as_millis()).unwrap_or(u64::MAX)),
+        });
+    }
+}
+
+/// What is wrong with the sealed links: a line each.
+#[must_use]
+pub fn link_lines(node: &Node, links: &Links, now: Time) -> Vec<String> {
+    let others = node.settings().cluster.nodes.iter().enumerate().filter(|(n, _)| *n != node.me());
+    others
+        .filter_map(|(n, member)| {
+            let status = links.status(n, now);
+            let problem =
+                status.problem.map(|(what, ago)| format!("{what} (the last time {} ago)", age(ago)));
+            match (status.sealed_for, problem) {
+                (Some(_), problem) => problem,
+                (None, None) => Some(format!("there is no sealed link to {}", member.name)),
+                (None, Some(problem)) => {
+                    Some(format!("there is no sealed link to {}: {problem}", member.name))
+                }
+            }
+        })
+        .collect()
 }
 
 fn listeners(node: &Node, stats: &Stats) -> Vec<ListenerDoc> {
@@ -371,14 +439,16 @@ mod tests {
         (node, Stats { listeners: vec![], pools: vec![], servers: vec![counted] })
     }
 
+    fn known<'a>(node: &'a Node, stats: &'a Stats, found: &'a Found) -> Known<'a> {
+        Known { node, stats, found, stores: &[], links: None, config_errors: &[], now: Time::ZERO }
+    }
+
     #[test]
     fn a_server_that_is_full_says_of_what() {
+        let found = Found::default();
         let (node, mut stats) = limited();
-        let why = |stats: &Stats| {
-            let known =
-                Known { node: &node, stats, found: &Found::default(), config_errors: &[], now: Time::ZERO };
-            document(&known).pools.remove(0).servers.remove(0).why
-        };
+        let why =
+            |stats: &Stats| document(&known(&node, stats, &found)).pools.remove(0).servers.remove(0).why;
         assert_eq!(why(&stats), "its check succeeds, for 0 s");
         stats.servers[0].sessions = 200;
         assert_eq!(why(&stats), "its check succeeds, for 0 s; full: 200 sessions, max-connections is 200");
@@ -396,7 +466,7 @@ mod tests {
         let mut found = Found::default();
         let entry = Entry { pool: "primary".into(), server: "db1".into() };
         found.set_problem(&entry, Some("there is no such name (NXDOMAIN)".into()));
-        let known = Known { node: &node, stats: &stats, found: &found, config_errors: &[], now: Time::ZERO };
+        let known = known(&node, &stats, &found);
         let pool = document(&known).pools.remove(0);
         assert_eq!(pool.unresolved, ["db1"]);
         let said = ": there is no such name (NXDOMAIN)";
