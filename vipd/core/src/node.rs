@@ -24,6 +24,7 @@ use crate::time::Time;
 use crate::wire::peer::{self, Envelope, Message, State};
 use std::collections::{BTreeMap, VecDeque};
 use std::net::IpAddr;
+use std::num::NonZeroU8;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -116,6 +117,10 @@ pub enum Input<'a> {
         source: IpAddr,
         /// Why.
         cause: Reject,
+        /// The virtual router that it says to own, where its sender may yet be
+        /// a node of ours with another key: this node does not take that over
+        /// for as long as it hears so.
+        owns: Option<NonZeroU8>,
     },
     /// The kernel answered a plan.
     Applied {
@@ -422,7 +427,12 @@ impl Node {
                     self.reject(cause, source, now);
                 }
             }
-            Input::Refused { source, cause } => self.reject(cause, source, now),
+            Input::Refused { source, cause, owns } => {
+                if let Some(vrid) = owns {
+                    self.with_vrid(vrid, now, |g, scope| g.postpone(scope.now));
+                }
+                self.reject(cause, source, now);
+            }
             Input::Applied { group, generation, result } => {
                 self.with_group(group, now, |g, scope| g.applied(generation, result, scope));
             }

@@ -157,6 +157,11 @@ impl Link {
         self.known.map(|known| (known.epoch, self.is_up(now)))
     }
 
+    /// Whether the other has proven in this run that it has the same key.
+    pub(super) const fn is_proven(&self) -> bool {
+        self.known.is_some()
+    }
+
     /// Since when the link works; `None` while it does not.
     pub(super) fn up_since(&self, now: Time) -> Option<Time> {
         self.up_since.filter(|_| self.is_up(now))

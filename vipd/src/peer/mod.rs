@@ -22,6 +22,7 @@ mod window;
 
 pub use advert::SEAL;
 use advert::{Adverts, Proven};
+pub(crate) use bucket::Bucket;
 use frame::{Frame, Unreadable};
 use key::ClusterKey;
 use link::{Ends, Link, Opened};
@@ -59,6 +60,8 @@ pub enum Received {
     Advert(Vec<u8>),
     /// It counts for nothing.
     Refused(Reject),
+    /// An advert that came by the peer port counts for nothing.
+    RefusedAdvert(Reject, Vec<u8>),
 }
 
 /// A link as users see it.
@@ -140,11 +143,35 @@ impl Links {
         self.party_at(source).is_some()
     }
 
+    /// Whether the party there has not proven yet, in this run, that it has the
+    /// same key. An address that nobody has may be link-local: anybody's.
+    #[must_use]
+    pub fn is_unproven(&self, source: IpAddr) -> bool {
+        let unproven = |known: &Known| known.link.as_ref().is_some_and(|link| !link.is_proven());
+        match self.party_at(source).and_then(|party| self.parties.get(party)) {
+            Some(known) => unproven(known),
+            None => self.parties.iter().any(unproven),
+        }
+    }
+
+    /// Whether what is not sealed counts, too.
+    pub fn set_accept_unsealed(&mut self, accept: bool) {
+        self.accept_unsealed = accept;
+    }
+
     fn party_at(&self, source: IpAddr) -> Option<usize> {
         self.parties.iter().position(|k| k.party.addresses.contains(&source))
     }
 
     // ---- messages ---------------------------------------------------------------
+
+    /// Whether a party has no key yet, or another, and is spoken to without a
+    /// seal for as long as that is accepted.
+    #[must_use]
+    pub fn speaks_plainly(&self, party: usize, now: Time) -> bool {
+        let link = self.parties.get(party).and_then(|k| k.link.as_ref());
+        self.accept_unsealed && link.is_some_and(|link| link.up_since(now).is_none())
+    }
 
     /// Seals a message, or keeps it for a moment until there is a session.
     pub fn send(&mut self, party: usize, message: &[u8], now: Time) {
@@ -164,9 +191,10 @@ impl Links {
             Ok(Frame::Answer(answer)) => link.answered(&answer, now),
             Ok(Frame::Data { to, number, sealed }) => link.data(to, number, sealed, now),
             Ok(Frame::Advert(advert)) => {
-                return self
-                    .open_advert(source, own, advert, now)
-                    .map_or_else(Received::Refused, Received::Advert);
+                return match self.open_advert(source, own, advert, now) {
+                    Ok(advert) => Received::Advert(advert),
+                    Err(cause) => Received::RefusedAdvert(cause, advert.to_vec()),
+                };
             }
             Err(Unreadable::Plain) if self.accept_unsealed => return Received::Plain,
             Err(Unreadable::Plain) => Opened::Refused(Reject::Unsealed),

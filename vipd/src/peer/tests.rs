@@ -62,7 +62,7 @@ impl Pair {
         let received = self.nodes[to].receive(address(1 - to), address(to), bytes, self.now);
         match &received {
             Received::Message(message) => self.heard[to].push(message.clone()),
-            Received::Refused(cause) => self.refused[to].push(*cause),
+            Received::Refused(cause) | Received::RefusedAdvert(cause, _) => self.refused[to].push(*cause),
             Received::Nothing | Received::Plain | Received::Advert(_) => {}
         }
         received
@@ -402,7 +402,8 @@ fn an_advert_rides_in_a_datagram() {
     let sealed = pair.nodes[0].seal_advert(address(0), address(1), &advert(1));
     let datagram = Links::advert_datagram(&sealed);
     assert_eq!(pair.deliver(1, &datagram), Received::Advert(advert(1)));
-    assert_eq!(pair.deliver(1, &datagram), Received::Refused(Reject::Replay));
+    assert_eq!(pair.deliver(1, &datagram), Received::RefusedAdvert(Reject::Replay, sealed));
+    assert!(!pair.nodes[1].is_unproven(address(0)) && pair.nodes[1].is_unproven(address(2)));
 }
 
 proptest! {
