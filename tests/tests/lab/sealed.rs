@@ -1,7 +1,7 @@
 //! Two vipd with a cluster key: what they say is sealed, and nobody else is believed.
 
 use crate::{Case, Need};
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
 use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
@@ -187,9 +187,14 @@ fn copies_do_no_harm(lab: &Lab) -> Result<()> {
     for _ in 0..3 {
         replay(&eve, &recorded, &hosts)?;
     }
-    poll_until("the copies were noticed", PATIENCE, || {
-        Ok(refused(scene.vipd(0)?, "old-run")? > 0 && refused(scene.vipd(1)?, "replay")? > 0)
-    })?;
+    // Of px2 there are adverts of a run that is over, of px1 those of this run.
+    for (proxy, cause) in [(0, "old-run"), (1, "replay")] {
+        let noticed = || Ok(refused(scene.vipd(proxy)?, cause)? > 0);
+        let what = format!("the copies were noticed by px{} ({cause})", proxy + 1);
+        poll_until(&what, PATIENCE, noticed).with_context(|| {
+            format!("{:?}", scene.vipd(proxy).and_then(Vipd::status).map(|s| s["counters"].clone()))
+        })?;
+    }
     // A node that starts while copies come: what it hears is no owner's word.
     scene.daemons[1].process().signal(Signal::SIGTERM)?;
     scene.daemons[1].process().wait(PATIENCE)?;
