@@ -15,7 +15,7 @@ const PROTOCOLS: [u8; 2] = [112, 17];
 /// Packets that are kept: some minutes of two nodes.
 const KEPT: usize = 10_000;
 
-/// Records IPv4 packets of a host's `eth0` that come from these addresses; it stops when dropped.
+/// Records IPv4 packets that arrive at a host's `eth0` from these addresses; it stops when dropped.
 #[derive(Debug)]
 pub struct Recorder {
     packets: Arc<Mutex<Vec<Vec<u8>>>>,

@@ -174,11 +174,13 @@ fn other_key_is_named(lab: &Lab) -> Result<()> {
 fn copies_do_no_harm(lab: &Lab) -> Result<()> {
     let mut scene = Scene::new(lab, Kind::Vipd, plan(100 * MS))?;
     let addresses: Vec<Ipv4Addr> = PROXIES.iter().map(|a| a.parse()).collect::<Result<_, _>>()?;
-    let recorder = Recorder::start(&scene.proxies[1], &addresses)?;
+    let recorders =
+        [Recorder::start(&scene.proxies[0], &addresses)?, Recorder::start(&scene.proxies[1], &addresses)?];
+    let packets = || -> Vec<Vec<u8>> { recorders.iter().flat_map(Recorder::packets).collect() };
     there_and_back(lab, &mut scene)?;
-    poll_until("enough is recorded", PATIENCE, || Ok(recorder.packets().len() > 30))?;
-    let recorded = recorder.packets();
-    drop(recorder);
+    poll_until("enough is recorded", PATIENCE, || Ok(packets().len() > 50))?;
+    let recorded = packets();
+    drop(recorders);
     let releases = recorded.iter().filter(|p| p[9] == 112 && p.get(22) == Some(&0)).count();
     ensure!(releases > 0, "of {} packets none is a release", recorded.len());
     let eve = lab.host("eve", &["10.77.0.66/16"])?;

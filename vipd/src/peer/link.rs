@@ -46,7 +46,8 @@ const PENDING_FOR: Duration = Duration::from_secs(20);
 const WAITING: usize = 8;
 const WAITS_FOR: Duration = Duration::from_secs(1);
 
-/// Handshakes that are answered, a second and at once: one costs about 0.2 ms.
+/// Handshakes that are answered, a second and at once: each costs two
+/// calculations on the curve.
 const NEWER: (u32, u32) = (4, 8);
 /// Those that may be replays: a node that has lost its state sends such, too.
 const DOUBTFUL: (u32, u32) = (2, 4);
