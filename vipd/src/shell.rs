@@ -36,7 +36,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 use tracing::{error, info, warn};
 use vipd_balancer::{Balancer, ConnectFailure, Stats};
-use vipd_config::Config;
+use vipd_config::{Config, Key};
 use vipd_core::discover::expand;
 use vipd_core::event::{Event, Level};
 use vipd_core::node::{Announcement, Input, Link, Node, Output, Relay, Settings};
@@ -62,8 +62,8 @@ pub struct Parts {
     pub node: Node,
     /// The rtnetlink owner, and what it tells.
     pub kernel: (KernelHandle, mpsc::Receiver<KernelEvent>),
-    /// The sealed links to the other nodes, where there is a cluster key.
-    pub links: Option<Links>,
+    /// The cluster key as the file has it, and the sealed links to the other nodes.
+    pub links: (Option<Key>, Option<Links>),
     /// The crash guard.
     pub guard: Guard,
     /// The data path.
@@ -101,6 +101,7 @@ pub struct Left {
 /// The loop's state.
 struct Shell {
     node: Node,
+    key: Option<Key>,
     sealing: Option<Links>,
     kernel: KernelHandle,
     guard: Guard,
@@ -141,9 +142,11 @@ pub async fn run(parts: Parts) -> io::Result<Left> {
     let (publishing, mut answers) = parts.publishing;
     let mut calls = parts.calls;
     let transport = parts.node.settings().election.transport;
+    let members = parts.node.settings().cluster.nodes.iter().flat_map(|n| n.addresses.clone()).collect();
     let mut shell = Shell {
         node: parts.node,
-        sealing: parts.links,
+        key: parts.links.0,
+        sealing: parts.links.1,
         kernel,
         guard: parts.guard,
         balancer: parts.balancer,
@@ -157,7 +160,7 @@ pub async fn run(parts: Parts) -> io::Result<Left> {
         http: parts.http,
         config_errors: vec![],
         interfaces: Interfaces::default(),
-        sockets: Sockets::new(transport, packets),
+        sockets: Sockets::new(transport, members, packets),
         announcers: BTreeMap::new(),
         switchovers: vec![],
         maintenances: vec![],
@@ -543,6 +546,7 @@ impl Shell {
     /// Takes over changed settings, all of them or none.
     fn take_over(&mut self, config: Config) -> Result<String, String> {
         let http = config.status.as_ref().map(|s| s.http);
+        let key = config.key.clone();
         let mut new = settings(config);
         let file = std::mem::take(&mut new.pools);
         let old = self.node.settings();
@@ -552,18 +556,25 @@ impl Shell {
         if http != self.http {
             keys.push("status.http");
         }
+        if key.as_ref().map(|k| &k.file) != self.key.as_ref().map(|k| &k.file) {
+            keys.push("cluster.key-file");
+        }
         if !keys.is_empty() {
             return Err(format!("{} cannot change while vipd runs: restart it", keys.join(", ")));
         }
         let changed: Vec<&str> =
             old.digests.iter().zip(&new.digests).filter(|(a, b)| a != b).map(|((key, _), _)| *key).collect();
         let done = match changed.as_slice() {
-            [] if *old == new => "reloaded: nothing changed".to_owned(),
+            [] if *old == new && key == self.key => "reloaded: nothing changed".to_owned(),
             [] => "reloaded".to_owned(),
             keys => format!("reloaded: changed {}", keys.join(", ")),
         };
         self.put_in_use(new)?;
         self.publishing.reconfigure(self.node.settings(), self.node.me());
+        if let (Some(links), Some(key)) = (&mut self.sealing, &key) {
+            links.set_accept_unsealed(key.accept_unsealed);
+        }
+        self.key = key;
         self.found.update(file, targets);
         self.kernel.forget(None, addresses(self.node.settings()));
         self.relink();

@@ -357,6 +357,11 @@ impl Group {
         scope.event(self.event(level, Kind::Vip, message));
     }
 
+    /// Somebody whom the cluster key does not prove says to own this group.
+    pub(crate) fn postpone(&mut self, now: Time) {
+        self.election.postpone(now);
+    }
+
     /// Whether the group runs on an interface.
     pub(crate) fn is_on(&self, index: u32) -> bool {
         matches!(self.link, Link::Up { interface, .. } if interface == index)

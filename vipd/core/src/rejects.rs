@@ -50,6 +50,8 @@ pub enum Reject {
     Replay,
     /// An advert of a run of its sender that is over.
     OldRun,
+    /// A release of a node whose run the peer link has not proven.
+    Unproven,
     /// Changed on its way.
     Forged,
     /// More handshakes than a node needs.
@@ -90,6 +92,7 @@ impl Reject {
             Self::Unsealed => "unsealed",
             Self::Replay => "replay",
             Self::OldRun => "old-run",
+            Self::Unproven => "unproven",
             Self::Forged => "forged",
             Self::TooOften => "too-often",
         }
@@ -126,6 +129,9 @@ impl Reject {
             Self::WrongKey => "it speaks with another cluster key: give every host the same `key-file`",
             Self::Unsealed => "it has no `key-file`: give it this host's, or it is forged",
             Self::Replay | Self::OldRun => "somebody sends copies of what was said before; they do no harm",
+            Self::Unproven => {
+                "a release counts only while the sealed link works: is the UDP port `peer-port` open both ways?"
+            }
             Self::Forged => "somebody or something changes packets on their way; they do no harm",
             Self::TooOften => {
                 "a node asks for sessions again and again, or somebody in its name; they are not answered"

@@ -10,6 +10,7 @@ use crate::rejects::Reject;
 use crate::settings::Cidr;
 use crate::wire::peer::State;
 use std::net::IpAddr;
+use std::num::NonZeroU8;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -74,6 +75,10 @@ pub enum Input<'a> {
         source: IpAddr,
         /// Why.
         cause: Reject,
+        /// The virtual router that it says to own, where its sender may yet be
+        /// a node of ours with another key: this node does not take that over
+        /// for as long as it hears so.
+        owns: Option<NonZeroU8>,
     },
     /// The kernel answered a plan.
     Applied {

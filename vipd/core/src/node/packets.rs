@@ -200,7 +200,12 @@ impl Node {
         Ok(())
     }
 
-    fn with_vrid(&mut self, vrid: NonZeroU8, now: Time, with: impl FnOnce(&mut Group, &mut Scope<'_>)) {
+    pub(super) fn with_vrid(
+        &mut self,
+        vrid: NonZeroU8,
+        now: Time,
+        with: impl FnOnce(&mut Group, &mut Scope<'_>),
+    ) {
         let mut groups = self.groups.iter().chain(&self.leaving);
         if let Some(id) = groups.find(|g| g.vip.vrid == vrid).map(|g| g.id) {
             self.with_group(id, now, with);
