@@ -4,6 +4,7 @@
 //! * [`lab`]: test hosts, as network namespaces on a bridge.
 //! * [`probe`]: clients that measure what an outage costs.
 //! * [`relay_bench`]: load and proxies of the balancer's benchmark.
+//! * [`route53`]: the fake of Route 53 as a process of the lab.
 //! * [`scene`]: a client and two proxies that share a floating IP.
 //! * [`sim`]: the cluster in one thread, with a virtual clock.
 //! * [`stand_in`]: servers that stand in for databases.
@@ -14,6 +15,7 @@ pub mod forge;
 pub mod lab;
 pub mod probe;
 pub mod relay_bench;
+pub mod route53;
 pub mod scene;
 pub mod sim;
 pub mod stand_in;

@@ -30,6 +30,8 @@ pub(crate) enum Need {
     Keepalived,
     /// MariaDB's server is installed.
     Mariadb,
+    /// BIND's nsupdate is installed.
+    Nsupdate,
     /// `vipd` and `vipctl` are built.
     Vipd,
 }
@@ -45,6 +47,9 @@ impl Need {
                 (!lab::mariadb::is_installed()).then(|| "mariadb-server is not installed".to_owned())
             }
             Self::Dnsd => lab::dnsd::obstacle(),
+            Self::Nsupdate => {
+                (!lab::dnsd::has_nsupdate()).then(|| "nsupdate is not installed (bind9-dnsutils)".to_owned())
+            }
             Self::Vipd => lab::vipd::obstacle(),
         }
     }
@@ -59,8 +64,15 @@ fn main() -> std::process::ExitCode {
     } else {
         lab::become_root().err().map(|e| format!("{e:#}")).or_else(lab::obstacle)
     };
-    let cases =
-        [itself::CASES, failover::CASES, upkeep::CASES, balancer::CASES, dns::CASES, interop::CASES, vectors::CASES];
+    let cases = [
+        itself::CASES,
+        failover::CASES,
+        upkeep::CASES,
+        balancer::CASES,
+        dns::CASES,
+        interop::CASES,
+        vectors::CASES,
+    ];
     let trials = cases.into_iter().flatten().map(|case| trial(case, obstacle.clone())).collect();
     libtest_mimic::run(&arguments, trials).exit_code()
 }
