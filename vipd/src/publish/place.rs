@@ -152,8 +152,16 @@ impl Place {
                     self.complain(memory, Level::Warning, &why);
                 }
             }
-            // Somebody who was elected has written: that is what to start from now.
-            Outcome::Lost(_) => again = now + jittered(self.place.look_soon()),
+            // Somebody who was elected has written: that is what to start from,
+            // and the next look says whether it is right.
+            Outcome::Lost(_) => {
+                memory.lost += 1;
+                if memory.lost == 1 {
+                    again = now;
+                } else {
+                    again = now + jittered(self.place.look_soon());
+                }
+            }
         }
         again
     }

@@ -60,7 +60,7 @@ impl Where {
     pub(super) fn look_soon(self) -> Duration {
         match self {
             Self::Server(_) => Duration::from_millis(500),
-            Self::Route53 => Duration::from_secs(10),
+            Self::Route53 => Duration::from_secs(5),
         }
     }
 }
