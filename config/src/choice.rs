@@ -52,10 +52,23 @@ impl<T: Choice> Shape for T {
 }
 
 impl Choice for Transport {
-    const WHAT: &'static str = "\"unicast\" or \"multicast\"";
+    const WHAT: &'static str = "\"unicast\", \"multicast\" or \"udp\"";
     const WORDS: &'static [(&'static str, Self)] =
-        &[("unicast", Self::Unicast), ("multicast", Self::Multicast)];
-    const LATER: &'static [&'static str] = &["udp"];
+        &[("unicast", Self::Unicast), ("multicast", Self::Multicast), ("udp", Self::Udp)];
+}
+
+/// `[cluster] unsealed`.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Unsealed {
+    Refuse,
+    Accept,
+}
+
+impl Choice for Unsealed {
+    const WHAT: &'static str = "\"refuse\" or \"accept\"";
+    const WORDS: &'static [(&'static str, Self)] = &[("refuse", Self::Refuse), ("accept", Self::Accept)];
+    const OTHER_WORDS: &'static [(&'static str, &'static str)] =
+        &[("deny", "\"refuse\""), ("allow", "\"accept\"")];
 }
 
 impl Choice for Balance {

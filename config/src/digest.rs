@@ -30,6 +30,7 @@ pub(crate) fn digests(config: &Config) -> Vec<(&'static str, u32)> {
             match election.transport {
                 Transport::Unicast => "unicast".into(),
                 Transport::Multicast => "multicast".into(),
+                Transport::Udp => "udp".into(),
             },
         ),
         ("election.preempt", election.preempt.to_string()),

@@ -3,7 +3,7 @@
 //! Nothing is missing or wrong at this level; [`crate::check`] judges.
 
 use crate::address::{Endpoint, HostField, HostName, Network, NodeAddress, Socket};
-use crate::choice::{Kind, Version};
+use crate::choice::{Kind, Unsealed, Version};
 use crate::dnsd::DnsName;
 use crate::report::{Problem, quote};
 use crate::shape::{Field, List, OneOrMore, Section, Shape, Table, keys_of};
@@ -35,7 +35,7 @@ macro_rules! sections {
 
 sections! {
     Spec = "the file", later &[];
-    ClusterSpec = "[cluster]", later &[("witnesses", None), ("key-file", None)];
+    ClusterSpec = "[cluster]", later &[("witnesses", None)];
     NodeSpec = "a node of [cluster]", later &[];
     ElectionSpec = "[election]", later &[("quorum", Some("none"))];
     VipSpec = "[[vip]]", later &[];
@@ -74,6 +74,8 @@ pub(crate) struct ClusterSpec {
     pub(crate) name: Field<Name>,
     pub(crate) nodes: Field<List<Table<NodeSpec>>>,
     pub(crate) peer_port: Field<Port>,
+    pub(crate) key_file: Field<FilePath>,
+    pub(crate) unsealed: Field<Unsealed>,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -14,6 +14,8 @@ use crate::guard::Guard;
 use crate::kernel::{self, KernelError, KernelEvent, KernelHandle, KernelSettings, Leftover};
 use crate::log;
 use crate::net::clock;
+use crate::peer::key::{ClusterKey, KeyError};
+use crate::peer::{Links, Party, epoch};
 use crate::publish::{self, Publishing};
 use crate::resolve::{Discovery, Resolver};
 use crate::shell::{self, Left, Parts};
@@ -28,6 +30,7 @@ use tracing::{info, warn};
 use vipd_balancer::Balancer;
 use vipd_config::{Config, Errors, NodeError};
 use vipd_core::node::{Node, Relay};
+use vipd_core::settings::Member;
 
 /// Checks and look-ups that may wait for the shell, which takes one in microseconds.
 const REPORTS: usize = 1024;
@@ -40,6 +43,9 @@ pub enum Error {
     /// The configuration is wrong.
     #[error("{0}")]
     Config(#[from] Errors),
+    /// The cluster key cannot be had.
+    #[error("{0}")]
+    Key(#[from] KeyError),
     /// This host is none of the nodes.
     #[error("{0}")]
     Node(#[from] NodeError),
@@ -93,6 +99,12 @@ pub fn run(run: &Run) -> Result<(), Error> {
     for warning in &config.warnings {
         warn!("{warning}");
     }
+    let key = config.key.as_ref().map(|key| ClusterKey::load(&key.file)).transpose()?;
+    if key.is_none() {
+        warn!(
+            "no key-file in [cluster]: whoever is on the network can speak for a node; `vipd keygen` prints a key"
+        );
+    }
     let me = match &run.node {
         Some(name) => config.node_named(name)?,
         None => config.find_node(&local_addresses()?)?,
@@ -104,19 +116,30 @@ pub fn run(run: &Run) -> Result<(), Error> {
     guard.on_panic();
     let instance = Instance::claim(&run.runtime_dir)?;
     let socket = instance.listen()?;
+    let links = key.map(|key| links(&config, &key, me, run));
     let status = config.status.as_ref().map(|s| s.http);
     let node = Node::new(shell::settings(config), me, seed(), clock::now());
     let result = Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(system("make the event loop"))
-        .and_then(|runtime| runtime.block_on(serve(node, guard, socket, status, run)));
+        .and_then(|runtime| runtime.block_on(serve(node, links, guard, socket, status, run)));
     drop(instance);
     result
 }
 
+/// The sealed links to the other nodes.
+fn links(config: &Config, key: &ClusterKey, me: usize, run: &Run) -> Links {
+    let cluster = &config.cluster;
+    let party = |m: &Member| Party { name: m.name.clone(), addresses: m.addresses.clone() };
+    let parties = cluster.nodes.iter().map(party).collect();
+    let accept_unsealed = config.key.as_ref().is_some_and(|k| k.accept_unsealed);
+    Links::new(key, &cluster.name, parties, me, epoch::begin(&run.state_dir), accept_unsealed)
+}
+
 async fn serve(
     node: Node,
+    links: Option<Links>,
     guard: Guard,
     socket: Socket,
     status: Option<SocketAddr>,
@@ -142,7 +165,7 @@ async fn serve(
     let (answers, answers_in) = mpsc::channel(publish::ANSWERS);
     let publishing = Publishing::start(aux.handle.clone(), &settings, node.me(), events.clone(), answers);
     // Everything is bound by now: operators and systemd may come.
-    aux.handle.spawn(control(socket, http, calls, store));
+    aux.handle.spawn(control(socket, http, calls, store, kernel.clone()));
     let version = env!("CARGO_PKG_VERSION");
     info!(node = name, cluster = settings.cluster.name, version, "vipd starts");
     events.push(Event::new(Level::Info, EventKind::Start, format!("vipd {version} starts on {name}")));
@@ -154,6 +177,7 @@ async fn serve(
     let parts = Parts {
         node,
         kernel: (kernel, kernel_events),
+        links,
         guard,
         balancer,
         checker: (checker, reports_in),
@@ -230,9 +254,21 @@ async fn start_kernel(settings: KernelSettings) -> Result<KernelParts, Error> {
 }
 
 /// The control plane, until the events end.
-async fn control(socket: Socket, http: Option<std::net::TcpListener>, calls: Calls, store: EventStore) {
-    notify::ready();
-    let alive = tokio::spawn(notify::keep_alive(calls.clone()));
+async fn control(
+    socket: Socket,
+    http: Option<std::net::TcpListener>,
+    calls: Calls,
+    store: EventStore,
+    kernel: KernelHandle,
+) {
+    let alive = tokio::spawn({
+        let calls = calls.clone();
+        async move {
+            notify::first_round(&calls).await;
+            notify::ready();
+            notify::keep_alive(calls, kernel).await;
+        }
+    });
     let pages = http.and_then(|l| tokio::net::TcpListener::from_std(l).ok());
     let pages = pages.map(|listener| tokio::spawn(http::serve(listener, calls.clone())));
     if let Err(error) = server::serve(socket, calls, store).await {

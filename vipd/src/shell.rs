@@ -8,6 +8,7 @@
 pub mod calls;
 mod found;
 pub mod links;
+mod sealing;
 pub mod sockets;
 pub mod status;
 
@@ -18,12 +19,13 @@ use crate::control::events::EventLog;
 use crate::guard::Guard;
 use crate::kernel::{self, KernelEvent, KernelHandle};
 use crate::net::{Announcer, Timer, clock};
+use crate::peer::Links;
 use crate::publish::{Answer, Publishing};
 use crate::resolve::{Discovered, Discovery, Resolved, Resolver};
 use calls::{Maintenance, Switchover};
 use found::Found;
 use links::{Interface, Interfaces};
-use sockets::{Packet, Sockets};
+use sockets::Sockets;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -34,13 +36,13 @@ use tokio::sync::mpsc;
 use tracing::{error, info, warn};
 use vipd_balancer::{Balancer, ConnectFailure};
 use vipd_config::Config;
+use vipd_core::discover::expand;
 use vipd_core::event::{Event, Level};
 use vipd_core::node::{Announcement, Input, Link, Node, Output, Relay, Settings};
 use vipd_core::plan::{GroupPlan, Hold};
 use vipd_core::pool::ServerKey;
 use vipd_core::probe::Probe;
-use vipd_core::settings::{Family, Pool};
-use vipd_core::time::Time;
+use vipd_core::settings::{Family, Pool, Transport};
 use vipd_core::wire::Mac;
 
 /// The nice value of threads that adverts depend on.
@@ -56,6 +58,8 @@ pub struct Parts {
     pub node: Node,
     /// The rtnetlink owner, and what it tells.
     pub kernel: (KernelHandle, mpsc::Receiver<KernelEvent>),
+    /// The sealed links to the other nodes, where there is a cluster key.
+    pub links: Option<Links>,
     /// The crash guard.
     pub guard: Guard,
     /// The data path.
@@ -93,6 +97,7 @@ pub struct Left {
 /// The loop's state.
 struct Shell {
     node: Node,
+    sealing: Option<Links>,
     kernel: KernelHandle,
     guard: Guard,
     balancer: Balancer,
@@ -134,6 +139,7 @@ pub async fn run(parts: Parts) -> io::Result<Left> {
     let transport = parts.node.settings().election.transport;
     let mut shell = Shell {
         node: parts.node,
+        sealing: parts.links,
         kernel,
         guard: parts.guard,
         balancer: parts.balancer,
@@ -160,7 +166,7 @@ pub async fn run(parts: Parts) -> io::Result<Left> {
     let mut failures = shell.balancer.connect_failures();
     shell.drain();
     while shell.stopped.is_none() {
-        let deadline = shell.node.next_deadline().unwrap_or(Time::MAX);
+        let deadline = shell.deadline();
         tokio::select! {
             biased;
             Some(packet) = packets_in.recv() => shell.packet(&packet),
@@ -174,7 +180,8 @@ pub async fn run(parts: Parts) -> io::Result<Left> {
                 while let Ok(packet) = packets_in.try_recv() {
                     shell.packet(&packet);
                 }
-                shell.handle(Input::Tick);
+                shell.due();
+                shell.forget_vanished();
             }
             Some(report) = reports.recv() => shell.report(report),
             Some(found) = resolved.recv() => shell.resolved(&found),
@@ -227,13 +234,8 @@ impl Shell {
     fn drain(&mut self) {
         while let Some(output) = self.node.next_output() {
             match output {
-                Output::Advert(packet) => self.sockets.send(&packet),
-                Output::Peer { node, bytes } => {
-                    let cluster = &self.node.settings().cluster;
-                    if let Some(member) = cluster.nodes.get(node) {
-                        self.sockets.send_peer(&member.addresses, cluster.peer_port, &bytes);
-                    }
-                }
+                Output::Advert(packet) => self.send_advert(packet),
+                Output::Peer { node, bytes } => self.send_message(node, &bytes),
                 Output::Addresses(plan) => {
                     if plan.hold != Hold::Absent {
                         self.open_listeners(&plan);
@@ -253,7 +255,7 @@ impl Shell {
                     }
                 }
                 Output::Records(records) => self.publishing.order(records),
-                Output::Guard(state) => self.guard.update(&state),
+                Output::Guard(state) => self.tell_guard(state),
                 Output::Event(event) => self.tell(event),
                 Output::Forget { group } => self.kernel.forget(Some(group), addresses(self.node.settings())),
                 Output::Stopped { clean } => self.stopped = Some(clean),
@@ -309,21 +311,6 @@ impl Shell {
 
     // ---- what comes in ------------------------------------------------------
 
-    fn packet(&mut self, packet: &Packet) {
-        match packet {
-            Packet::Advert { interface, source, destination, ttl, payload } => self.handle(Input::Packet {
-                interface: *interface,
-                source: *source,
-                destination: *destination,
-                ttl: *ttl,
-                payload,
-            }),
-            Packet::Peer { source, ttl, payload } => {
-                self.handle(Input::PeerPacket { source: *source, ttl: *ttl, payload });
-            }
-        }
-    }
-
     fn kernel_event(&mut self, event: KernelEvent) {
         match event {
             KernelEvent::Applied { group, generation, result } => {
@@ -371,6 +358,9 @@ impl Shell {
 
     fn open_advert_sockets(&mut self, link: Link) -> Link {
         let Link::Up { interface, sources } = &link else { return link };
+        if self.node.settings().election.transport == Transport::Udp {
+            return link;
+        }
         for source in sources {
             if let Err(error) = self.sockets.open_advert(*interface, Family::of(*source)) {
                 let reason = format!("cannot open the socket for adverts: {error}");
@@ -402,7 +392,6 @@ impl Shell {
                 self.look_up_again(pool, server);
             }
             self.handle(Input::Probe { server, probe: report.probe, took: report.took });
-            self.forget_vanished();
         }
     }
 
@@ -440,12 +429,19 @@ impl Shell {
             Call::Status { reply } => {
                 let errors = self.config_errors.clone();
                 let (stats, stores) = (self.balancer.stats(), self.publishing.states());
-                let _ = reply.send(status::document(&self.node, &stats, stores, errors, now));
+                let mut document = status::document(&self.node, &stats, stores, errors, now);
+                if let Some(links) = &self.sealing {
+                    status::add_links(&mut document, links, self.node.me(), now);
+                }
+                let _ = reply.send(document);
             }
             Call::Why { subject, reply } => {
+                let links = self.sealing.as_ref();
+                let links = links.map(|l| status::link_lines(&self.node, l, now)).unwrap_or_default();
                 let dns = status::dns(&self.node, self.publishing.states());
                 let errors = &self.config_errors;
-                let _ = reply.send(calls::why(&self.node, dns.as_ref(), errors, subject.as_deref(), now));
+                let why = calls::why(&self.node, dns.as_ref(), errors, &links, subject.as_deref(), now);
+                let _ = reply.send(why);
             }
             Call::Switchover { vip, to, reply } => {
                 let begun = Switchover::begin(&mut self.node, vip, to.as_deref(), reply, now);
@@ -530,8 +526,9 @@ impl Shell {
         let http = config.status.as_ref().map(|s| s.http);
         let mut new = settings(config);
         let file = std::mem::take(&mut new.pools);
-        new.pools = self.found.preview(&file);
         let old = self.node.settings();
+        let targets = self.found.follow(&file, &old.pools);
+        new.pools = expand(&file, &targets);
         let mut keys = Node::needs_restart(old, &new);
         if http != self.http {
             keys.push("status.http");
@@ -548,7 +545,7 @@ impl Shell {
         };
         self.put_in_use(new)?;
         self.publishing.reconfigure(self.node.settings(), self.node.me());
-        self.found.update(file);
+        self.found.update(file, targets);
         self.kernel.forget(None, addresses(self.node.settings()));
         self.relink();
         Ok(done)

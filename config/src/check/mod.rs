@@ -28,6 +28,7 @@ pub(crate) fn config(spec: Spec, report: &mut Report<'_>) -> Config {
     let Spec { cluster, election, vip, listen, pool, dns, status } = spec;
     let cluster = cluster::judge(cluster, report);
     let election = election::judge(election, report);
+    cluster::sealed(&cluster, &election, report);
     let pools = pool::judge(open(pool, "pool", report), report);
     let status = self::status(status, report);
     let listeners = listen::judge(open(listen, "listen", report), &pools.names, status.as_ref(), report);
@@ -50,6 +51,7 @@ pub(crate) fn config(spec: Spec, report: &mut Report<'_>) -> Config {
     let dns = dns::judge(dns, &cluster, &listeners, &mut vips, report);
     Config {
         cluster: cluster.settings,
+        key: cluster.key,
         election: election.settings,
         vips: vips.settings,
         listeners: listeners.settings,

@@ -5,6 +5,7 @@ mod dns;
 mod failover;
 mod interop;
 mod itself;
+mod sealed;
 mod upkeep;
 mod vectors;
 
@@ -67,6 +68,7 @@ fn main() -> std::process::ExitCode {
     let cases = [
         itself::CASES,
         failover::CASES,
+        sealed::CASES,
         upkeep::CASES,
         balancer::CASES,
         dns::CASES,

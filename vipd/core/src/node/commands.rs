@@ -1,6 +1,6 @@
 //! What people ask of a node: switchover, maintenance, stop, new settings.
 
-use super::{Node, STOP_FOR, Settings};
+use super::{Node, STOP_FOR, Settings, claims};
 use crate::election::Who;
 use crate::event::{Event, Kind, Level};
 use crate::group::{self, Group, Purpose};
@@ -162,7 +162,9 @@ impl Node {
     /// not change are not touched. What [`Node::needs_restart`] names must not differ.
     pub fn reconfigure(&mut self, settings: Settings, now: Time) {
         self.wake(now);
+        self.presume_claims(now);
         self.settings = settings;
+        self.homes = claims::homes(&self.settings.vips);
         let changes = self.pools.reconfigure(self.settings.pools.clone(), now);
         let vips = self.settings.vips.clone();
         let (stay, go): (Vec<Group>, Vec<Group>) = std::mem::take(&mut self.groups)
@@ -179,7 +181,7 @@ impl Node {
             let (id, to) = (group.id, self.successor(&group));
             self.leaving.push(group);
             self.with_group(id, now, |group, scope| {
-                group.part_from(|a| of_staying.contains(&a), scope);
+                group.give(|a| of_staying.contains(&a), scope);
                 group.leave(to, scope);
             });
         }
@@ -187,10 +189,15 @@ impl Node {
         for vip in vips {
             let Some(params) = group::params(&vip, self.me, &self.settings) else { continue };
             match self.groups.iter().find(|g| is_same(&vip, &g.vip, &all)).map(|g| g.id) {
-                Some(id) => self.with_group(id, now, |g, scope| g.reconfigure(vip, params, scope)),
+                Some(id) => {
+                    let own = self.groups.iter().find(|g| g.id == id);
+                    let elsewhere = self.elsewhere(&vip, |a, family| own?.own(a, family), now);
+                    self.with_group(id, now, |g, scope| g.reconfigure(vip, params, elsewhere, scope));
+                }
                 None => self.add_group(vip, now),
             }
         }
+        self.look_at_claims(now);
         self.servers_changed(Some(changes), now);
         self.say_hello(now);
         self.settle(now);
