@@ -11,6 +11,7 @@ use vipd_tests::lab::vipd::{Config, Vipd};
 use vipd_tests::lab::{Host, Lab, Process, dnsd, poll_until};
 use vipd_tests::probe::DnsProbe;
 use vipd_tests::route53;
+use vipd_tests::scene::write_key;
 
 const NEEDS: &[Need] = &[Need::Vipd, Need::Dnsd];
 const EDITS: &[Need] = &[Need::Vipd, Need::Dnsd, Need::Nsupdate];
@@ -63,7 +64,7 @@ impl Cloud {
     fn new(lab: &Lab, more: &str) -> Result<Self> {
         let ns1 = lab.host("ns1", &[&format!("{NS1}/16")])?;
         let dnsd = dnsd::start(&ns1, NS1)?;
-        Self::with(lab, ns1, dnsd, &[], |host| dnsd::settings(host, &[NS1], more))
+        Self::with(lab, ns1, dnsd, &[], |host| Ok(config(&dnsd::settings(host, &[NS1], more)?)))
     }
 
     fn with(
@@ -78,7 +79,7 @@ impl Cloud {
         let serve = server.tool(&["serve", "db1", "10.77.0.21:3306"])?;
         let proxies = [lab.host("px1", &["10.77.0.11/16"])?, lab.host("px2", &["10.77.0.12/16"])?];
         let probe = DnsProbe::start(&client, format!("{NS1}:53").parse()?, dnsd::NAME, 2 * MS)?;
-        let start = |host: &Host| Vipd::start_with_env(host, &config(&settings(host)?), environment);
+        let start = |host: &Host| Vipd::start_with_env(host, &settings(host)?, environment);
         let first = start(&proxies[0])?;
         first.wait_for_state("active", PATIENCE)?;
         let second = start(&proxies[1])?;
@@ -192,7 +193,12 @@ fn killed_on_route53(lab: &Lab) -> Result<()> {
         route53::ZONE_ID,
         route53::API_PORT
     );
-    let cloud = Cloud::with(lab, ns1, fake, &route53::CREDENTIALS, |_| Ok(dns.clone()))?;
+    // Clouds drop VRRP's protocol.
+    let cloud = Cloud::with(lab, ns1, fake, &route53::CREDENTIALS, |host| {
+        let cluster = format!("[cluster]\nkey-file = {:?}", write_key(host, &"1".repeat(64))?);
+        let text = config(&dns).replacen("[cluster]", &cluster, 1);
+        Ok(text.replacen("[election]", "[election]\ntransport = \"udp\"", 1))
+    })?;
     cloud.daemons[0].process().wait_for_line("answers by the last change everywhere", PATIENCE)?;
     let fault = Instant::now();
     cloud.daemons[0].process().signal(Signal::SIGKILL)?;
