@@ -15,10 +15,10 @@ endif
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' Makefile
 
-demo: ## a failover in a small network of its own; DB=mariadb with real databases
+demo: ## a failover in a small network of its own; DB=mariadb with real databases, DNS=1 with a name instead of an address
 	@tests/install-packages $(DEMO_PACKAGES)
-	@cargo build --package vipd --package vipd-tests --bins
-	@target/debug/demo $(if $(DB),--db $(DB))
+	@cargo build --package vipd --package vipd-tests $(if $(DNS),--package dnsd) --bins
+	@target/debug/demo $(if $(DB),--db $(DB)) $(if $(DNS),--dns)
 
 test: ## everything a change must pass
 	@tests/install-packages $(TEST_PACKAGES)

@@ -115,7 +115,11 @@ pub(crate) struct Fake {
 impl Fake {
     /// Starts one in this runtime.
     pub(crate) async fn start() -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        Self::start_on(TcpListener::bind("127.0.0.1:0").await.unwrap())
+    }
+
+    /// The same where it is told.
+    pub(crate) fn start_on(listener: TcpListener) -> Self {
         let state = Arc::new(Mutex::new(State {
             sets: BTreeMap::new(),
             faults: VecDeque::new(),
