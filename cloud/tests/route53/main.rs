@@ -514,7 +514,6 @@ async fn another_role_is_assumed_from_the_instances() {
     let environment = vec![
         ("AWS_EC2_METADATA_SERVICE_ENDPOINT", moto.metadata_url().await),
         ("AWS_ENDPOINT_URL_STS", moto.url()),
-        ("AWS_REGION", "us-east-1".to_owned()),
         ("AWS_CONFIG_FILE", config.path().display().to_string()),
     ];
     let told = told_with(environment, &fake).await;
@@ -531,7 +530,6 @@ async fn a_web_identity_becomes_a_session() {
     let environment = vec![
         ("AWS_EC2_METADATA_SERVICE_ENDPOINT", "http://127.0.0.1:1".to_owned()),
         ("AWS_ENDPOINT_URL_STS", moto.url()),
-        ("AWS_REGION", "us-east-1".to_owned()),
         ("AWS_ROLE_ARN", "arn:aws:iam::123456789012:role/dns".to_owned()),
         ("AWS_WEB_IDENTITY_TOKEN_FILE", token.path().display().to_string()),
     ];
