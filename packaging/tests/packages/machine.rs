@@ -63,6 +63,14 @@ pub(crate) fn base(target: &Path) -> Result<PathBuf> {
 /// A network of our own, with a bridge that has the address 10.77.0.1, and a
 /// place for files that vanishes with us.
 pub(crate) fn own_world() -> Result<()> {
+    for left in cgroups("px1").iter().filter_map(|c| c.parent()).flat_map(fs::read_dir).flatten().flatten() {
+        // Of a test that was killed.
+        let name = left.file_name().to_string_lossy().into_owned();
+        let of = name.strip_prefix("vipd-test-").and_then(|rest| rest.split('-').next());
+        if of.is_some_and(|pid| !Path::new("/proc").join(pid).exists()) {
+            remove_cgroup(&left.path());
+        }
+    }
     unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS).context("cannot make namespaces")?;
     let none = None::<&str>;
     mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).context("cannot keep mounts here")?;
