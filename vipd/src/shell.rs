@@ -314,6 +314,9 @@ impl Shell {
             KernelEvent::Applied { group, generation, result } => {
                 self.handle(Input::Applied { group, generation, result });
             }
+            KernelEvent::Stale { group, generation, waited } => {
+                self.handle(Input::Stale { group, generation, waited });
+            }
             KernelEvent::Restored { group, addresses } => {
                 let addresses = addresses.iter().map(|a| a.address()).collect();
                 self.handle(Input::Restored { group, addresses });
@@ -515,11 +518,8 @@ impl Shell {
         if !keys.is_empty() {
             return Err(format!("{} cannot change while vipd runs: restart it", keys.join(", ")));
         }
-        let changed: Vec<&str> =
-            old.digests.iter().zip(&new.digests).filter(|(a, b)| a != b).map(|((key, _), _)| *key).collect();
-        let done = match changed.as_slice() {
-            [] if *old == new => "reloaded: nothing changed".to_owned(),
-            [] => "reloaded".to_owned(),
+        let done = match changes(old, &new).as_slice() {
+            [] => "reloaded: nothing changed".to_owned(),
             keys => format!("reloaded: changed {}", keys.join(", ")),
         };
         self.put_in_use(new)?;
@@ -528,6 +528,26 @@ impl Shell {
         self.relink();
         Ok(done)
     }
+}
+
+/// The keys in which two settings differ, for people: those that must agree
+/// between nodes, by their digests, and then the others.
+fn changes(old: &Settings, new: &Settings) -> Vec<&'static str> {
+    let digests = old.digests.iter().zip(&new.digests);
+    let mut keys: Vec<&str> = digests.filter(|(a, b)| a != b).map(|((key, _), _)| *key).collect();
+    let others = [
+        ("election.preempt-delay", old.election.preempt_delay != new.election.preempt_delay),
+        ("election.lease", old.election.lease != new.election.lease),
+        ("vip", old.vips != new.vips),
+        ("listen", old.listeners != new.listeners),
+        ("pool", old.pools != new.pools),
+    ];
+    for (key, changed) in others {
+        if changed && !keys.contains(&key) {
+            keys.push(key);
+        }
+    }
+    keys
 }
 
 /// A worker that hangs cannot close its sessions; the others have.

@@ -54,6 +54,8 @@ pub(crate) struct Group {
     pub(crate) hold: Hold,
     /// Grows with every plan.
     generation: u64,
+    /// The newest plan replaces one that came too late.
+    again: bool,
     /// The first plan of the present hold.
     hold_generation: u64,
     /// The kernel has acknowledged the present hold.
@@ -136,6 +138,7 @@ impl Group {
             interface: None,
             hold: Hold::Absent,
             generation: 0,
+            again: false,
             hold_generation: 0,
             confirmed: true,
             renewed_at: now,

@@ -219,6 +219,9 @@ impl Node {
             Input::Applied { group, generation, result } => {
                 self.with_group(group, now, |g, scope| g.applied(generation, result, scope));
             }
+            Input::Stale { group, generation, waited } => {
+                self.with_group(group, now, |g, scope| g.stale(generation, waited, scope));
+            }
             Input::Restored { group, addresses } => {
                 self.with_group(group, now, |g, scope| g.restored(&addresses, scope));
             }

@@ -82,6 +82,7 @@ impl Group {
         }
         match (self.hold, result) {
             (_, Ok(())) => {
+                self.again = false;
                 self.note_gone(generation, scope);
                 if !std::mem::replace(&mut self.confirmed, true) {
                     self.hold_confirmed(scope);
@@ -96,6 +97,21 @@ impl Group {
                 self.hold_confirmed(scope);
             }
         }
+    }
+
+    /// A plan came too late for the kernel: this process, or the kernel's side of
+    /// it, stood still. What is still wanted is asked for again, once; then it is
+    /// a refusal.
+    pub(crate) fn stale(&mut self, generation: u64, waited: Duration, scope: &mut Scope<'_>) {
+        if generation < self.generation || self.hold == Hold::Absent {
+            return;
+        }
+        if std::mem::replace(&mut self.again, true) {
+            self.again = false;
+            let reason = format!("plans wait for {} and longer", explain::seconds(waited));
+            return self.applied(generation, Err(reason), scope);
+        }
+        self.emit_plan(scope);
     }
 
     /// The kernel has deleted what a plan left out.
