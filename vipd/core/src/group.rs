@@ -61,6 +61,9 @@ pub(crate) struct Group {
     /// The kernel has acknowledged the present hold.
     confirmed: bool,
     renewed_at: Time,
+    /// When the newest plan that the kernel acknowledged was made: the lease
+    /// that it holds is no older.
+    leased_at: Time,
     announcing: Option<Announcing>,
     parting: Option<Parting>,
     /// Addresses that are not taken: another node answers for them.
@@ -142,6 +145,7 @@ impl Group {
             hold_generation: 0,
             confirmed: true,
             renewed_at: now,
+            leased_at: now,
             announcing: None,
             parting: None,
             withheld: BTreeMap::new(),

@@ -83,6 +83,9 @@ impl Group {
         match (self.hold, result) {
             (_, Ok(())) => {
                 self.again = false;
+                if generation == self.generation {
+                    self.leased_at = self.renewed_at;
+                }
                 self.note_gone(generation, scope);
                 if !std::mem::replace(&mut self.confirmed, true) {
                     self.hold_confirmed(scope);
@@ -210,7 +213,7 @@ impl Group {
         if self.hold != Hold::Owned || !self.confirmed {
             return;
         }
-        if scope.now - self.renewed_at > self.election.params().lease {
+        if scope.now - self.leased_at > self.election.params().lease {
             // This node slept, and the kernel may have ended the lease.
             return self.plan(Hold::Owned, scope);
         }
