@@ -14,18 +14,23 @@ use crate::guard::Guard;
 use crate::kernel::{self, KernelError, KernelEvent, KernelHandle, KernelSettings, Leftover};
 use crate::log;
 use crate::net::clock;
+use crate::peer::key::{ClusterKey, KeyError};
+use crate::peer::{Links, Party, epoch};
+use crate::publish::{self, Publishing};
 use crate::resolve::{Discovery, Resolver};
-use crate::shell::{self, Parts};
+use crate::shell::{self, Left, Parts};
 use nix::unistd::Uid;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 use tokio::runtime::{Builder, Handle};
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 use tracing::{info, warn};
 use vipd_balancer::Balancer;
 use vipd_config::{Config, Errors, NodeError};
-use vipd_core::node::Node;
+use vipd_core::node::{Node, Relay};
+use vipd_core::settings::Member;
 
 /// Checks and look-ups that may wait for the shell, which takes one in microseconds.
 const REPORTS: usize = 1024;
@@ -38,6 +43,9 @@ pub enum Error {
     /// The configuration is wrong.
     #[error("{0}")]
     Config(#[from] Errors),
+    /// The cluster key cannot be had.
+    #[error("{0}")]
+    Key(#[from] KeyError),
     /// This host is none of the nodes.
     #[error("{0}")]
     Node(#[from] NodeError),
@@ -91,6 +99,12 @@ pub fn run(run: &Run) -> Result<(), Error> {
     for warning in &config.warnings {
         warn!("{warning}");
     }
+    let key = config.key.as_ref().map(|key| ClusterKey::load(&key.file)).transpose()?;
+    if key.is_none() {
+        warn!(
+            "no key-file in [cluster]: whoever is on the network can speak for a node; `vipd keygen` prints a key"
+        );
+    }
     let me = match &run.node {
         Some(name) => config.node_named(name)?,
         None => config.find_node(&local_addresses()?)?,
@@ -102,19 +116,30 @@ pub fn run(run: &Run) -> Result<(), Error> {
     guard.on_panic();
     let instance = Instance::claim(&run.runtime_dir)?;
     let socket = instance.listen()?;
+    let links = key.map(|key| links(&config, &key, me, run));
     let status = config.status.as_ref().map(|s| s.http);
     let node = Node::new(shell::settings(config), me, seed(), clock::now());
     let result = Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(system("make the event loop"))
-        .and_then(|runtime| runtime.block_on(serve(node, guard, socket, status, run)));
+        .and_then(|runtime| runtime.block_on(serve(node, links, guard, socket, status, run)));
     drop(instance);
     result
 }
 
+/// The sealed links to the other nodes.
+fn links(config: &Config, key: &ClusterKey, me: usize, run: &Run) -> Links {
+    let cluster = &config.cluster;
+    let party = |m: &Member| Party { name: m.name.clone(), addresses: m.addresses.clone() };
+    let parties = cluster.nodes.iter().map(party).collect();
+    let accept_unsealed = config.key.as_ref().is_some_and(|k| k.accept_unsealed);
+    Links::new(key, &cluster.name, parties, me, epoch::begin(&run.state_dir), accept_unsealed)
+}
+
 async fn serve(
     node: Node,
+    links: Option<Links>,
     guard: Guard,
     socket: Socket,
     status: Option<SocketAddr>,
@@ -137,8 +162,10 @@ async fn serve(
     let (discovered, discovered_in) = mpsc::channel(REPORTS);
     let discovery = Discovery::start(aux.handle.clone(), &settings.pools, discovered);
     let checker = Checker::start(aux.handle.clone(), &settings.pools, &resolver, reports);
+    let (answers, answers_in) = mpsc::channel(publish::ANSWERS);
+    let publishing = Publishing::start(aux.handle.clone(), &settings, node.me(), events.clone(), answers);
     // Everything is bound by now: operators and systemd may come.
-    aux.handle.spawn(control(socket, http, calls, store));
+    aux.handle.spawn(control(socket, http, calls, store, kernel.clone()));
     let version = env!("CARGO_PKG_VERSION");
     info!(node = name, cluster = settings.cluster.name, version, "vipd starts");
     events.push(Event::new(Level::Info, EventKind::Start, format!("vipd {version} starts on {name}")));
@@ -150,20 +177,26 @@ async fn serve(
     let parts = Parts {
         node,
         kernel: (kernel, kernel_events),
+        links,
         guard,
         balancer,
         checker: (checker, reports_in),
         resolver: (resolver, found_in),
         discovery: (settings.pools, discovery, discovered_in),
+        publishing: (publishing, answers_in),
         calls: calls_in,
         events: events.clone(),
         aux: aux.handle.clone(),
         config: run.config.path.clone(),
         http: status,
     };
-    let balancer = shell::run(parts).await.map_err(system("run the event loop"))?;
+    let Left { balancer, relay } = shell::run(parts).await.map_err(system("run the event loop"))?;
     events.push(Event::new(Level::Info, EventKind::Stop, "everything is handed over and released"));
-    let left = balancer.drain(DRAIN_FOR).await?;
+    let drain_for = match relay {
+        Some(relay) => relay_on(&balancer, relay, &events).await?,
+        None => DRAIN_FOR,
+    };
+    let left = balancer.drain(drain_for).await?;
     if left > 0 {
         warn!(left, "sessions were still open and are closed");
     }
@@ -171,6 +204,26 @@ async fn serve(
     drop(events);
     aux.stop();
     Ok(())
+}
+
+/// Serves clients that come by old answers of DNS; gives the time that their
+/// sessions have left. A second signal ends it.
+async fn relay_on(balancer: &Balancer, relay: Relay, events: &EventLog) -> Result<Duration, Error> {
+    let message = format!(
+        "this node is out of the records: new clients may come for {} s, sessions are kept for {} s",
+        relay.accept.as_secs(),
+        relay.keep.as_secs()
+    );
+    info!(sessions = balancer.sessions(), "{message}");
+    events.push(Event::new(Level::Info, EventKind::Dns, message));
+    let what = "wait for signals";
+    let mut terminate = signal(SignalKind::terminate()).map_err(system(what))?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(system(what))?;
+    tokio::select! {
+        () = tokio::time::sleep(relay.accept) => Ok(relay.keep.saturating_sub(relay.accept)),
+        _ = terminate.recv() => Ok(Duration::ZERO),
+        _ = interrupt.recv() => Ok(Duration::ZERO),
+    }
 }
 
 type KernelParts = (KernelHandle, mpsc::Receiver<KernelEvent>, Vec<Leftover>);
@@ -201,9 +254,21 @@ async fn start_kernel(settings: KernelSettings) -> Result<KernelParts, Error> {
 }
 
 /// The control plane, until the events end.
-async fn control(socket: Socket, http: Option<std::net::TcpListener>, calls: Calls, store: EventStore) {
-    notify::ready();
-    let alive = tokio::spawn(notify::keep_alive(calls.clone()));
+async fn control(
+    socket: Socket,
+    http: Option<std::net::TcpListener>,
+    calls: Calls,
+    store: EventStore,
+    kernel: KernelHandle,
+) {
+    let alive = tokio::spawn({
+        let calls = calls.clone();
+        async move {
+            notify::first_round(&calls).await;
+            notify::ready();
+            notify::keep_alive(calls, kernel).await;
+        }
+    });
     let pages = http.and_then(|l| tokio::net::TcpListener::from_std(l).ok());
     let pages = pages.map(|listener| tokio::spawn(http::serve(listener, calls.clone())));
     if let Err(error) = server::serve(socket, calls, store).await {

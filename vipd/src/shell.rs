@@ -8,6 +8,7 @@
 pub mod calls;
 mod found;
 pub mod links;
+mod sealing;
 pub mod sockets;
 pub mod status;
 
@@ -18,11 +19,13 @@ use crate::control::events::EventLog;
 use crate::guard::Guard;
 use crate::kernel::{self, KernelEvent, KernelHandle};
 use crate::net::{Announcer, Timer, clock};
+use crate::peer::Links;
+use crate::publish::{Answer, Publishing};
 use crate::resolve::{Discovered, Discovery, Resolved, Resolver};
 use calls::{Maintenance, Switchover};
 use found::Found;
 use links::{Interface, Interfaces};
-use sockets::{Packet, Sockets};
+use sockets::Sockets;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -35,12 +38,11 @@ use vipd_balancer::{Balancer, ConnectFailure};
 use vipd_config::Config;
 use vipd_core::discover::expand;
 use vipd_core::event::{Event, Level};
-use vipd_core::node::{Announcement, Input, Link, Node, Output, Settings};
+use vipd_core::node::{Announcement, Input, Link, Node, Output, Relay, Settings};
 use vipd_core::plan::{GroupPlan, Hold};
 use vipd_core::pool::ServerKey;
 use vipd_core::probe::Probe;
-use vipd_core::settings::{Family, Pool};
-use vipd_core::time::Time;
+use vipd_core::settings::{Family, Pool, Transport};
 use vipd_core::wire::Mac;
 
 /// The nice value of threads that adverts depend on.
@@ -56,6 +58,8 @@ pub struct Parts {
     pub node: Node,
     /// The rtnetlink owner, and what it tells.
     pub kernel: (KernelHandle, mpsc::Receiver<KernelEvent>),
+    /// The sealed links to the other nodes, where there is a cluster key.
+    pub links: Option<Links>,
     /// The crash guard.
     pub guard: Guard,
     /// The data path.
@@ -67,6 +71,8 @@ pub struct Parts {
     /// Names that stand for many servers: the pools as the file has them, the
     /// look-ups, and what they find.
     pub discovery: (Vec<Pool>, Discovery, mpsc::Receiver<Discovered>),
+    /// The places of the name's records, and what they answer.
+    pub publishing: (Publishing, mpsc::Receiver<Answer>),
     /// What operators ask.
     pub calls: mpsc::Receiver<Call>,
     /// What people are told.
@@ -79,15 +85,26 @@ pub struct Parts {
     pub http: Option<SocketAddr>,
 }
 
+/// What is left when the loop has ended.
+#[derive(Debug)]
+pub struct Left {
+    /// The data path, which serves still.
+    pub balancer: Balancer,
+    /// How long clients may come by answers that they got before.
+    pub relay: Option<Relay>,
+}
+
 /// The loop's state.
 struct Shell {
     node: Node,
+    sealing: Option<Links>,
     kernel: KernelHandle,
     guard: Guard,
     balancer: Balancer,
     checker: Checker,
     resolver: Resolver,
     found: Found,
+    publishing: Publishing,
     events: EventLog,
     aux: Handle,
     config: PathBuf,
@@ -109,7 +126,7 @@ struct Shell {
 ///
 /// # Errors
 /// The system has no timer or no signals for the loop.
-pub async fn run(parts: Parts) -> io::Result<Balancer> {
+pub async fn run(parts: Parts) -> io::Result<Left> {
     let (packets, mut packets_in) = mpsc::channel(sockets::WAITING);
     // One reload at a time is read; a second waits for its turn.
     let (loaded, mut loaded_in) = mpsc::channel(4);
@@ -117,16 +134,19 @@ pub async fn run(parts: Parts) -> io::Result<Balancer> {
     let (checker, mut reports) = parts.checker;
     let (resolver, mut resolved) = parts.resolver;
     let (file, discovery, mut discovered) = parts.discovery;
+    let (publishing, mut answers) = parts.publishing;
     let mut calls = parts.calls;
     let transport = parts.node.settings().election.transport;
     let mut shell = Shell {
         node: parts.node,
+        sealing: parts.links,
         kernel,
         guard: parts.guard,
         balancer: parts.balancer,
         checker,
         resolver,
         found: Found::new(file, discovery),
+        publishing,
         events: parts.events,
         aux: parts.aux,
         config: parts.config,
@@ -146,7 +166,7 @@ pub async fn run(parts: Parts) -> io::Result<Balancer> {
     let mut failures = shell.balancer.connect_failures();
     shell.drain();
     while shell.stopped.is_none() {
-        let deadline = shell.node.next_deadline().unwrap_or(Time::MAX);
+        let deadline = shell.deadline();
         tokio::select! {
             biased;
             Some(packet) = packets_in.recv() => shell.packet(&packet),
@@ -160,12 +180,13 @@ pub async fn run(parts: Parts) -> io::Result<Balancer> {
                 while let Ok(packet) = packets_in.try_recv() {
                     shell.packet(&packet);
                 }
-                shell.handle(Input::Tick);
+                shell.due();
                 shell.forget_vanished();
             }
             Some(report) = reports.recv() => shell.report(report),
             Some(found) = resolved.recv() => shell.resolved(&found),
             Some(found) = discovered.recv() => shell.discovered(found),
+            Some(answer) = answers.recv() => shell.published(answer),
             Some(call) = calls.recv() => shell.call(call),
             Some(failed) = next_failure(&mut failures) => {
                 shell.handle(Input::ConnectFailed { pool: &failed.pool, server: &failed.server });
@@ -186,7 +207,7 @@ pub async fn run(parts: Parts) -> io::Result<Balancer> {
         // Now: other sessions may go on for long.
         shell.guard.take_over();
     }
-    Ok(shell.balancer)
+    Ok(Left { relay: shell.node.relay_for(), balancer: shell.balancer })
 }
 
 async fn next_failure(failures: &mut Option<mpsc::Receiver<ConnectFailure>>) -> Option<ConnectFailure> {
@@ -213,13 +234,8 @@ impl Shell {
     fn drain(&mut self) {
         while let Some(output) = self.node.next_output() {
             match output {
-                Output::Advert(packet) => self.sockets.send(&packet),
-                Output::Peer { node, bytes } => {
-                    let cluster = &self.node.settings().cluster;
-                    if let Some(member) = cluster.nodes.get(node) {
-                        self.sockets.send_peer(&member.addresses, cluster.peer_port, &bytes);
-                    }
-                }
+                Output::Advert(packet) => self.send_advert(packet),
+                Output::Peer { node, bytes } => self.send_message(node, &bytes),
                 Output::Addresses(plan) => {
                     if plan.hold != Hold::Absent {
                         self.open_listeners(&plan);
@@ -238,7 +254,8 @@ impl Shell {
                         self.checker.hurry(pool, server);
                     }
                 }
-                Output::Guard(state) => self.guard.update(&state),
+                Output::Records(records) => self.publishing.order(records),
+                Output::Guard(state) => self.tell_guard(state),
                 Output::Event(event) => self.tell(event),
                 Output::Forget { group } => self.kernel.forget(Some(group), addresses(self.node.settings())),
                 Output::Stopped { clean } => self.stopped = Some(clean),
@@ -294,21 +311,6 @@ impl Shell {
 
     // ---- what comes in ------------------------------------------------------
 
-    fn packet(&mut self, packet: &Packet) {
-        match packet {
-            Packet::Advert { interface, source, destination, ttl, payload } => self.handle(Input::Packet {
-                interface: *interface,
-                source: *source,
-                destination: *destination,
-                ttl: *ttl,
-                payload,
-            }),
-            Packet::Peer { source, ttl, payload } => {
-                self.handle(Input::PeerPacket { source: *source, ttl: *ttl, payload });
-            }
-        }
-    }
-
     fn kernel_event(&mut self, event: KernelEvent) {
         match event {
             KernelEvent::Applied { group, generation, result } => {
@@ -359,6 +361,9 @@ impl Shell {
 
     fn open_advert_sockets(&mut self, link: Link) -> Link {
         let Link::Up { interface, sources } = &link else { return link };
+        if self.node.settings().election.transport == Transport::Udp {
+            return link;
+        }
         for source in sources {
             if let Err(error) = self.sockets.open_advert(*interface, Family::of(*source)) {
                 let reason = format!("cannot open the socket for adverts: {error}");
@@ -404,6 +409,12 @@ impl Shell {
         }
     }
 
+    fn published(&mut self, answer: Answer) {
+        if let Some((generation, result)) = self.publishing.answered(answer) {
+            self.handle(Input::Published { generation, result });
+        }
+    }
+
     fn tell_unresolved(&self, found: &Resolved, problem: &str) {
         let server = ServerKey { pool: found.pool, server: found.server };
         let Some((pool, server)) = self.node.server_name(server) else { return };
@@ -420,10 +431,20 @@ impl Shell {
         match call {
             Call::Status { reply } => {
                 let errors = self.config_errors.clone();
-                let _ = reply.send(status::document(&self.node, &self.balancer.stats(), errors, now));
+                let (stats, stores) = (self.balancer.stats(), self.publishing.states());
+                let mut document = status::document(&self.node, &stats, stores, errors, now);
+                if let Some(links) = &self.sealing {
+                    status::add_links(&mut document, links, self.node.me(), now);
+                }
+                let _ = reply.send(document);
             }
             Call::Why { subject, reply } => {
-                let _ = reply.send(calls::why(&self.node, &self.config_errors, subject.as_deref(), now));
+                let links = self.sealing.as_ref();
+                let links = links.map(|l| status::link_lines(&self.node, l, now)).unwrap_or_default();
+                let dns = status::dns(&self.node, self.publishing.states());
+                let errors = &self.config_errors;
+                let why = calls::why(&self.node, dns.as_ref(), errors, &links, subject.as_deref(), now);
+                let _ = reply.send(why);
             }
             Call::Switchover { vip, to, reply } => {
                 let begun = Switchover::begin(&mut self.node, vip, to.as_deref(), reply, now);
@@ -523,6 +544,7 @@ impl Shell {
             keys => format!("reloaded: changed {}", keys.join(", ")),
         };
         self.put_in_use(new)?;
+        self.publishing.reconfigure(self.node.settings(), self.node.me());
         self.found.update(file, targets);
         self.kernel.forget(None, addresses(self.node.settings()));
         self.relink();
@@ -572,6 +594,7 @@ pub fn settings(config: Config) -> Settings {
         vips: config.vips,
         listeners: config.listeners,
         pools: config.pools,
+        dns: config.dns,
         digests,
     }
 }

@@ -121,10 +121,10 @@ async fn serve(dir: &Path) -> Outcome {
         Ok(Transmit { interface, source, destination, bytes: bytes.to_vec() })
     };
     // What was told earlier does not count.
-    guard.update(&GuardState {
-        addresses: vec![],
-        farewells: vec![farewell("10.9.0.1", "10.9.0.2", b"early")?],
-    });
+    guard.update(
+        &GuardState { addresses: vec![], farewells: vec![farewell("10.9.0.1", "10.9.0.2", b"early")?] },
+        None,
+    );
     let last = GuardState {
         addresses: owned.into_iter().chain(silent).map(|address| (interface, address)).collect(),
         farewells: vec![
@@ -132,7 +132,7 @@ async fn serve(dir: &Path) -> Outcome {
             farewell("fd09::1", "fd09::2", b"bye 6")?,
         ],
     };
-    guard.update(&last);
+    guard.update(&last, None);
     let listener = TcpListener::bind(("0.0.0.0", 7000))?;
     std::thread::spawn(move || listener.incoming().collect::<Vec<_>>());
     for line in std::io::stdin().lines() {
@@ -157,10 +157,10 @@ async fn serve(dir: &Path) -> Outcome {
                         .collect(),
                 };
                 for n in 0..40 {
-                    guard.update(&filler(n));
+                    guard.update(&filler(n), None);
                 }
                 assert!(!guard.is_told(), "the socket takes everything");
-                guard.update(&last);
+                guard.update(&last, None);
                 answer("guard is 0")?;
             }
             "take over" => {

@@ -35,6 +35,7 @@ pub(super) fn settings(nodes: usize, groups: usize, election: ElectionSettings) 
         election,
         listeners: vec![],
         pools: vec![],
+        dns: None,
     }
 }
 

@@ -380,7 +380,8 @@ impl World {
                     self.hosts[host].sessions.retain(|a| !addresses.contains(a));
                     self.hosts[host].open.retain(|a, _| !addresses.contains(a));
                 }
-                Output::Pools(_)
+                Output::Records(_)
+                | Output::Pools(_)
                 | Output::CloseServer { .. }
                 | Output::Room { .. }
                 | Output::Hurry { .. } => {}

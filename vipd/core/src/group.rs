@@ -10,7 +10,7 @@ pub(crate) use handover::Purpose;
 
 use handover::Transition;
 
-use crate::election::{Cause, Election, Event as Happening, Heard, Outcome, Params};
+use crate::election::{Cause, Election, Event as Happening, Heard, Outcome, Params, Who};
 use crate::event::{Event, Kind, Level, Steps};
 use crate::explain;
 use crate::node::{Elsewhere, GroupStatus, Link, Scope, Settings};
@@ -250,6 +250,7 @@ impl Group {
             }
         }
         if let Some(cause) = outcome.own {
+            self.note_node_gone(cause, scope);
             self.cause = Some(cause);
             self.transition = Transition::None;
             self.other_is_next = None;
@@ -259,6 +260,28 @@ impl Group {
             self.transmit(self.election.params().priority, scope);
             self.renew_if_due(scope);
         }
+    }
+
+    /// Who fell silent as owner, or let go without having asked this node to
+    /// be next, is not there: clients shall not be sent to it for as long as a
+    /// peer's silence takes otherwise. Only a group for its election's sake
+    /// is read that way; of others the addresses say where clients go.
+    fn note_node_gone(&self, cause: Cause, scope: &mut Scope<'_>) {
+        let asked = |by| matches!(self.transition, Transition::Preparing { from, .. } | Transition::Prepared { from, .. } if from == by);
+        let gone = match cause {
+            Cause::Silence(Some((Who::Node(node), _))) => Some(node),
+            Cause::Released(Who::Node(node)) if !asked(node) => Some(node),
+            Cause::Silence(_)
+            | Cause::Released(_)
+            | Cause::AddressOwner
+            | Cause::Preempted(..)
+            | Cause::Superior(..)
+            | Cause::Slept(_)
+            | Cause::GivenUp
+            | Cause::Fault
+            | Cause::Shutdown => None,
+        };
+        scope.gone = gone.filter(|_| self.vip.addresses.is_empty()).or(scope.gone);
     }
 
     /// Renews the kernel's lease in step with the adverts, so that a frozen
@@ -366,7 +389,7 @@ impl Group {
             vrid: self.vip.vrid,
             state: self.election.word(),
             priority: self.election.params().priority,
-            serving: self.serving && self.warm,
+            serving: self.serving && self.warm && self.taking_part,
         }
     }
 

@@ -7,6 +7,7 @@ mod claims;
 mod commands;
 mod io;
 mod packets;
+mod records;
 mod servers;
 #[cfg(test)]
 mod tests;
@@ -24,12 +25,15 @@ use crate::group::{self, Group};
 use crate::health::PoolsState;
 use crate::peers::Peer;
 use crate::rejects::{Rejected, Rejects};
-use crate::settings::{ClusterSettings, ElectionSettings, Listener, Pool, VipGroup};
+use crate::settings::{ClusterSettings, Dns, ElectionSettings, Listener, Pool, VipGroup};
 use crate::time::Time;
 use crate::wire::peer::{self, Envelope, Message};
+use records::Publishing;
 use std::collections::{BTreeMap, VecDeque};
 use std::net::IpAddr;
 use std::time::Duration;
+
+pub use records::{DnsStatus, Relay};
 
 /// The only TTL or hop limit that is taken (RFC 9568 section 7.1, RFC 5082).
 const TTL: u8 = 255;
@@ -55,6 +59,8 @@ pub struct Settings {
     pub listeners: Vec<Listener>,
     /// `[[pool]]`.
     pub pools: Vec<Pool>,
+    /// `[dns]`.
+    pub dns: Option<Dns>,
     /// A digest for each key that must agree between nodes.
     pub digests: Vec<(&'static str, u32)>,
 }
@@ -67,6 +73,9 @@ pub(crate) struct Scope<'a> {
     pub(crate) out: &'a mut VecDeque<Output>,
     pub(crate) hello_soon: bool,
     pub(crate) guard_changed: bool,
+    /// A peer that owned was silent or let go unasked: until it is heard again
+    /// it is gone.
+    pub(crate) gone: Option<usize>,
     nonce: &'a mut u32,
 }
 
@@ -118,6 +127,7 @@ pub struct Node {
     listening_since: Time,
     /// When waiting for the first verdict on every server ends.
     warm_at: Option<Time>,
+    publishing: Publishing,
     nonce: u32,
     maintenance: bool,
     stopping: Option<Time>,
@@ -144,6 +154,7 @@ impl Node {
             hello_at: now,
             listening_since: now,
             warm_at: Some(now + WARM_WITHIN),
+            publishing: Publishing::default(),
             nonce: seed,
             maintenance: false,
             stopping: None,
@@ -151,6 +162,7 @@ impl Node {
             out: VecDeque::new(),
             settings,
         };
+        node.publishing.settling = Some(now + node.patience());
         for vip in node.settings.vips.clone() {
             node.add_group(vip, now);
         }
@@ -187,6 +199,7 @@ impl Node {
             .chain(self.warm_at)
             .chain(self.claims_deadline())
             .chain(self.pools.deadline())
+            .chain(self.publishing.deadline())
             .chain([self.hello_at])
             .min()
     }
@@ -216,6 +229,7 @@ impl Node {
                     self.reject(cause, source, now);
                 }
             }
+            Input::Refused { source, cause } => self.reject(cause, source, now),
             Input::Applied { group, generation, result } => {
                 self.with_group(group, now, |g, scope| g.applied(generation, result, scope));
             }
@@ -244,6 +258,7 @@ impl Node {
                 let changes = self.pools.set_addresses(server, &addresses, problem, now);
                 self.servers_changed(changes, now);
             }
+            Input::Published { generation, result } => self.published(generation, result),
             Input::Stop => self.stop(now),
         }
         self.settle(now);
@@ -254,6 +269,10 @@ impl Node {
         let late = self.next_deadline().map_or(Duration::ZERO, |at| now - at);
         if late >= self.settings.election.advert_interval * (claims::SILENT_INTERVALS - 1) {
             self.listening_since = now;
+        }
+        if late >= self.hello_interval() {
+            // Whom it did not hear meanwhile may have spoken all the same.
+            self.publishing.settling = Some(now + self.patience());
         }
         self.with_groups(now, |group, scope| group.happen(Happening::Wake(late), scope));
     }
@@ -294,6 +313,7 @@ impl Node {
 
     /// What follows from any input.
     fn settle(&mut self, now: Time) {
+        self.publish(now);
         for gone in self.leaving.extract_if(.., |g| g.is_gone()) {
             self.out.push_back(Output::Forget { group: gone.id });
         }
@@ -315,12 +335,16 @@ impl Node {
             out: &mut self.out,
             hello_soon: false,
             guard_changed: false,
+            gone: None,
             nonce: &mut self.nonce,
         };
         for group in self.groups.iter_mut().chain(&mut self.leaving) {
             with(group, &mut scope);
         }
         let (hello_soon, guard_changed) = (scope.hello_soon, scope.guard_changed);
+        if let Some(peer) = scope.gone.and_then(|n| self.peers.get_mut(n)) {
+            peer.lose();
+        }
         if guard_changed {
             self.tell_guard(now);
         }
@@ -363,6 +387,7 @@ impl Node {
             out: &mut out,
             hello_soon: false,
             guard_changed: false,
+            gone: None,
             nonce: &mut nonce,
         };
         for group in self.groups.iter().chain(&self.leaving) {

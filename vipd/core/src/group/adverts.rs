@@ -33,6 +33,12 @@ impl Group {
             let family = Family::of(*source);
             let mut addresses = self.spoken_of(priority);
             addresses.retain(|a| Family::of(*a) == family);
+            // While a reload exchanges them there may be twice as many as fit.
+            addresses.truncate(usize::from(u8::MAX));
+            if self.vip.addresses.is_empty() {
+                // An advert names one address at least (RFC 9568 erratum 8299).
+                addresses.push(*source);
+            }
             if addresses.is_empty() {
                 continue;
             }
@@ -57,7 +63,7 @@ impl Group {
         let all: Vec<Cidr> = if priority == PRIORITY_RELEASE {
             self.vip.addresses.iter().chain(&self.given).copied().collect()
         } else {
-            self.available().chain(self.going.iter().copied()).collect()
+            self.going.iter().copied().chain(self.available()).collect()
         };
         all.iter().map(|a| a.address()).collect()
     }
@@ -68,7 +74,7 @@ impl Group {
         match (scope.settings.election.transport, family) {
             (Transport::Multicast, Family::V4) => vec![MULTICAST_V4],
             (Transport::Multicast, Family::V6) => vec![MULTICAST_V6],
-            (Transport::Unicast, _) => {
+            (Transport::Unicast | Transport::Udp, _) => {
                 let nodes = scope.settings.cluster.nodes.iter().enumerate();
                 let others = nodes.filter(|(number, _)| *number != scope.me);
                 others.filter_map(|(_, node)| node.address(family)).collect()

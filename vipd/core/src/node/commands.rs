@@ -12,7 +12,7 @@ use std::net::IpAddr;
 
 impl Node {
     /// The peer that should own a group next: able, serving if possible, by preference.
-    fn successor(&self, group: &Group) -> Option<usize> {
+    pub(super) fn successor(&self, group: &Group) -> Option<usize> {
         let ranking = group.vip.ranking(&self.settings.cluster.nodes);
         let others = || ranking.iter().copied().filter(|n| *n != self.me);
         let able = |n: &usize| self.peers[*n].can_take(group.vip.vrid);
@@ -141,7 +141,9 @@ impl Node {
     }
 
     fn leave_all(&mut self, now: Time) {
-        let successors: Vec<_> = self.groups.iter().map(|g| (g.id, self.successor(g))).collect();
+        let later = self.writing_group();
+        let groups = self.groups.iter().filter(|g| Some(g.id) != later);
+        let successors: Vec<_> = groups.map(|g| (g.id, self.successor(g))).collect();
         for (id, to) in successors {
             self.with_group(id, now, |group, scope| group.leave(to, scope));
         }
@@ -150,6 +152,7 @@ impl Node {
     pub(super) fn stop(&mut self, now: Time) {
         if self.stopping.is_none() {
             self.stopping = Some(now + STOP_FOR);
+            self.begin_removal(now);
             self.leave_all(now);
             self.say_hello(now);
         }

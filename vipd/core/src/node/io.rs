@@ -5,6 +5,8 @@ use crate::health::Why;
 use crate::plan::GroupPlan;
 use crate::pool::{Pools, ServerKey};
 use crate::probe::Probe;
+use crate::publish::Records;
+use crate::rejects::Reject;
 use crate::settings::Cidr;
 use crate::wire::peer::State;
 use std::net::IpAddr;
@@ -60,10 +62,18 @@ pub enum Input<'a> {
     PeerPacket {
         /// Its IP source.
         source: IpAddr,
-        /// Its TTL or hop limit.
+        /// Its TTL or hop limit; 255 for what a seal has proven, which may have come through routers.
         ttl: u8,
-        /// Its bytes.
+        /// Its bytes; if it was sealed, what was inside.
         payload: &'a [u8],
+    },
+    /// A packet counts for nothing by what the cluster key says of it, or was
+    /// not even looked at.
+    Refused {
+        /// Its IP source.
+        source: IpAddr,
+        /// Why.
+        cause: Reject,
     },
     /// The kernel answered a plan.
     Applied {
@@ -134,6 +144,13 @@ pub enum Input<'a> {
         addresses: Vec<IpAddr>,
         /// Why the latest look-up failed, if it did.
         problem: Option<String>,
+    },
+    /// The stores of records have carried out an order, or one of them has not.
+    Published {
+        /// The order's generation.
+        generation: u64,
+        /// Done everywhere, or why not.
+        result: Result<(), String>,
     },
     /// Stop: hand over, release, and say when it is done.
     Stop,
@@ -214,6 +231,9 @@ pub enum Output {
         /// The server.
         server: ServerKey,
     },
+    /// Make the stores of records hold this, and answer with [`Input::Published`];
+    /// of several orders only the newest counts.
+    Records(Records),
     /// Tell the crash guard.
     Guard(GuardState),
     /// Tell people.

@@ -36,7 +36,8 @@ impl Node {
             self.look_at_claims(now);
         }
         let groups = self.groups.iter().chain(&self.leaving);
-        let Some(group) = groups.into_iter().find(|g| g.vip.vrid == advert.vrid && g.is_on(interface)) else {
+        let Some(group) = groups.into_iter().find(|g| g.vip.vrid == advert.vrid && self.is_of(g, interface))
+        else {
             return match node {
                 Some(node) if self.is_of_others(advert.vrid) => {
                     self.hear_peer(node, now);
@@ -74,11 +75,21 @@ impl Node {
         self.settings.vips.iter().any(|v| v.vrid == vrid && !v.nodes.contains(&self.me))
     }
 
+    /// Whether a group's adverts come in by an interface. Those of UDP take any
+    /// way: their seal says where they are from.
+    fn is_of(&self, group: &Group, interface: u32) -> bool {
+        match self.settings.election.transport {
+            Transport::Unicast | Transport::Multicast => group.is_on(interface),
+            Transport::Udp => true,
+        }
+    }
+
     /// Why no group has an advert's VRID: if a node of ours advertises an address
     /// of ours under it, the files differ.
     fn other_number(&self, interface: u32, source: IpAddr, advert: &Advert) -> Reject {
         let ours = |g: &Group| {
-            g.is_on(interface) && g.vip.addresses.iter().any(|a| advert.addresses.contains(&a.address()))
+            self.is_of(g, interface)
+                && g.vip.addresses.iter().any(|a| advert.addresses.contains(&a.address()))
         };
         if self.groups.iter().any(ours) && self.node_at(source).is_some() {
             Reject::OtherVrid
@@ -104,7 +115,7 @@ impl Node {
         match (self.node_at(source), self.settings.election.transport) {
             (Some(node), _) if node == self.me => Err(Reject::OwnAddress),
             (Some(node), _) if group.vip.nodes.contains(&node) => Ok(Who::Node(node)),
-            (_, Transport::Unicast) => Err(Reject::UnknownSender),
+            (_, Transport::Unicast | Transport::Udp) => Err(Reject::UnknownSender),
             (_, Transport::Multicast) => {
                 let ours = |a: &IpAddr| group.vip.addresses.iter().any(|own| own.address() == *a);
                 if advert.addresses.iter().any(ours) {
@@ -138,6 +149,10 @@ impl Node {
             let of = match told.sender {
                 Some(sender) => sender.to_string(),
                 None => format!("several senders, the last {sender},"),
+            };
+            let of = match self.node_at(sender) {
+                Some(node) => format!("{of} ({})", self.settings.cluster.nodes[node].name),
+                None => of,
             };
             let message = format!("{packets} of {of} not accepted ({cause}): {}", cause.advice());
             self.tell(Event::new(Level::Warn, Kind::Advert, message));

@@ -3,6 +3,7 @@
 mod handover;
 mod owning;
 mod packets;
+mod records;
 mod reload;
 mod servers;
 
@@ -58,6 +59,7 @@ fn settings() -> Settings {
         vips: vec![vip("main", 100)],
         listeners: vec![],
         pools: vec![],
+        dns: None,
         digests: vec![("cluster.nodes", 1), ("pool", 2)],
     }
 }
