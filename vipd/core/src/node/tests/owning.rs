@@ -125,7 +125,8 @@ fn a_release_is_taken_up_by_priority_also_against_the_order_of_the_file() {
     for (sender, last) in [("px2", 12), ("px3", 13)] {
         let vrid = NonZeroU8::new(100).unwrap_or(NonZeroU8::MIN);
         let groups = vec![GroupReport { vrid, state: State::Backup, priority: 20, serving: true }];
-        let message = Message::Hello { groups, digests: vec![1, 2], sources: vec![], incumbents: vec![] };
+        let message =
+            Message::Hello { groups, digests: vec![1, 2], sources: vec![], incumbents: vec![], run: 0 };
         let payload = Envelope { cluster: cluster_id("orders"), sender: node_id(sender), message }.write();
         node.handle(Input::PeerPacket { source: address(last), ttl: 255, payload: &payload }, at(3_400));
     }
