@@ -329,6 +329,9 @@ impl Shell {
             KernelEvent::Applied { group, generation, result } => {
                 self.handle(Input::Applied { group, generation, result });
             }
+            KernelEvent::Stale { group, generation, waited } => {
+                self.handle(Input::Stale { group, generation, waited });
+            }
             KernelEvent::Restored { group, addresses } => {
                 let addresses = addresses.iter().map(|a| a.address()).collect();
                 self.handle(Input::Restored { group, addresses });
@@ -562,9 +565,7 @@ impl Shell {
         if !keys.is_empty() {
             return Err(format!("{} cannot change while vipd runs: restart it", keys.join(", ")));
         }
-        let changed: Vec<&str> =
-            old.digests.iter().zip(&new.digests).filter(|(a, b)| a != b).map(|((key, _), _)| *key).collect();
-        let done = match changed.as_slice() {
+        let done = match changes(old, &new).as_slice() {
             [] if *old == new && key == self.key => "reloaded: nothing changed".to_owned(),
             [] => "reloaded".to_owned(),
             keys => format!("reloaded: changed {}", keys.join(", ")),
@@ -580,6 +581,27 @@ impl Shell {
         self.relink();
         Ok(done)
     }
+}
+
+/// The keys in which two settings differ, for people: those that must agree
+/// between nodes, by their digests, and then the others.
+fn changes(old: &Settings, new: &Settings) -> Vec<&'static str> {
+    let digests = old.digests.iter().zip(&new.digests);
+    let mut keys: Vec<&str> = digests.filter(|(a, b)| a != b).map(|((key, _), _)| *key).collect();
+    let others = [
+        ("election.preempt-delay", old.election.preempt_delay != new.election.preempt_delay),
+        ("election.lease", old.election.lease != new.election.lease),
+        ("vip", old.vips != new.vips),
+        ("listen", old.listeners != new.listeners),
+        ("pool", old.pools != new.pools),
+        ("dns", old.dns != new.dns),
+    ];
+    for (key, changed) in others {
+        if changed && !keys.contains(&key) {
+            keys.push(key);
+        }
+    }
+    keys
 }
 
 /// A worker that hangs cannot close its sessions; the others have.

@@ -9,6 +9,7 @@ use tokio::runtime::Handle;
 use vipd_balancer::Balancer;
 use vipd_core::explain::count;
 use vipd_core::node::{GroupStatus, Node};
+use vipd_core::peers::TWINS;
 use vipd_core::time::Time;
 use vipd_core::wire::peer::State;
 
@@ -33,7 +34,7 @@ pub fn why(known: &Known<'_>, subject: Option<&str>) -> Result<String, Refusal> 
             let mut lines: Vec<String> = config_lines(config_errors);
             lines.extend(groups.iter().map(group_line));
             lines.extend(dns.into_iter().flat_map(dns_lines));
-            lines.extend(peer_lines(node));
+            lines.extend(peer_lines(node, now));
             lines.extend(link_lines());
             lines.extend(server_lines(known, |_, _| true));
             lines.extend(rejected_lines(node, now));
@@ -42,7 +43,7 @@ pub fn why(known: &Known<'_>, subject: Option<&str>) -> Result<String, Refusal> 
         Some(subject) => match (groups.iter().find(|g| g.name == subject), subject.split_once('/')) {
             (Some(group), _) => {
                 let mut lines = vec![group_line(group)];
-                lines.extend(peer_lines(node));
+                lines.extend(peer_lines(node, now));
                 lines.extend(link_lines());
                 lines.extend(rejected_lines(node, now));
                 lines
@@ -125,8 +126,8 @@ fn config_lines(errors: &[String]) -> Vec<String> {
     std::iter::once(title).filter(|_| !errors.is_empty()).chain(lines).collect()
 }
 
-/// What is wrong with peers: one that is silent, or has other settings.
-fn peer_lines(node: &Node) -> Vec<String> {
+/// What is wrong with peers: one that is silent, is two, or has other settings.
+fn peer_lines(node: &Node, now: Time) -> Vec<String> {
     let nodes = node.settings().cluster.nodes.iter().zip(node.peers()).enumerate();
     let others = nodes.filter(|(n, _)| *n != node.me());
     others
@@ -134,6 +135,9 @@ fn peer_lines(node: &Node) -> Vec<String> {
             let name = &member.name;
             if !peer.alive {
                 return Some(format!("{name} is not heard"));
+            }
+            if peer.has_twin(now) {
+                return Some(format!("{name}: {TWINS}"));
             }
             if !peer.differs.is_empty() {
                 let keys = peer.differs.join(", ");
@@ -441,8 +445,13 @@ pub(super) mod tests {
 
     fn px2_is_backup(node: &mut Node, now: Time) {
         let report = GroupReport { vrid: NonZeroU8::MIN, state: State::Backup, priority: 150, serving: true };
-        let message =
-            Message::Hello { groups: vec![report], digests: vec![], sources: vec![], incumbents: vec![] };
+        let message = Message::Hello {
+            groups: vec![report],
+            digests: vec![],
+            sources: vec![],
+            incumbents: vec![],
+            run: 0,
+        };
         let envelope = Envelope { cluster: cluster_id("orders"), sender: node_id("px2"), message };
         node.handle(Input::PeerPacket { source: address(12), ttl: 255, payload: &envelope.write() }, now);
     }
