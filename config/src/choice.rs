@@ -1,6 +1,7 @@
 //! Words of a few, and what other programs call them.
 
 use crate::report::{Problem, did_you_mean, quote};
+use crate::On;
 use crate::shape::Shape;
 use vipd_core::settings::{Balance, OnDown, ProxyProtocol, Resolve, Role, Transport, VrrpVersion};
 
@@ -53,6 +54,31 @@ impl Choice for Transport {
     const WORDS: &'static [(&'static str, Self)] =
         &[("unicast", Self::Unicast), ("multicast", Self::Multicast)];
     const LATER: &'static [&'static str] = &["udp"];
+}
+
+impl Choice for On {
+    const WHAT: &'static str = "\"active\", \"backup\", \"fault\", \"init\", \"takeover\", \"switchover\", \"address\", \
+                                \"peer\", \"server\", \"config\" or \"maintenance\"";
+    const WORDS: &'static [(&'static str, Self)] = &[
+        ("active", Self::Active),
+        ("backup", Self::Backup),
+        ("fault", Self::Fault),
+        ("init", Self::Init),
+        ("takeover", Self::Takeover),
+        ("switchover", Self::Switchover),
+        ("address", Self::Address),
+        ("peer", Self::Peer),
+        ("server", Self::Server),
+        ("config", Self::Config),
+        ("maintenance", Self::Maintenance),
+    ];
+    const OTHER_WORDS: &'static [(&'static str, &'static str)] = &[
+        ("master", "\"active\""),
+        ("primary", "\"active\""),
+        ("slave", "\"backup\""),
+        ("stop", "\"init\""),
+        ("reload", "\"config\""),
+    ];
 }
 
 impl Choice for Balance {

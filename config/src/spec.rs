@@ -3,6 +3,7 @@
 //! Nothing is missing or wrong at this level; [`crate::check`] judges.
 
 use crate::address::{Endpoint, HostField, HostName, Network, NodeAddress, Socket};
+use crate::On;
 use crate::choice::{Kind, Version};
 use crate::report::{Problem, quote};
 use crate::shape::{Field, List, OneOrMore, Section, Shape, Table, keys_of};
@@ -43,6 +44,7 @@ sections! {
     ServerSpec = "a server of [[pool]]", later &[];
     CheckSpec = "[pool.check]", later &[];
     StatusSpec = "[status]", later &[];
+    NotifySpec = "[[notify]]", later &[];
 }
 
 /// The sections that know a key.
@@ -59,6 +61,7 @@ pub(crate) struct Spec {
     pub(crate) listen: Field<List<Table<ListenSpec>>>,
     pub(crate) pool: Field<List<Table<PoolSpec>>>,
     pub(crate) status: Field<Table<StatusSpec>>,
+    pub(crate) notify: Field<List<Table<NotifySpec>>>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -195,6 +198,17 @@ pub(crate) struct CheckSpec {
 #[serde(rename_all = "kebab-case", default)]
 pub(crate) struct StatusSpec {
     pub(crate) http: Field<Socket>,
+    pub(crate) token_file: Field<FilePath>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "kebab-case", default)]
+pub(crate) struct NotifySpec {
+    pub(crate) name: Field<Name>,
+    pub(crate) command: Field<Command>,
+    pub(crate) on: Field<List<On>>,
+    pub(crate) user: Field<User>,
+    pub(crate) timeout: Field<Duration>,
 }
 
 /// A server: `"host:port"` or a table.

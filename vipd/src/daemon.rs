@@ -8,6 +8,7 @@ use crate::cli::Run;
 use crate::control::api::{Event, EventKind, Level};
 use crate::control::call::{self, Calls};
 use crate::control::events::{EventLog, EventStore};
+use crate::control::http::{Token, TokenError, Web};
 use crate::control::instance::{ClaimError, Instance, Socket};
 use crate::control::{http, notify, server};
 use crate::guard::Guard;
@@ -24,7 +25,7 @@ use tokio::runtime::{Builder, Handle};
 use tokio::sync::{mpsc, oneshot};
 use tracing::{info, warn};
 use vipd_balancer::Balancer;
-use vipd_config::{Config, Errors, NodeError};
+use vipd_config::{Config, Errors, NodeError, Status};
 use vipd_core::node::Node;
 
 /// Checks and look-ups that may wait for the shell, which takes one in microseconds.
@@ -63,6 +64,9 @@ pub enum Error {
         #[source]
         source: io::Error,
     },
+    /// The status page's secret is missing.
+    #[error("{0}")]
+    Token(#[from] TokenError),
     /// The kernel's addresses cannot be managed.
     #[error("{0}")]
     Kernel(#[from] KernelError),
@@ -102,13 +106,14 @@ pub fn run(run: &Run) -> Result<(), Error> {
     guard.on_panic();
     let instance = Instance::claim(&run.runtime_dir)?;
     let socket = instance.listen()?;
-    let status = config.status.as_ref().map(|s| s.http);
+    let status = config.status.clone();
+    let token = status.as_ref().and_then(|s| s.token_file.as_deref()).map(Token::read).transpose()?;
     let node = Node::new(shell::settings(config), me, seed(), clock::now());
     let result = Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(system("make the event loop"))
-        .and_then(|runtime| runtime.block_on(serve(node, guard, socket, status, run)));
+        .and_then(|runtime| runtime.block_on(serve(node, guard, socket, (status, token), run)));
     drop(instance);
     result
 }
@@ -117,7 +122,7 @@ async fn serve(
     node: Node,
     guard: Guard,
     socket: Socket,
-    status: Option<SocketAddr>,
+    (status, token): (Option<Status>, Option<Token>),
     run: &Run,
 ) -> Result<(), Error> {
     let settings = node.settings().clone();
@@ -125,7 +130,7 @@ async fn serve(
     let (events, store) = EventLog::new();
     let (calls, calls_in) = call::channel();
     let aux = Aux::start()?;
-    let http = status.map(|address| listen(address, &aux.handle)).transpose()?;
+    let http = status.as_ref().map(|s| listen(s.http, &aux.handle)).transpose()?;
     let balancer =
         Balancer::start(&settings.listeners, node.preview_pools(&settings.pools, clock::now()), None)?;
     let addresses = settings.vips.iter().flat_map(|v| v.addresses.iter().map(|a| a.address())).collect();
@@ -138,7 +143,7 @@ async fn serve(
     let discovery = Discovery::start(aux.handle.clone(), &settings.pools, discovered);
     let checker = Checker::start(aux.handle.clone(), &settings.pools, &resolver, reports);
     // Everything is bound by now: operators and systemd may come.
-    aux.handle.spawn(control(socket, http, calls, store));
+    aux.handle.spawn(control(socket, (http, token), calls, store));
     let version = env!("CARGO_PKG_VERSION");
     info!(node = name, cluster = settings.cluster.name, version, "vipd starts");
     events.push(Event::new(Level::Info, EventKind::Start, format!("vipd {version} starts on {name}")));
@@ -159,7 +164,7 @@ async fn serve(
         events: events.clone(),
         aux: aux.handle.clone(),
         config: run.config.path.clone(),
-        http: status,
+        status,
     };
     let balancer = shell::run(parts).await.map_err(system("run the event loop"))?;
     events.push(Event::new(Level::Info, EventKind::Stop, "everything is handed over and released"));
@@ -201,11 +206,19 @@ async fn start_kernel(settings: KernelSettings) -> Result<KernelParts, Error> {
 }
 
 /// The control plane, until the events end.
-async fn control(socket: Socket, http: Option<std::net::TcpListener>, calls: Calls, store: EventStore) {
+async fn control(
+    socket: Socket,
+    (http, token): (Option<std::net::TcpListener>, Option<Token>),
+    calls: Calls,
+    store: EventStore,
+) {
     notify::ready();
     let alive = tokio::spawn(notify::keep_alive(calls.clone()));
     let pages = http.and_then(|l| tokio::net::TcpListener::from_std(l).ok());
-    let pages = pages.map(|listener| tokio::spawn(http::serve(listener, calls.clone())));
+    let pages = pages.map(|listener| {
+        let web = Web::new(calls.clone(), store.subscriptions(), token);
+        tokio::spawn(http::serve(listener, web))
+    });
     if let Err(error) = server::serve(socket, calls, store).await {
         warn!(%error, "the control socket does not work");
     }

@@ -32,7 +32,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 use tracing::{error, info, warn};
 use vipd_balancer::{Balancer, ConnectFailure};
-use vipd_config::Config;
+use vipd_config::{Config, Status};
 use vipd_core::event::{Event, Level};
 use vipd_core::node::{Announcement, Input, Link, Node, Output, Settings};
 use vipd_core::plan::{GroupPlan, Hold};
@@ -75,7 +75,7 @@ pub struct Parts {
     /// The configuration file.
     pub config: PathBuf,
     /// Where the status is served.
-    pub http: Option<SocketAddr>,
+    pub status: Option<Status>,
 }
 
 /// The loop's state.
@@ -90,7 +90,7 @@ struct Shell {
     events: EventLog,
     aux: Handle,
     config: PathBuf,
-    http: Option<SocketAddr>,
+    status: Option<Status>,
     config_errors: Vec<String>,
     interfaces: Interfaces,
     sockets: Sockets,
@@ -129,7 +129,7 @@ pub async fn run(parts: Parts) -> io::Result<Balancer> {
         events: parts.events,
         aux: parts.aux,
         config: parts.config,
-        http: parts.http,
+        status: parts.status,
         config_errors: vec![],
         interfaces: Interfaces::default(),
         sockets: Sockets::new(transport, packets),
@@ -501,14 +501,14 @@ impl Shell {
 
     /// Takes over changed settings, all of them or none.
     fn take_over(&mut self, config: Config) -> Result<String, String> {
-        let http = config.status.as_ref().map(|s| s.http);
+        let status = config.status.clone();
         let mut new = settings(config);
         let file = std::mem::take(&mut new.pools);
         new.pools = self.found.preview(&file);
         let old = self.node.settings();
         let mut keys = Node::needs_restart(old, &new);
-        if http != self.http {
-            keys.push("status.http");
+        if status != self.status {
+            keys.push("status");
         }
         if !keys.is_empty() {
             return Err(format!("{} cannot change while vipd runs: restart it", keys.join(", ")));

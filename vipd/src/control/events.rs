@@ -59,7 +59,8 @@ pub struct EventStore {
 
 impl EventStore {
     /// Where followers subscribe.
-    pub(super) fn subscriptions(&self) -> Subscriptions {
+    #[must_use]
+    pub fn subscriptions(&self) -> Subscriptions {
         self.shared.clone()
     }
 
@@ -74,7 +75,7 @@ impl EventStore {
 
 /// The newest events, and a place to wait for the next.
 #[derive(Clone, Debug)]
-pub(super) struct Subscriptions(Arc<Mutex<Ring>>);
+pub struct Subscriptions(Arc<Mutex<Ring>>);
 
 #[derive(Debug)]
 struct Ring {
@@ -107,6 +108,11 @@ impl Subscriptions {
             // An error only says that nobody follows.
             let _ = live.send(event);
         }
+    }
+
+    /// The kept events, oldest first.
+    pub(super) fn kept(&self) -> Vec<Arc<EventDoc>> {
+        self.lock().kept.iter().map(Arc::clone).collect()
     }
 
     /// The kept events after number `since`, and those to come: none is in both, none in neither.

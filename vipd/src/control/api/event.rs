@@ -1,6 +1,6 @@
 //! What happened, as documents.
 
-use super::Steps;
+use super::{Steps, VipState};
 use crate::control::stamp;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -42,6 +42,9 @@ pub struct Event {
     pub peer: Option<String>,
     /// The same, for people, in a sentence.
     pub message: String,
+    /// The VIP's new state on this node.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub state: Option<VipState>,
     /// The steps, if it is a takeover.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub steps: Option<Steps>,
@@ -59,6 +62,7 @@ impl Event {
             server: None,
             peer: None,
             message: message.into(),
+            state: None,
             steps: None,
         }
     }
