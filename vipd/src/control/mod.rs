@@ -3,6 +3,8 @@
 //! * [`api`]: the messages: requests, responses, the status document, events.
 //! * [`call`]: how they reach the daemon's one loop, and its answers come back.
 //! * [`events`]: the newest events, and who follows them.
+//! * `history`: events that survive a restart.
+//! * [`hooks`]: commands that are run when something happens.
 //! * [`instance`]: one daemon a host; the lock and the socket in the runtime directory.
 //! * [`server`]: the Unix socket.
 //! * [`http`]: `/status.json`, `/metrics`, `/healthz`.
@@ -16,6 +18,8 @@ pub mod api;
 pub mod call;
 mod convert;
 pub mod events;
+mod history;
+pub mod hooks;
 pub mod http;
 pub mod instance;
 mod metrics;

@@ -10,7 +10,7 @@ use std::fmt;
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct EventDoc {
-    /// Counts from 1 at the daemon's start; a gap is an event that was lost.
+    /// Counts from 1, across restarts where events are kept; a gap is an event that was lost.
     pub seq: u64,
     /// When it happened, by the wall clock.
     #[serde(with = "stamp::millis")]
