@@ -31,13 +31,15 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use toml::de::DeTable;
-use vipd_core::settings::{ClusterSettings, ElectionSettings, Listener, Member, Pool, VipGroup};
+use vipd_core::settings::{ClusterSettings, Dns, ElectionSettings, Listener, Member, Pool, VipGroup};
 
 /// A file that was found good.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Config {
     /// `[cluster]`.
     pub cluster: ClusterSettings,
+    /// `[cluster] key-file`; nothing is sealed when absent.
+    pub key: Option<Key>,
     /// `[election]`.
     pub election: ElectionSettings,
     /// `[[vip]]`, in the file's order.
@@ -46,12 +48,23 @@ pub struct Config {
     pub listeners: Vec<Listener>,
     /// `[[pool]]`, in the file's order.
     pub pools: Vec<Pool>,
+    /// `[dns]`; the election of who writes is the last of [`Config::vips`] then.
+    pub dns: Option<Dns>,
     /// `[status]`; off when absent.
     pub status: Option<Status>,
     /// `[[notify]]`, in the file's order.
     pub notify: Vec<Notify>,
     /// What is allowed and probably not meant, sorted by place.
     pub warnings: Vec<Warning>,
+}
+
+/// `[cluster] key-file` and how strictly it is taken.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Key {
+    /// The file that holds the cluster key.
+    pub file: PathBuf,
+    /// Whether what is not sealed counts, too: while a key is brought in or changed.
+    pub accept_unsealed: bool,
 }
 
 /// `[status]`.

@@ -10,26 +10,34 @@ use crate::control::call::{self, Calls};
 use crate::control::events::{EventLog, EventStore};
 use crate::control::http::{Token, TokenError, Web};
 use crate::control::instance::{ClaimError, Instance, Socket};
-use crate::control::{http, notify, server};
+use crate::control::{hooks, http, notify, server};
 use crate::guard::Guard;
 use crate::kernel::{self, KernelError, KernelEvent, KernelHandle, KernelSettings, Leftover};
 use crate::log;
 use crate::net::clock;
+use crate::peer::key::{ClusterKey, KeyError};
+use crate::peer::{Links, Party, epoch};
+use crate::publish::{self, Publishing};
 use crate::resolve::{Discovery, Resolver};
-use crate::shell::{self, Parts};
+use crate::shell::{self, Left, Parts};
 use nix::unistd::Uid;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
 use std::time::Duration;
 use tokio::runtime::{Builder, Handle};
-use tokio::sync::{mpsc, oneshot};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{mpsc, oneshot, watch};
 use tracing::{info, warn};
 use vipd_balancer::Balancer;
-use vipd_config::{Config, Errors, NodeError, Status};
-use vipd_core::node::Node;
+use vipd_config::{Config, Errors, NodeError, Notify, Status};
+use vipd_core::node::{Node, Relay};
+use vipd_core::settings::Member;
 
 /// Checks and look-ups that may wait for the shell, which takes one in microseconds.
 const REPORTS: usize = 1024;
+/// The last commands of `[[notify]]` may take this long after a stop.
+const HOOKS_FOR: Duration = Duration::from_secs(5);
 /// Sessions that are not of a VIP may go on for this long after a stop.
 const DRAIN_FOR: Duration = Duration::from_secs(10);
 
@@ -39,6 +47,9 @@ pub enum Error {
     /// The configuration is wrong.
     #[error("{0}")]
     Config(#[from] Errors),
+    /// The cluster key cannot be had.
+    #[error("{0}")]
+    Key(#[from] KeyError),
     /// This host is none of the nodes.
     #[error("{0}")]
     Node(#[from] NodeError),
@@ -91,9 +102,15 @@ fn system(what: &'static str) -> impl FnOnce(io::Error) -> Error {
 /// Why it cannot start, or had to end.
 pub fn run(run: &Run) -> Result<(), Error> {
     let config = Config::load(&run.config.path)?;
-    let _log = log::to_stderr().map_err(system("start a thread"))?;
+    let _log = log::open(run.log_format).map_err(system("open the log"))?;
     for warning in &config.warnings {
         warn!("{warning}");
+    }
+    let key = config.key.as_ref().map(|key| ClusterKey::load(&key.file)).transpose()?;
+    if key.is_none() {
+        warn!(
+            "no key-file in [cluster]: whoever is on the network can speak for a node; `vipd keygen` prints a key"
+        );
     }
     let me = match &run.node {
         Some(name) => config.node_named(name)?,
@@ -106,28 +123,56 @@ pub fn run(run: &Run) -> Result<(), Error> {
     guard.on_panic();
     let instance = Instance::claim(&run.runtime_dir)?;
     let socket = instance.listen()?;
+    let links = key.map(|key| links(&config, &key, me, run));
     let status = config.status.clone();
     let token = status.as_ref().and_then(|s| s.token_file.as_deref()).map(Token::read).transpose()?;
+    let pages = Pages { status, token, notify: config.notify.clone() };
     let node = Node::new(shell::settings(config), me, seed(), clock::now());
     let result = Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(system("make the event loop"))
-        .and_then(|runtime| runtime.block_on(serve(node, guard, socket, (status, token), run)));
+        .and_then(|runtime| runtime.block_on(serve(node, links, guard, socket, pages, run)));
     drop(instance);
     result
 }
 
+/// The sealed links to the other nodes.
+fn links(config: &Config, key: &ClusterKey, me: usize, run: &Run) -> Links {
+    let cluster = &config.cluster;
+    let party = |m: &Member| Party { name: m.name.clone(), addresses: m.addresses.clone() };
+    let parties = cluster.nodes.iter().map(party).collect();
+    let accept_unsealed = config.key.as_ref().is_some_and(|k| k.accept_unsealed);
+    Links::new(key, &cluster.name, parties, me, epoch::begin(&run.state_dir), accept_unsealed)
+}
+
+/// What operators see, and have run.
+struct Pages {
+    status: Option<Status>,
+    token: Option<Token>,
+    notify: Vec<Notify>,
+}
+
+/// Events, kept where that is possible.
+fn event_log(state_dir: &Path) -> (EventLog, EventStore) {
+    EventLog::kept_in(state_dir).unwrap_or_else(|error| {
+        let dir = state_dir.display();
+        warn!(%error, %dir, "events are not kept across a restart: --state-dir names a directory that can be written");
+        EventLog::new()
+    })
+}
+
 async fn serve(
     node: Node,
+    links: Option<Links>,
     guard: Guard,
     socket: Socket,
-    (status, token): (Option<Status>, Option<Token>),
+    Pages { status, token, notify }: Pages,
     run: &Run,
 ) -> Result<(), Error> {
     let settings = node.settings().clone();
     let name = settings.cluster.nodes.get(node.me()).map(|n| n.name.clone()).unwrap_or_default();
-    let (events, store) = EventLog::new();
+    let (events, store) = event_log(&run.state_dir);
     let (calls, calls_in) = call::channel();
     let aux = Aux::start()?;
     let http = status.as_ref().map(|s| listen(s.http, &aux.handle)).transpose()?;
@@ -142,8 +187,14 @@ async fn serve(
     let (discovered, discovered_in) = mpsc::channel(REPORTS);
     let discovery = Discovery::start(aux.handle.clone(), &settings.pools, discovered);
     let checker = Checker::start(aux.handle.clone(), &settings.pools, &resolver, reports);
+    let (answers, answers_in) = mpsc::channel(publish::ANSWERS);
+    let publishing = Publishing::start(aux.handle.clone(), &settings, node.me(), events.clone(), answers);
+    let origin = hooks::Origin { cluster: settings.cluster.name.clone(), node: name.clone() };
+    let (hooks, newest_hooks) = watch::channel(notify);
+    let (seen_to, mut hooks_done) = watch::channel(0);
+    aux.handle.spawn(hooks::run(&store.subscriptions(), newest_hooks, origin, seen_to));
     // Everything is bound by now: operators and systemd may come.
-    aux.handle.spawn(control(socket, (http, token), calls, store));
+    aux.handle.spawn(control(socket, (http, token), calls, store, kernel.clone()));
     let version = env!("CARGO_PKG_VERSION");
     info!(node = name, cluster = settings.cluster.name, version, "vipd starts");
     events.push(Event::new(Level::Info, EventKind::Start, format!("vipd {version} starts on {name}")));
@@ -155,27 +206,57 @@ async fn serve(
     let parts = Parts {
         node,
         kernel: (kernel, kernel_events),
+        links,
         guard,
         balancer,
         checker: (checker, reports_in),
         resolver: (resolver, found_in),
         discovery: (settings.pools, discovery, discovered_in),
+        publishing: (publishing, answers_in),
         calls: calls_in,
         events: events.clone(),
         aux: aux.handle.clone(),
         config: run.config.path.clone(),
         status,
+        hooks,
     };
-    let balancer = shell::run(parts).await.map_err(system("run the event loop"))?;
+    let Left { balancer, relay } = shell::run(parts).await.map_err(system("run the event loop"))?;
     events.push(Event::new(Level::Info, EventKind::Stop, "everything is handed over and released"));
-    let left = balancer.drain(DRAIN_FOR).await?;
+    let drain_for = match relay {
+        Some(relay) => relay_on(&balancer, relay, &events).await?,
+        None => DRAIN_FOR,
+    };
+    let left = balancer.drain(drain_for).await?;
     if left > 0 {
         warn!(left, "sessions were still open and are closed");
     }
+    // The last commands: an operator may be told by them that this node lets go.
+    let last = events.last();
+    let _ = tokio::time::timeout(HOOKS_FOR, hooks_done.wait_for(|seq| *seq >= last)).await;
     info!("vipd stops");
     drop(events);
     aux.stop();
     Ok(())
+}
+
+/// Serves clients that come by old answers of DNS; gives the time that their
+/// sessions have left. A second signal ends it.
+async fn relay_on(balancer: &Balancer, relay: Relay, events: &EventLog) -> Result<Duration, Error> {
+    let message = format!(
+        "this node is out of the records: new clients may come for {} s, sessions are kept for {} s",
+        relay.accept.as_secs(),
+        relay.keep.as_secs()
+    );
+    info!(sessions = balancer.sessions(), "{message}");
+    events.push(Event::new(Level::Info, EventKind::Dns, message));
+    let what = "wait for signals";
+    let mut terminate = signal(SignalKind::terminate()).map_err(system(what))?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(system(what))?;
+    tokio::select! {
+        () = tokio::time::sleep(relay.accept) => Ok(relay.keep.saturating_sub(relay.accept)),
+        _ = terminate.recv() => Ok(Duration::ZERO),
+        _ = interrupt.recv() => Ok(Duration::ZERO),
+    }
 }
 
 type KernelParts = (KernelHandle, mpsc::Receiver<KernelEvent>, Vec<Leftover>);
@@ -211,9 +292,16 @@ async fn control(
     (http, token): (Option<std::net::TcpListener>, Option<Token>),
     calls: Calls,
     store: EventStore,
+    kernel: KernelHandle,
 ) {
-    notify::ready();
-    let alive = tokio::spawn(notify::keep_alive(calls.clone()));
+    let alive = tokio::spawn({
+        let calls = calls.clone();
+        async move {
+            notify::first_round(&calls).await;
+            notify::ready();
+            notify::keep_alive(calls, kernel).await;
+        }
+    });
     let pages = http.and_then(|l| tokio::net::TcpListener::from_std(l).ok());
     let pages = pages.map(|listener| {
         let web = Web::new(calls.clone(), store.subscriptions(), token);

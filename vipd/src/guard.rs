@@ -30,7 +30,7 @@ use nix::sys::socket::{
 };
 use serde::{Deserialize, Serialize};
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
@@ -64,15 +64,18 @@ struct Farewell {
     interface: u32,
     source: IpAddr,
     destination: IpAddr,
+    /// Over UDP to this port, if not as protocol 112.
+    port: Option<u16>,
     bytes: Vec<u8>,
 }
 
 impl State {
-    fn new(state: &GuardState, runtime_dir: &Path) -> Self {
+    fn new(state: &GuardState, port: Option<u16>, runtime_dir: &Path) -> Self {
         let farewell = |packet: &Transmit| Farewell {
             interface: packet.interface,
             source: packet.source,
             destination: packet.destination,
+            port,
             bytes: packet.bytes.clone(),
         };
         Self {
@@ -151,9 +154,9 @@ impl Guard {
     }
 
     /// Tells the guard what is held now. Never waits; should the guard not
-    /// take it now, the next call tells it.
-    pub fn update(&self, state: &GuardState) {
-        let state = State::new(state, &self.shared.runtime_dir);
+    /// take it now, the next call tells it. Farewells go to a UDP port if one is given.
+    pub fn update(&self, state: &GuardState, port: Option<u16>) {
+        let state = State::new(state, port, &self.shared.runtime_dir);
         let Ok(bytes) = serde_json::to_vec(&state) else { return };
         let mut link = self.shared.link();
         if link.newest.as_ref() == Some(&bytes) && link.told {
@@ -376,7 +379,11 @@ fn clean_up(last: &State, requester: io::Result<Requester>) -> ExitCode {
         complain("delete the floating addresses of a dead daemon", error);
     }
     for farewell in &last.farewells {
-        let sent = send_once(farewell.interface, farewell.source, farewell.destination, &farewell.bytes);
+        let Farewell { interface, source, destination, port, bytes } = farewell;
+        let sent = match port {
+            Some(port) => send_datagram(*source, SocketAddr::new(*destination, *port), bytes),
+            None => send_once(*interface, *source, *destination, bytes),
+        };
         if let Err(error) = sent {
             complain("release for a dead daemon", error);
         }
@@ -391,6 +398,11 @@ fn clean_up(last: &State, requester: io::Result<Requester>) -> ExitCode {
         last.farewells.len()
     );
     if clean { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// The port it leaves from does not matter: the address and the seal say whose it is.
+fn send_datagram(source: IpAddr, destination: SocketAddr, bytes: &[u8]) -> io::Result<()> {
+    std::net::UdpSocket::bind(SocketAddr::new(source, 0))?.send_to(bytes, destination).map(|_| ())
 }
 
 #[cfg(test)]
@@ -408,7 +420,7 @@ mod tests {
                 bytes: vec![1, 2, 3],
             }],
         };
-        let bytes = serde_json::to_vec(&State::new(&state, Path::new("/run/vipd")))?;
+        let bytes = serde_json::to_vec(&State::new(&state, None, Path::new("/run/vipd")))?;
         let read: State = serde_json::from_slice(&bytes)?;
         assert_eq!(read.farewells.len(), 1);
         let spots = read.spots();

@@ -9,6 +9,8 @@
 //! * [`kernel`]: the addresses the kernel holds.
 //! * `log`: whoever logs does not wait for whoever reads.
 //! * [`net`]: adverts, messages between nodes, announcements, the clock.
+//! * [`peer`]: the sealed link between nodes, and sealed adverts.
+//! * [`publish`]: the records of the cluster's name.
 //! * [`resolve`]: names of servers.
 //! * [`shell`]: the one loop that drives the decisions.
 
@@ -19,8 +21,10 @@ pub mod ctl;
 pub mod daemon;
 pub mod guard;
 pub mod kernel;
-mod log;
+pub mod log;
 pub mod net;
+pub mod peer;
+pub mod publish;
 pub mod resolve;
 pub mod shell;
 

@@ -9,6 +9,7 @@ use vipd_config::Config;
 fn main() -> ExitCode {
     match Cli::parse().command {
         Command::Check(check) => judge(&check.config.path),
+        Command::Keygen => keygen(),
         Command::Import(import) => finish(&carry_over(&import)),
         Command::Guard => vipd::guard::main(),
         Command::Run(run) => finish(&vipd::daemon::run(&run)),
@@ -72,6 +73,19 @@ fn judge(path: &std::path::Path) -> ExitCode {
         }
         Err(errors) => {
             complain(&errors);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Prints a new cluster key.
+fn keygen() -> ExitCode {
+    use std::io::Write as _;
+    let printed = vipd::peer::key::generate().and_then(|key| writeln!(std::io::stdout(), "{key}"));
+    match printed {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            complain(&error);
             ExitCode::FAILURE
         }
     }

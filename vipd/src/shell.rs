@@ -8,45 +8,55 @@
 pub mod calls;
 mod found;
 pub mod links;
+mod sealing;
 pub mod sockets;
 pub mod status;
 
 use crate::check::{Checker, Report};
 use crate::control::api::{self, EventKind};
 use crate::control::call::{Call, Refusal, Reply};
+use crate::control::difference::difference;
 use crate::control::events::EventLog;
 use crate::guard::Guard;
 use crate::kernel::{self, KernelEvent, KernelHandle};
 use crate::net::{Announcer, Timer, clock};
+use crate::peer::Links;
+use crate::publish::{Answer, Publishing};
 use crate::resolve::{Discovered, Discovery, Resolved, Resolver};
 use calls::{Maintenance, Switchover};
 use found::Found;
 use links::{Interface, Interfaces};
-use sockets::{Packet, Sockets};
+use sockets::Sockets;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use tokio::runtime::Handle;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tracing::{error, info, warn};
 use vipd_balancer::{Balancer, ConnectFailure};
-use vipd_config::{Config, Status};
+use vipd_config::{Config, Notify, Status};
+use vipd_core::discover::expand;
 use vipd_core::event::{Event, Level};
-use vipd_core::node::{Announcement, Input, Link, Node, Output, Settings};
+use vipd_core::node::{Announcement, Input, Link, Node, Output, Relay, Settings};
 use vipd_core::plan::{GroupPlan, Hold};
 use vipd_core::pool::ServerKey;
 use vipd_core::probe::Probe;
-use vipd_core::settings::{Family, Pool};
-use vipd_core::time::Time;
+use vipd_core::settings::{Family, Pool, Transport};
 use vipd_core::wire::Mac;
 
 /// The nice value of threads that adverts depend on.
 const ADVERTS_FIRST: i32 = -15;
 
 /// What a reload has read, and who waits for it.
-type Loaded = (Result<Config, vipd_config::Errors>, Option<Reply<Result<String, Refusal>>>);
+struct Loaded {
+    /// The file, with its text.
+    config: Result<(Config, String), vipd_config::Errors>,
+    reply: Option<Reply<Result<String, Refusal>>>,
+    /// Nothing is changed, only told.
+    dry_run: bool,
+}
 
 /// What the loop is made of.
 #[derive(Debug)]
@@ -55,6 +65,8 @@ pub struct Parts {
     pub node: Node,
     /// The rtnetlink owner, and what it tells.
     pub kernel: (KernelHandle, mpsc::Receiver<KernelEvent>),
+    /// The sealed links to the other nodes, where there is a cluster key.
+    pub links: Option<Links>,
     /// The crash guard.
     pub guard: Guard,
     /// The data path.
@@ -66,6 +78,8 @@ pub struct Parts {
     /// Names that stand for many servers: the pools as the file has them, the
     /// look-ups, and what they find.
     pub discovery: (Vec<Pool>, Discovery, mpsc::Receiver<Discovered>),
+    /// The places of the name's records, and what they answer.
+    pub publishing: (Publishing, mpsc::Receiver<Answer>),
     /// What operators ask.
     pub calls: mpsc::Receiver<Call>,
     /// What people are told.
@@ -76,21 +90,37 @@ pub struct Parts {
     pub config: PathBuf,
     /// Where the status is served.
     pub status: Option<Status>,
+    /// Commands that are run when something happens.
+    pub hooks: watch::Sender<Vec<Notify>>,
+}
+
+/// What is left when the loop has ended.
+#[derive(Debug)]
+pub struct Left {
+    /// The data path, which serves still.
+    pub balancer: Balancer,
+    /// How long clients may come by answers that they got before.
+    pub relay: Option<Relay>,
 }
 
 /// The loop's state.
 struct Shell {
     node: Node,
+    sealing: Option<Links>,
     kernel: KernelHandle,
     guard: Guard,
     balancer: Balancer,
     checker: Checker,
     resolver: Resolver,
     found: Found,
+    publishing: Publishing,
     events: EventLog,
     aux: Handle,
     config: PathBuf,
     status: Option<Status>,
+    hooks: watch::Sender<Vec<Notify>>,
+    /// The text of the file that is in force.
+    in_force: String,
     config_errors: Vec<String>,
     interfaces: Interfaces,
     sockets: Sockets,
@@ -108,7 +138,7 @@ struct Shell {
 ///
 /// # Errors
 /// The system has no timer or no signals for the loop.
-pub async fn run(parts: Parts) -> io::Result<Balancer> {
+pub async fn run(parts: Parts) -> io::Result<Left> {
     let (packets, mut packets_in) = mpsc::channel(sockets::WAITING);
     // One reload at a time is read; a second waits for its turn.
     let (loaded, mut loaded_in) = mpsc::channel(4);
@@ -116,20 +146,26 @@ pub async fn run(parts: Parts) -> io::Result<Balancer> {
     let (checker, mut reports) = parts.checker;
     let (resolver, mut resolved) = parts.resolver;
     let (file, discovery, mut discovered) = parts.discovery;
+    let (publishing, mut answers) = parts.publishing;
     let mut calls = parts.calls;
     let transport = parts.node.settings().election.transport;
+    let in_force = std::fs::read_to_string(&parts.config).unwrap_or_default();
     let mut shell = Shell {
         node: parts.node,
+        sealing: parts.links,
         kernel,
         guard: parts.guard,
         balancer: parts.balancer,
         checker,
         resolver,
         found: Found::new(file, discovery),
+        publishing,
         events: parts.events,
         aux: parts.aux,
         config: parts.config,
         status: parts.status,
+        hooks: parts.hooks,
+        in_force,
         config_errors: vec![],
         interfaces: Interfaces::default(),
         sockets: Sockets::new(transport, packets),
@@ -145,7 +181,7 @@ pub async fn run(parts: Parts) -> io::Result<Balancer> {
     let mut failures = shell.balancer.connect_failures();
     shell.drain();
     while shell.stopped.is_none() {
-        let deadline = shell.node.next_deadline().unwrap_or(Time::MAX);
+        let deadline = shell.deadline();
         tokio::select! {
             biased;
             Some(packet) = packets_in.recv() => shell.packet(&packet),
@@ -159,17 +195,19 @@ pub async fn run(parts: Parts) -> io::Result<Balancer> {
                 while let Ok(packet) = packets_in.try_recv() {
                     shell.packet(&packet);
                 }
-                shell.handle(Input::Tick);
+                shell.due();
+                shell.forget_vanished();
             }
             Some(report) = reports.recv() => shell.report(report),
             Some(found) = resolved.recv() => shell.resolved(&found),
             Some(found) = discovered.recv() => shell.discovered(found),
+            Some(answer) = answers.recv() => shell.published(answer),
             Some(call) = calls.recv() => shell.call(call),
             Some(failed) = next_failure(&mut failures) => {
                 shell.handle(Input::ConnectFailed { pool: &failed.pool, server: &failed.server });
             }
-            Some((config, reply)) = loaded_in.recv() => shell.reloaded(config, reply),
-            _ = hangup.recv() => shell.reload(None),
+            Some(loaded) = loaded_in.recv() => shell.reloaded(loaded),
+            _ = hangup.recv() => shell.reload(None, false),
         }
         shell.look_at_orders();
     }
@@ -184,7 +222,7 @@ pub async fn run(parts: Parts) -> io::Result<Balancer> {
         // Now: other sessions may go on for long.
         shell.guard.take_over();
     }
-    Ok(shell.balancer)
+    Ok(Left { relay: shell.node.relay_for(), balancer: shell.balancer })
 }
 
 async fn next_failure(failures: &mut Option<mpsc::Receiver<ConnectFailure>>) -> Option<ConnectFailure> {
@@ -211,13 +249,8 @@ impl Shell {
     fn drain(&mut self) {
         while let Some(output) = self.node.next_output() {
             match output {
-                Output::Advert(packet) => self.sockets.send(&packet),
-                Output::Peer { node, bytes } => {
-                    let cluster = &self.node.settings().cluster;
-                    if let Some(member) = cluster.nodes.get(node) {
-                        self.sockets.send_peer(&member.addresses, cluster.peer_port, &bytes);
-                    }
-                }
+                Output::Advert(packet) => self.send_advert(packet),
+                Output::Peer { node, bytes } => self.send_message(node, &bytes),
                 Output::Addresses(plan) => {
                     if plan.hold != Hold::Absent {
                         self.open_listeners(&plan);
@@ -236,7 +269,8 @@ impl Shell {
                         self.checker.hurry(pool, server);
                     }
                 }
-                Output::Guard(state) => self.guard.update(&state),
+                Output::Records(records) => self.publishing.order(records),
+                Output::Guard(state) => self.tell_guard(state),
                 Output::Event(event) => self.tell(event),
                 Output::Forget { group } => self.kernel.forget(Some(group), addresses(self.node.settings())),
                 Output::Stopped { clean } => self.stopped = Some(clean),
@@ -292,21 +326,6 @@ impl Shell {
 
     // ---- what comes in ------------------------------------------------------
 
-    fn packet(&mut self, packet: &Packet) {
-        match packet {
-            Packet::Advert { interface, source, destination, ttl, payload } => self.handle(Input::Packet {
-                interface: *interface,
-                source: *source,
-                destination: *destination,
-                ttl: *ttl,
-                payload,
-            }),
-            Packet::Peer { source, ttl, payload } => {
-                self.handle(Input::PeerPacket { source: *source, ttl: *ttl, payload });
-            }
-        }
-    }
-
     fn kernel_event(&mut self, event: KernelEvent) {
         match event {
             KernelEvent::Applied { group, generation, result } => {
@@ -354,6 +373,9 @@ impl Shell {
 
     fn open_advert_sockets(&mut self, link: Link) -> Link {
         let Link::Up { interface, sources } = &link else { return link };
+        if self.node.settings().election.transport == Transport::Udp {
+            return link;
+        }
         for source in sources {
             if let Err(error) = self.sockets.open_advert(*interface, Family::of(*source)) {
                 let reason = format!("cannot open the socket for adverts: {error}");
@@ -385,7 +407,6 @@ impl Shell {
                 self.look_up_again(pool, server);
             }
             self.handle(Input::Probe { server, probe: report.probe, took: report.took });
-            self.forget_vanished();
         }
     }
 
@@ -397,6 +418,12 @@ impl Shell {
             let server = ServerKey { pool: found.pool, server: found.server };
             let problem = found.problem.as_deref().map(str::to_owned);
             self.handle(Input::Resolved { server, addresses: found.addresses.to_vec(), problem });
+        }
+    }
+
+    fn published(&mut self, answer: Answer) {
+        if let Some((generation, result)) = self.publishing.answered(answer) {
+            self.handle(Input::Published { generation, result });
         }
     }
 
@@ -416,16 +443,26 @@ impl Shell {
         match call {
             Call::Status { reply } => {
                 let errors = self.config_errors.clone();
-                let _ = reply.send(status::document(&self.node, &self.balancer.stats(), errors, now));
+                let (stats, stores) = (self.balancer.stats(), self.publishing.states());
+                let mut document = status::document(&self.node, &stats, stores, errors, now);
+                if let Some(links) = &self.sealing {
+                    status::add_links(&mut document, links, self.node.me(), now);
+                }
+                let _ = reply.send(document);
             }
             Call::Why { subject, reply } => {
-                let _ = reply.send(calls::why(&self.node, &self.config_errors, subject.as_deref(), now));
+                let links = self.sealing.as_ref();
+                let links = links.map(|l| status::link_lines(&self.node, l, now)).unwrap_or_default();
+                let dns = status::dns(&self.node, self.publishing.states());
+                let errors = &self.config_errors;
+                let why = calls::why(&self.node, dns.as_ref(), errors, &links, subject.as_deref(), now);
+                let _ = reply.send(why);
             }
             Call::Switchover { vip, to, reply } => {
                 let begun = Switchover::begin(&mut self.node, vip, to.as_deref(), reply, now);
                 self.switchovers.extend(begun);
             }
-            Call::Reload { reply } => self.reload(Some(reply)),
+            Call::Reload { dry_run, reply } => self.reload(Some(reply), dry_run),
             Call::Maintenance { on: true, reply } => {
                 let begun = Maintenance::begin(&mut self.node, reply, now);
                 self.maintenances.extend(begun);
@@ -458,22 +495,34 @@ impl Shell {
     }
 
     /// Reads the configuration file, away from this thread.
-    fn reload(&self, reply: Option<Reply<Result<String, Refusal>>>) {
+    fn reload(&self, reply: Option<Reply<Result<String, Refusal>>>, dry_run: bool) {
         let (path, loaded) = (self.config.clone(), self.loaded.clone());
         self.aux.spawn_blocking(move || {
-            let config = Config::load(&path);
+            let text = std::fs::read_to_string(&path);
+            let name = path.display().to_string();
+            // What cannot be read is refused by whoever can say it well.
+            let config = match text {
+                Ok(text) => Config::parse(&text, &name).map(|config| (config, text)),
+                Err(_) => Config::load(&path).map(|config| (config, String::new())),
+            };
             // The loop has ended if nobody takes it.
-            let _ = loaded.blocking_send((config, reply));
+            let _ = loaded.blocking_send(Loaded { config, reply, dry_run });
         });
     }
 
-    fn reloaded(
-        &mut self,
-        config: Result<Config, vipd_config::Errors>,
-        reply: Option<Reply<Result<String, Refusal>>>,
-    ) {
+    fn reloaded(&mut self, Loaded { config, reply, dry_run }: Loaded) {
+        if dry_run {
+            let outcome = match config {
+                Ok((config, text)) => self.preview(config, &text),
+                Err(errors) => Err(errors.to_string()),
+            };
+            if let Some(reply) = reply {
+                let _ = reply.send(outcome.map_err(Refusal));
+            }
+            return;
+        }
         let outcome = match config {
-            Ok(config) => self.take_over(config),
+            Ok((config, text)) => self.take_over(config).inspect(|_| self.in_force = text),
             Err(errors) => Err(errors.to_string()),
         };
         match &outcome {
@@ -499,29 +548,46 @@ impl Shell {
         self.events.push(api::Event::new(level, EventKind::Config, message));
     }
 
-    /// Takes over changed settings, all of them or none.
-    fn take_over(&mut self, config: Config) -> Result<String, String> {
+    /// What a reload would change, line by line.
+    fn preview(&self, config: Config, text: &str) -> Result<String, String> {
         let status = config.status.clone();
-        let mut new = settings(config);
-        let file = std::mem::take(&mut new.pools);
-        new.pools = self.found.preview(&file);
-        let old = self.node.settings();
-        let mut keys = Node::needs_restart(old, &new);
-        if status != self.status {
+        self.restartable(status.as_ref(), &settings(config))?;
+        let difference = difference(&self.in_force, text);
+        Ok(if difference.is_empty() { "nothing changes".into() } else { difference })
+    }
+
+    /// Refuses what only a restart can change.
+    fn restartable(&self, status: Option<&Status>, new: &Settings) -> Result<(), String> {
+        let mut keys = Node::needs_restart(self.node.settings(), new);
+        if status != self.status.as_ref() {
             keys.push("status");
         }
-        if !keys.is_empty() {
-            return Err(format!("{} cannot change while vipd runs: restart it", keys.join(", ")));
+        if keys.is_empty() {
+            return Ok(());
         }
+        Err(format!("{} cannot change while vipd runs: restart it", keys.join(", ")))
+    }
+
+    /// Takes over changed settings, all of them or none.
+    fn take_over(&mut self, config: Config) -> Result<String, String> {
+        let (status, notify) = (config.status.clone(), config.notify.clone());
+        let mut new = settings(config);
+        let file = std::mem::take(&mut new.pools);
+        let old = self.node.settings();
+        let targets = self.found.follow(&file, &old.pools);
+        new.pools = expand(&file, &targets);
+        self.restartable(status.as_ref(), &new)?;
         let changed: Vec<&str> =
             old.digests.iter().zip(&new.digests).filter(|(a, b)| a != b).map(|((key, _), _)| *key).collect();
         let done = match changed.as_slice() {
-            [] if *old == new => "reloaded: nothing changed".to_owned(),
+            [] if *old == new && *self.hooks.borrow() == notify => "reloaded: nothing changed".to_owned(),
             [] => "reloaded".to_owned(),
             keys => format!("reloaded: changed {}", keys.join(", ")),
         };
         self.put_in_use(new)?;
-        self.found.update(file);
+        self.hooks.send_replace(notify);
+        self.publishing.reconfigure(self.node.settings(), self.node.me());
+        self.found.update(file, targets);
         self.kernel.forget(None, addresses(self.node.settings()));
         self.relink();
         Ok(done)
@@ -550,6 +616,7 @@ pub fn settings(config: Config) -> Settings {
         vips: config.vips,
         listeners: config.listeners,
         pools: config.pools,
+        dns: config.dns,
         digests,
     }
 }

@@ -40,7 +40,11 @@ fn watch(fake: &Fake) -> BufReader<TcpStream> {
 fn until(reader: &mut impl BufRead, wanted: &str) -> String {
     loop {
         let mut line = String::new();
-        assert_ne!(reader.read_line(&mut line).expect("a line in time"), 0, "the stream ended before {wanted}");
+        assert_ne!(
+            reader.read_line(&mut line).expect("a line in time"),
+            0,
+            "the stream ended before {wanted}"
+        );
         if line.starts_with(wanted) {
             return line;
         }
@@ -53,7 +57,10 @@ fn a_secret_keeps_the_pages_from_others() {
     for path in ["/", "/status.json", "/metrics", "/lag.json", "/live", "/other"] {
         let (head, body) = get(&fake, path, "");
         assert!(head.starts_with("HTTP/1.1 401"), "{path}: {head}");
-        assert!(head.contains("www-authenticate: Basic") && !body.contains("orders"), "{path}: {head}\n{body}");
+        assert!(
+            head.contains("www-authenticate: Basic") && !body.contains("orders"),
+            "{path}: {head}\n{body}"
+        );
         let (head, _) = get(&fake, path, "Authorization: Bearer wrong-horse-battery\r\n");
         assert!(head.starts_with("HTTP/1.1 401"), "{path}: {head}");
     }
@@ -72,7 +79,9 @@ fn browsers_get_the_page_with_the_state_in_it() {
     let fake = Fake::with(None, status);
     let (head, body) = get(&fake, "/", "Accept: text/html,*/*;q=0.8\r\n");
     assert!(head.starts_with("HTTP/1.1 200") && head.contains("text/html"), "{head}");
-    for wanted in ["default-src 'none'", "script-src 'sha256-", "frame-ancestors 'none'", "nosniff", "no-store"] {
+    for wanted in
+        ["default-src 'none'", "script-src 'sha256-", "frame-ancestors 'none'", "nosniff", "no-store"]
+    {
         assert!(head.contains(wanted), "{wanted} is not in {head}");
     }
     assert!(!head.contains("unsafe-inline"), "{head}");
@@ -143,9 +152,26 @@ fn random(seed: &mut u64) -> u64 {
 #[test]
 fn no_bytes_harm_the_server() {
     const PIECES: [&str; 20] = [
-        "GET ", "HEAD ", "POST ", "/ ", "/live ", "/status.json ", "HTTP/1.1\r\n", "HTTP/9\r\n", "Host: x\r\n", "\r\n",
-        "\r\n\r\n", "Content-Length: 99999999999\r\n", "Transfer-Encoding: chunked\r\n", "Authorization: Basic ====\r\n",
-        "Accept: text/html\r\n", "\0\0", "\u{ff}", "%", "?a=b#c", "Upgrade: h2c\r\nConnection: upgrade\r\n",
+        "GET ",
+        "HEAD ",
+        "POST ",
+        "/ ",
+        "/live ",
+        "/status.json ",
+        "HTTP/1.1\r\n",
+        "HTTP/9\r\n",
+        "Host: x\r\n",
+        "\r\n",
+        "\r\n\r\n",
+        "Content-Length: 99999999999\r\n",
+        "Transfer-Encoding: chunked\r\n",
+        "Authorization: Basic ====\r\n",
+        "Accept: text/html\r\n",
+        "\0\0",
+        "\u{ff}",
+        "%",
+        "?a=b#c",
+        "Upgrade: h2c\r\nConnection: upgrade\r\n",
     ];
     let fake = Fake::with(Token::new(SECRET), common::status());
     for start in 1..200_u64 {
@@ -164,7 +190,11 @@ fn no_bytes_harm_the_server() {
         let _ = stream.shutdown(std::net::Shutdown::Write);
         let mut rest = Vec::new();
         let _ = stream.take(1 << 20).read_to_end(&mut rest);
-        assert!(rest.is_empty() || rest.starts_with(b"HTTP/1."), "seed {start}: {:?}", String::from_utf8_lossy(&rest));
+        assert!(
+            rest.is_empty() || rest.starts_with(b"HTTP/1."),
+            "seed {start}: {:?}",
+            String::from_utf8_lossy(&rest)
+        );
         assert!(!String::from_utf8_lossy(&rest).contains("orders"), "seed {start}: told without the secret");
     }
     assert_eq!(get(&fake, "/healthz", "").1, "ok\n");

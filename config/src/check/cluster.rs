@@ -1,14 +1,18 @@
 //! `[cluster]`.
 
+use super::election::Election;
 use super::{Names, empty_list};
+use crate::Key;
 use crate::address::NodeAddress;
+use crate::choice::Unsealed;
 use crate::report::{At, Problem, Report, quote};
 use crate::shape::{Field, Reported, Table};
 use crate::spec::{ClusterSpec, NodeSpec};
+use crate::value::FilePath;
 use std::net::IpAddr;
 use std::num::NonZeroU8;
 use std::ops::Range;
-use vipd_core::settings::{ClusterSettings, Family, Member};
+use vipd_core::settings::{ClusterSettings, Family, Member, Transport};
 
 /// More than this no election, and no person, keeps in view.
 const MAX_NODES: usize = 64;
@@ -27,6 +31,9 @@ pub(super) struct Cluster {
     pub(super) priorities: Vec<Option<Range<usize>>>,
     /// Where the list of nodes stands.
     pub(super) place: Range<usize>,
+    pub(super) key: Option<Key>,
+    /// Whether there is a key or none as the settings say.
+    key_known: bool,
 }
 
 pub(super) fn judge(field: Field<Table<ClusterSpec>>, report: &mut Report<'_>) -> Cluster {
@@ -39,9 +46,11 @@ pub(super) fn judge(field: Field<Table<ClusterSpec>>, report: &mut Report<'_>) -
             complete: false,
             priorities: vec![],
             place: 0..0,
+            key: None,
+            key_known: false,
         };
     };
-    let ClusterSpec { name, nodes, peer_port } = value.open(report);
+    let ClusterSpec { name, nodes, peer_port, key_file, unsealed } = value.open(report);
     let name = name.need("name", "a name of its own for each cluster: name = \"orders\"", &span, report);
     let missing = "the proxy hosts, by preference: nodes = [{ name = \"px1\", address = \"10.77.0.11\" }]";
     let nodes = nodes.need("nodes", missing, &span, report);
@@ -58,7 +67,50 @@ pub(super) fn judge(field: Field<Table<ClusterSpec>>, report: &mut Report<'_>) -
     cluster.settings.name = name.map(|n| n.value.0).unwrap_or_default();
     let port = peer_port.ok("peer-port", report).and_then(|p| u16::try_from(p.value.0).ok());
     cluster.settings.peer_port = port.unwrap_or(DEFAULT_PEER_PORT);
+    (cluster.key, cluster.key_known) = key(key_file, unsealed, report);
     cluster
+}
+
+fn key(file: Field<FilePath>, unsealed: Field<Unsealed>, report: &mut Report<'_>) -> (Option<Key>, bool) {
+    let file = file.get("key-file", report);
+    let unsealed = unsealed.get("unsealed", report).ok().flatten();
+    if let (Ok(None), Some(At { span, .. })) = (&file, &unsealed) {
+        report.warning(
+            span,
+            Problem::new("unsealed has no effect without key-file: nothing is sealed")
+                .hint("`vipd keygen` prints a key"),
+        );
+    }
+    let known = file.is_ok();
+    let accept_unsealed = match &unsealed {
+        Some(At { value: Unsealed::Accept, span }) if known => {
+            report.warning(
+                span,
+                Problem::new("unsealed = \"accept\" takes what anybody says, as if there were no key")
+                    .hint("take it out as soon as every host has the same key"),
+            );
+            true
+        }
+        Some(At { value: Unsealed::Accept, .. }) => true,
+        Some(At { value: Unsealed::Refuse, .. }) | None => false,
+    };
+    let key = file.ok().flatten().map(|At { value, .. }| Key { file: value.0, accept_unsealed });
+    (key, known)
+}
+
+/// Adverts over UDP are known by their seal alone.
+pub(super) fn sealed(cluster: &Cluster, election: &Election, report: &mut Report<'_>) {
+    let udp = election.transport_known && election.settings.transport == Transport::Udp;
+    if udp && cluster.key_known && cluster.key.is_none() {
+        report.error(
+            &election.transport_place,
+            Problem::new(
+                "transport = \"udp\" needs key-file in [cluster]: such adverts may cross routers, so only \
+                          a seal says who sent them",
+            )
+            .hint("`vipd keygen` prints a key: key-file = \"/etc/vipd/cluster.key\", the same on every host"),
+        );
+    }
 }
 
 fn count(nodes: usize, span: &Range<usize>, report: &mut Report<'_>) {
@@ -196,6 +248,8 @@ fn gather(drafts: Vec<Draft>, place: Range<usize>, report: &mut Report<'_>) -> C
         complete,
         priorities: priorities.into_iter().map(|p| p.map(|p| p.span)).collect(),
         place,
+        key: None,
+        key_known: true,
     }
 }
 

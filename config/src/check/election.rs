@@ -30,6 +30,8 @@ pub(super) struct Election {
     pub(super) version_known: bool,
     /// Whether the transport is as the settings say.
     pub(super) transport_known: bool,
+    /// Where the transport stands.
+    pub(super) transport_place: Range<usize>,
 }
 
 pub(super) fn judge(field: Field<Table<ElectionSpec>>, report: &mut Report<'_>) -> Election {
@@ -44,7 +46,10 @@ pub(super) fn judge(field: Field<Table<ElectionSpec>>, report: &mut Report<'_>) 
     let version = version.ok().flatten().map_or(VrrpVersion::V3, |At { value: Version(v), .. }| v);
     let transport = transport.get("transport", report);
     let transport_known = readable && transport.is_ok();
-    let transport = transport.ok().flatten().map_or(Transport::Unicast, |t| t.value);
+    let (transport, transport_place) = match transport.ok().flatten() {
+        Some(At { value, span }) => (value, span),
+        None => (Transport::Unicast, 0..0),
+    };
 
     let default = match version {
         VrrpVersion::V2 => V2_DEFAULT,
@@ -72,6 +77,7 @@ pub(super) fn judge(field: Field<Table<ElectionSpec>>, report: &mut Report<'_>) 
         },
         version_known,
         transport_known,
+        transport_place,
     }
 }
 

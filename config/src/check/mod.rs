@@ -7,6 +7,7 @@
 
 mod checking;
 mod cluster;
+mod dns;
 mod election;
 mod kinds;
 mod listen;
@@ -25,9 +26,10 @@ use vipd_core::settings::Bind;
 
 /// Judges a whole file.
 pub(crate) fn config(spec: Spec, report: &mut Report<'_>) -> Config {
-    let Spec { cluster, election, vip, listen, pool, status, notify } = spec;
+    let Spec { cluster, election, vip, listen, pool, dns, status, notify } = spec;
     let cluster = cluster::judge(cluster, report);
     let election = election::judge(election, report);
+    cluster::sealed(&cluster, &election, report);
     let pools = pool::judge(open(pool, "pool", report), report);
     let status = notify::status(status, report);
     let http = status.as_ref().map(|s| At { value: s.value.http, span: s.span.clone() });
@@ -42,19 +44,22 @@ pub(crate) fn config(spec: Spec, report: &mut Report<'_>) -> Config {
             ),
         );
     }
-    let vips = vip::judge(drafts, &cluster, &election, &listeners.names, report);
+    let mut vips = vip::judge(drafts, &cluster, &election, &listeners.names, report);
     reach::circles(&pools, report);
     reach::unused(&pools, &listeners, report);
     reach::vips(&pools, &vips, report);
     reach::loops(&pools, &listeners, &cluster, &vips, report);
     reach::sources(&pools, &cluster, report);
     listen::nowhere(&listeners, &cluster, &vips.settings, report);
+    let dns = dns::judge(dns, &cluster, &listeners, &mut vips, report);
     Config {
         cluster: cluster.settings,
+        key: cluster.key,
         election: election.settings,
         vips: vips.settings,
         listeners: listeners.settings,
         pools: pools.settings,
+        dns,
         status: status.map(|s| s.value),
         notify,
         warnings: vec![],

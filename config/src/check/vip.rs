@@ -12,7 +12,7 @@ use std::hash::Hasher as _;
 use std::net::IpAddr;
 use std::num::NonZeroU8;
 use std::ops::Range;
-use vipd_core::settings::{Cidr, Family, Transport, VipGroup, VrrpVersion};
+use vipd_core::settings::{Cidr, Family, VipGroup, VrrpVersion};
 
 /// VRRP counts the addresses of an advert in 8 bits.
 const MAX_ADDRESSES: usize = 255;
@@ -253,7 +253,7 @@ fn is_link_local(address: IpAddr) -> bool {
 
 /// Unicast adverts of a family go between addresses of that family.
 fn families(draft: &Draft, cluster: &Cluster, election: &Election, report: &mut Report<'_>) {
-    let unicast = election.transport_known && election.settings.transport == Transport::Unicast;
+    let unicast = election.transport_known && election.settings.transport.is_to_nodes();
     // Alone, a node has nobody to send adverts to.
     let Some(nodes) = draft.nodes.as_ref().filter(|n| n.len() > 1) else { return };
     if !unicast || !cluster.complete || !draft.complete {
@@ -385,7 +385,7 @@ fn vrids(cluster: &str, drafts: &[Draft], unreadable: bool, report: &mut Report<
 
 /// The first free number from the one that the names hash to. Groups are
 /// asked in the file's order, so that one added at the end moves no other.
-fn free_vrid(cluster: &str, name: &str, used: &[NonZeroU8]) -> Option<NonZeroU8> {
+pub(super) fn free_vrid(cluster: &str, name: &str, used: &[NonZeroU8]) -> Option<NonZeroU8> {
     let mut hasher = SipHasher13::new();
     hasher.write(cluster.as_bytes());
     hasher.write(b"/");

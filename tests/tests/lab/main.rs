@@ -1,9 +1,11 @@
 //! The lab: real daemons on test hosts made of network namespaces.
 
 mod balancer;
+mod dns;
 mod failover;
 mod interop;
 mod itself;
+mod sealed;
 mod upkeep;
 mod vectors;
 
@@ -23,6 +25,8 @@ pub(crate) struct Case {
 /// What a test needs beside the lab.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Need {
+    /// `dnsd` is built.
+    Dnsd,
     /// keepalived is installed.
     Keepalived,
     /// MariaDB's server is installed.
@@ -41,6 +45,7 @@ impl Need {
             Self::Mariadb => {
                 (!lab::mariadb::is_installed()).then(|| "mariadb-server is not installed".to_owned())
             }
+            Self::Dnsd => lab::dnsd::obstacle(),
             Self::Vipd => lab::vipd::obstacle(),
         }
     }
@@ -55,8 +60,16 @@ fn main() -> std::process::ExitCode {
     } else {
         lab::become_root().err().map(|e| format!("{e:#}")).or_else(lab::obstacle)
     };
-    let cases =
-        [itself::CASES, failover::CASES, upkeep::CASES, balancer::CASES, interop::CASES, vectors::CASES];
+    let cases = [
+        itself::CASES,
+        failover::CASES,
+        sealed::CASES,
+        upkeep::CASES,
+        balancer::CASES,
+        dns::CASES,
+        interop::CASES,
+        vectors::CASES,
+    ];
     let trials = cases.into_iter().flatten().map(|case| trial(case, obstacle.clone())).collect();
     libtest_mimic::run(&arguments, trials).exit_code()
 }

@@ -34,6 +34,8 @@ pub enum Kind {
     Server,
     /// Maintenance began or ended.
     Maintenance,
+    /// The name's records.
+    Dns,
 }
 
 /// The steps of a takeover, each as time since the former owner's last sign
@@ -76,7 +78,16 @@ impl Event {
     /// An event about nothing in particular.
     #[must_use]
     pub fn new(level: Level, kind: Kind, message: impl Into<String>) -> Self {
-        Self { level, kind, vip: None, peer: None, server: None, message: message.into(), state: None, steps: None }
+        Self {
+            level,
+            kind,
+            vip: None,
+            peer: None,
+            server: None,
+            message: message.into(),
+            state: None,
+            steps: None,
+        }
     }
 
     /// The same, about a VIP group.

@@ -31,6 +31,7 @@ impl From<event::Event> for Event {
             message,
             state: state.map(Into::into),
             steps: steps.map(Into::into),
+            dns: None,
         }
     }
 }
@@ -56,6 +57,7 @@ impl From<event::Kind> for EventKind {
             event::Kind::Peer => Self::Peer,
             event::Kind::Server => Self::Server,
             event::Kind::Maintenance => Self::Maintenance,
+            event::Kind::Dns => Self::Dns,
         }
     }
 }

@@ -60,6 +60,12 @@ impl EventLog {
         Ok((log, store))
     }
 
+    /// The number of the newest event.
+    #[must_use]
+    pub fn last(&self) -> u64 {
+        self.last.load(Ordering::Relaxed)
+    }
+
     /// Numbers an event, stamps it with the wall clock's time and queues it.
     /// Never waits.
     pub fn push(&self, event: Event) {

@@ -45,7 +45,8 @@ pub(super) fn open(dir: &Path) -> io::Result<(Vec<EventDoc>, Keeper)> {
     // Also rids the file of what a power cut left in the middle of a line.
     let file = rewrite(&path, &events)?;
     let (sender, receiver) = sync_channel(WAITING);
-    let writer = Writer { path, file, recent: events.iter().cloned().map(Arc::new).collect(), lines: events.len() };
+    let writer =
+        Writer { path, file, recent: events.iter().cloned().map(Arc::new).collect(), lines: events.len() };
     std::thread::Builder::new().name("history".to_owned()).spawn(move || writer.run(&receiver))?;
     Ok((events, Keeper(sender)))
 }

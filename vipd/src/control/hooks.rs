@@ -56,28 +56,41 @@ enum HookError {
     Status { status: ExitStatus, said: String },
 }
 
-/// Runs the commands of the newest settings until no more events will come.
-pub async fn run(events: Subscriptions, hooks: watch::Receiver<Vec<Notify>>, origin: Origin) {
+/// Runs the commands of the newest settings, for the events from now on, until
+/// no more will come. `done` is told the number of each event that is seen to.
+pub fn run(
+    events: &Subscriptions,
+    hooks: watch::Receiver<Vec<Notify>>,
+    origin: Origin,
+    done: watch::Sender<u64>,
+) -> impl Future<Output = ()> + Send + use<> {
     let Subscription { live, .. } = events.subscribe(u64::MAX);
-    let Some(mut live) = live else { return };
-    loop {
-        let event = match live.recv().await {
-            Ok(event) => event,
-            Err(RecvError::Lagged(missed)) => {
-                warn!(missed, "events came faster than [[notify]] commands ran: these were left out");
-                continue;
+    async move {
+        let Some(mut live) = live else { return };
+        loop {
+            match live.recv().await {
+                Ok(event) => {
+                    each(&event, &hooks, &origin).await;
+                    done.send_replace(event.seq);
+                }
+                Err(RecvError::Lagged(missed)) => {
+                    warn!(missed, "events came faster than [[notify]] commands ran: these were left out");
+                }
+                Err(RecvError::Closed) => return,
             }
-            Err(RecvError::Closed) => return,
-        };
-        let wanted: Vec<Notify> = {
-            let hooks = hooks.borrow();
-            hooks.iter().filter(|h| h.on.iter().any(|on| fits(*on, &event))).cloned().collect()
-        };
-        for hook in wanted {
-            match one(&hook, &event, &origin).await {
-                Ok(()) => debug!(hook = hook.name, seq = event.seq, "a [[notify]] command has run"),
-                Err(error) => warn!(hook = hook.name, %error, "a [[notify]] command failed"),
-            }
+        }
+    }
+}
+
+async fn each(event: &EventDoc, hooks: &watch::Receiver<Vec<Notify>>, origin: &Origin) {
+    let wanted: Vec<Notify> = {
+        let hooks = hooks.borrow();
+        hooks.iter().filter(|h| h.on.iter().any(|on| fits(*on, event))).cloned().collect()
+    };
+    for hook in wanted {
+        match one(&hook, event, origin).await {
+            Ok(()) => debug!(hook = hook.name, seq = event.seq, "a [[notify]] command has run"),
+            Err(error) => warn!(hook = hook.name, %error, "a [[notify]] command failed"),
         }
     }
 }
@@ -206,16 +219,19 @@ mod tests {
         let (log, mut store) = EventLog::new();
         let (_newest, hooks) = watch::channel(hooks);
         let origin = Origin { cluster: "orders".into(), node: "px1".into() };
-        let runner = tokio::spawn(run(store.subscriptions(), hooks, origin));
-        // It subscribes before anything happens.
-        tokio::task::yield_now().await;
+        let (done, mut seen) = watch::channel(0);
+        let last = u64::try_from(events.len()).expect("a few");
+        let runner = tokio::spawn(run(&store.subscriptions(), hooks, origin, done));
         for event in events {
             log.push(event);
         }
         drop(log);
         store.collect().await;
         drop(store);
+        // The sender may have gone by the time it is looked at, with the last number in it.
+        let _ = seen.wait_for(|n| *n == last).await;
         runner.await.expect("it ends with the events");
+        assert_eq!(*seen.borrow(), last);
     }
 
     #[tokio::test]
@@ -226,7 +242,10 @@ mod tests {
             "echo \"$1 $VIPD_HOOK $VIPD_EVENT $VIPD_VIP $VIPD_STATE $VIPD_CLUSTER $VIPD_NODE\" >> {0}; cat >> {0}",
             out.display()
         );
-        let hooks = vec![hook(dir.path(), "one", &script, &On::STATES), hook(dir.path(), "two", &script, &[On::Backup])];
+        let hooks = vec![
+            hook(dir.path(), "one", &script, &On::STATES),
+            hook(dir.path(), "two", &script, &[On::Backup]),
+        ];
         let events = vec![vip(VipState::Active), vip(VipState::Init), vip(VipState::Backup)];
         hear(hooks, events).await;
         let text = std::fs::read_to_string(out).expect("they ran");
@@ -237,8 +256,11 @@ mod tests {
             "argument two vip main backup orders px1",
         ];
         assert_eq!(told, wanted);
-        let json: Vec<serde_json::Value> =
-            text.lines().filter(|l| l.starts_with('{')).map(|l| serde_json::from_str(l).expect("JSON")).collect();
+        let json: Vec<serde_json::Value> = text
+            .lines()
+            .filter(|l| l.starts_with('{'))
+            .map(|l| serde_json::from_str(l).expect("JSON"))
+            .collect();
         assert_eq!(json.len(), 3);
         assert_eq!(json[0]["state"], "active");
         assert_eq!(json[0]["node"], "px1");

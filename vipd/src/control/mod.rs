@@ -17,6 +17,7 @@
 pub mod api;
 pub mod call;
 mod convert;
+pub(crate) mod difference;
 pub mod events;
 mod history;
 pub mod hooks;
@@ -26,7 +27,7 @@ mod metrics;
 pub mod notify;
 pub mod server;
 mod stamp;
-mod table;
+pub(crate) mod table;
 pub mod text;
 
 pub use table::clean;

@@ -1,6 +1,7 @@
 //! The sockets of the election, and the tasks that read them.
 
 use crate::net::{AdvertSocket, PeerSocket, advert};
+use crate::peer::OVERHEAD;
 use std::collections::BTreeMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -15,6 +16,10 @@ use vipd_core::wire::peer;
 /// Packets that wait for the loop. It reads them in microseconds; a flood
 /// beyond that is dropped here instead of growing memory.
 pub const WAITING: usize = 4096;
+
+/// Room for the longest message or advert, sealed.
+const BUFFER: usize =
+    OVERHEAD + if peer::MAX_LENGTH > advert::BUFFER { peer::MAX_LENGTH } else { advert::BUFFER };
 
 /// A packet for the loop.
 #[derive(Debug)]
@@ -36,6 +41,8 @@ pub enum Packet {
     Peer {
         /// Its source.
         source: IpAddr,
+        /// The address of this node that it came to.
+        own: IpAddr,
         /// Its TTL or hop limit.
         ttl: u8,
         /// Its bytes.
@@ -94,7 +101,7 @@ impl Sockets {
             return Ok(());
         }
         let socket = Arc::new(PeerSocket::bind(local)?);
-        let task = tokio::spawn(read_peers(Arc::clone(&socket), self.packets.clone()));
+        let task = tokio::spawn(read_peers(Arc::clone(&socket), local.ip(), self.packets.clone()));
         self.peers.insert(local.ip(), Reading { socket, task });
         Ok(())
     }
@@ -111,6 +118,14 @@ impl Sockets {
         match reading.socket.send(packet.source, packet.destination, &packet.bytes) {
             Ok(()) => trace!(destination = %packet.destination, "advert sent"),
             Err(error) => debug!(destination = %packet.destination, %error, "advert not sent"),
+        }
+    }
+
+    /// Sends a datagram from one of this node's own addresses.
+    pub fn send_from(&self, own: IpAddr, to: SocketAddr, bytes: &[u8]) {
+        let Some(reading) = self.peers.get(&own) else { return };
+        if let Err(error) = reading.socket.send(to, bytes) {
+            debug!(%to, %error, "advert not sent");
         }
     }
 
@@ -153,13 +168,14 @@ async fn read_adverts(socket: Arc<AdvertSocket>, packets: mpsc::Sender<Packet>) 
     }
 }
 
-async fn read_peers(socket: Arc<PeerSocket>, packets: mpsc::Sender<Packet>) {
-    let mut buffer = vec![0; peer::MAX_LENGTH];
+async fn read_peers(socket: Arc<PeerSocket>, own: IpAddr, packets: mpsc::Sender<Packet>) {
+    let mut buffer = vec![0; BUFFER];
     loop {
         match socket.receive(&mut buffer).await {
             Ok(received) => {
                 let packet = Packet::Peer {
                     source: received.source.ip(),
+                    own,
                     ttl: received.hop_limit,
                     payload: received.payload.to_vec(),
                 };

@@ -14,8 +14,8 @@ use tokio::sync::mpsc::Receiver;
 use vipd::control::api::{Moved, Response, SOCKET, SessionsDoc, StatusDoc, Which};
 use vipd::control::call::{self, Call, Refusal};
 use vipd::control::events::EventLog;
-use vipd::control::instance::Instance;
 use vipd::control::http::Token;
+use vipd::control::instance::Instance;
 use vipd::control::{http, server};
 
 /// What the daemon says of itself.
@@ -170,8 +170,8 @@ async fn decide(mut calls: Receiver<Call>, ordered: &std_mpsc::Sender<String>, s
                     }]),
                 }));
             }
-            Call::Reload { reply } => {
-                note("reload".into());
+            Call::Reload { dry_run, reply } => {
+                note(format!("reload{}", if dry_run { " dry" } else { "" }));
                 drop(reply.send(Err(Refusal("vipd.toml:1:1: error: one\nvipd.toml:2:1: error: two".into()))));
             }
             Call::Maintenance { on, reply } => {

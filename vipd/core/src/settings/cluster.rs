@@ -41,6 +41,20 @@ pub enum Transport {
     Unicast,
     /// IP protocol 112, to 224.0.0.18 and ff02::12.
     Multicast,
+    /// UDP, sealed, on the peer port to each other node's own address: for
+    /// networks that drop IP protocol 112.
+    Udp,
+}
+
+impl Transport {
+    /// Whether each other node is told at its own address.
+    #[must_use]
+    pub const fn is_to_nodes(self) -> bool {
+        match self {
+            Self::Unicast | Self::Udp => true,
+            Self::Multicast => false,
+        }
+    }
 }
 
 /// `[election]`.
@@ -67,7 +81,7 @@ pub struct ElectionSettings {
 pub struct VipGroup {
     /// Its name, unique among the groups.
     pub name: String,
-    /// Its addresses, at least one, at most 255 a family.
+    /// Its addresses, at most 255 a family; none where only the election counts.
     pub addresses: Vec<Cidr>,
     /// The interface, when the file names one; else it is found by subnet.
     pub interface: Option<String>,

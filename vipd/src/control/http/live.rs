@@ -196,11 +196,16 @@ mod tests {
         let key = ("replicas".to_owned(), "db2".to_owned());
         assert_eq!(lag.0[&key].len(), LAG_POINTS);
         assert!(!lag.0.contains_key(&("primary".to_owned(), "db1".to_owned())), "it never had any");
-        let db2 = doc.pools.iter().flat_map(|p| &p.servers).find(|s| s.name == "db2").expect("it is there").clone();
+        let db2 =
+            doc.pools.iter().flat_map(|p| &p.servers).find(|s| s.name == "db2").expect("it is there").clone();
         doc.pools[1].servers = (0..LAG_SERVERS * 2)
             .map(|n| crate::control::api::ServerDoc { name: format!("s{n}"), ..db2.clone() })
             .collect();
         lag.note(&doc);
-        assert_eq!(lag.0.len(), LAG_SERVERS, "those that vanished are forgotten, and no more than this are kept");
+        assert_eq!(
+            lag.0.len(),
+            LAG_SERVERS,
+            "those that vanished are forgotten, and no more than this are kept"
+        );
     }
 }

@@ -46,7 +46,9 @@ pub(super) fn render(status: &StatusDoc, live: &Live) -> Response<Body> {
     let text = match serde_json::to_string(&first) {
         // Names may hold anything; an element's end is none of their business.
         Ok(text) => text.replace('<', "\\u003c"),
-        Err(error) => return super::page(StatusCode::INTERNAL_SERVER_ERROR, super::TEXT, format!("{error}\n")),
+        Err(error) => {
+            return super::page(StatusCode::INTERNAL_SERVER_ERROR, super::TEXT, format!("{error}\n"));
+        }
     };
     let (before, after, policy) = &*PAGE;
     let mut response = super::page(StatusCode::OK, HTML, [before, text.as_str(), after].concat());
@@ -70,7 +72,9 @@ mod tests {
         }
         let outside = page.match_indices("http").filter(|(at, _)| {
             let rest = &page[*at..];
-            rest.starts_with("http") && rest.contains("://") && !rest.starts_with("http://www.w3.org/2000/svg")
+            rest.starts_with("http")
+                && rest.contains("://")
+                && !rest.starts_with("http://www.w3.org/2000/svg")
                 && (rest.starts_with("http://") || rest.starts_with("https://"))
         });
         assert_eq!(outside.count(), 0, "an outside resource");

@@ -34,7 +34,9 @@ pub enum TokenError {
         source: io::Error,
     },
     /// What is in it is no secret.
-    #[error("[status] token-file = {0:?}: a secret has 16 to 256 characters without blanks: `openssl rand -base64 24` prints one")]
+    #[error(
+        "[status] token-file = {0:?}: a secret has 16 to 256 characters without blanks: `openssl rand -base64 24` prints one"
+    )]
     Shape(PathBuf),
 }
 
@@ -93,7 +95,9 @@ mod tests {
         assert!(opens("bearer  correct-horse-battery"));
         assert!(opens(&format!("Basic {}", BASE64.encode(b"any:correct-horse-battery"))));
         assert!(opens(&format!("Basic {}", BASE64.encode(b":correct-horse-battery"))));
-        for wrong in ["", "Bearer", "Bearer ", "Bearer correct-horse", "correct-horse-battery", "Digest x", "Basic !"] {
+        for wrong in
+            ["", "Bearer", "Bearer ", "Bearer correct-horse", "correct-horse-battery", "Digest x", "Basic !"]
+        {
             assert!(!opens(wrong), "{wrong}");
         }
         assert!(!opens(&format!("Basic {}", BASE64.encode(b"correct-horse-battery"))));
