@@ -11,7 +11,10 @@ fn packaging() -> &'static Path {
 #[test]
 fn every_alert_is_told_when_it_should_be() {
     if !Path::new("/usr/bin/promtool").exists() {
-        assert!(std::env::var_os("LAB_NEEDS_ARE_MET").is_none(), "Debian's package prometheus is not installed");
+        assert!(
+            std::env::var_os("LAB_NEEDS_ARE_MET").is_none(),
+            "Debian's package prometheus is not installed"
+        );
         eprintln!("skipped: there is no promtool (Debian's package prometheus)");
         return;
     }
@@ -33,7 +36,12 @@ fn the_example_of_a_hook_runs() {
     let mut child = Command::new(packaging().join("notify/vip-changed"))
         .env_clear()
         .envs([("PATH", "/usr/bin:/bin"), ("VIP_CHANGED_URL_FILE", "/nowhere"), ("VIPD_HOOK", "x")])
-        .envs([("VIPD_EVENT", "vip"), ("VIPD_VIP", "main"), ("VIPD_STATE", "active"), ("VIPD_MESSAGE", "main: moved")])
+        .envs([
+            ("VIPD_EVENT", "vip"),
+            ("VIPD_VIP", "main"),
+            ("VIPD_STATE", "active"),
+            ("VIPD_MESSAGE", "main: moved"),
+        ])
         .stdin(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()

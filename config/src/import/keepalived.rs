@@ -229,7 +229,7 @@ fn together(names: &[String], line: LineId, groups: &mut Vec<Group>, ledger: &mu
         for member in &group.members {
             ledger.note(member.line, format!("one group with {}: they move together", first.name));
         }
-        first.addresses.extend(group.addresses.into_iter());
+        first.addresses.extend(group.addresses);
         first.sections.extend(group.sections);
         first.members.extend(group.members);
     }

@@ -57,14 +57,13 @@ pub(super) fn run(cli: &Cli, screen: &mut Screen<impl Write>) -> Result<(), Fail
 /// Shows what a reload changes, and has it done.
 fn reload(client: &Client, dry_run: bool, screen: &mut Screen<impl Write>) -> Result<(), Failure> {
     let response = client.ask(&Request::Reload { dry_run: true })?;
-    match response {
-        Response::Done { message } => screen.line(clean(&message).trim_end())?,
-        // A daemon of before cannot tell it.
-        Response::Error { code: ErrorCode::Malformed, .. } if !dry_run => {}
-        // What is wrong with the file is told by the reload itself, which notes it too.
-        Response::Refused { .. } if !dry_run => {}
-        other => return Err(unexpected(other)),
+    if let Response::Done { message } = response {
+        screen.line(clean(&message).trim_end())?;
+    } else if dry_run {
+        return Err(unexpected(response));
     }
+    // What is wrong with the file is told by the reload itself, which has it
+    // noted; and a daemon of before does not know the question.
     if dry_run { Ok(()) } else { order(client, &Request::Reload { dry_run: false }, screen) }
 }
 

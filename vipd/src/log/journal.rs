@@ -55,14 +55,17 @@ fn entry(line: &[u8]) -> Vec<u8> {
         field(&mut entry, "SYSLOG_IDENTIFIER", "vipd");
         return entry;
     };
-    let take = |fields: &mut Map<String, Value>, name: &str| fields.remove(name).map(|v| text(&v)).unwrap_or_default();
+    let take = |fields: &mut Map<String, Value>, name: &str| {
+        fields.remove(name).map(|v| text(&v)).unwrap_or_default()
+    };
     let level = take(&mut fields, "level");
     // The journal stamps entries itself.
     fields.remove("timestamp");
     let mut message = take(&mut fields, "message");
     if message.is_empty() {
         // The access log's lines are fields only.
-        let said: Vec<String> = fields.iter().map(|(name, value)| format!("{name}={}", text(value))).collect();
+        let said: Vec<String> =
+            fields.iter().map(|(name, value)| format!("{name}={}", text(value))).collect();
         message = said.join(" ");
     }
     field(&mut entry, "MESSAGE", &message);
@@ -86,12 +89,15 @@ fn entry(line: &[u8]) -> Vec<u8> {
 fn text(value: &Value) -> String {
     match value {
         Value::String(text) => text.clone(),
-        Value::Null | Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_) => value.to_string(),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_) => {
+            value.to_string()
+        }
     }
 }
 
 fn field(entry: &mut Vec<u8>, name: &str, value: &str) {
-    let value = value.get(..value.floor_char_boundary(MAX_VALUE)).unwrap_or_default();
+    let end = value.char_indices().map(|(at, _)| at).take_while(|at| *at <= MAX_VALUE).last().unwrap_or(0);
+    let value = if value.len() > MAX_VALUE { value.get(..end).unwrap_or_default() } else { value };
     entry.extend_from_slice(name.as_bytes());
     if value.contains('\n') {
         // A value of several lines has its length before it.

@@ -90,7 +90,7 @@ function vips(s) {
       put(top.children[1], `here: ${v.state}`);
       put(owner, v.owner ? `${v.owner} owns it` : "nobody owns it");
       put(addresses, v.addresses.join(", "));
-      put(why, `${s.node} is ${v.state} for ${ago(v.since)}: ${v.why}`);
+      put(why, `${s.node} has been ${v.state} for ${ago(v.since)}: ${v.why}`);
     });
 }
 
