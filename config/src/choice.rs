@@ -1,5 +1,6 @@
 //! Words of a few, and what other programs call them.
 
+use crate::On;
 use crate::report::{Problem, did_you_mean, quote};
 use crate::shape::Shape;
 use vipd_core::settings::{
@@ -69,6 +70,31 @@ impl Choice for Unsealed {
     const WORDS: &'static [(&'static str, Self)] = &[("refuse", Self::Refuse), ("accept", Self::Accept)];
     const OTHER_WORDS: &'static [(&'static str, &'static str)] =
         &[("deny", "\"refuse\""), ("allow", "\"accept\"")];
+}
+
+impl Choice for On {
+    const WHAT: &'static str = "\"active\", \"backup\", \"fault\", \"init\", \"takeover\", \"switchover\", \"address\", \
+                                \"peer\", \"server\", \"config\" or \"maintenance\"";
+    const WORDS: &'static [(&'static str, Self)] = &[
+        ("active", Self::Active),
+        ("backup", Self::Backup),
+        ("fault", Self::Fault),
+        ("init", Self::Init),
+        ("takeover", Self::Takeover),
+        ("switchover", Self::Switchover),
+        ("address", Self::Address),
+        ("peer", Self::Peer),
+        ("server", Self::Server),
+        ("config", Self::Config),
+        ("maintenance", Self::Maintenance),
+    ];
+    const OTHER_WORDS: &'static [(&'static str, &'static str)] = &[
+        ("master", "\"active\""),
+        ("primary", "\"active\""),
+        ("slave", "\"backup\""),
+        ("stop", "\"init\""),
+        ("reload", "\"config\""),
+    ];
 }
 
 impl Choice for Balance {

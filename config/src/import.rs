@@ -46,9 +46,9 @@ pub enum ImportError {
 /// A file is of neither.
 pub fn import(files: &[(String, String)]) -> Result<Import, ImportError> {
     let mut ledger = Ledger::default();
-    let (mut routers, mut balancers): (Vec<(Arc<str>, &str)>, Vec<(Arc<str>, &str)>) = (vec![], vec![]);
+    let (mut routers, mut balancers) = (vec![], vec![]);
     for (name, text) in files {
-        let file = (Arc::from(name.as_str()), text.as_str());
+        let file: (Arc<str>, &str) = (Arc::from(name.as_str()), text.as_str());
         if keepalived::is_ours(text) {
             routers.push(file);
         } else if haproxy::is_ours(text) {

@@ -29,6 +29,7 @@ use serde::Deserialize as _;
 use shape::{Section, Table};
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 use toml::de::DeTable;
 use vipd_core::settings::{ClusterSettings, Dns, ElectionSettings, Listener, Member, Pool, VipGroup};
 
@@ -51,6 +52,8 @@ pub struct Config {
     pub dns: Option<Dns>,
     /// `[status]`; off when absent.
     pub status: Option<Status>,
+    /// `[[notify]]`, in the file's order.
+    pub notify: Vec<Notify>,
     /// What is allowed and probably not meant, sorted by place.
     pub warnings: Vec<Warning>,
 }
@@ -65,10 +68,59 @@ pub struct Key {
 }
 
 /// `[status]`.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Status {
     /// Where the status page listens.
     pub http: SocketAddr,
+    /// The file of the secret that readers must know.
+    pub token_file: Option<PathBuf>,
+}
+
+/// `[[notify]]`: a command that is run when something happens.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Notify {
+    /// Its name.
+    pub name: String,
+    /// The program, by its absolute path, and its arguments. No shell reads them.
+    pub command: Vec<String>,
+    /// What it is run for.
+    pub on: Vec<On>,
+    /// The system's user that runs it; `nobody` when absent.
+    pub user: Option<String>,
+    /// It is killed if it takes longer.
+    pub timeout: Duration,
+}
+
+/// What a command is run for.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum On {
+    /// A VIP became this node's.
+    Active,
+    /// A VIP is another's, or nobody's.
+    Backup,
+    /// This node cannot own a VIP.
+    Fault,
+    /// A VIP's election has not begun here, or has ended.
+    Init,
+    /// A takeover is complete; the facts have its steps.
+    Takeover,
+    /// A planned switchover begins, or did not come about.
+    Switchover,
+    /// An address was refused, deleted or put back.
+    Address,
+    /// Another node was heard, lost, or differs.
+    Peer,
+    /// A server's state or role changed.
+    Server,
+    /// The configuration was read again.
+    Config,
+    /// Maintenance began or ended.
+    Maintenance,
+}
+
+impl On {
+    /// The states of a VIP that matter to others.
+    pub const STATES: [Self; 3] = [Self::Active, Self::Backup, Self::Fault];
 }
 
 /// Why it cannot be told which node a host is.

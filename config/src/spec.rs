@@ -2,6 +2,7 @@
 //!
 //! Nothing is missing or wrong at this level; [`crate::check`] judges.
 
+use crate::On;
 use crate::address::{Endpoint, HostField, HostName, Network, NodeAddress, Socket};
 use crate::choice::{Kind, Unsealed, Version};
 use crate::dnsd::DnsName;
@@ -49,6 +50,7 @@ sections! {
     Route53Spec = "[dns.route53]", later &[];
     HealthCheckSpec = "a health check of [dns.route53]", later &[];
     StatusSpec = "[status]", later &[];
+    NotifySpec = "[[notify]]", later &[];
 }
 
 /// The sections that know a key.
@@ -66,6 +68,7 @@ pub(crate) struct Spec {
     pub(crate) pool: Field<List<Table<PoolSpec>>>,
     pub(crate) dns: Field<Table<DnsSpec>>,
     pub(crate) status: Field<Table<StatusSpec>>,
+    pub(crate) notify: Field<List<Table<NotifySpec>>>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -246,6 +249,17 @@ pub(crate) struct HealthCheckSpec {
 #[serde(rename_all = "kebab-case", default)]
 pub(crate) struct StatusSpec {
     pub(crate) http: Field<Socket>,
+    pub(crate) token_file: Field<FilePath>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "kebab-case", default)]
+pub(crate) struct NotifySpec {
+    pub(crate) name: Field<Name>,
+    pub(crate) command: Field<Command>,
+    pub(crate) on: Field<List<On>>,
+    pub(crate) user: Field<User>,
+    pub(crate) timeout: Field<Duration>,
 }
 
 /// A server: `"host:port"` or a table.

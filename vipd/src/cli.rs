@@ -1,5 +1,6 @@
 //! The command line of `vipd`.
 
+use crate::log::LogFormat;
 use clap::{Args, Parser, Subcommand};
 use std::path::PathBuf;
 
@@ -43,6 +44,9 @@ pub struct Run {
     /// Where is kept what must outlive a reboot.
     #[arg(long, value_name = "DIR", default_value = "/var/lib/vipd")]
     pub state_dir: PathBuf,
+    /// How the log is written.
+    #[arg(long, value_enum, default_value_t, value_name = "FORMAT")]
+    pub log_format: LogFormat,
 }
 
 /// `vipd check`.

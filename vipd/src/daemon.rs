@@ -8,8 +8,9 @@ use crate::cli::Run;
 use crate::control::api::{Event, EventKind, Level};
 use crate::control::call::{self, Calls};
 use crate::control::events::{EventLog, EventStore};
+use crate::control::http::{Token, TokenError, Web};
 use crate::control::instance::{ClaimError, Instance, Socket};
-use crate::control::{http, notify, server};
+use crate::control::{hooks, http, notify, server};
 use crate::guard::Guard;
 use crate::kernel::{self, KernelError, KernelEvent, KernelHandle, KernelSettings, Leftover};
 use crate::log;
@@ -22,18 +23,21 @@ use crate::shell::{self, Left, Parts};
 use nix::unistd::Uid;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
 use std::time::Duration;
 use tokio::runtime::{Builder, Handle};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tracing::{info, warn};
 use vipd_balancer::Balancer;
-use vipd_config::{Config, Errors, Key, NodeError};
+use vipd_config::{Config, Errors, Key, NodeError, Notify, Status};
 use vipd_core::node::{Node, Relay};
 use vipd_core::settings::Member;
 
 /// Checks and look-ups that may wait for the shell, which takes one in microseconds.
 const REPORTS: usize = 1024;
+/// The last commands of `[[notify]]` may take this long after a stop.
+const HOOKS_FOR: Duration = Duration::from_secs(5);
 /// Sessions that are not of a VIP may go on for this long after a stop.
 const DRAIN_FOR: Duration = Duration::from_secs(10);
 
@@ -71,6 +75,9 @@ pub enum Error {
         #[source]
         source: io::Error,
     },
+    /// The status page's secret is missing.
+    #[error("{0}")]
+    Token(#[from] TokenError),
     /// The kernel's addresses cannot be managed.
     #[error("{0}")]
     Kernel(#[from] KernelError),
@@ -95,7 +102,7 @@ fn system(what: &'static str) -> impl FnOnce(io::Error) -> Error {
 /// Why it cannot start, or had to end.
 pub fn run(run: &Run) -> Result<(), Error> {
     let config = Config::load(&run.config.path)?;
-    let _log = log::to_stderr().map_err(system("start a thread"))?;
+    let _log = log::open(run.log_format).map_err(system("open the log"))?;
     for warning in &config.warnings {
         warn!("{warning}");
     }
@@ -117,13 +124,15 @@ pub fn run(run: &Run) -> Result<(), Error> {
     let instance = Instance::claim(&run.runtime_dir)?;
     let socket = instance.listen()?;
     let links = (config.key.clone(), key.map(|key| links(&config, &key, me, run)));
-    let status = config.status.as_ref().map(|s| s.http);
+    let status = config.status.clone();
+    let token = status.as_ref().and_then(|s| s.token_file.as_deref()).map(Token::read).transpose()?;
+    let pages = Pages { status, token, notify: config.notify.clone() };
     let node = Node::new(shell::settings(config), me, seed(), clock::now());
     let result = Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(system("make the event loop"))
-        .and_then(|runtime| runtime.block_on(serve(node, links, guard, socket, status, run)));
+        .and_then(|runtime| runtime.block_on(serve(node, links, guard, socket, pages, run)));
     drop(instance);
     result
 }
@@ -137,20 +146,36 @@ fn links(config: &Config, key: &ClusterKey, me: usize, run: &Run) -> Links {
     Links::new(key, &cluster.name, parties, me, epoch::begin(&run.state_dir), accept_unsealed)
 }
 
+/// What operators see, and have run.
+struct Pages {
+    status: Option<Status>,
+    token: Option<Token>,
+    notify: Vec<Notify>,
+}
+
+/// Events, kept where that is possible.
+fn event_log(state_dir: &Path) -> (EventLog, EventStore) {
+    EventLog::kept_in(state_dir).unwrap_or_else(|error| {
+        let dir = state_dir.display();
+        warn!(%error, %dir, "events are not kept across a restart: --state-dir names a directory that can be written");
+        EventLog::new()
+    })
+}
+
 async fn serve(
     node: Node,
     links: (Option<Key>, Option<Links>),
     guard: Guard,
     socket: Socket,
-    status: Option<SocketAddr>,
+    Pages { status, token, notify }: Pages,
     run: &Run,
 ) -> Result<(), Error> {
     let settings = node.settings().clone();
     let name = settings.cluster.nodes.get(node.me()).map(|n| n.name.clone()).unwrap_or_default();
-    let (events, store) = EventLog::new();
+    let (events, store) = event_log(&run.state_dir);
     let (calls, calls_in) = call::channel();
     let aux = Aux::start()?;
-    let http = status.map(|address| listen(address, &aux.handle)).transpose()?;
+    let http = status.as_ref().map(|s| listen(s.http, &aux.handle)).transpose()?;
     let balancer =
         Balancer::start(&settings.listeners, node.preview_pools(&settings.pools, clock::now()), None)?;
     let addresses = settings.vips.iter().flat_map(|v| v.addresses.iter().map(|a| a.address())).collect();
@@ -164,8 +189,12 @@ async fn serve(
     let checker = Checker::start(aux.handle.clone(), &settings.pools, &resolver, reports);
     let (answers, answers_in) = mpsc::channel(publish::ANSWERS);
     let publishing = Publishing::start(aux.handle.clone(), &settings, node.me(), events.clone(), answers);
+    let origin = hooks::Origin { cluster: settings.cluster.name.clone(), node: name.clone() };
+    let (hooks, newest_hooks) = watch::channel(notify);
+    let (seen_to, mut hooks_done) = watch::channel(0);
+    aux.handle.spawn(hooks::run(&store.subscriptions(), newest_hooks, origin, seen_to));
     // Everything is bound by now: operators and systemd may come.
-    aux.handle.spawn(control(socket, http, calls, store, kernel.clone()));
+    aux.handle.spawn(control(socket, (http, token), calls, store, kernel.clone()));
     let version = env!("CARGO_PKG_VERSION");
     info!(node = name, cluster = settings.cluster.name, version, "vipd starts");
     events.push(Event::new(Level::Info, EventKind::Start, format!("vipd {version} starts on {name}")));
@@ -188,7 +217,8 @@ async fn serve(
         events: events.clone(),
         aux: aux.handle.clone(),
         config: run.config.path.clone(),
-        http: status,
+        status,
+        hooks,
     };
     let Left { balancer, relay } = shell::run(parts).await.map_err(system("run the event loop"))?;
     events.push(Event::new(Level::Info, EventKind::Stop, "everything is handed over and released"));
@@ -200,6 +230,9 @@ async fn serve(
     if left > 0 {
         warn!(left, "sessions were still open and are closed");
     }
+    // The last commands: an operator may be told by them that this node lets go.
+    let last = events.last();
+    let _ = tokio::time::timeout(HOOKS_FOR, hooks_done.wait_for(|seq| *seq >= last)).await;
     info!("vipd stops");
     drop(events);
     aux.stop();
@@ -256,7 +289,7 @@ async fn start_kernel(settings: KernelSettings) -> Result<KernelParts, Error> {
 /// The control plane, until the events end.
 async fn control(
     socket: Socket,
-    http: Option<std::net::TcpListener>,
+    (http, token): (Option<std::net::TcpListener>, Option<Token>),
     calls: Calls,
     store: EventStore,
     kernel: KernelHandle,
@@ -270,7 +303,10 @@ async fn control(
         }
     });
     let pages = http.and_then(|l| tokio::net::TcpListener::from_std(l).ok());
-    let pages = pages.map(|listener| tokio::spawn(http::serve(listener, calls.clone())));
+    let pages = pages.map(|listener| {
+        let web = Web::new(calls.clone(), store.subscriptions(), token);
+        tokio::spawn(http::serve(listener, web))
+    });
     if let Err(error) = server::serve(socket, calls, store).await {
         warn!(%error, "the control socket does not work");
     }

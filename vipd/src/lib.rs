@@ -21,7 +21,7 @@ pub mod ctl;
 pub mod daemon;
 pub mod guard;
 pub mod kernel;
-mod log;
+pub mod log;
 pub mod net;
 pub mod peer;
 pub mod publish;

@@ -4,7 +4,11 @@
 //! Nobody who logs may wait for whoever reads. Behind a pipe that is full,
 //! workers would stop relaying, and the loop sending adverts.
 
+mod journal;
+
+use clap::ValueEnum;
 use jiff::Timestamp;
+use journal::Journal;
 use std::io::{self, IsTerminal, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -29,19 +33,46 @@ const AT_ONCE: usize = 64;
 /// Time for the last lines at the end.
 const FAREWELL: Duration = Duration::from_secs(1);
 
-/// Makes standard error the log of this process, at the level in `VIPD_LOG`.
+/// How the log is written.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, ValueEnum)]
+pub enum LogFormat {
+    /// To the journal with fields where standard error is the journal, else as text.
+    #[default]
+    Auto,
+    /// Lines of text on standard error.
+    Text,
+    /// An object a line on standard error.
+    Json,
+    /// Entries with fields in systemd's journal.
+    Journal,
+}
+
+/// Opens the log of this process, at the level in `VIPD_LOG`.
 ///
 /// # Errors
-/// No thread can be had.
-pub(crate) fn to_stderr() -> io::Result<Flush> {
+/// No thread can be had, or the journal was asked for and does not listen.
+pub(crate) fn open(format: LogFormat) -> io::Result<Flush> {
     let level = std::env::var("VIPD_LOG").unwrap_or_else(|_| "info".to_owned());
     let filter = EnvFilter::try_new(&level).unwrap_or_else(|_| EnvFilter::new("info"));
-    let log = Log::new(io::stderr())?;
+    let journal = match format {
+        LogFormat::Auto if Journal::is_stderr() => Journal::open().ok(),
+        LogFormat::Journal => Some(Journal::open()?),
+        LogFormat::Auto | LogFormat::Text | LogFormat::Json => None,
+    };
+    let json = format == LogFormat::Json || journal.is_some();
+    let log = match journal {
+        Some(journal) => Log::new(journal)?,
+        None => Log::new(io::stderr())?,
+    };
     let flush = Flush(log.queue.clone());
-    // A second subscriber in one process (tests) is no harm.
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(log);
-    // Colours would be in the way of whoever searches a file or the journal.
-    let _ = log.with_ansi(io::stderr().is_terminal()).try_init();
+    // A second subscriber in one process (tests) is no harm.
+    let _ = if json {
+        log.json().flatten_event(true).with_current_span(false).with_span_list(false).try_init()
+    } else {
+        // Colours would be in the way of whoever searches a file.
+        log.with_ansi(io::stderr().is_terminal()).try_init()
+    };
     Ok(flush)
 }
 

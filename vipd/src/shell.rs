@@ -15,6 +15,7 @@ pub mod status;
 use crate::check::{Checker, Report};
 use crate::control::api::{self, DnsStoreDoc, EventKind};
 use crate::control::call::{Call, Refusal, Reply};
+use crate::control::difference::difference;
 use crate::control::events::EventLog;
 use crate::guard::Guard;
 use crate::kernel::{self, KernelEvent, KernelHandle};
@@ -33,10 +34,10 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use tokio::runtime::Handle;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tracing::{error, info, warn};
 use vipd_balancer::{Balancer, ConnectFailure, Stats};
-use vipd_config::{Config, Key};
+use vipd_config::{Config, Key, Notify, Status};
 use vipd_core::discover::expand;
 use vipd_core::event::{Event, Level};
 use vipd_core::node::{Announcement, Input, Link, Node, Output, Relay, Settings};
@@ -53,7 +54,13 @@ const ADVERTS_FIRST: i32 = -15;
 const NAME_PROBLEM: &str = "its name does not resolve as it should (what is good of it is in use)";
 
 /// What a reload has read, and who waits for it.
-type Loaded = (Result<Config, vipd_config::Errors>, Option<Reply<Result<String, Refusal>>>);
+struct Loaded {
+    /// The file, with its text.
+    config: Result<(Config, String), vipd_config::Errors>,
+    reply: Option<Reply<Result<String, Refusal>>>,
+    /// Nothing is changed, only told.
+    dry_run: bool,
+}
 
 /// What the loop is made of.
 #[derive(Debug)]
@@ -86,7 +93,9 @@ pub struct Parts {
     /// The configuration file.
     pub config: PathBuf,
     /// Where the status is served.
-    pub http: Option<SocketAddr>,
+    pub status: Option<Status>,
+    /// Commands that are run when something happens.
+    pub hooks: watch::Sender<Vec<Notify>>,
 }
 
 /// What is left when the loop has ended.
@@ -113,7 +122,10 @@ struct Shell {
     events: EventLog,
     aux: Handle,
     config: PathBuf,
-    http: Option<SocketAddr>,
+    status: Option<Status>,
+    hooks: watch::Sender<Vec<Notify>>,
+    /// The text of the file that is in force.
+    in_force: String,
     config_errors: Vec<String>,
     interfaces: Interfaces,
     sockets: Sockets,
@@ -143,6 +155,7 @@ pub async fn run(parts: Parts) -> io::Result<Left> {
     let mut calls = parts.calls;
     let transport = parts.node.settings().election.transport;
     let members = parts.node.settings().cluster.nodes.iter().flat_map(|n| n.addresses.clone()).collect();
+    let in_force = std::fs::read_to_string(&parts.config).unwrap_or_default();
     let mut shell = Shell {
         node: parts.node,
         key: parts.links.0,
@@ -157,7 +170,9 @@ pub async fn run(parts: Parts) -> io::Result<Left> {
         events: parts.events,
         aux: parts.aux,
         config: parts.config,
-        http: parts.http,
+        status: parts.status,
+        hooks: parts.hooks,
+        in_force,
         config_errors: vec![],
         interfaces: Interfaces::default(),
         sockets: Sockets::new(transport, members, packets),
@@ -198,8 +213,8 @@ pub async fn run(parts: Parts) -> io::Result<Left> {
             Some(failed) = next_failure(&mut failures) => {
                 shell.handle(Input::ConnectFailed { pool: &failed.pool, server: &failed.server });
             }
-            Some((config, reply)) = loaded_in.recv() => shell.reloaded(config, reply),
-            _ = hangup.recv() => shell.reload(None),
+            Some(loaded) = loaded_in.recv() => shell.reloaded(loaded),
+            _ = hangup.recv() => shell.reload(None, false),
         }
         shell.look_at_orders();
     }
@@ -455,7 +470,7 @@ impl Shell {
                 let begun = Switchover::begin(&mut self.node, vip, to.as_deref(), reply, now);
                 self.switchovers.extend(begun);
             }
-            Call::Reload { reply } => self.reload(Some(reply)),
+            Call::Reload { dry_run, reply } => self.reload(Some(reply), dry_run),
             Call::Maintenance { on: true, reply } => {
                 let begun = Maintenance::begin(&mut self.node, reply, now);
                 self.maintenances.extend(begun);
@@ -505,22 +520,34 @@ impl Shell {
     }
 
     /// Reads the configuration file, away from this thread.
-    fn reload(&self, reply: Option<Reply<Result<String, Refusal>>>) {
+    fn reload(&self, reply: Option<Reply<Result<String, Refusal>>>, dry_run: bool) {
         let (path, loaded) = (self.config.clone(), self.loaded.clone());
         self.aux.spawn_blocking(move || {
-            let config = Config::load(&path);
+            let text = std::fs::read_to_string(&path);
+            let name = path.display().to_string();
+            // What cannot be read is refused by whoever can say it well.
+            let config = match text {
+                Ok(text) => Config::parse(&text, &name).map(|config| (config, text)),
+                Err(_) => Config::load(&path).map(|config| (config, String::new())),
+            };
             // The loop has ended if nobody takes it.
-            let _ = loaded.blocking_send((config, reply));
+            let _ = loaded.blocking_send(Loaded { config, reply, dry_run });
         });
     }
 
-    fn reloaded(
-        &mut self,
-        config: Result<Config, vipd_config::Errors>,
-        reply: Option<Reply<Result<String, Refusal>>>,
-    ) {
+    fn reloaded(&mut self, Loaded { config, reply, dry_run }: Loaded) {
+        if dry_run {
+            let outcome = match config {
+                Ok((config, text)) => self.preview(config, &text),
+                Err(errors) => Err(errors.to_string()),
+            };
+            if let Some(reply) = reply {
+                let _ = reply.send(outcome.map_err(Refusal));
+            }
+            return;
+        }
         let outcome = match config {
-            Ok(config) => self.take_over(config),
+            Ok((config, text)) => self.take_over(config).inspect(|_| self.in_force = text),
             Err(errors) => Err(errors.to_string()),
         };
         match &outcome {
@@ -546,31 +573,47 @@ impl Shell {
         self.events.push(api::Event::new(level, EventKind::Config, message));
     }
 
+    /// What a reload would change, line by line.
+    fn preview(&self, config: Config, text: &str) -> Result<String, String> {
+        let (status, key) = (config.status.clone(), config.key.clone());
+        self.restartable(status.as_ref(), key.as_ref(), &settings(config))?;
+        let difference = difference(&self.in_force, text);
+        Ok(if difference.is_empty() { "nothing changes".into() } else { difference })
+    }
+
+    /// Refuses what only a restart can change.
+    fn restartable(&self, status: Option<&Status>, key: Option<&Key>, new: &Settings) -> Result<(), String> {
+        let mut keys = Node::needs_restart(self.node.settings(), new);
+        if status != self.status.as_ref() {
+            keys.push("status");
+        }
+        if key.map(|k| &k.file) != self.key.as_ref().map(|k| &k.file) {
+            keys.push("cluster.key-file");
+        }
+        if keys.is_empty() {
+            return Ok(());
+        }
+        Err(format!("{} cannot change while vipd runs: restart it", keys.join(", ")))
+    }
+
     /// Takes over changed settings, all of them or none.
     fn take_over(&mut self, config: Config) -> Result<String, String> {
-        let http = config.status.as_ref().map(|s| s.http);
-        let key = config.key.clone();
+        let (status, notify, key) = (config.status.clone(), config.notify.clone(), config.key.clone());
         let mut new = settings(config);
         let file = std::mem::take(&mut new.pools);
         let old = self.node.settings();
         let targets = self.found.follow(&file, &old.pools);
         new.pools = expand(&file, &targets);
-        let mut keys = Node::needs_restart(old, &new);
-        if http != self.http {
-            keys.push("status.http");
-        }
-        if key.as_ref().map(|k| &k.file) != self.key.as_ref().map(|k| &k.file) {
-            keys.push("cluster.key-file");
-        }
-        if !keys.is_empty() {
-            return Err(format!("{} cannot change while vipd runs: restart it", keys.join(", ")));
-        }
+        self.restartable(status.as_ref(), key.as_ref(), &new)?;
         let done = match changes(old, &new).as_slice() {
-            [] if *old == new && key == self.key => "reloaded: nothing changed".to_owned(),
+            [] if *old == new && key == self.key && *self.hooks.borrow() == notify => {
+                "reloaded: nothing changed".to_owned()
+            }
             [] => "reloaded".to_owned(),
             keys => format!("reloaded: changed {}", keys.join(", ")),
         };
         self.put_in_use(new)?;
+        self.hooks.send_replace(notify);
         self.publishing.reconfigure(self.node.settings(), self.node.me());
         if let (Some(links), Some(key)) = (&mut self.sealing, &key) {
             links.set_accept_unsealed(key.accept_unsealed);

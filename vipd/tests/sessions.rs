@@ -63,7 +63,7 @@ impl Daemon {
                 match call {
                     Call::Sessions { which, reply } => calls::sessions(&balancer, &aux, which, reply),
                     Call::Kill { which, reply } => calls::kill(&balancer, &aux, which, reply),
-                    Call::Reload { reply } => {
+                    Call::Reload { reply, .. } => {
                         // How many were killed, for the test to read.
                         let closed = balancer.stats().listeners[0].closed(CloseCause::Killed);
                         drop(reply.send(Ok(closed.to_string())));
@@ -137,7 +137,7 @@ fn sessions_are_listed_and_killed() -> Outcome {
     assert_eq!(kill(db1.clone())?, done("2 sessions"));
     assert!(is_reset(&mut clients[0]) && is_reset(&mut clients[2]));
     assert_eq!(daemon.list(db1)?, SessionsDoc::default(), "a server without sessions is no error");
-    assert_eq!(daemon.ask(&Request::Reload {})?, Response::Done { message: "3".into() });
+    assert_eq!(daemon.ask(&Request::Reload { dry_run: false })?, Response::Done { message: "3".into() });
     Ok(())
 }
 

@@ -184,6 +184,9 @@ fn a_refused_reload_prints_every_error_on_its_line() {
     let lines: Vec<&str> = ran.err.lines().collect();
     assert_eq!(lines[0], "vipctl: refused:");
     assert_eq!(lines[1..], ["vipd.toml:1:1: error: one", "vipd.toml:2:1: error: two"]);
+    assert_eq!(fake.orders(), ["reload dry", "reload"], "first what would change, then the change");
+    vipctl(fake.dir.path(), &["reload", "--dry-run"]).exits(1);
+    assert_eq!(fake.orders(), ["reload dry"]);
 }
 
 #[test]
@@ -259,13 +262,51 @@ fn whoever_may_not_talk_is_told_how_to() {
     assert!(err.contains("use sudo or join that group"), "{err}");
 }
 
+/// A file whose VIP is on an interface that no host has.
+const NOWHERE: &str = "[cluster]\nname = \"c\"\nnodes = [{ name = \"px1\", address = \"192.0.2.1\" }]\n\
+                       [[vip]]\nname = \"main\"\naddresses = [\"192.0.2.100/24\"]\ninterface = \"nowhere0\"\n";
+
+#[test]
+fn the_doctor_names_what_is_wrong_and_what_mends_it() {
+    let fake = Fake::start();
+    let file = fake.dir.path().join("vipd.toml");
+    std::fs::write(&file, NOWHERE).expect("ours");
+    let file = file.display().to_string();
+    let ran = vipctl(fake.dir.path(), &["doctor", "--config", &file, "--node", "px1"]).exits(1);
+    for wanted in [
+        "good     configuration",
+        "this host is px1",
+        "main: there is no interface nowhere0",
+        "-> ip link show",
+        "primary/db1 is up",
+    ] {
+        assert!(ran.out.contains(wanted), "{wanted} is not in\n{}", ran.out);
+    }
+    let json =
+        vipctl(fake.dir.path(), &["doctor", "--config", &file, "--node", "px1", "--json"]).exits(1).out;
+    let findings: Vec<serde_json::Value> = serde_json::from_str(&json).expect("JSON");
+    assert!(findings.iter().any(|f| f["verdict"] == "bad" && f["about"] == "interface"), "{json}");
+    // The host's own addresses are none of the file's.
+    let ran = vipctl(fake.dir.path(), &["doctor", "--config", &file]).exits(1);
+    assert!(ran.out.contains("this host is none of the nodes"), "{}", ran.out);
+    std::fs::write(&file, "[cluster\n").expect("ours");
+    let ran = vipctl(fake.dir.path(), &["doctor", "--config", &file]).exits(1);
+    assert!(ran.out.contains("vipd.toml:1:"), "{}", ran.out);
+    let none = tempfile::tempdir().expect("a scratch directory");
+    let ran = vipctl(none.path(), &["doctor", "--config", &file]).exits(1);
+    assert!(
+        ran.out.contains("vipd does not run here") && ran.out.contains("systemctl start vipd"),
+        "{}",
+        ran.out
+    );
+}
+
 #[test]
 fn wrong_usage_is_two() {
     let fake = Fake::start();
-    let wrong: [&[&str]; 6] = [
+    let wrong: [&[&str]; 5] = [
         &[],
         &["dance"],
-        &["doctor"],
         &["maintenance"],
         &["server", "db1", "ready"],
         &["server", "primary/db1", "asleep"],

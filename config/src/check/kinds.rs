@@ -307,7 +307,8 @@ fn status(key: Key<OneOrMore<StatusCodes>>, report: &mut Report<'_>) -> Vec<Rang
     }
 }
 
-fn command(key: At<Command>, report: &mut Report<'_>) -> Vec<String> {
+/// A program and its arguments.
+pub(super) fn command(key: At<Command>, report: &mut Report<'_>) -> Vec<String> {
     let At { value: Command(list), span } = key;
     let words = list.open("command", report);
     match words.first() {

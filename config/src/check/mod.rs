@@ -11,6 +11,7 @@ mod dns;
 mod election;
 mod kinds;
 mod listen;
+mod notify;
 mod pool;
 mod reach;
 mod servers;
@@ -19,19 +20,21 @@ mod vip;
 use crate::Config;
 use crate::report::{At, Problem, Report, did_you_mean, quote, quoted};
 use crate::shape::{Field, List, Section, Table};
-use crate::spec::{Spec, StatusSpec};
+use crate::spec::Spec;
 use std::ops::Range;
 use vipd_core::settings::Bind;
 
 /// Judges a whole file.
 pub(crate) fn config(spec: Spec, report: &mut Report<'_>) -> Config {
-    let Spec { cluster, election, vip, listen, pool, dns, status } = spec;
+    let Spec { cluster, election, vip, listen, pool, dns, status, notify } = spec;
     let cluster = cluster::judge(cluster, report);
     let election = election::judge(election, report);
     cluster::sealed(&cluster, &election, report);
     let pools = pool::judge(open(pool, "pool", report), report);
-    let status = self::status(status, report);
-    let listeners = listen::judge(open(listen, "listen", report), &pools.names, status.as_ref(), report);
+    let status = notify::status(status, report);
+    let http = status.as_ref().map(|s| At { value: s.value.http, span: s.span.clone() });
+    let listeners = listen::judge(open(listen, "listen", report), &pools.names, http.as_ref(), report);
+    let notify = notify::judge(open(notify, "notify", report), report);
     let drafts = open(vip, "vip", report);
     if drafts.is_empty() && listeners.names.is_empty() {
         report.error(
@@ -57,16 +60,10 @@ pub(crate) fn config(spec: Spec, report: &mut Report<'_>) -> Config {
         listeners: listeners.settings,
         pools: pools.settings,
         dns,
-        status: status.map(|http| crate::Status { http: http.value }),
+        status: status.map(|s| s.value),
+        notify,
         warnings: vec![],
     }
-}
-
-fn status(field: Field<Table<StatusSpec>>, report: &mut Report<'_>) -> Option<At<std::net::SocketAddr>> {
-    let At { value, span } = field.ok("[status]", report)?;
-    let StatusSpec { http } = value.open(report);
-    let http = http.need("http", "the status page's address: http = \"127.0.0.1:9112\"", &span, report);
-    http.ok().map(|At { value, span }| At { value: value.0, span })
 }
 
 /// Opens a list of tables; `None` stands for one that could not be read.

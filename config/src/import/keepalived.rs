@@ -9,7 +9,7 @@ use super::draft::{self, Table, list};
 use super::haproxy::Known;
 use super::ledger::{Ledger, LineId, SectionId};
 use hosts::Host;
-use instance::Instance;
+use instance::{Hook, Instance};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -229,7 +229,7 @@ fn together(names: &[String], line: LineId, groups: &mut Vec<Group>, ledger: &mu
         for member in &group.members {
             ledger.note(member.line, format!("one group with {}: they move together", first.name));
         }
-        first.addresses.extend(group.addresses.into_iter());
+        first.addresses.extend(group.addresses);
         first.sections.extend(group.sections);
         first.members.extend(group.members);
     }
@@ -321,9 +321,47 @@ fn vip(
         }
     }
     for hook in group.members.iter().flat_map(|m| &m.hooks) {
-        ledger.lose(hook.line, "a command on changes of state is not carried over");
+        if let Some(table) = notify(hook, &name, floating.notify.len(), ledger) {
+            floating.notify.push(table);
+        }
     }
     floating.vips.push(table);
+}
+
+/// A command on a change of state.
+fn notify(hook: &Hook, vip: &str, number: usize, ledger: &mut Ledger) -> Option<Table> {
+    if !hook.command.first().is_some_and(|c| c.starts_with('/')) {
+        ledger.lose(hook.line, "vipd runs a program by its absolute path");
+        return None;
+    }
+    let on: &[&str] = match hook.keyword.as_str() {
+        "notify_master" => &["active"],
+        "notify_backup" => &["backup"],
+        "notify_fault" => &["fault"],
+        "notify_stop" => &["init"],
+        "notify" => &["active", "backup", "fault"],
+        _ => {
+            ledger.lose(hook.line, "vipd has no such event");
+            return None;
+        }
+    };
+    let mut table = Table::new("[[notify]]", vec![]);
+    table.text("name", &format!("{vip}-{}", number + 1));
+    table.key("command", list(hook.command.iter().map(String::as_str)));
+    table.key("on", list(on.iter().copied()));
+    if let Some(user) = &hook.user {
+        table.text("user", user);
+    }
+    let told = if hook.keyword == "notify" {
+        "it is not given GROUP, NAME and STATE as arguments, but VIPD_VIP and VIPD_STATE in its environment"
+    } else {
+        "it hears of every VIP: VIPD_VIP in its environment says which"
+    };
+    ledger.remark(hook.line, told);
+    if hook.user.is_none() {
+        ledger.note(hook.line, "it runs as nobody unless user says otherwise");
+    }
+    Some(table)
 }
 
 /// Whether a script only looks whether HAProxy runs.

@@ -1,6 +1,7 @@
 //! What happened, in words for people: the source of the log, of
 //! `vipctl events` and of the history.
 
+use crate::wire::peer::State;
 use std::time::Duration;
 
 /// How much an event matters.
@@ -67,6 +68,8 @@ pub struct Event {
     pub server: Option<(String, String)>,
     /// What happened and why, one sentence.
     pub message: String,
+    /// The VIP group's new state on this node.
+    pub state: Option<State>,
     /// A takeover's steps.
     pub steps: Option<Steps>,
 }
@@ -75,7 +78,16 @@ impl Event {
     /// An event about nothing in particular.
     #[must_use]
     pub fn new(level: Level, kind: Kind, message: impl Into<String>) -> Self {
-        Self { level, kind, vip: None, peer: None, server: None, message: message.into(), steps: None }
+        Self {
+            level,
+            kind,
+            vip: None,
+            peer: None,
+            server: None,
+            message: message.into(),
+            state: None,
+            steps: None,
+        }
     }
 
     /// The same, about a VIP group.

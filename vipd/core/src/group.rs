@@ -361,7 +361,7 @@ impl Group {
             State::Init | State::Backup | State::Active => Level::Info,
         };
         let message = format!("{}: {} -> {}: {why}", self.vip.name, before.as_str(), after.as_str());
-        scope.event(self.event(level, Kind::Vip, message));
+        scope.event(Event { state: Some(after), ..self.event(level, Kind::Vip, message) });
     }
 
     /// Somebody whom the cluster key does not prove says to own this group.

@@ -15,7 +15,7 @@
 //! be the election's.
 
 mod dial;
-mod exec;
+pub(crate) mod exec;
 mod http;
 mod mysql;
 mod pace;

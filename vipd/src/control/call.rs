@@ -53,6 +53,8 @@ pub enum Call {
     },
     /// Reads the configuration file again.
     Reload {
+        /// Nothing is changed; the answer is what would be.
+        dry_run: bool,
         /// Takes what changed, in a sentence; or the errors, one a line.
         reply: Reply<Result<String, Refusal>>,
     },

@@ -19,7 +19,7 @@ fn micros(duration: Duration) -> u64 {
 
 impl From<event::Event> for Event {
     fn from(from: event::Event) -> Self {
-        let event::Event { level, kind, vip, peer, server, message, steps } = from;
+        let event::Event { level, kind, vip, peer, server, message, state, steps } = from;
         let (pool, server) = server.unzip();
         Self {
             level: level.into(),
@@ -29,6 +29,7 @@ impl From<event::Event> for Event {
             server,
             peer,
             message,
+            state: state.map(Into::into),
             steps: steps.map(Into::into),
             dns: None,
         }

@@ -6,8 +6,11 @@
 //! cost neither memory nor the others' time.
 
 use super::api::{Event, EventDoc};
+use super::history::{self, Keeper};
 use jiff::Timestamp;
 use std::collections::VecDeque;
+use std::io;
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::{broadcast, mpsc};
@@ -38,7 +41,29 @@ impl EventLog {
         let (queue, incoming) = mpsc::channel(QUEUED);
         let ring = Ring { kept: VecDeque::with_capacity(KEPT), live: Some(broadcast::channel(BEHIND).0) };
         let log = Self { queue, last: Arc::new(AtomicU64::new(0)) };
-        (log, EventStore { incoming, shared: Subscriptions(Arc::new(Mutex::new(ring))) })
+        (log, EventStore { incoming, shared: Subscriptions(Arc::new(Mutex::new(ring))), keeper: None })
+    }
+
+    /// The same with the events of earlier runs, which are kept in a directory
+    /// from now on; numbers go on where they ended.
+    ///
+    /// # Errors
+    /// The directory cannot be made, or its file cannot be opened.
+    pub fn kept_in(dir: &Path) -> io::Result<(Self, EventStore)> {
+        let (before, keeper) = history::open(dir)?;
+        let (log, mut store) = Self::new();
+        log.last.store(before.iter().map(|e| e.seq).max().unwrap_or(0), Ordering::Relaxed);
+        for event in before {
+            store.shared.add(Arc::new(event));
+        }
+        store.keeper = Some(keeper);
+        Ok((log, store))
+    }
+
+    /// The number of the newest event.
+    #[must_use]
+    pub fn last(&self) -> u64 {
+        self.last.load(Ordering::Relaxed)
     }
 
     /// Numbers an event, stamps it with the wall clock's time and queues it.
@@ -55,18 +80,24 @@ impl EventLog {
 pub struct EventStore {
     incoming: mpsc::Receiver<EventDoc>,
     shared: Subscriptions,
+    keeper: Option<Keeper>,
 }
 
 impl EventStore {
     /// Where followers subscribe.
-    pub(super) fn subscriptions(&self) -> Subscriptions {
+    #[must_use]
+    pub fn subscriptions(&self) -> Subscriptions {
         self.shared.clone()
     }
 
     /// Keeps and hands on every event; ends when the last [`EventLog`] is gone.
     pub(super) async fn collect(&mut self) {
         while let Some(event) = self.incoming.recv().await {
-            self.shared.add(Arc::new(event));
+            let event = Arc::new(event);
+            if let Some(keeper) = &self.keeper {
+                keeper.keep(&event);
+            }
+            self.shared.add(event);
         }
         self.shared.lock().live = None;
     }
@@ -74,7 +105,7 @@ impl EventStore {
 
 /// The newest events, and a place to wait for the next.
 #[derive(Clone, Debug)]
-pub(super) struct Subscriptions(Arc<Mutex<Ring>>);
+pub struct Subscriptions(Arc<Mutex<Ring>>);
 
 #[derive(Debug)]
 struct Ring {
@@ -107,6 +138,11 @@ impl Subscriptions {
             // An error only says that nobody follows.
             let _ = live.send(event);
         }
+    }
+
+    /// The kept events, oldest first.
+    pub(super) fn kept(&self) -> Vec<Arc<EventDoc>> {
+        self.lock().kept.iter().map(Arc::clone).collect()
     }
 
     /// The kept events after number `since`, and those to come: none is in both, none in neither.

@@ -365,6 +365,80 @@ mod tests {
         }
     }
 
+    /// The families, as rows of the documents' table.
+    fn rows() -> Vec<(String, String)> {
+        let text = render(&troubled());
+        let mut help = ("", "");
+        let mut rows: Vec<(String, std::collections::BTreeSet<String>, String, String)> = Vec::new();
+        for line in text.lines() {
+            if let Some(rest) = line.strip_prefix("# HELP ") {
+                help = rest.split_once(' ').unwrap_or((rest, ""));
+            } else if let Some(rest) = line.strip_prefix("# TYPE ") {
+                let (name, kind) = rest.split_once(' ').unwrap_or((rest, ""));
+                rows.push((
+                    name.to_owned(),
+                    std::collections::BTreeSet::new(),
+                    kind.to_owned(),
+                    help.1.to_owned(),
+                ));
+            } else if let (Some(row), Some((_, labels))) = (rows.last_mut(), line.split_once('{')) {
+                row.1.extend(
+                    labels
+                        .split("=\"")
+                        .filter_map(|l| l.rsplit([',', '{', '"']).next())
+                        .filter(|l| !l.is_empty() && !l.contains(['}', ' ']))
+                        .map(str::to_owned),
+                );
+            }
+        }
+        rows.into_iter()
+            .map(|(name, labels, kind, help)| {
+                let labels: Vec<String> = labels.into_iter().map(|l| format!("`{l}`")).collect();
+                let row = format!("| `{name}` | {kind} | {} | {help} |", labels.join(", "));
+                (name, row)
+            })
+            .collect()
+    }
+
+    /// `VIPD_BLESS=1` writes the table anew; read the difference before you commit it.
+    #[test]
+    fn every_metric_is_documented() {
+        const START: &str = "| Name | Kind | Labels | Meaning |\n|---|---|---|---|\n";
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/metrics.md");
+        let page = std::fs::read_to_string(path).expect("the page");
+        let (before, rest) = page.split_once(START).expect("the table's head");
+        let end = rest.find("\n\n").map_or(rest.len(), |at| at + 1);
+        let table: String = rows().into_iter().map(|(_, row)| row + "\n").collect();
+        let wanted = [before, START, &table, &rest[end..]].concat();
+        if std::env::var_os("VIPD_BLESS").is_some() {
+            std::fs::write(path, &wanted).expect("ours");
+        }
+        assert_eq!(
+            std::fs::read_to_string(path).expect("the page"),
+            wanted,
+            "VIPD_BLESS=1 writes the table anew"
+        );
+    }
+
+    /// What alerts and the dashboard ask for exists.
+    #[test]
+    fn nobody_asks_for_a_metric_that_is_not() {
+        let known: Vec<String> = rows().into_iter().map(|(name, _)| name).collect();
+        let files = [
+            include_str!("../../../packaging/prometheus/vipd.rules.yml"),
+            include_str!("../../../packaging/prometheus/vipd.test.yml"),
+            include_str!("../../../packaging/grafana/vipd.json"),
+        ];
+        let word = |c: char| c.is_ascii_alphanumeric() || c == '_';
+        for file in files {
+            for name in file.split(|c| !word(c)).filter(|w| w.starts_with("vipd_")) {
+                assert!(known.iter().any(|k| k == name), "{name}");
+            }
+        }
+        let dashboard: serde_json::Value = serde_json::from_str(files[2]).expect("JSON");
+        assert!(dashboard["panels"].as_array().is_some_and(|p| p.len() > 10));
+    }
+
     #[test]
     fn a_name_cannot_leave_its_quotes() {
         let mut out = Metrics(String::new());

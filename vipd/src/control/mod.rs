@@ -3,6 +3,8 @@
 //! * [`api`]: the messages: requests, responses, the status document, events.
 //! * [`call`]: how they reach the daemon's one loop, and its answers come back.
 //! * [`events`]: the newest events, and who follows them.
+//! * `history`: events that survive a restart.
+//! * [`hooks`]: commands that are run when something happens.
 //! * [`instance`]: one daemon a host; the lock and the socket in the runtime directory.
 //! * [`server`]: the Unix socket.
 //! * [`http`]: `/status.json`, `/metrics`, `/healthz`.
@@ -15,14 +17,17 @@
 pub mod api;
 pub mod call;
 mod convert;
+pub(crate) mod difference;
 pub mod events;
+mod history;
+pub mod hooks;
 pub mod http;
 pub mod instance;
 mod metrics;
 pub mod notify;
 pub mod server;
 mod stamp;
-mod table;
+pub(crate) mod table;
 pub mod text;
 
 pub use table::clean;

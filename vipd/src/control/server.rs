@@ -149,8 +149,9 @@ impl Connection {
                 let answer = calls.ask(ORDER_TIMEOUT, |reply| Call::Switchover { vip, to, reply }).await;
                 judged(answer, |moves| Response::Switched { moves })
             }
-            Request::Reload {} => {
-                judged(calls.ask(ORDER_TIMEOUT, |reply| Call::Reload { reply }).await, done)
+            Request::Reload { dry_run } => {
+                let call = |reply| Call::Reload { dry_run, reply };
+                judged(calls.ask(ORDER_TIMEOUT, call).await, done)
             }
             Request::Maintenance { on } => {
                 judged(calls.ask(ORDER_TIMEOUT, |reply| Call::Maintenance { on, reply }).await, done)

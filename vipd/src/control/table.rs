@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 /// What a colour means.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum Tone {
+pub(crate) enum Tone {
     /// Nothing.
     Plain,
     /// As it should be.
@@ -54,7 +54,7 @@ pub fn clean(text: &str) -> String {
 }
 
 /// Paints a text.
-pub(super) fn paint(text: &str, tone: Tone, colour: bool) -> String {
+pub(crate) fn paint(text: &str, tone: Tone, colour: bool) -> String {
     match tone.sgr() {
         Some(sgr) if colour => format!("{sgr}{text}\x1b[0m"),
         Some(_) | None => text.to_owned(),

@@ -58,7 +58,11 @@ pub enum Command {
         json: bool,
     },
     /// Makes vipd read its configuration file again.
-    Reload,
+    Reload {
+        /// Only show what would change.
+        #[arg(long)]
+        dry_run: bool,
+    },
     /// Takes this node out of the election, or puts it back.
     Maintenance {
         /// Out, or back.
@@ -81,6 +85,18 @@ pub enum Command {
     },
     /// Lists the sessions of clients, or ends some.
     Sessions(Sessions),
+    /// Looks for what is wrong, or will be, and says how to mend it.
+    Doctor {
+        /// The configuration file.
+        #[arg(long, value_name = "FILE", default_value = "/etc/vipd/vipd.toml")]
+        config: PathBuf,
+        /// Which of the nodes this host is; found by its addresses when absent.
+        #[arg(long, value_name = "NODE")]
+        node: Option<String>,
+        /// As JSON, for programs.
+        #[arg(long)]
+        json: bool,
+    },
     /// Removes what a vipd that is no longer running left on this host.
     Release {
         /// Whether to ask.

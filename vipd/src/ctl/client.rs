@@ -101,6 +101,13 @@ impl Client {
         })
     }
 
+    /// The daemon's process, if it runs.
+    pub(super) fn pid(&self) -> Option<i32> {
+        let stream = UnixStream::connect(&self.path).ok()?;
+        let peer = nix::sys::socket::getsockopt(&stream, nix::sys::socket::sockopt::PeerCredentials).ok()?;
+        Some(peer.pid())
+    }
+
     /// Puts a request that has one response.
     pub(super) fn ask(&self, request: &Request) -> Result<Response, ClientError> {
         let mut conversation = self.open(request)?;

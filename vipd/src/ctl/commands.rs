@@ -3,7 +3,7 @@
 use super::args::{Cli, Command, Consent, ServerCommand, ServerName, Switch, Weight};
 use super::client::{Client, ClientError, Conversation, Next};
 use super::consent::{self, status};
-use super::{Failure, Screen, release, sessions, unexpected};
+use super::{Failure, Screen, doctor, release, sessions, unexpected};
 use crate::control::api::{ErrorCode, EventDoc, Request, Response, ServerOrder, StatusDoc};
 use crate::control::{clean, text};
 use jiff::Timestamp;
@@ -36,7 +36,10 @@ pub(super) fn run(cli: &Cli, screen: &mut Screen<impl Write>) -> Result<(), Fail
             switchover(&client, Request::Switchover { vip: vip.clone(), to: to.clone() }, screen)
         }
         Command::Events { follow, json } => events(&client, *follow, *json, screen),
-        Command::Reload => order(&client, &Request::Reload {}, screen),
+        Command::Reload { dry_run } => reload(&client, *dry_run, screen),
+        Command::Doctor { config, node, json } => {
+            doctor::run(&client, &doctor::Asked { config, node: node.as_deref(), json: *json }, screen)
+        }
         Command::Maintenance { state, consent } => maintenance(&client, *state, *consent, screen),
         Command::Server { server, order, consent } => set_server(&client, server, *order, *consent, screen),
         Command::Sessions(asked) => sessions::run(&client, asked, screen),
@@ -49,6 +52,19 @@ pub(super) fn run(cli: &Cli, screen: &mut Screen<impl Write>) -> Result<(), Fail
             released.iter().try_for_each(|what| screen.line(&format!("removed {}", clean(what))))
         }
     }
+}
+
+/// Shows what a reload changes, and has it done.
+fn reload(client: &Client, dry_run: bool, screen: &mut Screen<impl Write>) -> Result<(), Failure> {
+    let response = client.ask(&Request::Reload { dry_run: true })?;
+    if let Response::Done { message } = response {
+        screen.line(clean(&message).trim_end())?;
+    } else if dry_run {
+        return Err(unexpected(response));
+    }
+    // What is wrong with the file is told by the reload itself, which has it
+    // noted; and a daemon of before does not know the question.
+    if dry_run { Ok(()) } else { order(client, &Request::Reload { dry_run: false }, screen) }
 }
 
 /// An order whose answer is a sentence.

@@ -4,6 +4,7 @@
 //! * [`client`]: its end of the control socket.
 //! * `commands`: what each command asks and prints.
 //! * `consent`: asking before something that clients may notice.
+//! * `doctor`: what is wrong on this host.
 //! * `sessions`: those of clients.
 //! * `release`: what works without a daemon.
 
@@ -11,6 +12,7 @@ pub mod args;
 pub mod client;
 mod commands;
 mod consent;
+mod doctor;
 mod release;
 mod sessions;
 
@@ -80,6 +82,8 @@ enum Failure {
     Daemon { code: ErrorCode, message: String },
     #[error("{0}")]
     Usage(String),
+    #[error("not well: {0} wrong")]
+    Unwell(usize),
     #[error("vipd is running on this host: use `vipctl switchover` or stop it first")]
     Running,
     #[error("cannot see whether a vipd is running: run this as root")]
@@ -109,7 +113,12 @@ impl Failure {
                 | ErrorCode::Other => 1,
             },
             Self::Usage(_) => 2,
-            Self::Refused(_) | Self::Declined | Self::Running | Self::Claim(_) | Self::Output(_) => 1,
+            Self::Refused(_)
+            | Self::Declined
+            | Self::Unwell(_)
+            | Self::Running
+            | Self::Claim(_)
+            | Self::Output(_) => 1,
         }
     }
 }

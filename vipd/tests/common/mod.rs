@@ -14,6 +14,7 @@ use tokio::sync::mpsc::Receiver;
 use vipd::control::api::{Moved, Response, SOCKET, SessionsDoc, StatusDoc, Which};
 use vipd::control::call::{self, Call, Refusal};
 use vipd::control::events::EventLog;
+use vipd::control::http::Token;
 use vipd::control::instance::Instance;
 use vipd::control::{http, server};
 
@@ -46,6 +47,11 @@ pub(crate) struct Fake {
 
 impl Fake {
     pub(crate) fn start() -> Self {
+        Self::with(None, status())
+    }
+
+    /// With a secret for the pages, and a state of its own.
+    pub(crate) fn with(token: Option<Token>, status: StatusDoc) -> Self {
         let dir = tempfile::tempdir().expect("a scratch directory");
         let runtime_dir = dir.path().to_owned();
         let (ordered, orders) = std_mpsc::channel();
@@ -53,7 +59,7 @@ impl Fake {
         let thread = std::thread::spawn(move || {
             let runtime =
                 tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-            runtime.block_on(daemon(&runtime_dir, &started, &ordered));
+            runtime.block_on(daemon(&runtime_dir, &started, &ordered, token, status));
         });
         let (http, log) = start.recv_timeout(PATIENCE).expect("the daemon starts");
         Self { dir, http, log: Some(log), orders, thread: Some(thread) }
@@ -124,6 +130,8 @@ async fn daemon(
     runtime_dir: &Path,
     started: &std_mpsc::Sender<(std::net::SocketAddr, EventLog)>,
     ordered: &std_mpsc::Sender<String>,
+    token: Option<Token>,
+    status: StatusDoc,
 ) {
     let (calls, receiver) = call::channel();
     let (log, store) = EventLog::new();
@@ -132,19 +140,20 @@ async fn daemon(
     let http = TcpListener::bind(("127.0.0.1", 0)).await.expect("a port");
     let address = http.local_addr().expect("bound");
     started.send((address, log)).expect("the test waits");
+    let web = http::Web::new(calls.clone(), store.subscriptions(), token);
     tokio::select! {
-        ended = server::serve(socket, calls.clone(), store) => ended.expect("a working socket"),
-        () = http::serve(http, calls) => {}
-        () = decide(receiver, ordered) => {}
+        ended = server::serve(socket, calls, store) => ended.expect("a working socket"),
+        () = http::serve(http, web) => {}
+        () = decide(receiver, ordered, &status) => {}
     }
 }
 
-async fn decide(mut calls: Receiver<Call>, ordered: &std_mpsc::Sender<String>) {
+async fn decide(mut calls: Receiver<Call>, ordered: &std_mpsc::Sender<String>, status: &StatusDoc) {
     // Callers may have gone, and tests need not look at the orders.
     let note = |order: String| ordered.send(order).unwrap_or(());
     while let Some(call) = calls.recv().await {
         match call {
-            Call::Status { reply } => drop(reply.send(status())),
+            Call::Status { reply } => drop(reply.send(status.clone())),
             Call::Why { subject, reply } => drop(reply.send(match subject.as_deref() {
                 None | Some("main") => Ok("main is here: px2 let go of it\nand nobody else wants it".into()),
                 Some(other) => Err(Refusal(format!("there is no VIP and no server {other}"))),
@@ -161,8 +170,8 @@ async fn decide(mut calls: Receiver<Call>, ordered: &std_mpsc::Sender<String>) {
                     }]),
                 }));
             }
-            Call::Reload { reply } => {
-                note("reload".into());
+            Call::Reload { dry_run, reply } => {
+                note(format!("reload{}", if dry_run { " dry" } else { "" }));
                 drop(reply.send(Err(Refusal("vipd.toml:1:1: error: one\nvipd.toml:2:1: error: two".into()))));
             }
             Call::Maintenance { on, reply } => {

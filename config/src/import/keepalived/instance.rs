@@ -36,6 +36,7 @@ pub(super) struct Instance {
 pub(super) struct Hook {
     pub(super) keyword: String,
     pub(super) command: Vec<String>,
+    pub(super) user: Option<String>,
     pub(super) line: LineId,
 }
 
@@ -141,8 +142,9 @@ fn line(instance: &mut Instance, child: &Node, ledger: &mut Ledger) {
         }
         "notify_master" | "notify_backup" | "notify_fault" | "notify" | "notify_stop" | "notify_deleted"
         | "notify_master_rx_lower_pri" => {
-            let command: Vec<String> = child.words.iter().skip(1).flat_map(|w| w.split(' ')).map(str::to_owned).collect();
-            instance.hooks.push(Hook { keyword: child.word(0).to_owned(), command, line });
+            let command = child.word(1).split_whitespace().map(str::to_owned).collect();
+            let user = child.words.get(2).cloned();
+            instance.hooks.push(Hook { keyword: child.word(0).to_owned(), command, user, line });
         }
         other => rest(other, child, ledger),
     }

@@ -155,7 +155,7 @@ mod tests {
         assert_eq!(instance.block("virtual_ipaddress").next().map(|n| n.word(0)), Some("10.0.0.1/24"));
         assert_eq!(instance.block("unicast_peer").next().map(|n| n.word(0)), Some("10.0.0.2"));
         assert_eq!(defs.children[0].words, ["router_id", "a"]);
-        assert_eq!(ledger.sum().1, 7);
+        assert_eq!(ledger.sum().1, 8);
     }
 
     #[test]

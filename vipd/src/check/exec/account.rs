@@ -15,7 +15,7 @@ pub(crate) enum AccountError {
 
 /// A user with its groups.
 #[derive(Clone, Debug)]
-pub(super) struct Account {
+pub(crate) struct Account {
     pub(super) uid: Uid,
     pub(super) gid: Gid,
     pub(super) groups: Vec<Gid>,
@@ -23,7 +23,7 @@ pub(super) struct Account {
 
 impl Account {
     /// Asks the system, which may ask a directory somewhere: on a thread aside.
-    pub(super) async fn find(user: String) -> Result<Self, AccountError> {
+    pub(crate) async fn find(user: String) -> Result<Self, AccountError> {
         let name = user.clone();
         let found = tokio::task::spawn_blocking(move || lookup(&name)).await;
         // The thread ends without a result only with the runtime.

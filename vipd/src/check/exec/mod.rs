@@ -4,8 +4,8 @@
 //! none of our descriptors, in a process group of its own. The group is killed
 //! as a whole when the command ends and when its time is over.
 
-mod account;
-mod process;
+pub(crate) mod account;
+pub(crate) mod process;
 
 use super::text::Sample;
 use super::{Endpoint, Progress};
@@ -14,15 +14,15 @@ use process::Process;
 use std::io;
 use std::net::SocketAddr;
 use std::os::unix::process::ExitStatusExt as _;
-use std::process::{Command, ExitStatus};
+use std::process::{Command, ExitStatus, Stdio};
 use thiserror::Error;
 use vipd_core::probe::Observation;
 use vipd_core::settings::ExecCheck;
 
 /// Who runs a command when the settings name nobody.
-const NOBODY: &str = "nobody";
+pub(crate) const NOBODY: &str = "nobody";
 /// Where a command finds its programs, whatever the daemon's own PATH.
-const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+pub(crate) const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 /// A command that writes more is at fault, and would cost us more than it tells.
 const MAX_OUTPUT: usize = 64 << 10;
 
@@ -109,7 +109,7 @@ impl Prober {
             .env("VIPD_SERVER", &self.endpoint.server)
             .env("VIPD_ADDRESS", address.ip().to_string())
             .env("VIPD_PORT", address.port().to_string());
-        let start = Process::start(command, account);
+        let start = Process::start(command, Stdio::null(), account);
         let program = || program.clone();
         let mut process = start.map_err(|source| {
             // It may have been changed meanwhile.

@@ -17,7 +17,7 @@ const CHUNK: usize = 4 << 10;
 
 /// A running command. Dropped, it is killed with all of its group; the runtime
 /// reaps it.
-pub(super) struct Process {
+pub(crate) struct Process {
     child: Child,
     /// The group's number, until its leader is reaped: then it may be another's.
     group: Option<Pid>,
@@ -29,9 +29,9 @@ pub(super) struct Process {
 
 impl Process {
     /// Starts a command as a user.
-    pub(super) fn start(mut command: Command, account: Account) -> io::Result<Self> {
+    pub(crate) fn start(mut command: Command, stdin: Stdio, account: Account) -> io::Result<Self> {
         let (output, input) = io::pipe()?;
-        command.stdin(Stdio::null()).stdout(input.try_clone()?).stderr(input).process_group(0);
+        command.stdin(stdin).stdout(input.try_clone()?).stderr(input).process_group(0);
         let change = !account.is_ours();
         let prepare = move || prepare(change.then_some(&account));
         // SAFETY: between fork and exec only system calls are made, and memory
@@ -57,7 +57,7 @@ impl Process {
     }
 
     /// Waits for more output, which is added to `output`, or for the end.
-    pub(super) async fn next(&mut self, output: &mut Vec<u8>) -> io::Result<Option<ExitStatus>> {
+    pub(crate) async fn next(&mut self, output: &mut Vec<u8>) -> io::Result<Option<ExitStatus>> {
         if let Some(pipe) = &self.output {
             tokio::select! {
                 biased;

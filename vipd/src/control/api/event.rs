@@ -1,6 +1,6 @@
 //! What happened, as documents.
 
-use super::{DnsSteps, Steps};
+use super::{DnsSteps, Steps, VipState};
 use crate::control::stamp;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -10,7 +10,7 @@ use std::fmt;
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct EventDoc {
-    /// Counts from 1 at the daemon's start; a gap is an event that was lost.
+    /// Counts from 1, across restarts where events are kept; a gap is an event that was lost.
     pub seq: u64,
     /// When it happened, by the wall clock.
     #[serde(with = "stamp::millis")]
@@ -42,6 +42,9 @@ pub struct Event {
     pub peer: Option<String>,
     /// The same, for people, in a sentence.
     pub message: String,
+    /// The VIP's new state on this node.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub state: Option<VipState>,
     /// The steps, if it is a takeover.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub steps: Option<Steps>,
@@ -62,6 +65,7 @@ impl Event {
             server: None,
             peer: None,
             message: message.into(),
+            state: None,
             steps: None,
             dns: None,
         }

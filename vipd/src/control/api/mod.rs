@@ -54,7 +54,11 @@ pub enum Request {
         since: Option<u64>,
     },
     /// Reads the configuration file again.
-    Reload {},
+    Reload {
+        /// Changes nothing, and tells what would change.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        dry_run: bool,
+    },
     /// Takes this node out of the election, or puts it back.
     Maintenance {
         /// Out, or back.
@@ -243,7 +247,7 @@ impl Request {
         match self {
             Self::Status {} | Self::Why { .. } | Self::Events { .. } | Self::Sessions { .. } => false,
             Self::Switchover { .. }
-            | Self::Reload {}
+            | Self::Reload { .. }
             | Self::Maintenance { .. }
             | Self::Server { .. }
             | Self::Kill { .. }

@@ -1,0 +1,199 @@
+//! The other nodes: whether IP protocol 112 gets there and here, and whether
+//! somebody else answers for a VIP.
+//!
+//! Probes are packets of protocol 112 that no VRRP speaker acts on (their
+//! version is none). A vipd that gets one counts it as rejected and notes the
+//! sender, so that `vipctl doctor` on both hosts proves both directions.
+
+use super::{Findings, Verdict};
+use crate::control::api::{StatusDoc, VipState};
+use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+use std::io;
+use std::net::{IpAddr, SocketAddr, UdpSocket};
+use vipd_config::Config;
+use vipd_core::settings::{Member, Transport};
+
+/// VRRP's protocol number (RFC 9568, section 5.1.1.4).
+const VRRP: i32 = 112;
+/// Version 0, type 0: of no VRRP there is or was.
+const PROBE: [u8; 8] = [0; 8];
+/// One of them may be lost.
+const PROBES: usize = 3;
+/// How a vipd counts such a packet.
+pub(super) const COUNTED_AS: &str = "unknown-version";
+
+/// Looks at every other node.
+pub(super) fn look(config: &Config, me: usize, status: Option<&StatusDoc>, findings: &mut Findings) {
+    let others = config.cluster.nodes.iter().enumerate().filter(|(n, _)| *n != me).map(|(_, m)| m);
+    let by_ip = config.election.transport == Transport::Unicast;
+    for member in others {
+        if let Some(status) = status {
+            heard(member, status, findings);
+        }
+        for address in member.addresses.iter().filter(|_| by_ip && !config.vips.is_empty()) {
+            there(member, *address, findings);
+            if let Some(status) = status {
+                here(member, *address, status, findings);
+            }
+        }
+    }
+    if let Some(status) = status {
+        duplicates(config, status, findings);
+    }
+}
+
+/// Whether its messages come here.
+fn heard(member: &Member, status: &StatusDoc, findings: &mut Findings) {
+    let Some(peer) = status.peers.iter().find(|p| p.name == member.name) else { return };
+    match peer.last_heard_ms {
+        Some(ms) if ms < 5_000 => findings.good("peer", format!("{} was heard {ms} ms ago", peer.name)),
+        Some(ms) => findings.fix(
+            Verdict::Bad,
+            "peer",
+            format!("{} was last heard {} s ago", peer.name, ms / 1000),
+            format!("ping -c 3 {0}; ssh {0} systemctl status vipd", peer.address),
+        ),
+        None => findings.fix(
+            Verdict::Bad,
+            "peer",
+            format!(
+                "{} was never heard: vipd does not run there, or a firewall drops UDP from it",
+                peer.name
+            ),
+            format!("nft insert rule inet filter input ip saddr {} udp dport 7112 accept", peer.address),
+        ),
+    }
+    if peer.config_match == Some(false) {
+        let keys = peer.config_differs.join(", ");
+        let fix = format!("copy the file to {}, then `vipctl reload` there", peer.name);
+        findings.fix(
+            Verdict::Bad,
+            "peer",
+            format!("{} has other settings than this node: {keys}", peer.name),
+            fix,
+        );
+    }
+}
+
+/// Whether this host may send protocol 112 to another.
+fn there(member: &Member, address: IpAddr, findings: &mut Findings) {
+    let name = &member.name;
+    match probe(address) {
+        Ok(()) => {
+            let text = format!("sent to {name} ({address}); `vipctl doctor` there tells whether it arrived");
+            findings.good("protocol 112", text);
+        }
+        Err(error)
+            if error.kind() == io::ErrorKind::PermissionDenied && !nix::unistd::geteuid().is_root() =>
+        {
+            let text = format!("to {name}: a probe needs the right to open raw sockets");
+            findings.fix(Verdict::Unknown, "protocol 112", text, "sudo vipctl doctor");
+        }
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => findings.fix(
+            Verdict::Bad,
+            "protocol 112",
+            format!("to {name} ({address}): the firewall of this host drops it on its way out"),
+            format!("nft insert rule inet filter output ip daddr {address} ip protocol vrrp accept"),
+        ),
+        Err(error) => findings.fix(
+            Verdict::Bad,
+            "protocol 112",
+            format!("to {name} ({address}): {}", crate::words(&error)),
+            format!("ip route get {address}"),
+        ),
+    }
+}
+
+fn probe(address: IpAddr) -> io::Result<()> {
+    let domain = if address.is_ipv4() { Domain::IPV4 } else { Domain::IPV6 };
+    let socket = Socket::new(domain, Type::RAW, Some(Protocol::from(VRRP)))?;
+    match address {
+        // Receivers take nothing else (RFC 9568, section 7.1).
+        IpAddr::V4(_) => socket.set_ttl_v4(255)?,
+        IpAddr::V6(_) => socket.set_unicast_hops_v6(255)?,
+    }
+    let to = SockAddr::from(SocketAddr::new(address, 0));
+    for _ in 0..PROBES {
+        socket.send_to(&PROBE, &to)?;
+    }
+    Ok(())
+}
+
+/// Whether protocol 112 comes here from another.
+fn here(member: &Member, address: IpAddr, status: &StatusDoc, findings: &mut Findings) {
+    let (name, node) = (&member.name, &status.node);
+    let owner = status.vips.iter().find(|v| v.state == VipState::Backup && v.owner.as_ref() == Some(name));
+    if let Some(vip) = owner {
+        findings.good("protocol 112", format!("from {name}: its adverts for {} come here", vip.name));
+        return;
+    }
+    let sender = address.to_string();
+    let mut rejected = status.counters.adverts_rejected.iter().filter(|r| r.sender == sender);
+    if let Some(probe) = rejected.find(|r| r.cause == COUNTED_AS) {
+        findings.good("protocol 112", format!("from {name}: a probe came {} s ago", probe.ago_ms / 1000));
+        return;
+    }
+    let text = format!(
+        "from {name} ({address}): nothing has come in the last hour. Run `vipctl doctor` on {name}, then here again: if this stays, the firewall of {node} or one between drops it"
+    );
+    let fix = format!("nft insert rule inet filter input ip saddr {address} ip protocol vrrp accept");
+    findings.fix(Verdict::Unknown, "protocol 112", text, fix);
+}
+
+/// Whether a VIP and its owner's own address have one hardware address.
+fn duplicates(config: &Config, status: &StatusDoc, findings: &mut Findings) {
+    for vip in &status.vips {
+        let Some(group) = config.vips.iter().find(|v| v.name == vip.name) else { continue };
+        if vip.state == VipState::Active {
+            continue;
+        }
+        let member = vip.owner.as_ref().and_then(|o| config.cluster.nodes.iter().find(|n| n.name == *o));
+        for address in group.addresses.iter().map(|a| a.address()).filter(IpAddr::is_ipv4) {
+            let answers = hardware(address);
+            let own =
+                member.and_then(|m| m.addresses.iter().find(|a| a.is_ipv4())).and_then(|a| hardware(*a));
+            match (answers, own) {
+                (Some(a), Some(b)) if a != b => findings.fix(
+                    Verdict::Bad,
+                    "duplicate",
+                    format!(
+                        "{address}: {a} answers for it, and its owner {} is {b}",
+                        vip.owner.as_deref().unwrap_or("?")
+                    ),
+                    format!("find the host with the address {a} and take {address} from it"),
+                ),
+                (Some(a), None) if vip.owner.is_none() => findings.fix(
+                    Verdict::Bad,
+                    "duplicate",
+                    format!("{address}: no node owns it, and {a} answers for it"),
+                    format!("find the host with the address {a} and take {address} from it"),
+                ),
+                (Some(_), Some(_)) => {
+                    findings.good("duplicate", format!("{address}: nobody but its owner answers"))
+                }
+                (Some(_), None) | (None, _) => {}
+            }
+        }
+    }
+}
+
+/// Who answers for an address in the LAN, after the kernel was made to ask.
+fn hardware(address: IpAddr) -> Option<String> {
+    let socket = UdpSocket::bind(("0.0.0.0", 0)).ok()?;
+    // To the discard port: what counts is the question that the kernel puts before it.
+    socket.send_to(&[], (address, 9)).ok()?;
+    let wanted = address.to_string();
+    for _ in 0..20 {
+        let table = std::fs::read_to_string("/proc/net/arp").ok()?;
+        let row = table
+            .lines()
+            .map(|l| l.split_whitespace().collect::<Vec<_>>())
+            .find(|r| r.first() == Some(&&*wanted));
+        // Bit 2: the entry is complete (if_arp.h).
+        if let Some([_, _, "0x2" | "0x6", mac, ..]) = row.as_deref() {
+            return Some((*mac).to_owned());
+        }
+        std::thread::sleep(std::time::Duration::from_millis(25));
+    }
+    None
+}
