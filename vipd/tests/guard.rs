@@ -358,6 +358,18 @@ fn a_panic_is_a_crash() {
     });
 }
 
+/// Stops a process, and waits until it has stopped.
+fn stop(process: i32) -> Outcome {
+    kill(Pid::from_raw(process), Signal::SIGSTOP)?;
+    let deadline = Instant::now() + Duration::from_secs(5);
+    let state = || std::fs::read_to_string(format!("/proc/{process}/stat"));
+    while !state()?.rsplit(") ").next().is_some_and(|rest| rest.starts_with('T')) {
+        assert!(Instant::now() < deadline, "it does not stop");
+        std::thread::yield_now();
+    }
+    Ok(())
+}
+
 /// A guard was frozen when its daemon died; the next daemon owns the addresses
 /// when it wakes.
 #[test]
@@ -366,7 +378,7 @@ fn a_guard_that_wakes_after_the_next_daemon_has_started_does_nothing() {
         let mut daemon = Daemon::start()?;
         let ears = Ears::open(&net)?;
         let guard = daemon.guard()?;
-        kill(Pid::from_raw(guard), Signal::SIGSTOP)?;
+        stop(guard)?;
         daemon.child.kill()?;
         daemon.child.wait()?;
         // What the addresses stand for: those of the next daemon.
@@ -389,7 +401,7 @@ fn what_the_guard_could_not_take_is_told_again() {
         let mut daemon = Daemon::start()?;
         let ears = Ears::open(&net)?;
         let guard = daemon.guard()?;
-        kill(Pid::from_raw(guard), Signal::SIGSTOP)?;
+        stop(guard)?;
         daemon.ask("flood")?;
         kill(Pid::from_raw(guard), Signal::SIGCONT)?;
         daemon.ask("told")?;
