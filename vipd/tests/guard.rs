@@ -370,21 +370,18 @@ fn stop(process: i32) -> Outcome {
     Ok(())
 }
 
-/// A guard was frozen when its daemon died; the next daemon owns the addresses
-/// when it wakes.
+/// The guard notices its daemon's end late: the next daemon owns the addresses
+/// by then. (A guard that is merely stopped wakes when its daemon dies: the kernel
+/// continues what an orphan stopped. So here the next daemon is there first.)
 #[test]
-fn a_guard_that_wakes_after_the_next_daemon_has_started_does_nothing() {
+fn a_guard_that_acts_after_the_next_daemon_has_started_does_nothing() {
     lab(|net| async move {
         let mut daemon = Daemon::start()?;
         let ears = Ears::open(&net)?;
         let guard = daemon.guard()?;
-        stop(guard)?;
+        let next = vipd::control::instance::Instance::claim(daemon.dir.path())?;
         daemon.child.kill()?;
         daemon.child.wait()?;
-        // What the addresses stand for: those of the next daemon.
-        assert!(held());
-        let next = vipd::control::instance::Instance::claim(daemon.dir.path())?;
-        kill(Pid::from_raw(guard), Signal::SIGCONT)?;
         assert!(gone(guard));
         assert!(held(), "{}", listed());
         let mut buffer = [0; BUFFER];
