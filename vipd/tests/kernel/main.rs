@@ -63,14 +63,28 @@ impl Rig {
         hold: Hold,
         lease: Duration,
     ) -> Result<(), String> {
-        self.generation += 1;
-        let generation = self.generation;
-        self.handle.submit(GroupPlan { group, generation, interface: index(HERE), addresses, hold, lease });
-        self.event(|event| match event {
-            KernelEvent::Applied { generation: g, result, .. } if g == generation => Some(result),
-            _ => None,
-        })
-        .await
+        loop {
+            self.generation += 1;
+            let generation = self.generation;
+            let addresses = addresses.clone();
+            self.handle.submit(GroupPlan {
+                group,
+                generation,
+                interface: index(HERE),
+                addresses,
+                hold,
+                lease,
+            });
+            let answer = self.event(|event| match event {
+                KernelEvent::Applied { generation: g, result, .. } if g == generation => Some(Some(result)),
+                // This machine stood still: as the node does, plan again.
+                KernelEvent::Stale { generation: g, .. } if g == generation => Some(None),
+                _ => None,
+            });
+            if let Some(result) = answer.await {
+                return result;
+            }
+        }
     }
 
     /// Waits for an event; others pass by.
