@@ -1,13 +1,15 @@
 # What people type. Each target installs the Debian packages it needs where
 # they are missing; the lists stand here and nowhere else.
 TEST_PACKAGES  := iproute2 nftables keepalived mariadb-server galera-4 rsync postgresql-15 postgresql-client redis-server haproxy bind9 bind9-dnsutils knot knot-dnsutils pdns-server pdns-backend-sqlite3 sqlite3
+DEB_PACKAGES   := debhelper lintian
 BENCH_PACKAGES := iproute2 keepalived haproxy nginx libnginx-mod-stream
+BENCH_DNS_PACKAGES := iproute2 dnsperf bind9 knot pdns-server pdns-backend-bind
 DEMO_PACKAGES  := iproute2
 ifeq ($(DB),mariadb)
 DEMO_PACKAGES  += mariadb-server
 endif
 
-.PHONY: help demo test bench-balancer bench-failover bench-pick
+.PHONY: help demo test deb bench-balancer bench-dns bench-failover bench-pick
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -22,10 +24,20 @@ test: ## everything a change must pass
 	@tests/install-packages $(TEST_PACKAGES)
 	@tests/run-all
 
+deb: ## the Debian packages of this machine's architecture, in target/deb
+	@tests/install-packages $(DEB_PACKAGES)
+	@packaging/build-deb $(ARGS)
+	@lintian --fail-on error,warning target/deb/*.deb
+
 bench-balancer: ## what vipd costs a connection, beside HAProxy and nginx; ARGS='--rounds 5 --only connect --seconds 3'
 	@tests/install-packages $(BENCH_PACKAGES)
 	@cargo build --quiet --release --package vipd --package vipd-tests --bins
 	@target/release/bench-balancer $(ARGS)
+
+bench-dns: ## what dnsd costs a query, a name, an update, beside BIND, Knot and PowerDNS; ARGS='--rounds 5 --only few'
+	@tests/install-packages $(BENCH_DNS_PACKAGES)
+	@cargo build --quiet --release --package dnsd --package vipd-tests --bins
+	@target/release/bench-dns $(ARGS)
 
 bench-failover: ## what failovers cost, beside keepalived; ARGS='--runs 3 --only SIGKILL'
 	@tests/install-packages $(BENCH_PACKAGES)

@@ -46,6 +46,22 @@ pub struct Desired {
     pub repair: bool,
 }
 
+/// The records' time to live while a change is near, in seconds: caches ask again
+/// soon after it has come. Less would have some of them keep nothing at all.
+pub const NEAR_TTL: u32 = 1;
+
+impl Desired {
+    /// The same records while the next change is suspected or planned.
+    ///
+    /// It is a write like any other, with an epoch of its own, and taken back by
+    /// publishing without it. For servers of one's own ([`crate::rfc2136`]); in
+    /// Route 53 it would come too late and use up its few requests.
+    #[must_use]
+    pub fn while_a_change_is_near(self) -> Self {
+        Self { ttl: self.ttl.min(NEAR_TTL), ..self }
+    }
+}
+
 /// What follows from a comparison.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Plan {
@@ -281,6 +297,11 @@ mod tests {
         let other_ttl = Desired { ttl: 9, ..desired(TWO) };
         let expected = Lease { ttl: 9, ..lease(8, "px1", TWO) };
         assert_eq!(plan(&held(&theirs), &other_ttl, Some(&record(&theirs))), Plan::Write(expected));
+        let near = desired(TWO).while_a_change_is_near();
+        let expected = Lease { ttl: NEAR_TTL, ..lease(8, "px1", TWO) };
+        assert_eq!(plan(&held(&theirs), &near, Some(&record(&theirs))), Plan::Write(expected));
+        let never_kept = Desired { ttl: 0, ..desired(TWO) };
+        assert_eq!(never_kept.while_a_change_is_near().ttl, 0, "it only falls");
     }
 
     #[test]

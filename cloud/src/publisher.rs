@@ -70,6 +70,8 @@ pub struct Status {
     pub drift: Option<Drift>,
     /// The last error, and since when there was no success.
     pub error: Option<(String, Instant)>,
+    /// When the last write was sent.
+    pub sent_at: Option<Instant>,
     /// No request is made before.
     pub paused_until: Option<Instant>,
 }
@@ -177,6 +179,7 @@ impl<S: RecordStore> Publisher<S> {
     async fn write(&mut self, desired: &Desired, lease: &Lease, deadline: Instant) -> Result<Outcome, Error> {
         let observed = self.observed.take().expect("a write is planned from what was observed");
         let now = Instant::now();
+        self.status.sent_at = Some(now);
         let write_by = now + deadline.saturating_duration_since(now) / 2;
         let written = |pending| Ok(Outcome::Written { epoch: lease.epoch, pending });
         let (doubt, pauses) = match self.store.apply(&observed, lease, write_by).await {

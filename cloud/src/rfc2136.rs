@@ -203,7 +203,8 @@ impl RecordStore for Rfc2136 {
         let address = |data: &RData| data.ip_addr();
         let addresses = sets[1..].iter().flatten().filter_map(address).collect();
         let raw = sets.swap_remove(0);
-        // TTLs are not compared: dnsd lowers them in its answers while a change is near.
+        // TTLs are not compared: one that somebody edited is right again with the
+        // next change, and until then no client goes wrong by it.
         Ok(Observed { current: Current { lease: lease_record(&raw), addresses, other_form: false }, raw })
     }
 

@@ -2,7 +2,10 @@
 
 use crate::report::{Problem, did_you_mean, quote};
 use crate::shape::Shape;
-use vipd_core::settings::{Balance, OnDown, ProxyProtocol, Resolve, Role, Transport, VrrpVersion};
+use vipd_core::settings::{
+    Balance, KeyAlgorithm, OnDown, Policy, ProxyProtocol, RecordForm, Resolve, Role, Transport, VrrpVersion,
+    WhenAllDown,
+};
 
 /// A word of a few.
 pub(crate) trait Choice: Copy + 'static {
@@ -118,6 +121,46 @@ impl Choice for OnDown {
     const WORDS: &'static [(&'static str, Self)] = &[("close", Self::Close), ("drain", Self::Drain)];
     const OTHER_WORDS: &'static [(&'static str, &'static str)] =
         &[("shutdown-sessions", "\"close\""), ("none", "\"drain\"")];
+}
+
+impl Choice for Policy {
+    const WHAT: &'static str = "\"multi\" or \"owner\"";
+    const WORDS: &'static [(&'static str, Self)] = &[("multi", Self::Multi), ("owner", Self::Owner)];
+    const OTHER_WORDS: &'static [(&'static str, &'static str)] = &[
+        ("multivalue", "\"multi\""),
+        ("all", "\"multi\", which is every healthy node"),
+        ("failover", "\"owner\""),
+        ("single", "\"owner\""),
+        ("master", "\"owner\""),
+        ("active", "\"owner\""),
+    ];
+}
+
+impl Choice for WhenAllDown {
+    const WHAT: &'static str = "\"last-good\", \"all\" or \"empty\"";
+    const WORDS: &'static [(&'static str, Self)] =
+        &[("last-good", Self::LastGood), ("all", Self::All), ("empty", Self::Empty)];
+    const OTHER_WORDS: &'static [(&'static str, &'static str)] =
+        &[("keep", "\"last-good\""), ("last", "\"last-good\""), ("none", "\"empty\"")];
+}
+
+impl Choice for RecordForm {
+    const WHAT: &'static str = "\"multivalue\" or \"simple\"";
+    const WORDS: &'static [(&'static str, Self)] =
+        &[("multivalue", Self::Multivalue), ("simple", Self::Simple)];
+}
+
+impl Choice for KeyAlgorithm {
+    const WHAT: &'static str = "\"hmac-sha256\", \"hmac-sha384\" or \"hmac-sha512\"";
+    const WORDS: &'static [(&'static str, Self)] = &[
+        (Self::HmacSha256.name(), Self::HmacSha256),
+        (Self::HmacSha384.name(), Self::HmacSha384),
+        (Self::HmacSha512.name(), Self::HmacSha512),
+    ];
+    const OTHER_WORDS: &'static [(&'static str, &'static str)] = &[
+        ("hmac-md5", "\"hmac-sha256\": MD5 is broken"),
+        ("hmac-sha1", "\"hmac-sha256\": SHA-1 is too weak"),
+    ];
 }
 
 impl Choice for Option<ProxyProtocol> {

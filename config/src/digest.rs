@@ -7,14 +7,14 @@ use std::hash::Hasher as _;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 use vipd_core::settings::{
-    Balance, Check, CheckKind, Cidr, ClusterSettings, Galera, Heartbeat, Listener, MysqlCheck, OnDemote,
-    OnDown, Pool, ProxyProtocol, Resolve, Role, Server, Source, TcpCheck, Tls, Transport, VipGroup,
-    VrrpVersion,
+    Balance, Check, CheckKind, Cidr, ClusterSettings, Dns, Galera, Heartbeat, Listener, MysqlCheck, OnDemote,
+    OnDown, Policy, Pool, ProxyProtocol, RecordForm, Resolve, Rfc2136, Role, Route53, Server, Source,
+    TcpCheck, Tls, Transport, VipGroup, VrrpVersion, WhenAllDown,
 };
 
 /// The digest of each key, in an order that never changes; see [`Config::digests`].
 pub(crate) fn digests(config: &Config) -> Vec<(&'static str, u32)> {
-    let Config { cluster, election, vips, listeners, pools, .. } = config;
+    let Config { cluster, election, vips, listeners, pools, dns, .. } = config;
     let text = [
         ("cluster.nodes", nodes(cluster)),
         ("election.advert-interval", election.advert_interval.as_nanos().to_string()),
@@ -37,6 +37,7 @@ pub(crate) fn digests(config: &Config) -> Vec<(&'static str, u32)> {
         ("vip", sorted(vips, |v| vip(v, config))),
         ("listen", sorted(listeners, |l| listener(l, pools))),
         ("pool", sorted(pools, |p| pool(p, pools))),
+        ("dns", dns.as_ref().map(|d| self::dns(d, config)).unwrap_or_default()),
     ];
     text.into_iter().map(|(key, text)| (key, hash(key, &text))).collect()
 }
@@ -86,6 +87,40 @@ fn vip(vip: &VipGroup, config: &Config) -> String {
         vip.track.iter().filter_map(|l| config.listeners.get(*l)).map(|l| l.name.clone()).collect();
     track.sort();
     format!("{} [{addresses}] {} [{nodes}] [{}]", vip.name, vip.vrid, track.join(","))
+}
+
+/// Not where a host keeps the key, nor where tests find the API.
+fn dns(dns: &Dns, config: &Config) -> String {
+    let Dns { name, ttl, policy, when_all_down, hold_down, repair, .. } = dns;
+    let policy = match policy {
+        Policy::Multi => "multi",
+        Policy::Owner => "owner",
+    };
+    let down = match when_all_down {
+        WhenAllDown::LastGood => "last-good",
+        WhenAllDown::All => "all",
+        WhenAllDown::Empty => "empty",
+    };
+    let owner = optional(config.vips.get(dns.owner).map(|v| v.name.as_str()));
+    let mut text =
+        format!("{name} {} {policy} {down} {} {repair} {owner}", ttl.as_secs(), hold_down.as_nanos());
+    if let Some(Rfc2136 { servers, zone, key_name, key_algorithm, .. }) = &dns.rfc2136 {
+        let mut servers: Vec<_> = servers.iter().map(ToString::to_string).collect();
+        servers.sort();
+        let algorithm = key_algorithm.name();
+        let _ = write!(text, " rfc2136 [{}] {zone} {key_name} {algorithm}", servers.join(","));
+    }
+    if let Some(Route53 { zone_id, records, health_checks, .. }) = &dns.route53 {
+        let form = match records {
+            RecordForm::Multivalue => "multivalue",
+            RecordForm::Simple => "simple",
+        };
+        let name = |n: usize| config.cluster.nodes.get(n).map_or("-", |m| m.name.as_str());
+        let mut checks: Vec<_> = health_checks.iter().map(|(n, id)| format!("{}={id}", name(*n))).collect();
+        checks.sort();
+        let _ = write!(text, " route53 {zone_id} {form} [{}]", checks.join(","));
+    }
+    text
 }
 
 fn pool_name(pools: &[Pool], position: Option<usize>) -> String {

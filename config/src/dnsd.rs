@@ -4,6 +4,8 @@ mod check;
 mod spec;
 mod value;
 
+pub(crate) use value::DnsName;
+
 use crate::report::{Errors, Warning};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};

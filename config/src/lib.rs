@@ -14,12 +14,14 @@ mod choice;
 mod digest;
 pub mod dnsd;
 mod duration;
+mod import;
 mod other_name;
 mod report;
 mod shape;
 mod spec;
 mod value;
 
+pub use import::{Import, ImportError, import};
 pub use report::{Error, Errors, Warning};
 
 use report::{Problem, Report, did_you_mean, quote, quoted};
@@ -28,7 +30,7 @@ use shape::{Section, Table};
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use toml::de::DeTable;
-use vipd_core::settings::{ClusterSettings, ElectionSettings, Listener, Member, Pool, VipGroup};
+use vipd_core::settings::{ClusterSettings, Dns, ElectionSettings, Listener, Member, Pool, VipGroup};
 
 /// A file that was found good.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -45,6 +47,8 @@ pub struct Config {
     pub listeners: Vec<Listener>,
     /// `[[pool]]`, in the file's order.
     pub pools: Vec<Pool>,
+    /// `[dns]`; the election of who writes is the last of [`Config::vips`] then.
+    pub dns: Option<Dns>,
     /// `[status]`; off when absent.
     pub status: Option<Status>,
     /// What is allowed and probably not meant, sorted by place.

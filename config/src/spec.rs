@@ -4,17 +4,19 @@
 
 use crate::address::{Endpoint, HostField, HostName, Network, NodeAddress, Socket};
 use crate::choice::{Kind, Unsealed, Version};
+use crate::dnsd::DnsName;
 use crate::report::{Problem, quote};
 use crate::shape::{Field, List, OneOrMore, Section, Shape, Table, keys_of};
 use crate::value::{
     Command, Count, FilePath, Interface, Lease, Method, Name, Number, Path, Plain, Port, Reference,
-    ServerName, StatusCodes, Text, User,
+    ServerName, StatusCodes, Text, Url, User, ZoneId,
 };
 use serde::Deserialize;
 use serde::de::MapAccess;
 use std::time::Duration;
 use vipd_core::settings::{
-    Balance, Bind, Cidr, Heartbeat, OnDown, ProxyProtocol, Resolve, Role, Source, Transport,
+    Balance, Bind, Cidr, Heartbeat, KeyAlgorithm, OnDown, Policy, ProxyProtocol, RecordForm, Resolve, Role,
+    Source, Transport, WhenAllDown,
 };
 
 macro_rules! sections {
@@ -32,7 +34,7 @@ macro_rules! sections {
 }
 
 sections! {
-    Spec = "the file", later &[("dns", None)];
+    Spec = "the file", later &[];
     ClusterSpec = "[cluster]", later &[("witnesses", None)];
     NodeSpec = "a node of [cluster]", later &[];
     ElectionSpec = "[election]", later &[("quorum", Some("none"))];
@@ -42,6 +44,10 @@ sections! {
     DemoteSpec = "on-demote of [[pool]]", later &[];
     ServerSpec = "a server of [[pool]]", later &[];
     CheckSpec = "[pool.check]", later &[];
+    DnsSpec = "[dns]", later &[];
+    Rfc2136Spec = "[dns.rfc2136]", later &[];
+    Route53Spec = "[dns.route53]", later &[];
+    HealthCheckSpec = "a health check of [dns.route53]", later &[];
     StatusSpec = "[status]", later &[];
 }
 
@@ -58,6 +64,7 @@ pub(crate) struct Spec {
     pub(crate) vip: Field<List<Table<VipSpec>>>,
     pub(crate) listen: Field<List<Table<ListenSpec>>>,
     pub(crate) pool: Field<List<Table<PoolSpec>>>,
+    pub(crate) dns: Field<Table<DnsSpec>>,
     pub(crate) status: Field<Table<StatusSpec>>,
 }
 
@@ -191,6 +198,47 @@ pub(crate) struct CheckSpec {
     pub(crate) tls_verify: Field<bool>,
     pub(crate) tls_ca_file: Field<FilePath>,
     pub(crate) tls_name: Field<HostName>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "kebab-case", default)]
+pub(crate) struct DnsSpec {
+    pub(crate) name: Field<DnsName>,
+    pub(crate) ttl: Field<Duration>,
+    pub(crate) policy: Field<Policy>,
+    pub(crate) vip: Field<Reference>,
+    pub(crate) track: Field<List<Reference>>,
+    pub(crate) when_all_down: Field<WhenAllDown>,
+    pub(crate) hold_down: Field<Duration>,
+    pub(crate) repair: Field<bool>,
+    pub(crate) rfc2136: Field<Table<Rfc2136Spec>>,
+    pub(crate) route53: Field<Table<Route53Spec>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "kebab-case", default)]
+pub(crate) struct Rfc2136Spec {
+    pub(crate) servers: Field<List<Socket>>,
+    pub(crate) zone: Field<DnsName>,
+    pub(crate) key_name: Field<DnsName>,
+    pub(crate) key_algorithm: Field<KeyAlgorithm>,
+    pub(crate) key_file: Field<FilePath>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "kebab-case", default)]
+pub(crate) struct Route53Spec {
+    pub(crate) zone_id: Field<ZoneId>,
+    pub(crate) records: Field<RecordForm>,
+    pub(crate) health_checks: Field<List<Table<HealthCheckSpec>>>,
+    pub(crate) endpoint_url: Field<Url>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "kebab-case", default)]
+pub(crate) struct HealthCheckSpec {
+    pub(crate) node: Field<Reference>,
+    pub(crate) id: Field<Plain>,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -382,3 +382,40 @@ impl Shape for FilePath {
         Ok(Self(text.into()))
     }
 }
+
+/// The id of a hosted zone.
+#[derive(Clone, Debug)]
+pub(crate) struct ZoneId(pub(crate) String);
+
+impl Shape for ZoneId {
+    const EXPECTED: &'static str = "a hosted zone's id in quotes, such as \"Z0123456789\"";
+
+    fn text(text: &str) -> Result<Self, Problem> {
+        let id = text.strip_prefix("/hostedzone/").unwrap_or(text);
+        let good = id.len() <= 32
+            && id.starts_with('Z')
+            && id.bytes().all(|b| b.is_ascii_uppercase() || b.is_ascii_digit());
+        match good {
+            true => Ok(Self(id.to_owned())),
+            false => Err(Problem::new(format!("{} is not a hosted zone's id", quote(text)))
+                .hint("it starts with Z: `aws route53 list-hosted-zones` shows it behind /hostedzone/")),
+        }
+    }
+}
+
+/// Where an API is.
+#[derive(Clone, Debug)]
+pub(crate) struct Url(pub(crate) String);
+
+impl Shape for Url {
+    const EXPECTED: &'static str = "a URL in quotes, such as \"http://127.0.0.1:4566\"";
+
+    fn text(text: &str) -> Result<Self, Problem> {
+        let Plain(url) = Plain::text(text)?;
+        let host = url.strip_prefix("http://").or_else(|| url.strip_prefix("https://"));
+        match host {
+            Some(host) if !host.is_empty() && !url.contains(' ') => Ok(Self(url)),
+            Some(_) | None => Err(Problem::new(format!("{} is not {}", quote(text), Self::EXPECTED))),
+        }
+    }
+}

@@ -6,6 +6,7 @@ use crate::served::Shared;
 use crate::tsig;
 use crate::writer::{Reply, Writer};
 use nix::sys::socket::{MsgFlags, MultiHeaders, SockaddrStorage, recvmmsg, sendmmsg};
+use rustix::net::sockopt::{self, Ipv4PathMtuDiscovery, Ipv6PathMtuDiscovery};
 use std::io::{self, IoSlice, IoSliceMut};
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::os::fd::AsRawFd as _;
@@ -14,8 +15,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tracing::warn;
 
-/// Messages to a system call.
-const BATCH: usize = 64;
+/// Messages to a system call. More are seldom there at once, and each place costs
+/// a little also when it stays empty.
+const BATCH: usize = 32;
 /// Bytes of a request over UDP: updates of more come over TCP.
 const MAX_REQUEST: usize = 4096;
 /// A thread looks this often whether it is to end.
@@ -42,6 +44,13 @@ pub fn bind(address: SocketAddr) -> io::Result<UdpSocket> {
     // As much of it as the system allows.
     let _ = socket.set_recv_buffer_size(RECEIVE_BUFFER);
     socket.set_read_timeout(Some(LOOK_UP))?;
+    // Never fragmented, and whatever somebody says of the path: fragments can be
+    // replaced by others (RFC 9715), and answers fit everywhere anyway.
+    if address.is_ipv6() {
+        sockopt::set_ipv6_mtu_discover(&socket, Ipv6PathMtuDiscovery::PROBE)?;
+    } else {
+        sockopt::set_ip_mtu_discover(&socket, Ipv4PathMtuDiscovery::PROBE)?;
+    }
     socket.bind(&address.into())?;
     Ok(socket.into())
 }

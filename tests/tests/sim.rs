@@ -4,7 +4,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 use vipd_core::settings::Transport;
-use vipd_tests::sim::settings::election;
+use vipd_tests::sim::settings::{election, moving_address};
 use vipd_tests::sim::{Fault, Rng, World};
 
 const DEFAULT_SEEDS: u64 = 256;
@@ -55,7 +55,8 @@ fn random_fault(world: &mut World) -> Fault {
     let other = (host + 1 + world.rng.index(world.hosts.len() - 1)) % world.hosts.len();
     let group = world.rng.index(world.settings.vips.len());
     let pause = Duration::from_millis(world.rng.between(1, 6000));
-    match world.rng.below(15) {
+    let next = (group + 1) % world.settings.vips.len();
+    match world.rng.below(19) {
         0 => Fault::Kill(host, pause),
         1 => Fault::PowerOff(host, pause),
         2 | 3 => Fault::Freeze(host, pause),
@@ -69,6 +70,8 @@ fn random_fault(world: &mut World) -> Fault {
         11 => Fault::Maintenance(host, world.rng.chance(300)),
         12 => Fault::Reorder(group),
         13 => Fault::Readdress(group),
+        14..=16 => Fault::Move(group),
+        17 if next != group => Fault::Exchange(group, next),
         _ => Fault::Delete(host, group),
     }
 }
@@ -171,6 +174,36 @@ fn reloads_move_nothing_and_close_what_goes() {
         settle(world);
         world.check_settled();
         assert_eq!(world.owners(0), [0], "no preemption");
+    });
+}
+
+/// Two groups, each of which another node owns. While the file is rolled out,
+/// the address that it moves is never on both.
+#[test]
+fn an_address_that_a_reload_moves_to_another_owners_group_is_never_on_two_nodes() {
+    let pair = |seed| {
+        let mut world =
+            World::new(seed, 2 + usize::from(seed % 2 == 1), 2, election(Duration::from_millis(100)));
+        world.inject(Fault::Move(0));
+        settle(&mut world);
+        world.overlap_bound = Duration::from_millis(1);
+        world
+    };
+    for_seeds(pair, |world| {
+        for group in [1, 0, 1, 0] {
+            let (from, to) = (world.owners(1 - group), world.owners(group));
+            assert!(from.len() == 1 && to.len() == 1 && from != to, "{from:?} and {to:?}");
+            world.inject(Fault::Move(group));
+            let pause = Duration::from_millis(world.rng.between(50, 1500));
+            world.run(pause);
+            if world.rng.chance(500) {
+                // Every host has the file; the new owner has been told by the old one.
+                world.run(Duration::from_millis(1010));
+                assert_eq!(world.answering(moving_address()), to);
+            }
+        }
+        settle(world);
+        world.check_settled();
     });
 }
 

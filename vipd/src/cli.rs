@@ -21,6 +21,8 @@ pub enum Command {
     Check(Check),
     /// Prints a new cluster key, for the file that `key-file` in `[cluster]` names.
     Keygen,
+    /// Writes a configuration file from those of keepalived and HAProxy.
+    Import(Import),
     /// Cleans up after a daemon that was killed; started by `vipd run` alone.
     #[command(hide = true)]
     Guard,
@@ -49,6 +51,17 @@ pub struct Check {
     /// The configuration file.
     #[command(flatten)]
     pub config: ConfigFile,
+}
+
+/// `vipd import`.
+#[derive(Args, Debug)]
+pub struct Import {
+    /// keepalived.conf of each host, and haproxy.cfg; told apart by what is in them.
+    #[arg(required = true, value_name = "FILE")]
+    pub files: Vec<PathBuf>,
+    /// Where the new file is written, which must not be there yet; standard output when absent.
+    #[arg(long, short, value_name = "FILE")]
+    pub output: Option<PathBuf>,
 }
 
 /// Which configuration file.

@@ -16,18 +16,20 @@ use crate::log;
 use crate::net::clock;
 use crate::peer::key::{ClusterKey, KeyError};
 use crate::peer::{Links, Party, epoch};
+use crate::publish::{self, Publishing};
 use crate::resolve::{Discovery, Resolver};
-use crate::shell::{self, Parts};
+use crate::shell::{self, Left, Parts};
 use nix::unistd::Uid;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 use tokio::runtime::{Builder, Handle};
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 use tracing::{info, warn};
 use vipd_balancer::Balancer;
 use vipd_config::{Config, Errors, Key, NodeError};
-use vipd_core::node::Node;
+use vipd_core::node::{Node, Relay};
 use vipd_core::settings::Member;
 
 /// Checks and look-ups that may wait for the shell, which takes one in microseconds.
@@ -160,8 +162,10 @@ async fn serve(
     let (discovered, discovered_in) = mpsc::channel(REPORTS);
     let discovery = Discovery::start(aux.handle.clone(), &settings.pools, discovered);
     let checker = Checker::start(aux.handle.clone(), &settings.pools, &resolver, reports);
+    let (answers, answers_in) = mpsc::channel(publish::ANSWERS);
+    let publishing = Publishing::start(aux.handle.clone(), &settings, node.me(), events.clone(), answers);
     // Everything is bound by now: operators and systemd may come.
-    aux.handle.spawn(control(socket, http, calls, store));
+    aux.handle.spawn(control(socket, http, calls, store, kernel.clone()));
     let version = env!("CARGO_PKG_VERSION");
     info!(node = name, cluster = settings.cluster.name, version, "vipd starts");
     events.push(Event::new(Level::Info, EventKind::Start, format!("vipd {version} starts on {name}")));
@@ -179,15 +183,20 @@ async fn serve(
         checker: (checker, reports_in),
         resolver: (resolver, found_in),
         discovery: (settings.pools, discovery, discovered_in),
+        publishing: (publishing, answers_in),
         calls: calls_in,
         events: events.clone(),
         aux: aux.handle.clone(),
         config: run.config.path.clone(),
         http: status,
     };
-    let balancer = shell::run(parts).await.map_err(system("run the event loop"))?;
+    let Left { balancer, relay } = shell::run(parts).await.map_err(system("run the event loop"))?;
     events.push(Event::new(Level::Info, EventKind::Stop, "everything is handed over and released"));
-    let left = balancer.drain(DRAIN_FOR).await?;
+    let drain_for = match relay {
+        Some(relay) => relay_on(&balancer, relay, &events).await?,
+        None => DRAIN_FOR,
+    };
+    let left = balancer.drain(drain_for).await?;
     if left > 0 {
         warn!(left, "sessions were still open and are closed");
     }
@@ -195,6 +204,26 @@ async fn serve(
     drop(events);
     aux.stop();
     Ok(())
+}
+
+/// Serves clients that come by old answers of DNS; gives the time that their
+/// sessions have left. A second signal ends it.
+async fn relay_on(balancer: &Balancer, relay: Relay, events: &EventLog) -> Result<Duration, Error> {
+    let message = format!(
+        "this node is out of the records: new clients may come for {} s, sessions are kept for {} s",
+        relay.accept.as_secs(),
+        relay.keep.as_secs()
+    );
+    info!(sessions = balancer.sessions(), "{message}");
+    events.push(Event::new(Level::Info, EventKind::Dns, message));
+    let what = "wait for signals";
+    let mut terminate = signal(SignalKind::terminate()).map_err(system(what))?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(system(what))?;
+    tokio::select! {
+        () = tokio::time::sleep(relay.accept) => Ok(relay.keep.saturating_sub(relay.accept)),
+        _ = terminate.recv() => Ok(Duration::ZERO),
+        _ = interrupt.recv() => Ok(Duration::ZERO),
+    }
 }
 
 type KernelParts = (KernelHandle, mpsc::Receiver<KernelEvent>, Vec<Leftover>);
@@ -225,9 +254,21 @@ async fn start_kernel(settings: KernelSettings) -> Result<KernelParts, Error> {
 }
 
 /// The control plane, until the events end.
-async fn control(socket: Socket, http: Option<std::net::TcpListener>, calls: Calls, store: EventStore) {
-    notify::ready();
-    let alive = tokio::spawn(notify::keep_alive(calls.clone()));
+async fn control(
+    socket: Socket,
+    http: Option<std::net::TcpListener>,
+    calls: Calls,
+    store: EventStore,
+    kernel: KernelHandle,
+) {
+    let alive = tokio::spawn({
+        let calls = calls.clone();
+        async move {
+            notify::first_round(&calls).await;
+            notify::ready();
+            notify::keep_alive(calls, kernel).await;
+        }
+    });
     let pages = http.and_then(|l| tokio::net::TcpListener::from_std(l).ok());
     let pages = pages.map(|listener| tokio::spawn(http::serve(listener, calls.clone())));
     if let Err(error) = server::serve(socket, calls, store).await {

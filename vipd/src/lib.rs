@@ -10,6 +10,7 @@
 //! * `log`: whoever logs does not wait for whoever reads.
 //! * [`net`]: adverts, messages between nodes, announcements, the clock.
 //! * [`peer`]: the sealed link between nodes, and sealed adverts.
+//! * [`publish`]: the records of the cluster's name.
 //! * [`resolve`]: names of servers.
 //! * [`shell`]: the one loop that drives the decisions.
 
@@ -23,6 +24,7 @@ pub mod kernel;
 mod log;
 pub mod net;
 pub mod peer;
+pub mod publish;
 pub mod resolve;
 pub mod shell;
 

@@ -3,7 +3,7 @@
 use anyhow::Context as _;
 use clap::Parser as _;
 use std::process::ExitCode;
-use vipd::cli::{Cli, Command};
+use vipd::cli::{Cli, Command, Import};
 use vipd::peer::key::{ClusterKey, KeyError};
 use vipd_config::Config;
 
@@ -11,15 +11,58 @@ fn main() -> ExitCode {
     match Cli::parse().command {
         Command::Check(check) => judge(&check.config.path),
         Command::Keygen => keygen(),
+        Command::Import(import) => finish(&carry_over(&import)),
         Command::Guard => vipd::guard::main(),
-        Command::Run(run) => match vipd::daemon::run(&run) {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(error) => {
-                complain(&error);
-                ExitCode::FAILURE
-            }
-        },
+        Command::Run(run) => finish(&vipd::daemon::run(&run)),
     }
+}
+
+fn finish<E: std::fmt::Display>(result: &Result<(), E>) -> ExitCode {
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            complain(error);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Writes a configuration file from those of keepalived and HAProxy, and says how far that went.
+fn carry_over(command: &Import) -> anyhow::Result<()> {
+    use std::io::Write as _;
+    let mut texts = Vec::new();
+    for path in &command.files {
+        let name = path.display().to_string();
+        let bytes = std::fs::read(path).with_context(|| format!("cannot read {name}"))?;
+        texts.push((name, String::from_utf8_lossy(&bytes).into_owned()));
+    }
+    let found = vipd_config::import(&texts)?;
+    let place = match &command.output {
+        None => {
+            std::io::stdout()
+                .lock()
+                .write_all(found.text.as_bytes())
+                .context("cannot write to standard output")?;
+            "the output".to_owned()
+        }
+        Some(path) => {
+            let name = path.display().to_string();
+            let mut file = std::fs::File::create_new(path).with_context(|| {
+                format!("cannot write {name} (a file that is there is never overwritten)")
+            })?;
+            file.write_all(found.text.as_bytes()).with_context(|| format!("cannot write {name}"))?;
+            name
+        }
+    };
+    eprintln!(
+        "carried {} of {} lines; the others, and what to know, stand in comments in {place}",
+        found.carried, found.lines
+    );
+    if let Some(errors) = found.errors {
+        eprintln!("{errors}");
+        anyhow::bail!("`vipd check` refuses this until it is mended by hand");
+    }
+    Ok(())
 }
 
 /// Says whether a file is right.

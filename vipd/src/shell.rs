@@ -20,6 +20,7 @@ use crate::guard::Guard;
 use crate::kernel::{self, KernelEvent, KernelHandle};
 use crate::net::{Announcer, Timer, clock};
 use crate::peer::Links;
+use crate::publish::{Answer, Publishing};
 use crate::resolve::{Discovered, Discovery, Resolved, Resolver};
 use calls::{Maintenance, Switchover};
 use found::Found;
@@ -35,8 +36,9 @@ use tokio::sync::mpsc;
 use tracing::{error, info, warn};
 use vipd_balancer::{Balancer, ConnectFailure};
 use vipd_config::{Config, Key};
+use vipd_core::discover::expand;
 use vipd_core::event::{Event, Level};
-use vipd_core::node::{Announcement, Input, Link, Node, Output, Settings};
+use vipd_core::node::{Announcement, Input, Link, Node, Output, Relay, Settings};
 use vipd_core::plan::{GroupPlan, Hold};
 use vipd_core::pool::ServerKey;
 use vipd_core::probe::Probe;
@@ -69,6 +71,8 @@ pub struct Parts {
     /// Names that stand for many servers: the pools as the file has them, the
     /// look-ups, and what they find.
     pub discovery: (Vec<Pool>, Discovery, mpsc::Receiver<Discovered>),
+    /// The places of the name's records, and what they answer.
+    pub publishing: (Publishing, mpsc::Receiver<Answer>),
     /// What operators ask.
     pub calls: mpsc::Receiver<Call>,
     /// What people are told.
@@ -79,6 +83,15 @@ pub struct Parts {
     pub config: PathBuf,
     /// Where the status is served.
     pub http: Option<SocketAddr>,
+}
+
+/// What is left when the loop has ended.
+#[derive(Debug)]
+pub struct Left {
+    /// The data path, which serves still.
+    pub balancer: Balancer,
+    /// How long clients may come by answers that they got before.
+    pub relay: Option<Relay>,
 }
 
 /// The loop's state.
@@ -92,6 +105,7 @@ struct Shell {
     checker: Checker,
     resolver: Resolver,
     found: Found,
+    publishing: Publishing,
     events: EventLog,
     aux: Handle,
     config: PathBuf,
@@ -113,7 +127,7 @@ struct Shell {
 ///
 /// # Errors
 /// The system has no timer or no signals for the loop.
-pub async fn run(parts: Parts) -> io::Result<Balancer> {
+pub async fn run(parts: Parts) -> io::Result<Left> {
     let (packets, mut packets_in) = mpsc::channel(sockets::WAITING);
     // One reload at a time is read; a second waits for its turn.
     let (loaded, mut loaded_in) = mpsc::channel(4);
@@ -121,6 +135,7 @@ pub async fn run(parts: Parts) -> io::Result<Balancer> {
     let (checker, mut reports) = parts.checker;
     let (resolver, mut resolved) = parts.resolver;
     let (file, discovery, mut discovered) = parts.discovery;
+    let (publishing, mut answers) = parts.publishing;
     let mut calls = parts.calls;
     let transport = parts.node.settings().election.transport;
     let members = parts.node.settings().cluster.nodes.iter().flat_map(|n| n.addresses.clone()).collect();
@@ -134,6 +149,7 @@ pub async fn run(parts: Parts) -> io::Result<Balancer> {
         checker,
         resolver,
         found: Found::new(file, discovery),
+        publishing,
         events: parts.events,
         aux: parts.aux,
         config: parts.config,
@@ -168,10 +184,12 @@ pub async fn run(parts: Parts) -> io::Result<Balancer> {
                     shell.packet(&packet);
                 }
                 shell.due();
+                shell.forget_vanished();
             }
             Some(report) = reports.recv() => shell.report(report),
             Some(found) = resolved.recv() => shell.resolved(&found),
             Some(found) = discovered.recv() => shell.discovered(found),
+            Some(answer) = answers.recv() => shell.published(answer),
             Some(call) = calls.recv() => shell.call(call),
             Some(failed) = next_failure(&mut failures) => {
                 shell.handle(Input::ConnectFailed { pool: &failed.pool, server: &failed.server });
@@ -192,7 +210,7 @@ pub async fn run(parts: Parts) -> io::Result<Balancer> {
         // Now: other sessions may go on for long.
         shell.guard.take_over();
     }
-    Ok(shell.balancer)
+    Ok(Left { relay: shell.node.relay_for(), balancer: shell.balancer })
 }
 
 async fn next_failure(failures: &mut Option<mpsc::Receiver<ConnectFailure>>) -> Option<ConnectFailure> {
@@ -239,6 +257,7 @@ impl Shell {
                         self.checker.hurry(pool, server);
                     }
                 }
+                Output::Records(records) => self.publishing.order(records),
                 Output::Guard(state) => self.tell_guard(state),
                 Output::Event(event) => self.tell(event),
                 Output::Forget { group } => self.kernel.forget(Some(group), addresses(self.node.settings())),
@@ -376,7 +395,6 @@ impl Shell {
                 self.look_up_again(pool, server);
             }
             self.handle(Input::Probe { server, probe: report.probe, took: report.took });
-            self.forget_vanished();
         }
     }
 
@@ -388,6 +406,12 @@ impl Shell {
             let server = ServerKey { pool: found.pool, server: found.server };
             let problem = found.problem.as_deref().map(str::to_owned);
             self.handle(Input::Resolved { server, addresses: found.addresses.to_vec(), problem });
+        }
+    }
+
+    fn published(&mut self, answer: Answer) {
+        if let Some((generation, result)) = self.publishing.answered(answer) {
+            self.handle(Input::Published { generation, result });
         }
     }
 
@@ -407,7 +431,8 @@ impl Shell {
         match call {
             Call::Status { reply } => {
                 let errors = self.config_errors.clone();
-                let mut document = status::document(&self.node, &self.balancer.stats(), errors, now);
+                let (stats, stores) = (self.balancer.stats(), self.publishing.states());
+                let mut document = status::document(&self.node, &stats, stores, errors, now);
                 if let Some(links) = &self.sealing {
                     status::add_links(&mut document, links, self.node.me(), now);
                 }
@@ -416,7 +441,9 @@ impl Shell {
             Call::Why { subject, reply } => {
                 let links = self.sealing.as_ref();
                 let links = links.map(|l| status::link_lines(&self.node, l, now)).unwrap_or_default();
-                let why = calls::why(&self.node, &self.config_errors, &links, subject.as_deref(), now);
+                let dns = status::dns(&self.node, self.publishing.states());
+                let errors = &self.config_errors;
+                let why = calls::why(&self.node, dns.as_ref(), errors, &links, subject.as_deref(), now);
                 let _ = reply.send(why);
             }
             Call::Switchover { vip, to, reply } => {
@@ -503,8 +530,9 @@ impl Shell {
         let key = config.key.clone();
         let mut new = settings(config);
         let file = std::mem::take(&mut new.pools);
-        new.pools = self.found.preview(&file);
         let old = self.node.settings();
+        let targets = self.found.follow(&file, &old.pools);
+        new.pools = expand(&file, &targets);
         let mut keys = Node::needs_restart(old, &new);
         if http != self.http {
             keys.push("status.http");
@@ -527,7 +555,8 @@ impl Shell {
             links.set_accept_unsealed(key.accept_unsealed);
         }
         self.key = key;
-        self.found.update(file);
+        self.publishing.reconfigure(self.node.settings(), self.node.me());
+        self.found.update(file, targets);
         self.kernel.forget(None, addresses(self.node.settings()));
         self.relink();
         Ok(done)
@@ -556,6 +585,7 @@ pub fn settings(config: Config) -> Settings {
         vips: config.vips,
         listeners: config.listeners,
         pools: config.pools,
+        dns: config.dns,
         digests,
     }
 }

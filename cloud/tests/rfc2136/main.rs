@@ -1,4 +1,4 @@
-//! Records in BIND, Knot and PowerDNS, as their own answers over UDP tell them.
+//! Records in BIND, Knot, PowerDNS and dnsd, as their own answers over UDP tell them.
 
 mod proxy;
 mod servers;
@@ -28,6 +28,7 @@ fn main() -> std::process::ExitCode {
         }
         [
             case!(creates_changes_and_empties),
+            case!(the_ttl_falls_while_a_change_is_near),
             case!(each_algorithm_signs),
             case!(long_leases_are_swapped_too),
             case!(twenty_writers_have_one_winner),
@@ -168,6 +169,31 @@ async fn creates_changes_and_empties(server: Server) {
     assert_eq!(publish(&mut px1, &desired("px1", &["10.0.0.1"])).await, written(6));
 }
 
+/// What a cache holds when the change comes is gone a second later.
+async fn the_ttl_falls_while_a_change_is_near(server: Server) {
+    let mut px1 = publisher(store(server.address, key(0)));
+    let calm = desired("px1", &["10.0.0.1", "10.0.0.2", "fd00::1"]);
+    assert_eq!(publish(&mut px1, &calm).await, written(1));
+    let near = calm.clone().while_a_change_is_near();
+    assert_eq!(publish(&mut px1, &near).await, written(2));
+    assert_eq!(a_records(&server).await, answers(&["10.0.0.1", "10.0.0.2"], 1));
+    assert_eq!(resolve(&server, NAME, RecordType::AAAA).await, answers(&["fd00::1"], 1));
+    assert_eq!(publish(&mut px1, &near).await, Outcome::InSync, "one write a suspicion");
+
+    // It was nothing: the TTL is what it was, and so are the addresses.
+    assert_eq!(publish(&mut px1, &calm).await, written(3));
+    assert_eq!(a_records(&server).await, answers(&["10.0.0.1", "10.0.0.2"], 5));
+
+    // It was something: whoever is elected writes from what the lease says.
+    assert_eq!(publish(&mut px1, &near).await, written(4));
+    let mut px2 = publisher(store(server.address, key(0)));
+    assert_eq!(publish(&mut px2, &desired("px2", &["10.0.0.2"])).await, written(5));
+    assert_eq!(a_records(&server).await, answers(&["10.0.0.2"], 5));
+    // What the first one takes back is no more there.
+    assert!(matches!(publish(&mut px1, &calm).await, Outcome::Lost(_)));
+    assert_eq!(a_records(&server).await, answers(&["10.0.0.2"], 5));
+}
+
 async fn each_algorithm_signs(server: Server) {
     for (i, address) in ["10.0.0.1", "10.0.0.2", "10.0.0.3"].into_iter().enumerate() {
         let mut publisher = publisher(store(server.address, key(i)));
@@ -303,7 +329,7 @@ async fn a_key_that_is_wrong_is_named(server: Server) {
     let wrong = Key::new("vipd", Algorithm::HmacSha256, KEYS[1].2).unwrap();
     let (problem, text) = refusal(store(server.address, wrong)).await;
     let is_told = match server.kind {
-        Kind::Bind | Kind::Knot => matches!(problem, Problem::BadSignature { .. }),
+        Kind::Bind | Kind::Knot | Kind::Dnsd => matches!(problem, Problem::BadSignature { .. }),
         Kind::PowerDns => matches!(problem, Problem::BadTsig { .. }),
     };
     assert!(is_told, "{text}");
@@ -311,7 +337,7 @@ async fn a_key_that_is_wrong_is_named(server: Server) {
     // Known, but it may not.
     let (problem, text) = refusal(store(server.address, key(3))).await;
     let is_told = match server.kind {
-        Kind::Bind | Kind::PowerDns => matches!(problem, Problem::Refused { .. }),
+        Kind::Bind | Kind::PowerDns | Kind::Dnsd => matches!(problem, Problem::Refused { .. }),
         // For Knot, a key that no ACL names is unknown.
         Kind::Knot => matches!(problem, Problem::BadKey { .. }),
     };

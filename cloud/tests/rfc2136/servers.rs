@@ -1,10 +1,10 @@
-//! BIND, Knot and PowerDNS from Debian's packages, each with a fresh zone
-//! `corp.example.` on a loopback port of its own.
+//! BIND, Knot and PowerDNS from Debian's packages, and our dnsd, each with a fresh
+//! zone `corp.example.` on a loopback port of its own.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
@@ -35,16 +35,18 @@ pub(crate) enum Kind {
     Bind,
     Knot,
     PowerDns,
+    Dnsd,
 }
 
 impl Kind {
-    pub(crate) const ALL: [Self; 3] = [Self::Bind, Self::Knot, Self::PowerDns];
+    pub(crate) const ALL: [Self; 4] = [Self::Bind, Self::Knot, Self::PowerDns, Self::Dnsd];
 
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Bind => "bind",
             Self::Knot => "knot",
             Self::PowerDns => "powerdns",
+            Self::Dnsd => "dnsd",
         }
     }
 
@@ -58,6 +60,10 @@ impl Kind {
                 (POWERDNS_SCHEMA, "pdns-backend-sqlite3"),
                 ("/usr/bin/sqlite3", "sqlite3"),
             ],
+            Self::Dnsd if !dnsd_program().exists() => {
+                return Some("dnsd is not built (cargo build -p dnsd)".to_owned());
+            }
+            Self::Dnsd => &[],
         };
         let tools = [("/usr/bin/nsupdate", "bind9-dnsutils")];
         let missing = needs.iter().chain(&tools).find(|(file, _)| !Path::new(file).exists());
@@ -85,6 +91,7 @@ impl Server {
             Kind::Bind => bind(dir.path(), address),
             Kind::Knot => knot(dir.path(), address),
             Kind::PowerDns => powerdns(dir.path(), address),
+            Kind::Dnsd => dnsd(dir.path(), address),
         };
         // One pipe for both: programs differ in where they log.
         let (reader, writer) = std::io::pipe().unwrap();
@@ -228,4 +235,34 @@ fn powerdns(dir: &Path, address: SocketAddr) -> (Command, &'static str) {
     let mut command = Command::new("/usr/sbin/pdns_server");
     command.arg(config);
     (command, "ready to distribute questions")
+}
+
+/// The program that `cargo build` has put beside the tests.
+fn dnsd_program() -> PathBuf {
+    let test = std::env::current_exe().unwrap();
+    test.ancestors().nth(2).unwrap().join("dnsd")
+}
+
+fn dnsd(dir: &Path, address: SocketAddr) -> (Command, &'static str) {
+    fs::write(dir.join("zone"), ZONE_TEXT).unwrap();
+    let path = dir.display();
+    let mut text = format!(
+        "listen = [\"{address}\"]\nstate-dir = \"{path}/state\"\n[[zone]]\nname = \"{ZONE}\"\n\
+         primary-ns = \"ns1.{ZONE}\"\ncontact = \"hostmaster.{ZONE}\"\nfile = \"{path}/zone\"\n"
+    );
+    for (name, algorithm, secret) in KEYS {
+        fs::write(dir.join(name), secret).unwrap();
+        let (algorithm, types) = (algorithm.name(), "types = [\"A\", \"AAAA\", \"TXT\"]");
+        let grant = match name {
+            "stranger" => String::new(),
+            _ => format!("grant = [ {{ name = \"db.{ZONE}\", {types} }} ]\n"),
+        };
+        text += &format!(
+            "[[key]]\nname = \"{name}.\"\nalgorithm = \"{algorithm}\"\nsecret-file = \"{path}/{name}\"\n{grant}"
+        );
+    }
+    fs::write(dir.join("dnsd.toml"), text).unwrap();
+    let mut command = Command::new(dnsd_program());
+    command.args(["run", "--config"]).arg(dir.join("dnsd.toml"));
+    (command, "ready")
 }

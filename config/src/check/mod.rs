@@ -7,6 +7,7 @@
 
 mod checking;
 mod cluster;
+mod dns;
 mod election;
 mod kinds;
 mod listen;
@@ -24,7 +25,7 @@ use vipd_core::settings::Bind;
 
 /// Judges a whole file.
 pub(crate) fn config(spec: Spec, report: &mut Report<'_>) -> Config {
-    let Spec { cluster, election, vip, listen, pool, status } = spec;
+    let Spec { cluster, election, vip, listen, pool, dns, status } = spec;
     let cluster = cluster::judge(cluster, report);
     let election = election::judge(election, report);
     cluster::sealed(&cluster, &election, report);
@@ -40,13 +41,14 @@ pub(crate) fn config(spec: Spec, report: &mut Report<'_>) -> Config {
             ),
         );
     }
-    let vips = vip::judge(drafts, &cluster, &election, &listeners.names, report);
+    let mut vips = vip::judge(drafts, &cluster, &election, &listeners.names, report);
     reach::circles(&pools, report);
     reach::unused(&pools, &listeners, report);
     reach::vips(&pools, &vips, report);
     reach::loops(&pools, &listeners, &cluster, &vips, report);
     reach::sources(&pools, &cluster, report);
     listen::nowhere(&listeners, &cluster, &vips.settings, report);
+    let dns = dns::judge(dns, &cluster, &listeners, &mut vips, report);
     Config {
         cluster: cluster.settings,
         key: cluster.key,
@@ -54,6 +56,7 @@ pub(crate) fn config(spec: Spec, report: &mut Report<'_>) -> Config {
         vips: vips.settings,
         listeners: listeners.settings,
         pools: pools.settings,
+        dns,
         status: status.map(|http| crate::Status { http: http.value }),
         warnings: vec![],
     }

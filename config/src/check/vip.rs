@@ -385,7 +385,7 @@ fn vrids(cluster: &str, drafts: &[Draft], unreadable: bool, report: &mut Report<
 
 /// The first free number from the one that the names hash to. Groups are
 /// asked in the file's order, so that one added at the end moves no other.
-fn free_vrid(cluster: &str, name: &str, used: &[NonZeroU8]) -> Option<NonZeroU8> {
+pub(super) fn free_vrid(cluster: &str, name: &str, used: &[NonZeroU8]) -> Option<NonZeroU8> {
     let mut hasher = SipHasher13::new();
     hasher.write(cluster.as_bytes());
     hasher.write(b"/");

@@ -9,7 +9,7 @@ use vipd_core::settings::Cidr;
 
 /// A domain name: in lower case, with a dot at the end.
 #[derive(Clone, Debug)]
-pub(super) struct DnsName(pub(super) String);
+pub(crate) struct DnsName(pub(crate) String);
 
 impl Shape for DnsName {
     const EXPECTED: &'static str = "a domain name in quotes, such as \"corp.example.\"";

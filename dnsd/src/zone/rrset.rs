@@ -2,12 +2,16 @@
 
 use hickory_proto::rr::{RData, Record, RecordType};
 use hickory_proto::serialize::binary::{BinDecoder, BinEncodable as _, BinEncoder, NameEncoding, Restrict};
+use smallvec::SmallVec;
 
 /// An owner that is the question's name: a pointer to the byte after the header.
 pub const OWNER: [u8; 2] = [0xc0, 12];
 /// Bytes of a record before its data: owner, type, class, TTL, length.
 const FIXED: usize = 12;
 const CLASS_IN: [u8; 2] = [0, 1];
+/// Bytes that lie in the set itself: two addresses do. Looking a set up then
+/// touches one place in memory less, which is what large zones wait for.
+const WITHIN: usize = 40;
 
 /// The records of one name and type.
 ///
@@ -16,7 +20,7 @@ const CLASS_IN: [u8; 2] = [0, 1];
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct RrSet {
     rtype: u16,
-    wire: Box<[u8]>,
+    wire: SmallVec<[u8; WITHIN]>,
 }
 
 impl RrSet {
@@ -32,13 +36,13 @@ impl RrSet {
             wire.extend(u16::try_from(data.len()).ok()?.to_be_bytes());
             wire.extend(data);
         }
-        (!wire.is_empty()).then(|| Self { rtype, wire: wire.into() })
+        (!wire.is_empty()).then(|| Self { rtype, wire: SmallVec::from_slice(&wire) })
     }
 
     /// A set from the bytes that [`Self::wire`] gave; `None` if they are others.
     #[must_use]
     pub fn from_wire(rtype: u16, wire: &[u8]) -> Option<Self> {
-        let set = Self { rtype, wire: wire.into() };
+        let set = Self { rtype, wire: SmallVec::from_slice(wire) };
         let whole: usize = set.records().map(<[u8]>::len).sum();
         let own = |record: &[u8]| record[..2] == OWNER && record[2..4] == rtype.to_be_bytes();
         (whole == wire.len() && whole > 0 && set.records().all(own)).then_some(set)

@@ -9,6 +9,7 @@
 pub mod addresses;
 pub mod advert;
 pub mod arp;
+pub mod dnsd;
 pub mod host;
 pub mod init;
 pub mod keepalived;

@@ -4,11 +4,13 @@
 
 pub mod answers;
 pub mod connect;
+pub mod dns;
 pub mod echo;
 pub mod sql;
 
 pub use answers::{Answer, Answers, Gap};
 pub use connect::ConnectProbe;
+pub use dns::DnsProbe;
 pub use echo::EchoProbe;
 pub use sql::SqlClient;
 

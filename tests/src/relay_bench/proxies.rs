@@ -194,14 +194,14 @@ pub fn pin(core: usize) -> Result<()> {
     sched_setaffinity(Pid::from_raw(0), &set).with_context(|| format!("cannot run on core {core}"))
 }
 
-/// utime and stime of all threads, finer than the ticks of proc(5) `stat`.
-fn cpu_of(pid: i32) -> Result<u64> {
+/// utime and stime of all threads of a process, finer than the ticks of proc(5) `stat`.
+pub(crate) fn cpu_of(pid: i32) -> Result<u64> {
     let clock: ClockId = clock_getcpuclockid(Pid::from_raw(pid)).context("a process has ended")?;
     let time = clock_gettime(clock)?;
     Ok(u64::try_from(time.tv_sec())? * 1_000_000_000 + u64::try_from(time.tv_nsec())?)
 }
 
-fn rss_of(pid: i32) -> Result<u64> {
+pub(crate) fn rss_of(pid: i32) -> Result<u64> {
     let rollup = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup"))?;
     let line = rollup.lines().find_map(|l| l.strip_prefix("Rss:")).context("smaps_rollup tells no Rss")?;
     let kilobytes: u64 = line.trim().trim_end_matches(" kB").parse()?;

@@ -43,6 +43,8 @@ pub struct Host {
     pub kernel: BTreeMap<usize, Held>,
     /// The newest generation the kernel has applied, by group.
     pub applied: BTreeMap<usize, u64>,
+    /// Addresses that the balancer takes connections on, and the group that has each.
+    pub open: BTreeMap<IpAddr, usize>,
     /// Addresses that clients may be connected to.
     pub sessions: BTreeSet<IpAddr>,
     /// What the guard knows.
@@ -61,6 +63,7 @@ impl Host {
             carrier: true,
             kernel: BTreeMap::new(),
             applied: BTreeMap::new(),
+            open: BTreeMap::new(),
             sessions: BTreeSet::new(),
             guard: GuardState::default(),
             starts: 0,
@@ -76,11 +79,13 @@ impl Host {
         let before = self.kernel.get(&plan.group).filter(|held| held.hold == Hold::Owned);
         let before = before.map(|held| held.addresses.clone()).unwrap_or_default();
         if plan.hold == Hold::Owned {
-            for gone in before.iter().filter(|a| !plan.addresses.contains(a)) {
+            let elsewhere =
+                |a: &Cidr| self.kernel.iter().any(|(g, h)| *g != plan.group && h.addresses.contains(a));
+            for gone in before.iter().filter(|a| !plan.addresses.contains(a) && !elsewhere(a)) {
                 assert!(!self.sessions.contains(&gone.address()), "{gone} goes, and its sessions are open");
             }
-            let new = plan.addresses.iter().filter(|a| !before.contains(a));
-            self.sessions.extend(new.map(|a| a.address()));
+            let new = plan.addresses.iter().filter(|a| !before.contains(a)).map(|a| a.address());
+            self.sessions.extend(new.filter(|a| self.open.get(a) == Some(&plan.group)));
         }
         match plan.hold {
             Hold::Absent => {
@@ -103,7 +108,14 @@ impl Host {
     /// Whether it answers ARP for a group.
     #[must_use]
     pub fn answers(&self, group: usize) -> bool {
-        self.carrier && self.kernel.get(&group).is_some_and(|h| h.hold == Hold::Owned)
+        self.carrier
+            && self.kernel.get(&group).is_some_and(|h| h.hold == Hold::Owned && !h.addresses.is_empty())
+    }
+
+    /// Whether it answers ARP for an address, in whatever group.
+    #[must_use]
+    pub fn answers_for(&self, address: Cidr) -> bool {
+        self.carrier && self.kernel.values().any(|h| h.hold == Hold::Owned && h.addresses.contains(&address))
     }
 
     /// Whether the daemon runs now.

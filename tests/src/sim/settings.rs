@@ -27,13 +27,15 @@ pub(super) fn settings(nodes: usize, groups: usize, election: ElectionSettings) 
             track: vec![],
         }
     });
+    let vips: Vec<VipGroup> = vips.collect();
     Settings {
         cluster: ClusterSettings { name: "orders".into(), nodes: members.collect(), peer_port: 7112 },
-        vips: vips.collect(),
+        digests: vec![digest(&vips)],
+        vips,
         election,
         listeners: vec![],
         pools: vec![],
-        digests: vec![("election", 1)],
+        dns: None,
     }
 }
 
@@ -53,6 +55,22 @@ pub fn election(interval: Duration) -> ElectionSettings {
 /// The address that a group has by turns, as reloads add and remove it.
 pub(super) fn second_address(group: usize) -> Cidr {
     vip(150 + u8::try_from(group).unwrap_or(0))
+}
+
+/// The address that reloads move between groups.
+#[must_use]
+pub fn moving_address() -> Cidr {
+    vip(199)
+}
+
+/// What nodes compare to see that their files differ.
+pub(super) fn digest(vips: &[VipGroup]) -> (&'static str, u32) {
+    let mut digest: u32 = 0;
+    for byte in vips.iter().flat_map(|v| format!("{} {:?} {:?};", v.name, v.addresses, v.nodes).into_bytes())
+    {
+        digest = digest.wrapping_mul(31).wrapping_add(u32::from(byte));
+    }
+    ("vip", digest)
 }
 
 fn vip(last: u8) -> Cidr {

@@ -2,13 +2,13 @@
 
 use super::host::{Host, Power};
 use super::rng::Rng;
-use super::settings::{second_address, settings};
+use super::settings::{digest, moving_address, second_address, settings};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 use vipd_core::node::{Input, Link, Node, Output, Settings, Transmit};
 use vipd_core::plan::{GroupPlan, Hold};
-use vipd_core::settings::ElectionSettings;
+use vipd_core::settings::{Cidr, ElectionSettings};
 use vipd_core::time::Time;
 use vipd_core::wire::peer::State;
 
@@ -44,6 +44,10 @@ pub enum Fault {
     Reorder(usize),
     /// The same: a group gets a second address, or loses it.
     Readdress(usize),
+    /// The same: an address that may be in another group is in this one now.
+    Move(usize),
+    /// The same: two groups exchange all their addresses.
+    Exchange(usize, usize),
 }
 
 enum Due {
@@ -54,6 +58,13 @@ enum Due {
     Restored { host: usize, group: usize },
     Guard { host: usize },
     Reload { host: usize, start: u32 },
+}
+
+/// What two hosts may both own.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+enum Shared {
+    Group(usize),
+    Address(Cidr),
 }
 
 /// The cluster.
@@ -75,8 +86,10 @@ pub struct World {
     due: BTreeMap<(Time, u64), Due>,
     order: u64,
     cuts: BTreeSet<(usize, usize)>,
-    /// Since when two hosts that can hear each other have owned a group.
-    overlap_since: BTreeMap<usize, Time>,
+    /// Every address that any group has had.
+    addresses: BTreeSet<Cidr>,
+    /// Since when two hosts that can hear each other have owned something.
+    overlap_since: BTreeMap<Shared, Time>,
     /// The longest time for which two hosts that could hear each other owned one group.
     pub longest_overlap: Duration,
     /// How long two owners that hear each other may last.
@@ -103,6 +116,7 @@ impl World {
             due: BTreeMap::new(),
             order: 0,
             cuts: BTreeSet::new(),
+            addresses: settings.vips.iter().flat_map(|v| v.addresses.clone()).collect(),
             overlap_since: BTreeMap::new(),
             longest_overlap: Duration::ZERO,
             // Detection (four intervals at the most) and a round trip.
@@ -251,11 +265,11 @@ impl World {
             }
             Due::Guard { host } => {
                 let guard = std::mem::take(&mut self.hosts[host].guard);
-                let deleted = |group: &usize| {
-                    let vips = &self.settings.vips[*group].addresses;
-                    guard.addresses.iter().any(|(_, a)| vips.contains(a))
-                };
-                self.hosts[host].kernel.retain(|group, _| !deleted(group));
+                let deleted = |a: &Cidr| guard.addresses.iter().any(|(_, known)| known == a);
+                for held in self.hosts[host].kernel.values_mut() {
+                    held.addresses.retain(|a| !deleted(a));
+                }
+                self.hosts[host].kernel.retain(|_, held| !held.addresses.is_empty());
                 for farewell in guard.farewells {
                     self.send(host, farewell);
                 }
@@ -292,6 +306,7 @@ impl World {
         h.power = Power::Running;
         h.kernel.clear();
         h.applied.clear();
+        h.open.clear();
         h.sessions.clear();
         self.tell_links(host);
     }
@@ -330,6 +345,11 @@ impl World {
                 }
                 Output::Addresses(plan) => {
                     let after = Duration::from_micros(self.rng.between(20, 400));
+                    if plan.hold != Hold::Absent {
+                        self.hosts[host]
+                            .open
+                            .extend(plan.addresses.iter().map(|a| (a.address(), plan.group)));
+                    }
                     self.schedule(after, Due::Apply { host, start, plan });
                 }
                 Output::Announce(announcement) => {
@@ -358,8 +378,10 @@ impl World {
                 }
                 Output::CloseSessions { addresses } => {
                     self.hosts[host].sessions.retain(|a| !addresses.contains(a));
+                    self.hosts[host].open.retain(|a, _| !addresses.contains(a));
                 }
-                Output::Pools(_)
+                Output::Records(_)
+                | Output::Pools(_)
                 | Output::CloseServer { .. }
                 | Output::Room { .. }
                 | Output::Hurry { .. } => {}
@@ -437,20 +459,42 @@ impl World {
                 self.reload();
             }
             Fault::Readdress(group) => {
+                // Wherever an exchange has brought it.
                 let second = second_address(group);
-                let addresses = &mut self.settings.vips[group].addresses;
-                match addresses.iter().position(|a| *a == second) {
-                    Some(position) => drop(addresses.remove(position)),
-                    None => addresses.push(second),
+                let had: usize = self.settings.vips.iter().map(|v| v.addresses.len()).sum();
+                self.take_from_all(second);
+                let has: usize = self.settings.vips.iter().map(|v| v.addresses.len()).sum();
+                if had == has {
+                    self.settings.vips[group].addresses.push(second);
                 }
+                self.reload();
+            }
+            Fault::Move(group) => {
+                let moving = moving_address();
+                self.take_from_all(moving);
+                self.settings.vips[group].addresses.push(moving);
+                self.reload();
+            }
+            Fault::Exchange(a, b) => {
+                let theirs = std::mem::take(&mut self.settings.vips[b].addresses);
+                let ours = std::mem::replace(&mut self.settings.vips[a].addresses, theirs);
+                self.settings.vips[b].addresses = ours;
                 self.reload();
             }
             Fault::Kill(..) | Fault::Freeze(..) => {}
         }
     }
 
+    fn take_from_all(&mut self, address: Cidr) {
+        for vip in &mut self.settings.vips {
+            vip.addresses.retain(|a| *a != address);
+        }
+    }
+
     /// The file has changed; the hosts are told within a second.
     fn reload(&mut self) {
+        self.settings.digests = vec![digest(&self.settings.vips)];
+        self.addresses.extend(self.settings.vips.iter().flat_map(|v| v.addresses.clone()));
         for host in 0..self.hosts.len() {
             let start = self.hosts[host].starts;
             let after = Duration::from_millis(self.rng.below(1000));
@@ -481,26 +525,46 @@ impl World {
         (0..self.hosts.len()).filter(|h| self.hosts[*h].answers(group)).collect()
     }
 
+    /// The hosts that answer for an address, in whatever group they have it.
+    #[must_use]
+    pub fn answering(&self, address: Cidr) -> Vec<usize> {
+        (0..self.hosts.len()).filter(|h| self.hosts[*h].answers_for(address)).collect()
+    }
+
     /// The invariants that hold at every step.
     fn check(&mut self) {
         for group in 0..self.settings.vips.len() {
-            let hear = |a: usize, b: usize| !self.cuts.contains(&(a, b)) && !self.cuts.contains(&(b, a));
-            let owners = self.owners(group);
-            let running: Vec<usize> = owners.iter().copied().filter(|h| self.hosts[*h].runs()).collect();
-            let clash = running.iter().any(|a| running.iter().any(|b| a != b && hear(*a, *b)));
-            if !clash {
-                self.overlap_since.remove(&group);
-                continue;
-            }
-            let since = *self.overlap_since.entry(group).or_insert(self.now);
-            let lasted = self.now - since;
-            self.longest_overlap = self.longest_overlap.max(lasted);
-            assert!(
-                self.loss > 0 || lasted <= self.overlap_bound,
-                "{}: hosts {running:?} both own group {group} for {lasted:?}",
-                self.now
-            );
+            let clash = self.clash(&self.owners(group));
+            self.bound(Shared::Group(group), clash);
         }
+        // Files may differ in which group has an address.
+        for address in self.addresses.clone() {
+            let clash = self.clash(&self.answering(address));
+            self.bound(Shared::Address(address), clash);
+        }
+    }
+
+    /// Those of some hosts that run, if two of them can hear each other.
+    fn clash(&self, owners: &[usize]) -> Option<Vec<usize>> {
+        let hear = |a: usize, b: usize| !self.cuts.contains(&(a, b)) && !self.cuts.contains(&(b, a));
+        let running: Vec<usize> = owners.iter().copied().filter(|h| self.hosts[*h].runs()).collect();
+        running.iter().any(|a| running.iter().any(|b| a != b && hear(*a, *b))).then_some(running)
+    }
+
+    /// Two owners do not last.
+    fn bound(&mut self, what: Shared, clash: Option<Vec<usize>>) {
+        let Some(hosts) = clash else {
+            self.overlap_since.remove(&what);
+            return;
+        };
+        let since = *self.overlap_since.entry(what).or_insert(self.now);
+        let lasted = self.now - since;
+        self.longest_overlap = self.longest_overlap.max(lasted);
+        assert!(
+            self.loss > 0 || lasted <= self.overlap_bound,
+            "{}: hosts {hosts:?} both own {what:?} for {lasted:?}",
+            self.now
+        );
     }
 
     /// What holds once nothing has gone wrong for a while: every group has
@@ -526,7 +590,8 @@ impl World {
             for (index, host) in self.hosts.iter().enumerate() {
                 let Some(held) = host.kernel.get(&group) else { continue };
                 assert!(owners.contains(&index), "host {index} holds group {group} and does not own it");
-                assert_eq!(held.addresses, self.settings.vips[group].addresses, "of group {group}");
+                let why = host.node.as_ref().map(|n| n.group_status(self.now).remove(group).why);
+                assert_eq!(held.addresses, self.settings.vips[group].addresses, "of group {group}: {why:?}");
             }
         }
     }

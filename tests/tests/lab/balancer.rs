@@ -23,6 +23,7 @@ pub(crate) const CASES: &[Case] = &[
     Case { name: "balancer::sessions", needs: VIPD, run: sessions },
     Case { name: "balancer::lost_vip_closes_sessions", needs: VIPD, run: lost_vip_closes_sessions },
     Case { name: "balancer::reload_closes_sessions", needs: VIPD, run: reload_closes_sessions },
+    Case { name: "balancer::reload_removes_servers", needs: VIPD, run: reload_removes_servers },
     Case { name: "balancer::mariadb_roles", needs: &[Need::Vipd, Need::Mariadb], run: mariadb_roles },
 ];
 
@@ -259,6 +260,65 @@ fn reload_closes_sessions(lab: &Lab) -> Result<()> {
     })
 }
 
+/// A server that a reload removes is checked, shown and closed by the rules as
+/// long as it has sessions, alone or with its whole pool; one that is back is back.
+fn reload_removes_servers(lab: &Lab) -> Result<()> {
+    let (scene, hosts, _servers) = scene(lab, "")?;
+    let (target, vipd) = (target(3306)?, scene.vipd(0)?);
+    let reload = |file: &str| -> Result<()> {
+        let config = Plan { rest: file.to_owned(), ..scene.plan.clone() }.vipd_config();
+        scene.proxies[0].write_file("vipd.toml", &config)?;
+        vipd.ctl(&["reload"]).map(drop)
+    };
+    let shown = |name: &str| -> Result<Option<serde_json::Value>> {
+        let pools = vipd.status()?["pools"].as_array().cloned().unwrap_or_default();
+        let servers = pools.iter().flat_map(|p| p["servers"].as_array().cloned().unwrap_or_default());
+        Ok(servers.into_iter().find(|s| s["name"] == name))
+    };
+    let is_checked_on = |name: &str| -> Result<()> {
+        let total = || Ok(shown(name)?.and_then(|s| s["check"]["total"].as_u64()));
+        let before = total()?.with_context(|| format!("{name} is not shown any more"))?;
+        poll_until("it is checked on", PATIENCE, || {
+            let after: Result<_> = total();
+            Ok(after?.is_some_and(|after| after > before + 2))
+        })?;
+        let server = shown(name)?.unwrap_or_default();
+        let said = server["why"].as_str().unwrap_or_default().contains("removed from the file");
+        ensure!(server["state"] == "drain" && server["sessions"] == 1 && said, "{server}");
+        Ok(())
+    };
+    let is_gone = |name: &str| poll_until("it is gone", PATIENCE, || Ok(shown(name)?.is_none()));
+    let all = scene.plan.rest.replace("[pool.check]", "on-down = \"close\"\n[pool.check]");
+    let server = |n: usize| format!("{{ name = \"db{}\", address = \"{}:3306\" }}", n + 1, ADDRESSES[n]);
+    let without_first = all.replace(&format!("{}, ", server(0)), "");
+    let without_pool = all.replace("\"servers\"", "\"others\"").replace(&servers_text(), &server(2));
+    reload(&all)?;
+    scene.client.inside(|| {
+        let mut first = Session::on(target, "db1")?;
+        let mut second = Session::on(target, "db2")?;
+        reload(&without_first)?;
+        is_checked_on("db1")?;
+        first.ask().context("the session on the removed server suffers")?;
+        reload(&without_pool)?;
+        is_checked_on("db1")?;
+        is_checked_on("db2")?;
+        // A session of a listener that is still there.
+        ensure!(Session::open(target)?.ask()?.contains("db3"), "the removed pool gets sessions");
+        reload(&all)?;
+        vipd.wait_for_servers(&["db1", "db2", "db3"], "up", PATIENCE)?;
+        drop(Session::on(target, "db1")?);
+        reload(&without_pool)?;
+        // It dies without a word: only its checks can tell.
+        lab.cut(&hosts[0])?;
+        let end = first.listen();
+        ensure!(end.as_ref().is_err_and(|e| !Session::is_timeout(e)), "the session lives: {end:?}");
+        is_gone("db1")?;
+        second.ask().context("the other session suffers")?;
+        drop(second);
+        is_gone("db2")
+    })
+}
+
 /// Writes go to the primary, reads to replicas, and follow a promotion.
 fn mariadb_roles(lab: &Lab) -> Result<()> {
     let hosts = hosts(lab)?;
@@ -315,6 +375,17 @@ impl Session {
         let stream = TcpStream::connect_timeout(&target, PATIENCE).context("cannot connect")?;
         stream.set_read_timeout(Some(PATIENCE))?;
         Ok(Self { stream: BufReader::new(stream) })
+    }
+
+    /// One that this server answers.
+    fn on(target: SocketAddr, server: &str) -> Result<Self> {
+        for _ in 0..20 {
+            let mut session = Self::open(target)?;
+            if session.ask()?.contains(server) {
+                return Ok(session);
+            }
+        }
+        bail!("{server} answers none of 20 sessions")
     }
 
     fn set_patience(&self, patience: Duration) -> Result<()> {

@@ -1,6 +1,7 @@
 //! The lab: real daemons on test hosts made of network namespaces.
 
 mod balancer;
+mod dns;
 mod failover;
 mod interop;
 mod itself;
@@ -24,6 +25,8 @@ pub(crate) struct Case {
 /// What a test needs beside the lab.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Need {
+    /// `dnsd` is built.
+    Dnsd,
     /// keepalived is installed.
     Keepalived,
     /// MariaDB's server is installed.
@@ -42,6 +45,7 @@ impl Need {
             Self::Mariadb => {
                 (!lab::mariadb::is_installed()).then(|| "mariadb-server is not installed".to_owned())
             }
+            Self::Dnsd => lab::dnsd::obstacle(),
             Self::Vipd => lab::vipd::obstacle(),
         }
     }
@@ -62,6 +66,7 @@ fn main() -> std::process::ExitCode {
         sealed::CASES,
         upkeep::CASES,
         balancer::CASES,
+        dns::CASES,
         interop::CASES,
         vectors::CASES,
     ];

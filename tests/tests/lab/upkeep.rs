@@ -19,6 +19,7 @@ pub(crate) const CASES: &[Case] = &[
     Case { name: "upkeep::start_clears_what_is_left", needs: VIPD, run: start_clears_what_is_left },
     Case { name: "upkeep::stop_leaves_no_vip", needs: VIPD, run: stop_leaves_no_vip },
     Case { name: "upkeep::reload_touches_only_the_change", needs: VIPD, run: reload_touches_only_the_change },
+    Case { name: "upkeep::reload_moves_an_address", needs: VIPD, run: reload_moves_an_address },
     Case { name: "upkeep::reload_of_the_interval", needs: VIPD, run: reload_of_the_interval },
     Case { name: "upkeep::stray_vip_is_evicted", needs: VIPD, run: stray_vip_is_evicted },
     Case { name: "upkeep::dropped_vip_is_the_hosts_own", needs: VIPD, run: dropped_vip_is_the_hosts_own },
@@ -94,6 +95,53 @@ fn reload_touches_only_the_change(lab: &Lab) -> Result<()> {
     ensure!(moves.is_empty(), "the group that did not change moved: {moves:?}");
     let gap = probe.longest_gap(reloaded).context("no answer")?;
     ensure!(gap.length < 50 * MS, "the reload cost {:?}", gap.length);
+    Ok(())
+}
+
+/// A reload moves an address to a group that the other node owns: it is never
+/// on both, whichever is told first, and what waits says why.
+fn reload_moves_an_address(lab: &Lab) -> Result<()> {
+    let moving: Ipv4Addr = "10.77.0.150".parse()?;
+    let mut plan = Plan::new(100 * MS);
+    plan.groups[0].1.push(format!("{moving}/16"));
+    plan.groups.push((52, vec!["10.77.0.101/16".to_owned()]));
+    let scene = Scene::new(lab, Kind::Vipd, plan)?;
+    scene.vipd(1)?.wait_for_state("backup", PATIENCE)?;
+    let groups = scene.vipd(0)?.status()?["vips"].as_array().cloned().unwrap_or_default();
+    let second = groups[1]["name"].as_str().context("no name")?.to_owned();
+    scene.vipd(0)?.ctl(&["switchover", &second, "--yes"])?;
+    lab.addresses().wait_for("10.77.0.101".parse()?, &["px2"], PATIENCE)?;
+    lab.addresses().wait_for(moving.into(), &["px1"], PATIENCE)?;
+    let began = Instant::now();
+    let here = scene.plan.clone();
+    let mut there = here.clone();
+    let address = there.groups[0].1.pop().context("no address")?;
+    there.groups[1].1.push(address);
+    let reload = |number: usize, plan: &Plan| -> Result<()> {
+        scene.proxies[number].write_file("vipd.toml", &plan.vipd_config())?;
+        scene.vipd(number)?.ctl(&["reload"]).map(drop)
+    };
+    // Who is to have it is told first, and waits for longer than a detection.
+    reload(1, &there)?;
+    let why = scene.vipd(1)?.ctl(&["why", &second])?;
+    ensure!(why.contains("10.77.0.150 is withheld here: px1"), "{why}");
+    std::thread::sleep(SECOND);
+    lab.addresses().wait_for(moving.into(), &["px1"], 0 * MS)?;
+    reload(0, &there)?;
+    lab.addresses().wait_for(moving.into(), &["px2"], SECOND)?;
+    let why = scene.vipd(1)?.ctl(&["why", &second])?;
+    ensure!(!why.contains("withheld"), "{why}");
+    // And back, the present owner first: nobody has it, and then the other.
+    reload(1, &here)?;
+    lab.addresses().wait_for(moving.into(), &[], SECOND)?;
+    reload(0, &here)?;
+    lab.addresses().wait_for(moving.into(), &["px1"], SECOND)?;
+    // Told first, and a node that starts while the other has the old file.
+    reload(1, &there)?;
+    reload(0, &there)?;
+    lab.addresses().wait_for(moving.into(), &["px2"], SECOND)?;
+    let both = lab.addresses().overlap(moving.into(), began);
+    ensure!(both.is_zero(), "two held it for {both:?}");
     Ok(())
 }
 

@@ -4,7 +4,7 @@ use crate::patience::Limits;
 use crate::sessions::{self, Sessions, Wanted, Which};
 use crate::shared::{ListenerShared, PoolTally, Route, ServerTally, Shared, View};
 use crate::stats::Stats;
-use crate::worker::{self, Command, Listening};
+use crate::worker::{self, Command, Listening, Owed};
 use crate::{ConnectFailure, Error, bind};
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr, TcpListener};
@@ -39,6 +39,7 @@ pub struct Balancer {
 #[derive(Debug)]
 struct Handle {
     commands: mpsc::Sender<Command>,
+    owed: Arc<Owed>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -94,13 +95,15 @@ impl Balancer {
     fn spawn(&self, index: usize, workers: usize) -> std::io::Result<Handle> {
         let (commands, received) = mpsc::channel(COMMANDS);
         let shared = Arc::clone(&self.shared);
+        let owed = Arc::new(Owed::default());
+        let owes = Arc::clone(&owed);
         let (told, made) = std::sync::mpsc::channel();
         let thread =
             std::thread::Builder::new().name(format!("balancer-{index}")).spawn(
                 move || match worker::runtime() {
                     Ok(runtime) => {
                         let _ = told.send(Ok(()));
-                        worker::run(&runtime, (index, workers), shared, received);
+                        worker::run(&runtime, (index, workers), shared, received, &owes);
                     }
                     Err(e) => {
                         let _ = told.send(Err(e));
@@ -108,7 +111,7 @@ impl Balancer {
                 },
             )?;
         made.recv().unwrap_or_else(|_| Err(std::io::Error::other("its thread ended")))?;
-        Ok(Handle { commands, thread: Some(thread) })
+        Ok(Handle { commands, owed, thread: Some(thread) })
     }
 
     /// Puts new pools in use: each connection from now on is made by them.
@@ -210,11 +213,11 @@ impl Balancer {
     ///
     /// # Errors
     ///
-    /// [`Error::Stalled`] when a worker hangs; the others have closed theirs.
+    /// [`Error::Stalled`] when a worker hangs; the others close theirs, and it
+    /// does as soon as it can.
     pub fn close_local(&self, addresses: &[IpAddr]) -> Result<(), Error> {
         self.shared.leave(addresses);
-        let addresses: Arc<[IpAddr]> = addresses.into();
-        self.tell(|| Command::CloseLocal(Arc::clone(&addresses)))
+        self.owe(|owed| owed.close_local(addresses))
     }
 
     /// Those of these addresses that were closed stay, or are back. Nothing is
@@ -228,12 +231,26 @@ impl Balancer {
     ///
     /// # Errors
     ///
-    /// [`Error::Stalled`] when a worker hangs; the others have closed theirs.
+    /// [`Error::Stalled`] when a worker hangs; the others close theirs, and it
+    /// does as soon as it can.
     pub fn close_server(&self, server: ServerKey, why: Why) -> Result<(), Error> {
         match self.shared.view.load().server(server) {
-            Some(tally) => self.tell(|| Command::CloseServer(Arc::clone(tally), why.into())),
+            Some(tally) => self.owe(|owed| owed.close_server(tally, why.into())),
             None => Ok(()),
         }
+    }
+
+    /// Adds to what every worker owes, and wakes those that have to be told.
+    fn owe(&self, add: impl Fn(&Owed) -> bool) -> Result<(), Error> {
+        let mut result = Ok(());
+        for (worker, handle) in self.workers.iter().enumerate() {
+            // A queue that is full wakes it as well.
+            if add(&handle.owed) && handle.commands.try_send(Command::Close).is_err() {
+                tracing::error!(worker, "a worker of the balancer does not take commands");
+                result = Err(Error::Stalled { worker });
+            }
+        }
+        result
     }
 
     /// Lists sessions, at most [`crate::LISTED`]. The workers have been asked

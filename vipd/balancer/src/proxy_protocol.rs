@@ -43,6 +43,17 @@ pub(crate) enum HeaderError {
     Io(#[from] io::Error),
 }
 
+/// The header of a connection that is the proxy's own, as that of a check: it
+/// tells of no client.
+#[must_use]
+pub const fn header_of_own(version: ProxyProtocol) -> &'static [u8] {
+    match version {
+        ProxyProtocol::V1 => b"PROXY UNKNOWN\r\n",
+        // LOCAL, of no family.
+        ProxyProtocol::V2 => b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0",
+    }
+}
+
 /// The header that tells a server of a client.
 pub(crate) fn header(version: ProxyProtocol, ends: Ends) -> Vec<u8> {
     // A client that came over an IPv4-mapped address is an IPv4 client.
@@ -280,7 +291,10 @@ mod tests {
         with_tlv.extend([0x04, 0, 2, 0, 0]);
         assert_eq!(end(&with_tlv)?, Some(with_tlv.len()));
         assert_eq!(parse(&with_tlv)?, Some(ends));
-        assert_eq!(parse(b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0")?, None);
+        for version in [ProxyProtocol::V1, ProxyProtocol::V2] {
+            let own = header_of_own(version);
+            assert_eq!((end(own)?, parse(own)?), (Some(own.len()), None));
+        }
         assert_eq!(parse(b"PROXY UNKNOWN ffff::1 ffff::2 1 2\r\n")?, None);
         Ok(())
     }

@@ -5,6 +5,7 @@ use crate::shared::ServerTally;
 use crate::stats::{CloseCause, Tally};
 use nix::time::{ClockId, clock_gettime};
 use std::cell::RefCell;
+use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
 use std::sync::Arc;
@@ -107,7 +108,7 @@ impl Registry {
     }
 
     /// Ends the sessions to these addresses.
-    pub(crate) fn close_local(&mut self, addresses: &[IpAddr]) {
+    pub(crate) fn close_local(&mut self, addresses: &BTreeSet<IpAddr>) {
         for entry in self.entries.iter_mut().flatten() {
             if addresses.contains(&entry.local) {
                 entry.close(CloseCause::AddressLost);

@@ -541,3 +541,30 @@ impl Drop for Admission {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::pin::pin;
+    use std::task::{Context, Poll, Waker};
+    use vipd_core::settings::Pool;
+
+    #[test]
+    fn a_loan_that_came_to_nothing_is_told_to_those_that_wait_for_it() {
+        let shared = Arc::new(Shared::new(mpsc::channel(1).0));
+        let (asked, drawn) = (Arc::new(PoolTally::new("asked")), Arc::new(PoolTally::new("drawn")));
+        let server = Arc::new(ServerTally::new(&drawn, "db1"));
+        // The pool draws on another one by now than the one that lent.
+        let settings = [Pool::new("asked", vec![]), Pool::new("drawn", vec![])];
+        let pools = Arc::new(Pools::new(1, &settings, &[]));
+        let tallies = vec![Arc::clone(&asked), drawn];
+        shared.view.store(Arc::new(View { pools, tallies, ..View::default() }));
+        let borrowed = asked.borrow(Some(1));
+        let ticket = asked.queue.join(1, &shared.waiting).expect("room");
+        let called =
+            || pin!(ticket.called()).poll(&mut Context::from_waker(Waker::noop())) == Poll::Ready(());
+        assert!(called() && asked.borrow(Some(1)).is_none(), "it looks, and the loan is gone");
+        assert!(server.acquire(Some(0), borrowed, &shared).is_none(), "the server is full");
+        assert!(called() && asked.borrow(Some(1)).is_some());
+    }
+}

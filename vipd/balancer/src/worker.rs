@@ -11,13 +11,13 @@ use crate::shared::{Admission, ListenerShared, ServerTally, Shared, View};
 use crate::stats::{CloseCause, Tally};
 use nix::errno::Errno;
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::poll_fn;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener as StdListener};
 use std::rc::Rc;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Poll;
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
@@ -35,10 +35,8 @@ pub(crate) enum Command {
     /// To listen on some sockets, and no longer on others (by number); those
     /// that stay may have new settings.
     Listen { add: Vec<Listening>, remove: Vec<u64>, tune: Vec<(u64, Tcp)> },
-    /// To end the sessions to these addresses.
-    CloseLocal(Arc<[IpAddr]>),
-    /// To end the sessions on this server, for this cause.
-    CloseServer(Arc<ServerTally>, CloseCause),
+    /// To look at what it is [`Owed`].
+    Close,
     /// To list sessions.
     List(Arc<Wanted>, oneshot::Sender<Found>),
     /// To end sessions, and tell how many.
@@ -49,6 +47,58 @@ pub(crate) enum Command {
     CloseAll,
     /// To end itself.
     Stop,
+}
+
+/// The sessions that a worker has to end. They are no commands, since a queue
+/// may be full: what is asked for here is done, be it late. Bounded by the
+/// addresses and servers there are.
+#[derive(Debug, Default)]
+pub(crate) struct Owed(Mutex<Closing>);
+
+#[derive(Debug, Default)]
+struct Closing {
+    addresses: BTreeSet<IpAddr>,
+    servers: Vec<(Arc<ServerTally>, CloseCause)>,
+}
+
+impl Owed {
+    fn closing(&self) -> MutexGuard<'_, Closing> {
+        // Nothing that holds the lock can panic half-way through a change.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Asks for the end of the sessions to these addresses. True if the worker
+    /// has to be told: else it was, and has not looked since.
+    pub(crate) fn close_local(&self, addresses: &[IpAddr]) -> bool {
+        let mut closing = self.closing();
+        let first = closing.is_empty();
+        closing.addresses.extend(addresses);
+        first && !closing.is_empty()
+    }
+
+    /// Asks for the end of the sessions on a server; true as above.
+    pub(crate) fn close_server(&self, server: &Arc<ServerTally>, cause: CloseCause) -> bool {
+        let mut closing = self.closing();
+        let first = closing.is_empty();
+        if !closing.servers.iter().any(|(s, _)| Arc::ptr_eq(s, server)) {
+            closing.servers.push((Arc::clone(server), cause));
+        }
+        first
+    }
+
+    fn pay(&self, registry: &mut Registry) {
+        let Closing { addresses, servers } = std::mem::take(&mut *self.closing());
+        if !addresses.is_empty() {
+            registry.close_local(&addresses);
+        }
+        servers.iter().for_each(|(server, cause)| registry.close_server(server, *cause));
+    }
+}
+
+impl Closing {
+    fn is_empty(&self) -> bool {
+        self.addresses.is_empty() && self.servers.is_empty()
+    }
 }
 
 /// A listener's sockets on one worker.
@@ -122,11 +172,12 @@ pub(crate) fn run(
     (index, workers): (usize, usize),
     shared: Arc<Shared>,
     commands: mpsc::Receiver<Command>,
+    owed: &Owed,
 ) {
-    runtime.block_on(obey(Rc::new(Worker::new(index, workers, shared)), commands));
+    runtime.block_on(obey(Rc::new(Worker::new(index, workers, shared)), commands, owed));
 }
 
-async fn obey(worker: Rc<Worker>, mut commands: mpsc::Receiver<Command>) {
+async fn obey(worker: Rc<Worker>, mut commands: mpsc::Receiver<Command>, owed: &Owed) {
     let ringing = Rc::clone(&worker);
     let ringer = tokio::task::spawn_local(async move { ringing.alarms.ring().await });
     let mut acceptors: BTreeMap<u64, Vec<Accepting>> = BTreeMap::new();
@@ -146,10 +197,8 @@ async fn obey(worker: Rc<Worker>, mut commands: mpsc::Receiver<Command>) {
                     }
                 }
             }
-            Some(Command::CloseLocal(addresses)) => worker.registry.borrow_mut().close_local(&addresses),
-            Some(Command::CloseServer(server, cause)) => {
-                worker.registry.borrow_mut().close_server(&server, cause);
-            }
+            // As after every command, below.
+            Some(Command::Close) => {}
             Some(Command::List(wanted, answer)) => {
                 tokio::task::spawn_local(sessions::look(Rc::clone(&worker), wanted, answer));
             }
@@ -162,6 +211,7 @@ async fn obey(worker: Rc<Worker>, mut commands: mpsc::Receiver<Command>) {
             Some(Command::CloseAll) => worker.registry.borrow_mut().close_all(CloseCause::Stopped),
             Some(Command::Stop) | None => break,
         }
+        owed.pay(&mut worker.registry.borrow_mut());
     }
     drop(acceptors);
     worker.registry.borrow_mut().close_all(CloseCause::Stopped);

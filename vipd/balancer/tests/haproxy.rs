@@ -147,6 +147,21 @@ fn haproxy_behind_is_told_who_the_client_is() {
     }
 }
 
+/// As checks do.
+#[test]
+fn haproxy_behind_takes_a_connection_of_no_client() {
+    if missing() {
+        return;
+    }
+    let haproxy = Haproxy::behind();
+    for version in [ProxyProtocol::V1, ProxyProtocol::V2] {
+        let mut check = connect_to(haproxy.address);
+        check.write_all(vipd_balancer::proxy_header_of_own(version)).expect("is taken");
+        let expected = ends(check.local_addr().expect("an address"), haproxy.address);
+        assert_eq!(who(&mut check), expected, "{version:?}");
+    }
+}
+
 #[test]
 fn what_haproxy_before_tells_comes_to_haproxy_behind() {
     if missing() {

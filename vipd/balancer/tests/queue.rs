@@ -217,6 +217,28 @@ fn what_a_pool_sends_to_its_fallback_is_limited() {
     assert_eq!(pool_stats(&balancer, 0).fallback_sessions, 0);
 }
 
+/// What is given back may be what a pool waits for that draws on other servers by now.
+#[test]
+fn a_pool_that_gets_another_fallback_hears_of_places_on_the_former_one() {
+    let mut main = pool("main", &[nobody()]);
+    main.servers[0].weight = 0;
+    main.fallback_max_connections = Some(1);
+    main.queue_timeout = PATIENCE;
+    let (former, later) = (named(b"one"), named(b"two"));
+    let with = |fallback| {
+        let main = Pool { fallback: Some(fallback), ..main.clone() };
+        build(&[main, pool("former", &[former]), pool("later", &[later])])
+    };
+    let balancer = Balancer::start(&[listener("main")], with(1), Some(2)).expect("starts");
+    let mut borrows = connect(&balancer);
+    assert_eq!(name(&mut borrows), "one");
+    let mut waits = queued(&balancer, 1);
+    balancer.set_pools(with(2));
+    assert_waits(&mut waits);
+    drop(borrows);
+    assert_eq!(name(&mut waits), "two");
+}
+
 #[test]
 fn connections_to_a_server_come_evenly() {
     let (told, heard) = std::sync::mpsc::channel();

@@ -1,13 +1,17 @@
-//! Servers that are found by name: one entry of the file that stands for as
-//! many servers as its name has addresses or SRV records.
+//! Which servers there are: those of the file, those that its names lead to,
+//! and those that go.
 //!
-//! [`expand`] puts the servers that were found in the place of their entry.
-//! Until anything was found the entry itself stays, and is unresolved. A server
-//! that vanished from its name drains: it stays, without new connections, for
-//! as long as the caller says that it has sessions.
+//! An entry of the file may stand for as many servers as its name has addresses
+//! or SRV records. [`expand`] puts the servers that were found in its place.
+//! Until anything was found the entry itself stays, and is unresolved.
+//!
+//! A server that vanished from its name or from the file drains: it stays,
+//! without new connections but checked as before, for as long as the caller says
+//! that it has sessions. So does a pool that vanished from the file: what runs
+//! on its servers must still hear that a primary is none any more.
 
-use crate::settings::{Host, Pool, Resolve, Server};
-use std::collections::BTreeMap;
+use crate::settings::{Host, Pool, Resolve, Server, Vanished};
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 /// An entry that stands for many servers: its pool's name and its own.
@@ -43,6 +47,9 @@ impl fmt::Display for Target {
 #[derive(Clone, Debug, Default)]
 pub struct Found {
     entries: BTreeMap<Entry, Targets>,
+    /// Servers that the file has no more, each with its pool as it was last.
+    /// Sessions bound their number, which descriptors bound.
+    removed: Vec<Pool>,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -71,7 +78,7 @@ impl Found {
     /// Whether any server has vanished and is kept for its sessions.
     #[must_use]
     pub fn has_vanished(&self) -> bool {
-        self.entries.values().any(|t| !t.vanished.is_empty())
+        !self.removed.is_empty() || self.entries.values().any(|t| !t.vanished.is_empty())
     }
 
     /// Forgets the vanished servers that have no sessions, as `in_use` (asked
@@ -83,13 +90,36 @@ impl Found {
             targets.vanished.retain(|t| in_use(&entry.pool, &name(&entry.server, t)));
             forgotten |= targets.vanished.len() != before;
         }
+        for pool in &mut self.removed {
+            let before = pool.servers.len();
+            pool.servers.retain(|s| in_use(&pool.name, &s.name));
+            forgotten |= pool.servers.len() != before;
+        }
+        self.removed.retain(|pool| !pool.servers.is_empty());
         forgotten
     }
 
-    /// Forgets entries that are not in the file any more.
-    pub fn retain(&mut self, pools: &[Pool]) {
-        let wanted: Vec<Entry> = entries(pools).map(|(entry, _)| entry).collect();
-        self.entries.retain(|entry, _| wanted.contains(entry));
+    /// What is known once the file has these pools, while those of `in_use`
+    /// (which [`expand`] gave) may have sessions: what is in none of them any
+    /// more has vanished.
+    #[must_use]
+    pub fn follow(&self, file: &[Pool], in_use: &[Pool]) -> Self {
+        let wanted: BTreeSet<Entry> = entries(file).map(|(entry, _)| entry).collect();
+        let mut next = Self { entries: self.entries.clone(), removed: vec![] };
+        next.entries.retain(|entry, _| wanted.contains(entry));
+        let left = expand(file, &next);
+        let left: BTreeSet<(&str, &str)> =
+            left.iter().flat_map(|p| p.servers.iter().map(|s| (&*p.name, &*s.name))).collect();
+        for pool in in_use {
+            let gone = pool.servers.iter().filter(|s| !left.contains(&(&*pool.name, &*s.name)));
+            let gone = gone.map(|s| Server { vanished: Some(Vanished::File), ..s.clone() });
+            let servers: Vec<_> = gone.collect();
+            if !servers.is_empty() {
+                // What a fallback is a position in has changed, and nobody comes to need it.
+                next.removed.push(Pool { servers, fallback: None, ..pool.clone() });
+            }
+        }
+        next
     }
 
     /// The entry that a server stems from.
@@ -109,9 +139,12 @@ pub fn entries(pools: &[Pool]) -> impl Iterator<Item = (Entry, &Server)> {
     })
 }
 
-/// The pools with the servers that were found in the place of their entries.
+/// The pools with the servers that were found in the place of their entries,
+/// and with those that go. Pools that go as a whole come last.
 #[must_use]
 pub fn expand(pools: &[Pool], found: &Found) -> Vec<Pool> {
+    let removed = |name: &str| found.removed.iter().find(|p| p.name == name).map(|p| p.servers.clone());
+    let whole = found.removed.iter().filter(|gone| pools.iter().all(|p| p.name != gone.name));
     pools
         .iter()
         .map(|pool| {
@@ -124,8 +157,10 @@ pub fn expand(pools: &[Pool], found: &Found) -> Vec<Pool> {
                     (Resolve::One | Resolve::All | Resolve::Srv, _) => vec![s.clone()],
                 }
             });
-            Pool { servers: servers.collect(), ..pool.clone() }
+            let servers = servers.chain(removed(&pool.name).unwrap_or_default()).collect();
+            Pool { servers, ..pool.clone() }
         })
+        .chain(whole.cloned())
         .collect()
 }
 
@@ -136,7 +171,7 @@ fn servers_of(entry: &Server, targets: &Targets) -> Vec<Server> {
         (Host::Name(name), Resolve::All) => Some(name.clone()),
         (Host::Name(_), Resolve::One | Resolve::Srv) | (Host::Address(_), _) => None,
     };
-    let server = |t: &Target, vanished| Server {
+    let server = |t: &Target, vanished: bool| Server {
         found_at: found_at.clone(),
         host: t.host.clone(),
         port: t.port,
@@ -144,7 +179,7 @@ fn servers_of(entry: &Server, targets: &Targets) -> Vec<Server> {
         weight: weight(entry.weight, t, &targets.now),
         backup: entry.backup || t.rank > first,
         resolve: Resolve::One,
-        vanished,
+        vanished: vanished.then_some(Vanished::Name),
         ..entry.clone()
     };
     let now = targets.now.iter().map(|t| server(t, false));
@@ -195,9 +230,10 @@ mod tests {
         let servers = expand(pools, found).remove(0).servers;
         let show = |s: &Server| {
             let mark = match (s.resolve, s.vanished) {
-                (_, true) => " vanished",
-                (Resolve::One, _) => "",
-                (Resolve::All | Resolve::Srv, _) => " unresolved",
+                (_, Some(Vanished::Name)) => " vanished",
+                (_, Some(Vanished::File)) => " removed",
+                (Resolve::One, None) => "",
+                (Resolve::All | Resolve::Srv, None) => " unresolved",
             };
             format!("{} {}{}{mark}", s.name, s.weight, if s.backup { " backup" } else { "" })
         };
@@ -247,7 +283,34 @@ mod tests {
         assert_eq!(expand(&pools, &found)[0].servers[1].found_at, None, "it has a name of its own");
         assert_eq!(found.entry_of("replicas", "read@a:3307"), Some(&entry()));
         assert_eq!(found.entry_of("replicas", "reader@a:3307"), None);
-        found.retain(&[]);
-        assert_eq!(show(&pools, &found), ["db1 100", "read 100 unresolved"]);
+        assert_eq!(show(&pools, &found.follow(&[], &[])), ["db1 100", "read 100 unresolved"]);
+    }
+
+    #[test]
+    fn what_the_file_loses_stays_for_its_sessions() {
+        let (file, mut found) = (pools(Resolve::All), Found::default());
+        found.set(&entry(), vec![at(31), at(32)]);
+        found.set(&entry(), vec![at(32)]);
+        let in_use = expand(&file, &found);
+        // Without the entry.
+        let mut less = file.clone();
+        less[0].servers.truncate(1);
+        let mut found = found.follow(&less, &in_use);
+        let expected = ["db1 100", "read@10.77.0.32:3306 100 removed", "read@10.77.0.31:3306 100 removed"];
+        assert_eq!(show(&less, &found), expected);
+        assert!(found.has_vanished());
+        assert!(found.forget_vanished(|_, server| server == "read@10.77.0.31:3306"));
+        assert_eq!(show(&less, &found), ["db1 100", "read@10.77.0.31:3306 100 removed"]);
+        // Without the pool: it comes after those of the file, which have positions.
+        let in_use = expand(&less, &found);
+        let other = vec![Pool::new("other", vec![])];
+        let found = found.follow(&other, &in_use);
+        let names: Vec<_> = expand(&other, &found).into_iter().map(|p| (p.name, p.servers.len())).collect();
+        assert_eq!(names, [("other".to_owned(), 0), ("replicas".to_owned(), 2)]);
+        // And with it again, before it has gone.
+        let mut found = found.follow(&less, &expand(&other, &found));
+        assert_eq!(show(&less, &found), ["db1 100", "read@10.77.0.31:3306 100 removed"]);
+        assert!(found.forget_vanished(|_, _| false) && !found.has_vanished());
+        assert_eq!(show(&less, &found), ["db1 100"]);
     }
 }

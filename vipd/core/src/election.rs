@@ -110,10 +110,10 @@ pub enum Cause {
     Silence(Option<(Who, Duration)>),
     /// The owner released the addresses.
     Released(Who),
-    /// An owner of lower priority was preempted.
-    Preempted(Who, u8),
-    /// Another owner has the better claim.
-    Superior(Who, u8),
+    /// An owner of lower priority was preempted; its priority, and this node's then.
+    Preempted(Who, u8, u8),
+    /// Another owner has the better claim; its priority, and this node's then.
+    Superior(Who, u8, u8),
     /// This node slept so long that another may have taken over.
     Slept(Duration),
     /// This node gave them up on purpose.
@@ -200,6 +200,8 @@ pub struct Election {
     woke_at: Option<Time>,
     /// Whether this node would serve: only then does it preempt.
     eager: bool,
+    /// The addresses are somebody else's until then, under another number.
+    barred: Option<Time>,
 }
 
 impl Election {
@@ -207,7 +209,7 @@ impl Election {
     #[must_use]
     pub fn new(params: Params) -> Self {
         let interval = params.interval;
-        Self { params, state: State::Init, interval, woke_at: None, eager: true }
+        Self { params, state: State::Init, interval, woke_at: None, eager: true, barred: None }
     }
 
     /// The parameters in force.
@@ -238,13 +240,30 @@ impl Election {
         self.eager = eager;
     }
 
-    /// Somebody else answers for the addresses under another number: a backup
-    /// does not take over for as long as it hears that.
+    /// Somebody owns the addresses who may be a node of the cluster with another
+    /// key: a backup does not take over for as long as it hears that.
     pub fn postpone(&mut self, now: Time) {
         let at = now + self.master_down_interval();
         if let State::Backup { down_at, .. } = &mut self.state {
             *down_at = at.max(*down_at);
         }
+    }
+
+    /// Somebody else answers for all the addresses under another number: a
+    /// backup does not take over before then.
+    pub fn bar(&mut self, until: Option<Time>, now: Time) {
+        if self.barred.is_some()
+            && let State::Backup { down_at, .. } = &mut self.state
+        {
+            // The timer may have run out meanwhile: it does so now, and no earlier.
+            *down_at = now.max(*down_at);
+        }
+        self.barred = until;
+    }
+
+    /// When a backup takes over.
+    fn due(&self, down_at: Time) -> Time {
+        self.barred.map_or(down_at, |until| until.max(down_at))
     }
 
     /// The state's word.
@@ -289,10 +308,10 @@ impl Election {
 
     /// When [`Event::Timer`] is due.
     #[must_use]
-    pub const fn deadline(&self) -> Option<Time> {
+    pub fn deadline(&self) -> Option<Time> {
         match self.state {
             State::Init | State::Fault => None,
-            State::Backup { down_at, .. } => Some(down_at),
+            State::Backup { down_at, .. } => Some(self.due(down_at)),
             State::Active { advert_at, .. } => Some(advert_at),
         }
     }
@@ -357,7 +376,7 @@ impl Election {
                 if late > OVERSLEPT {
                     self.woke_at = Some(now);
                 }
-                if now - *down_at > OVERSLEPT.max(self.interval) {
+                if now - self.due(*down_at) > OVERSLEPT.max(self.interval) {
                     self.become_backup(now, None, false);
                 }
                 Outcome::default()
@@ -459,7 +478,7 @@ impl Election {
         *owner = Some(Owner { who: heard.who, priority: heard.priority, at: now });
         *released = true;
         *down_at = (now + wait).min(*down_at);
-        if wait.is_zero() {
+        if wait.is_zero() && self.barred.is_none_or(|until| until <= now) {
             return self.become_active(Cause::Released(heard.who), now);
         }
         Outcome::default()
@@ -469,13 +488,13 @@ impl Election {
         let State::Backup { down_at, owner, released, preempt_at, .. } = &self.state else {
             return Outcome::default();
         };
-        if now < *down_at {
+        if now < self.due(*down_at) {
             return Outcome::default();
         }
         let cause = match owner {
             Some(owner) if *released => Cause::Released(owner.who),
             Some(owner) if preempt_at.is_some_and(|at| now >= at) => {
-                Cause::Preempted(owner.who, owner.priority)
+                Cause::Preempted(owner.who, owner.priority, self.params.priority)
             }
             Some(owner) => Cause::Silence(Some((owner.who, now - owner.at))),
             None => Cause::Silence(None),
@@ -494,7 +513,7 @@ impl Election {
             }
             let owner = Owner { who: heard.who, priority: heard.priority, at: now };
             self.become_backup(now, Some(owner), false);
-            let disown = Some(Cause::Superior(heard.who, heard.priority));
+            let disown = Some(Cause::Superior(heard.who, heard.priority, mine));
             return Outcome { disown, ..Outcome::default() };
         }
         match self.state {

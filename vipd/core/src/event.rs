@@ -33,6 +33,8 @@ pub enum Kind {
     Server,
     /// Maintenance began or ended.
     Maintenance,
+    /// The name's records.
+    Dns,
 }
 
 /// The steps of a takeover, each as time since the former owner's last sign

@@ -2,8 +2,9 @@
 
 use crate::election::{Cause, Restraint, Who};
 use crate::group::Group;
-use crate::node::{Link, Scope};
+use crate::node::{Elsewhere, Link, Scope};
 use crate::wire::peer::State;
+use std::net::IpAddr;
 use std::time::Duration;
 
 /// Why the group's state just changed.
@@ -20,6 +21,27 @@ pub(crate) fn change(group: &Group, scope: &Scope<'_>) -> String {
 
 /// Why the group's state is what it is now.
 pub(crate) fn standing(group: &Group, scope: &Scope<'_>) -> String {
+    let mut why = state(group, scope);
+    for (address, elsewhere) in group.withheld() {
+        why.push_str("; ");
+        why.push_str(&withheld(*address, elsewhere, scope));
+    }
+    why
+}
+
+/// That an address is not taken, and why.
+pub(crate) fn withheld(address: IpAddr, elsewhere: &Elsewhere, scope: &Scope<'_>) -> String {
+    let Elsewhere { node, vrid, presumed, .. } = elsewhere;
+    let name = scope.name(*node);
+    if *presumed {
+        return format!("{address} is withheld here: {name} may have it under VRID {vrid} still");
+    }
+    format!(
+        "{address} is withheld here: {name} advertises it under VRID {vrid}, so its file differs (reload it there)"
+    )
+}
+
+fn state(group: &Group, scope: &Scope<'_>) -> String {
     match group.election.word() {
         State::Init => match (&group.link, group.taking_part) {
             (_, false) => "this node takes no part: it is in maintenance or stopping".to_owned(),
@@ -71,18 +93,17 @@ fn sentence(cause: Cause, group: &Group, scope: &Scope<'_>) -> String {
             format!("nobody advertised for {}", seconds(group.election.master_down_interval()))
         }
         Cause::Released(owner) => format!("{} released it", who(owner, scope)),
-        Cause::Preempted(owner, priority) => format!(
-            "preempted {} (priority {priority} < {})",
-            who(owner, scope),
-            group.election.params().priority
-        ),
-        Cause::Superior(owner, priority) => format!(
-            "{} (priority {priority}) owns it and comes before this node ({})",
-            who(owner, scope),
-            group.election.params().priority
-        ),
+        Cause::Preempted(owner, priority, mine) => {
+            format!("preempted {} (priority {priority} < {mine})", who(owner, scope))
+        }
+        Cause::Superior(owner, priority, mine) => {
+            format!("{} (priority {priority}) owns it and comes before this node ({mine})", who(owner, scope))
+        }
         Cause::Slept(slept) => {
             format!("this node did not run for {}; another may own it by now", seconds(slept))
+        }
+        Cause::GivenUp if group.holds_nothing() => {
+            "by another node's file every address of it belongs to a group there".to_owned()
         }
         Cause::GivenUp => "handed over on purpose".to_owned(),
         Cause::Fault => group.fault.clone().unwrap_or_else(|| "cause unknown".to_owned()),

@@ -4,20 +4,22 @@
 mod addresses;
 mod adverts;
 mod handover;
+mod withheld;
 
 pub(crate) use handover::Purpose;
 
 use handover::Transition;
 
-use crate::election::{Cause, Election, Event as Happening, Heard, Outcome, Params};
+use crate::election::{Cause, Election, Event as Happening, Heard, Outcome, Params, Who};
 use crate::event::{Event, Kind, Level, Steps};
 use crate::explain;
-use crate::node::{GroupStatus, Link, Scope, Settings};
+use crate::node::{Elsewhere, GroupStatus, Link, Scope, Settings};
 use crate::plan::Hold;
 use crate::settings::{Cidr, ElectionSettings, Family, VipGroup, VrrpVersion};
 use crate::time::Time;
 use crate::wire::advert::{Advert, PRIORITY_RELEASE};
 use crate::wire::peer::{GroupReport, State};
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -59,8 +61,17 @@ pub(crate) struct Group {
     renewed_at: Time,
     announcing: Option<Announcing>,
     parting: Option<Parting>,
-    /// It held addresses, and the kernel has not said since that they are gone.
-    may_hold: bool,
+    /// Addresses that are not taken: another node answers for them.
+    withheld: BTreeMap<IpAddr, Elsewhere>,
+    /// What the kernel was last asked to hold.
+    asked: Vec<Cidr>,
+    /// What it was asked to hold before, and has not said since that it is gone.
+    going: Vec<Cidr>,
+    /// The plan without them.
+    going_generation: u64,
+    /// What a reload gave to other groups of this node: the releases of this
+    /// one, which the reload ended, tell of them still.
+    given: Vec<Cidr>,
     transition: Transition,
     /// Another node than this one is to own next, until then.
     other_is_next: Option<Time>,
@@ -130,7 +141,11 @@ impl Group {
             renewed_at: now,
             announcing: None,
             parting: None,
-            may_hold: false,
+            withheld: BTreeMap::new(),
+            asked: vec![],
+            going: vec![],
+            going_generation: 0,
+            given: vec![],
             transition: Transition::None,
             other_is_next: None,
             taking_part: true,
@@ -228,6 +243,7 @@ impl Group {
             }
         }
         if let Some(cause) = outcome.own {
+            self.note_node_gone(cause, scope);
             self.cause = Some(cause);
             self.transition = Transition::None;
             self.other_is_next = None;
@@ -237,6 +253,28 @@ impl Group {
             self.transmit(self.election.params().priority, scope);
             self.renew_if_due(scope);
         }
+    }
+
+    /// Who fell silent as owner, or let go without having asked this node to
+    /// be next, is not there: clients shall not be sent to it for as long as a
+    /// peer's silence takes otherwise. Only a group for its election's sake
+    /// is read that way; of others the addresses say where clients go.
+    fn note_node_gone(&self, cause: Cause, scope: &mut Scope<'_>) {
+        let asked = |by| matches!(self.transition, Transition::Preparing { from, .. } | Transition::Prepared { from, .. } if from == by);
+        let gone = match cause {
+            Cause::Silence(Some((Who::Node(node), _))) => Some(node),
+            Cause::Released(Who::Node(node)) if !asked(node) => Some(node),
+            Cause::Silence(_)
+            | Cause::Released(_)
+            | Cause::AddressOwner
+            | Cause::Preempted(..)
+            | Cause::Superior(..)
+            | Cause::Slept(_)
+            | Cause::GivenUp
+            | Cause::Fault
+            | Cause::Shutdown => None,
+        };
+        scope.gone = gone.filter(|_| self.vip.addresses.is_empty()).or(scope.gone);
     }
 
     /// Renews the kernel's lease in step with the adverts, so that a frozen
@@ -319,11 +357,6 @@ impl Group {
         scope.event(self.event(level, Kind::Vip, message));
     }
 
-    /// An owner of this group's addresses speaks under another number.
-    pub(crate) fn postpone(&mut self, now: Time) {
-        self.election.postpone(now);
-    }
-
     /// Whether the group runs on an interface.
     pub(crate) fn is_on(&self, index: u32) -> bool {
         matches!(self.link, Link::Up { interface, .. } if interface == index)
@@ -339,13 +372,8 @@ impl Group {
 
     /// The addresses that would stay behind if the program died now.
     pub(crate) fn held(&self) -> Vec<(u32, Cidr)> {
-        match (self.hold, self.interface) {
-            (_, None) => vec![],
-            (Hold::Absent, Some(_)) if !self.may_hold => vec![],
-            (Hold::Absent | Hold::Silent | Hold::Owned, Some(interface)) => {
-                self.planned().into_iter().map(|a| (interface, a)).collect()
-            }
-        }
+        let Some(interface) = self.interface else { return vec![] };
+        self.asked.iter().chain(&self.going).map(|a| (interface, *a)).collect()
     }
 
     /// The group as peers are told of it.
@@ -354,7 +382,7 @@ impl Group {
             vrid: self.vip.vrid,
             state: self.election.word(),
             priority: self.election.params().priority,
-            serving: self.serving && self.warm,
+            serving: self.serving && self.warm && self.taking_part,
         }
     }
 
@@ -386,7 +414,13 @@ impl Group {
     }
 
     /// Takes over changed settings without touching what did not change.
-    pub(crate) fn reconfigure(&mut self, vip: VipGroup, params: Params, scope: &mut Scope<'_>) {
+    pub(crate) fn reconfigure(
+        &mut self,
+        vip: VipGroup,
+        params: Params,
+        elsewhere: BTreeMap<IpAddr, Elsewhere>,
+        scope: &mut Scope<'_>,
+    ) {
         if *self.election.params() != params {
             self.election.set_params(params, scope.now);
         }
@@ -395,8 +429,8 @@ impl Group {
         self.part_from(|a| !stays(a), scope);
         self.vip = vip;
         scope.guard_changed = true;
-        if moved {
-            self.plan(self.hold, scope);
+        if !self.withhold(elsewhere, scope) && moved {
+            self.plan_others(scope);
         }
     }
 }

@@ -10,6 +10,7 @@
 //! * [`plan`]: the addresses a node should hold.
 //! * [`pool`]: which server takes a connection.
 //! * [`probe`]: what a check saw of a server.
+//! * [`publish`]: the records that DNS should hold.
 //! * [`settings`]: what may be configured, as types that cannot hold a bad value.
 //! * [`time`]: a point on a clock that only goes forward.
 //! * [`wire`]: bytes of the network, and the types they stand for.
@@ -25,6 +26,7 @@ pub mod peers;
 pub mod plan;
 pub mod pool;
 pub mod probe;
+pub mod publish;
 pub mod rejects;
 pub mod settings;
 pub mod time;

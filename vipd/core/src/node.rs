@@ -3,30 +3,37 @@
 //! [`Node::handle`] takes what happened and the time; what must be done about
 //! it is then drained with [`Node::next_output`]. Nothing else goes in or out.
 
+mod claims;
 mod commands;
+mod io;
 mod packets;
+mod records;
 mod servers;
 #[cfg(test)]
 mod tests;
+
+pub use io::{Announcement, GroupStatus, GuardState, Input, Link, Output, Transmit};
+
+pub(crate) use claims::{Elsewhere, Own};
+
+use claims::Claims;
 
 use crate::election::Event as Happening;
 use crate::event::{Event, Kind, Level};
 use crate::explain;
 use crate::group::{self, Group};
-use crate::health::{PoolsState, Why};
+use crate::health::PoolsState;
 use crate::peers::Peer;
-use crate::plan::GroupPlan;
-use crate::pool::{Pools, ServerKey};
-use crate::probe::Probe;
-use crate::rejects::{Reject, Rejected, Rejects};
-use crate::settings::{Cidr, ClusterSettings, ElectionSettings, Listener, Pool, VipGroup};
+use crate::rejects::{Rejected, Rejects};
+use crate::settings::{ClusterSettings, Dns, ElectionSettings, Listener, Pool, VipGroup};
 use crate::time::Time;
-use crate::wire::peer::{self, Envelope, Message, State};
+use crate::wire::peer::{self, Envelope, Message};
+use records::Publishing;
 use std::collections::{BTreeMap, VecDeque};
 use std::net::IpAddr;
-use std::num::NonZeroU8;
-use std::sync::Arc;
 use std::time::Duration;
+
+pub use records::{DnsStatus, Relay};
 
 /// The only TTL or hop limit that is taken (RFC 9568 section 7.1, RFC 5082).
 const TTL: u8 = 255;
@@ -52,230 +59,10 @@ pub struct Settings {
     pub listeners: Vec<Listener>,
     /// `[[pool]]`.
     pub pools: Vec<Pool>,
+    /// `[dns]`.
+    pub dns: Option<Dns>,
     /// A digest for each key that must agree between nodes.
     pub digests: Vec<(&'static str, u32)>,
-}
-
-/// The interface that carries a group.
-#[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub enum Link {
-    /// Nobody has looked yet.
-    #[default]
-    Unknown,
-    /// It cannot be used.
-    Down {
-        /// Why, for people: "eth0 has no carrier".
-        reason: String,
-    },
-    /// It can.
-    Up {
-        /// The kernel's index of the interface.
-        interface: u32,
-        /// This node's own addresses to advertise from, at most one a family.
-        sources: Vec<IpAddr>,
-    },
-}
-
-/// What happened.
-#[derive(Debug)]
-pub enum Input<'a> {
-    /// A deadline passed.
-    Tick,
-    /// A group's interface came, went or changed.
-    Link {
-        /// The group's number.
-        group: usize,
-        /// What it is now.
-        link: Link,
-    },
-    /// A packet of IP protocol 112 arrived.
-    Packet {
-        /// The interface it came in by.
-        interface: u32,
-        /// Its IP source.
-        source: IpAddr,
-        /// Its IP destination.
-        destination: IpAddr,
-        /// Its TTL or hop limit.
-        ttl: u8,
-        /// What follows the IP header.
-        payload: &'a [u8],
-    },
-    /// A datagram arrived on the peer port.
-    PeerPacket {
-        /// Its IP source.
-        source: IpAddr,
-        /// Its TTL or hop limit; 255 for what a seal has proven, which may have come through routers.
-        ttl: u8,
-        /// Its bytes; if it was sealed, what was inside.
-        payload: &'a [u8],
-    },
-    /// A packet counts for nothing by what the cluster key says of it, or was
-    /// not even looked at.
-    Refused {
-        /// Its IP source.
-        source: IpAddr,
-        /// Why.
-        cause: Reject,
-        /// The virtual router that it says to own, where its sender may yet be
-        /// a node of ours with another key: this node does not take that over
-        /// for as long as it hears so.
-        owns: Option<NonZeroU8>,
-    },
-    /// The kernel answered a plan.
-    Applied {
-        /// The group's number.
-        group: usize,
-        /// The plan's generation.
-        generation: u64,
-        /// Done, or why not.
-        result: Result<(), String>,
-    },
-    /// Somebody deleted planned addresses, and they were put back.
-    Restored {
-        /// The group's number.
-        group: usize,
-        /// The addresses.
-        addresses: Vec<IpAddr>,
-    },
-    /// Planned addresses are gone and cannot be put back.
-    Lost {
-        /// The group's number.
-        group: usize,
-        /// Why not.
-        reason: String,
-    },
-    /// Somebody put a group's addresses here although this node does not hold
-    /// them; they are removed.
-    Evicted {
-        /// The group's number.
-        group: usize,
-        /// The addresses.
-        addresses: Vec<IpAddr>,
-    },
-    /// An announcement was sent.
-    Announced {
-        /// The group's number.
-        group: usize,
-    },
-    /// A check answered.
-    Probe {
-        /// The server.
-        server: ServerKey,
-        /// What the check saw.
-        probe: Probe,
-        /// How long it took.
-        took: Duration,
-    },
-    /// A client's connection to a server failed.
-    ConnectFailed {
-        /// The server's pool.
-        pool: &'a str,
-        /// The server.
-        server: &'a str,
-    },
-    /// A server's name was looked up.
-    Resolved {
-        /// The server.
-        server: ServerKey,
-        /// Where it leads; nowhere if it never resolved.
-        addresses: Vec<IpAddr>,
-        /// Why the latest look-up failed, if it did.
-        problem: Option<String>,
-    },
-    /// Stop: hand over, release, and say when it is done.
-    Stop,
-}
-
-/// A VRRP packet to send.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Transmit {
-    /// The interface to send it by.
-    pub interface: u32,
-    /// Its IP source.
-    pub source: IpAddr,
-    /// Its IP destination.
-    pub destination: IpAddr,
-    /// What follows the IP header.
-    pub bytes: Vec<u8>,
-}
-
-/// Addresses to announce: gratuitous ARP, unsolicited neighbour advertisements.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Announcement {
-    /// The group's number.
-    pub group: usize,
-    /// The interface to send them by.
-    pub interface: u32,
-    /// The addresses.
-    pub addresses: Vec<IpAddr>,
-}
-
-/// What the crash guard must know: it replaces what it knew before.
-#[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub struct GuardState {
-    /// The addresses to delete, with the interface of each.
-    pub addresses: Vec<(u32, Cidr)>,
-    /// The packets to send then.
-    pub farewells: Vec<Transmit>,
-}
-
-/// What must be done.
-#[derive(Clone, Debug)]
-pub enum Output {
-    /// Send a VRRP packet.
-    Advert(Transmit),
-    /// Send a datagram to a node's peer port.
-    Peer {
-        /// The node, as a position in the cluster's list.
-        node: usize,
-        /// The datagram.
-        bytes: Vec<u8>,
-    },
-    /// Make the kernel hold this, and answer with [`Input::Applied`].
-    Addresses(GroupPlan),
-    /// Announce addresses, and answer with [`Input::Announced`].
-    Announce(Announcement),
-    /// Close the sessions of clients that came by these addresses.
-    CloseSessions {
-        /// The addresses.
-        addresses: Vec<IpAddr>,
-    },
-    /// Balance over these from now on.
-    Pools(Arc<Pools>),
-    /// Close the sessions on a server; comes after the pools without it.
-    CloseServer {
-        /// The server.
-        server: ServerKey,
-        /// Why.
-        why: Why,
-    },
-    /// Give a server no more new sessions than this until its next check.
-    Room {
-        /// The server.
-        server: ServerKey,
-        /// New sessions; unbounded when absent.
-        free: Option<u32>,
-    },
-    /// Check a server now rather than at its turn.
-    Hurry {
-        /// The server.
-        server: ServerKey,
-    },
-    /// Tell the crash guard.
-    Guard(GuardState),
-    /// Tell people.
-    Event(Event),
-    /// This group is no more; no plan for it follows.
-    Forget {
-        /// The group's number.
-        group: usize,
-    },
-    /// Everything is handed over and released: the program may end.
-    Stopped {
-        /// The kernel has said so; else time ran out, and the guard has to look.
-        clean: bool,
-    },
 }
 
 /// What a part of a node needs of the whole while it handles an input.
@@ -286,6 +73,9 @@ pub(crate) struct Scope<'a> {
     pub(crate) out: &'a mut VecDeque<Output>,
     pub(crate) hello_soon: bool,
     pub(crate) guard_changed: bool,
+    /// A peer that owned was silent or let go unasked: until it is heard again
+    /// it is gone.
+    pub(crate) gone: Option<usize>,
     nonce: &'a mut u32,
 }
 
@@ -328,10 +118,16 @@ pub struct Node {
     next_group: usize,
     peers: Vec<Peer>,
     rejects: Rejects,
+    claims: Claims,
+    /// The group that has an address, as a position in the settings.
+    homes: BTreeMap<IpAddr, usize>,
     pools: PoolsState,
     hello_at: Time,
+    /// Since it started, or slept for longer than owners are silent.
+    listening_since: Time,
     /// When waiting for the first verdict on every server ends.
     warm_at: Option<Time>,
+    publishing: Publishing,
     nonce: u32,
     maintenance: bool,
     stopping: Option<Time>,
@@ -352,9 +148,13 @@ impl Node {
             next_group: 0,
             peers: vec![Peer::default(); settings.cluster.nodes.len()],
             rejects: Rejects::default(),
+            claims: Claims::default(),
+            homes: claims::homes(&settings.vips),
             pools: PoolsState::new(settings.pools.clone(), now),
             hello_at: now,
+            listening_since: now,
             warm_at: Some(now + WARM_WITHIN),
+            publishing: Publishing::default(),
             nonce: seed,
             maintenance: false,
             stopping: None,
@@ -362,6 +162,7 @@ impl Node {
             out: VecDeque::new(),
             settings,
         };
+        node.publishing.settling = Some(now + node.patience());
         for vip in node.settings.vips.clone() {
             node.add_group(vip, now);
         }
@@ -396,7 +197,9 @@ impl Node {
             .chain(peers)
             .chain(self.stopping)
             .chain(self.warm_at)
+            .chain(self.claims_deadline())
             .chain(self.pools.deadline())
+            .chain(self.publishing.deadline())
             .chain([self.hello_at])
             .min()
     }
@@ -417,9 +220,8 @@ impl Node {
             Input::Tick => self.tick(now),
             Input::Link { group, link } => self.with_group(group, now, |g, scope| g.set_link(link, scope)),
             Input::Packet { interface, source, destination, ttl, payload } => {
-                match self.accept(interface, source, destination, ttl, payload) {
-                    Ok((group, heard)) => self.hear(group, heard, now),
-                    Err(cause) => self.reject(cause, source, now),
+                if let Err(cause) = self.packet(interface, source, destination, ttl, payload, now) {
+                    self.reject(cause, source, now);
                 }
             }
             Input::PeerPacket { source, ttl, payload } => {
@@ -429,7 +231,7 @@ impl Node {
             }
             Input::Refused { source, cause, owns } => {
                 if let Some(vrid) = owns {
-                    self.with_vrid(vrid, now, |g, scope| g.postpone(scope.now));
+                    self.with_vrid(vrid, now, |g, scope| g.election.postpone(scope.now));
                 }
                 self.reject(cause, source, now);
             }
@@ -458,6 +260,7 @@ impl Node {
                 let changes = self.pools.set_addresses(server, &addresses, problem, now);
                 self.servers_changed(changes, now);
             }
+            Input::Published { generation, result } => self.published(generation, result),
             Input::Stop => self.stop(now),
         }
         self.settle(now);
@@ -466,6 +269,13 @@ impl Node {
     /// Owners that slept too long step down; backups that slept note it.
     fn wake(&mut self, now: Time) {
         let late = self.next_deadline().map_or(Duration::ZERO, |at| now - at);
+        if late >= self.settings.election.advert_interval * (claims::SILENT_INTERVALS - 1) {
+            self.listening_since = now;
+        }
+        if late >= self.hello_interval() {
+            // Whom it did not hear meanwhile may have spoken all the same.
+            self.publishing.settling = Some(now + self.patience());
+        }
         self.with_groups(now, |group, scope| group.happen(Happening::Wake(late), scope));
     }
 
@@ -475,6 +285,10 @@ impl Node {
     }
 
     fn tick(&mut self, now: Time) {
+        // Before the elections: what is claimed no more can be taken.
+        if self.claims_deadline().is_some_and(|at| now >= at) {
+            self.look_at_claims(now);
+        }
         self.with_groups(now, |group, scope| {
             if group.deadline().is_some_and(|at| at <= scope.now) {
                 group.tick(scope);
@@ -501,6 +315,7 @@ impl Node {
 
     /// What follows from any input.
     fn settle(&mut self, now: Time) {
+        self.publish(now);
         for gone in self.leaving.extract_if(.., |g| g.is_gone()) {
             self.out.push_back(Output::Forget { group: gone.id });
         }
@@ -522,12 +337,16 @@ impl Node {
             out: &mut self.out,
             hello_soon: false,
             guard_changed: false,
+            gone: None,
             nonce: &mut self.nonce,
         };
         for group in self.groups.iter_mut().chain(&mut self.leaving) {
             with(group, &mut scope);
         }
         let (hello_soon, guard_changed) = (scope.hello_soon, scope.guard_changed);
+        if let Some(peer) = scope.gone.and_then(|n| self.peers.get_mut(n)) {
+            peer.lose();
+        }
         if guard_changed {
             self.tell_guard(now);
         }
@@ -570,6 +389,7 @@ impl Node {
             out: &mut out,
             hello_soon: false,
             guard_changed: false,
+            gone: None,
             nonce: &mut nonce,
         };
         for group in self.groups.iter().chain(&self.leaving) {
@@ -625,29 +445,4 @@ impl Node {
     pub const fn rejected_totals(&self) -> &BTreeMap<&'static str, u64> {
         self.rejects.totals()
     }
-}
-
-/// A group as users see it.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct GroupStatus {
-    /// Its number.
-    pub id: usize,
-    /// Its name.
-    pub name: String,
-    /// Its addresses.
-    pub addresses: Vec<Cidr>,
-    /// This node's state.
-    pub state: State,
-    /// Who owns it, as far as this node knows.
-    pub owner: Option<String>,
-    /// This node's priority.
-    pub priority: u8,
-    /// How long the state has lasted.
-    pub since: Duration,
-    /// Why it is what it is.
-    pub why: String,
-    /// Whether a planned switchover of it is under way here.
-    pub switching: bool,
-    /// The last takeover's steps.
-    pub steps: Option<crate::event::Steps>,
 }

@@ -52,11 +52,16 @@ impl Peer {
     pub fn watch(&mut self, now: Time, patience: Duration) -> bool {
         let silent = self.heard_at.is_none_or(|at| now - at >= patience);
         if silent && self.alive {
-            self.alive = false;
-            self.reports.clear();
+            self.lose();
             return true;
         }
         false
+    }
+
+    /// It is gone, until it is heard again.
+    pub(crate) fn lose(&mut self) {
+        self.alive = false;
+        self.reports.clear();
     }
 
     /// When [`Peer::watch`] has something to say.

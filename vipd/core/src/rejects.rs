@@ -29,7 +29,7 @@ pub enum Reject {
     /// A virtual router that is not configured here.
     UnknownVrid,
     /// A node of ours advertises an address of this group under another VRID.
-    OtherVrid(usize),
+    OtherVrid,
     /// An advert in the other version.
     VersionMismatch,
     /// A version 2 advert with another interval (RFC 3768 section 7.1).
@@ -81,7 +81,7 @@ impl Reject {
             },
             Self::Ttl => "ttl",
             Self::UnknownVrid => "unknown-vrid",
-            Self::OtherVrid(_) => "other-vrid",
+            Self::OtherVrid => "other-vrid",
             Self::VersionMismatch => "version-mismatch",
             Self::IntervalMismatch => "interval-mismatch",
             Self::UnknownSender => "unknown-sender",
@@ -113,7 +113,7 @@ impl Reject {
                  `unicast_ttl 255`)"
             }
             Self::UnknownVrid => "no VIP here has this VRID: another cluster, or files that differ",
-            Self::OtherVrid(_) => {
+            Self::OtherVrid => {
                 "it advertises an address of ours under another VRID: the files differ; this node does not take it over"
             }
             Self::VersionMismatch => "set `[election] vrrp-version` alike on every host",

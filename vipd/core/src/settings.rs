@@ -6,11 +6,13 @@
 mod address;
 mod check;
 mod cluster;
+mod dns;
 mod listen;
 mod pool;
 
 pub use address::{Cidr, Family};
 pub use check::*;
 pub use cluster::*;
+pub use dns::*;
 pub use listen::*;
 pub use pool::*;

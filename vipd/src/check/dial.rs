@@ -5,8 +5,11 @@ use crate::words;
 use std::error::Error;
 use std::net::SocketAddr;
 use std::{fmt, io};
+use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::time::Instant;
+use vipd_balancer::proxy_header_of_own;
+use vipd_core::settings::ProxyProtocol;
 
 /// No address took a connection.
 #[derive(Debug)]
@@ -58,14 +61,33 @@ fn is_ours(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(EMFILE | ENFILE | ENOBUFS | ENOMEM | EADDRNOTAVAIL | EAGAIN))
 }
 
+/// The way to a server, for one probe.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Way<'a> {
+    /// Where it is; the first is preferred.
+    pub(super) addresses: &'a [SocketAddr],
+    /// When the probe's time is over.
+    pub(super) deadline: Instant,
+    /// What every connection to it begins with: it closes others.
+    pub(super) proxy: Option<ProxyProtocol>,
+}
+
+impl Way<'_> {
+    /// A connection to one of the addresses, at which the server may speak.
+    async fn connect(&self, address: &SocketAddr) -> io::Result<TcpStream> {
+        let mut stream = TcpStream::connect(address).await?;
+        if let Some(version) = self.proxy {
+            stream.write_all(proxy_header_of_own(version)).await?;
+        }
+        Ok(stream)
+    }
+}
+
 /// Connects to the first address that takes it, in order. The time left is
 /// shared fairly among the addresses left, so that one that does not answer
 /// leaves time for the next.
-pub(super) async fn dial(
-    addresses: &[SocketAddr],
-    deadline: Instant,
-    progress: &Progress,
-) -> Result<(TcpStream, SocketAddr), DialError> {
+pub(super) async fn dial(way: Way<'_>, progress: &Progress) -> Result<(TcpStream, SocketAddr), DialError> {
+    let Way { addresses, deadline, .. } = way;
     let mut failed = DialError(Vec::new());
     for (at, address) in addresses.iter().enumerate() {
         match at {
@@ -74,11 +96,11 @@ pub(super) async fn dial(
         }
         let outcome = match addresses.len() - at {
             // The caller's time limit is the last one's.
-            1 => TcpStream::connect(address).await,
+            1 => way.connect(address).await,
             left => {
                 let left = u32::try_from(left).unwrap_or(u32::MAX);
                 let share = deadline.saturating_duration_since(Instant::now()) / left;
-                let connect = tokio::time::timeout(share, TcpStream::connect(address)).await;
+                let connect = tokio::time::timeout(share, way.connect(address)).await;
                 connect.unwrap_or_else(|_| Err(io::Error::new(io::ErrorKind::TimedOut, "no answer")))
             }
         };

@@ -4,7 +4,7 @@
 //! server that has stopped to accept may serve a kept connection for long.
 //! Redirects are answers like others; nothing is asked elsewhere.
 
-use super::dial::{DialError, dial};
+use super::dial::{DialError, Way, dial};
 use super::text::{Sample, contains};
 use super::tls::{self, TlsError};
 use super::{Endpoint, Progress};
@@ -22,7 +22,6 @@ use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::time::Instant;
 use vipd_core::probe::Observation;
 use vipd_core::settings::HttpCheck;
 
@@ -88,12 +87,11 @@ impl Prober {
     /// Asks the server once.
     pub(super) async fn probe(
         &mut self,
-        addresses: &[SocketAddr],
-        deadline: Instant,
+        way: Way<'_>,
         progress: &Progress,
     ) -> Result<(SocketAddr, Observation), HttpError> {
         let request = self.request()?;
-        let (stream, peer) = dial(addresses, deadline, progress).await?;
+        let (stream, peer) = dial(way, progress).await?;
         match &self.tls {
             None => self.exchange(stream, request, peer, progress).await?,
             Some(tls) => {

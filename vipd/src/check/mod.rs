@@ -38,7 +38,7 @@ use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, mpsc, watch};
 use vipd_core::probe::Probe;
-use vipd_core::settings::{Check, Host, Pool, Resolve};
+use vipd_core::settings::{Check, Host, Pool, ProxyProtocol, Resolve};
 
 /// The result of one probe.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -101,6 +101,8 @@ struct Endpoint {
     /// The name that `host` was found at, as one of its addresses.
     found_at: Option<String>,
     port: u16,
+    /// What its connections begin with.
+    proxy: Option<ProxyProtocol>,
 }
 
 impl Endpoint {
@@ -174,6 +176,8 @@ impl Checker {
                     host: server.host.clone(),
                     found_at: server.found_at.clone(),
                     port: check.port.unwrap_or(server.port),
+                    // As HAProxy does: what listens at another port takes others than clients.
+                    proxy: pool.proxy_protocol.filter(|_| check.port.is_none()),
                 };
                 let target = Target { endpoint, check: check.clone() };
                 let task = match before.remove(&server.name).filter(|task| task.target == target) {

@@ -131,7 +131,8 @@ mod tests {
         };
         change(&mut check);
         let host = Host::Address(IpAddr::V4(Ipv4Addr::LOCALHOST));
-        Pace::new(&check, &Endpoint { pool: "a".into(), server: "db1".into(), host, found_at: None, port: 1 })
+        let (pool, server) = ("a".into(), "db1".into());
+        Pace::new(&check, &Endpoint { pool, server, host, found_at: None, port: 1, proxy: None })
     }
 
     /// The gap without its jitter.

@@ -1,9 +1,8 @@
 //! The kinds of check, each in a file of its own.
 
-use super::dial::Obstacle;
+use super::dial::{Obstacle, Way};
 use super::{Progress, Target, exec, http, mysql, postgres, redis, tcp, tls};
 use std::net::SocketAddr;
-use tokio::time::Instant;
 use vipd_core::probe::Observation;
 use vipd_core::settings::{CheckKind, Tls};
 
@@ -41,19 +40,18 @@ impl Prober {
     /// end of the time limit.
     pub(super) async fn probe(
         &mut self,
-        addresses: &[SocketAddr],
-        deadline: Instant,
+        way: Way<'_>,
         progress: &Progress,
     ) -> Result<(SocketAddr, Observation), Obstacle> {
         // In boxes: the task of a server is as large as the largest of these,
         // and most servers wait most of the time.
         Ok(match self {
-            Self::Tcp(tcp) => tcp.probe(addresses, deadline, progress).await?,
-            Self::Http(http) => Box::pin(http.probe(addresses, deadline, progress)).await?,
-            Self::Mysql(mysql) => Box::pin(mysql.probe(addresses, deadline, progress)).await?,
-            Self::Postgres(postgres) => Box::pin(postgres.probe(addresses, deadline, progress)).await?,
-            Self::Redis(redis) => Box::pin(redis.probe(addresses, deadline, progress)).await?,
-            Self::Exec(exec) => Box::pin(exec.probe(addresses, progress)).await?,
+            Self::Tcp(tcp) => tcp.probe(way, progress).await?,
+            Self::Http(http) => Box::pin(http.probe(way, progress)).await?,
+            Self::Mysql(mysql) => Box::pin(mysql.probe(way, progress)).await?,
+            Self::Postgres(postgres) => Box::pin(postgres.probe(way, progress)).await?,
+            Self::Redis(redis) => Box::pin(redis.probe(way, progress)).await?,
+            Self::Exec(exec) => Box::pin(exec.probe(way.addresses, progress)).await?,
         })
     }
 

@@ -1,6 +1,6 @@
 //! The task of one server: it probes, reports, and waits for the next turn.
 
-use super::dial::Obstacle;
+use super::dial::{Obstacle, Way};
 use super::pace::Pace;
 use super::prober::Prober;
 use super::{Place, Report, Target};
@@ -12,7 +12,7 @@ use std::time::Duration;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::Instant;
 use vipd_core::probe::Probe;
-use vipd_core::settings::Host;
+use vipd_core::settings::{Host, ProxyProtocol};
 
 /// How long a check that is no longer wanted may take to say goodbye.
 const GOODBYE: Duration = Duration::from_millis(200);
@@ -35,6 +35,7 @@ impl Progress {
 pub(super) struct Run {
     host: Host,
     port: u16,
+    proxy: Option<ProxyProtocol>,
     timeout: Duration,
     pace: Pace,
     prober: Prober,
@@ -56,6 +57,7 @@ impl Run {
         Self {
             host: target.endpoint.host.clone(),
             port: target.endpoint.port,
+            proxy: target.endpoint.proxy,
             timeout: target.check.timeout,
             pace: Pace::new(&target.check, &target.endpoint),
             prober: Prober::new(target),
@@ -127,7 +129,8 @@ impl Run {
         let asked = async {
             let known = self.lookup.addresses().await.map_err(Obstacle::Server)?;
             let addresses: Vec<_> = known.iter().map(|a| SocketAddr::new(*a, self.port)).collect();
-            self.prober.probe(&addresses, deadline, &progress).await
+            let way = Way { addresses: &addresses, deadline, proxy: self.proxy };
+            self.prober.probe(way, &progress).await
         };
         match tokio::time::timeout_at(deadline, asked).await {
             Ok(Ok((address, observation))) => (Probe::Answered(observation), Some(address)),

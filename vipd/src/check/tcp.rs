@@ -1,14 +1,13 @@
 //! `kind = "tcp"`: the connection is accepted, and says what it should.
 
 use super::Progress;
-use super::dial::{DialError, dial};
+use super::dial::{DialError, Way, dial};
 use super::text::{Sample, contains};
 use std::io;
 use std::net::SocketAddr;
 use thiserror::Error;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::time::Instant;
 use vipd_core::probe::Observation;
 use vipd_core::settings::TcpCheck;
 
@@ -61,11 +60,10 @@ impl Prober {
     /// short since each server has all of them.
     pub(super) async fn probe(
         &mut self,
-        addresses: &[SocketAddr],
-        deadline: Instant,
+        way: Way<'_>,
         progress: &Progress,
     ) -> Result<(SocketAddr, Observation), TcpError> {
-        let (mut stream, peer) = dial(addresses, deadline, progress).await?;
+        let (mut stream, peer) = dial(way, progress).await?;
         let failed = |source| TcpError::Io { peer, source };
         if let Some(send) = &self.check.send {
             progress.set(format!("sending to {peer}"));

@@ -30,6 +30,7 @@ impl From<event::Event> for Event {
             peer,
             message,
             steps: steps.map(Into::into),
+            dns: None,
         }
     }
 }
@@ -55,6 +56,7 @@ impl From<event::Kind> for EventKind {
             event::Kind::Peer => Self::Peer,
             event::Kind::Server => Self::Server,
             event::Kind::Maintenance => Self::Maintenance,
+            event::Kind::Dns => Self::Dns,
         }
     }
 }

@@ -4,17 +4,42 @@
 //! runtime, never into the daemon's loop.
 
 use super::api::{StatusDoc, VipState};
-use super::call::Calls;
+use super::call::{ANSWER_TIMEOUT, Calls};
 use super::table::clean;
+use crate::kernel::KernelHandle;
 use sd_notify::NotifyState;
 use std::time::Duration;
 
 /// How often the status line is refreshed when there is no watchdog.
 const REFRESH: Duration = Duration::from_secs(10);
 
+/// How often the first round of checks is looked at.
+const LOOK: Duration = Duration::from_millis(20);
+/// A server that does not even answer with an error, or whose name is not
+/// found, keeps nobody waiting for longer than this.
+const FIRST_ROUND: Duration = Duration::from_secs(5);
+
 /// The daemon is up: addresses may come, listeners are bound.
 pub fn ready() {
     tell(&[NotifyState::Ready]);
+}
+
+/// Waits until every server that is checked has been checked once: whoever is
+/// started after vipd finds pools that know their servers.
+pub async fn first_round(calls: &Calls) {
+    let look = async {
+        while !calls.status().await.is_ok_and(|doc| is_judged(&doc)) {
+            tokio::time::sleep(LOOK).await;
+        }
+    };
+    if tokio::time::timeout(FIRST_ROUND, look).await.is_err() {
+        tracing::info!("not every server has been checked by now; their first checks go on");
+    }
+}
+
+fn is_judged(doc: &StatusDoc) -> bool {
+    let mut servers = doc.pools.iter().flat_map(|pool| &pool.servers);
+    servers.all(|server| server.check.is_none_or(|check| check.total > 0))
 }
 
 /// The configuration is being read again; [`ready`] follows when it is done.
@@ -30,9 +55,10 @@ pub fn stopping() {
     tell(&[NotifyState::Stopping]);
 }
 
-/// Feeds the watchdog and the status line for as long as the daemon's loop
-/// answers: a loop that hangs starves the watchdog. Runs until dropped.
-pub async fn keep_alive(calls: Calls) {
+/// Feeds the watchdog and the status line for as long as the daemon's loop and
+/// the owner of the addresses answer: if either hangs, the watchdog starves.
+/// Runs until dropped.
+pub async fn keep_alive(calls: Calls, kernel: KernelHandle) {
     let watchdog = sd_notify::watchdog_enabled();
     // Half of it, as sd_watchdog_enabled(3) recommends.
     let period = watchdog.map_or(REFRESH, |w| (w / 2).min(REFRESH));
@@ -40,9 +66,19 @@ pub async fn keep_alive(calls: Calls) {
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
-        match calls.status().await {
-            Ok(doc) => tell(&[NotifyState::Status(&summary(&doc)), NotifyState::Watchdog]),
-            Err(error) => tracing::warn!(%error, "systemd's watchdog is not fed"),
+        let doc = match calls.status().await {
+            Ok(doc) => doc,
+            Err(error) => {
+                tracing::warn!(%error, "systemd's watchdog is not fed");
+                continue;
+            }
+        };
+        // Whoever waits for the kernel's lock on addresses for this long is no use as an owner.
+        let alive = tokio::time::timeout(ANSWER_TIMEOUT, kernel.answers()).await;
+        if alive == Ok(true) {
+            tell(&[NotifyState::Status(&summary(&doc)), NotifyState::Watchdog]);
+        } else {
+            tracing::warn!("systemd's watchdog is not fed: the owner of the addresses does not answer");
         }
     }
 }
@@ -68,6 +104,7 @@ fn summary(doc: &StatusDoc) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::control::api::CheckDoc;
     use crate::control::call;
     use crate::control::text::tests::troubled;
     use std::os::unix::net::UnixDatagram;
@@ -89,16 +126,47 @@ mod tests {
         reloading();
         stopping();
         let (calls, mut receiver) = call::channel();
-        let answer_once = async {
-            let Some(call::Call::Status { reply }) = receiver.recv().await else { panic!("no call") };
-            reply.send(troubled()).expect("the caller waits");
-            // The loop hangs from here on.
+        let kernel = KernelHandle::detached();
+        let loops = async {
+            // The kernel's owner hangs after its first sign of life, the loop after its third answer.
+            for turn in 0..3 {
+                let Some(call::Call::Status { reply }) = receiver.recv().await else { panic!("no call") };
+                reply.send(troubled()).expect("the caller waits");
+                if turn == 0 {
+                    kernel.live().await;
+                }
+            }
             tokio::time::sleep(Duration::from_secs(600)).await;
         };
         tokio::select! {
-            () = keep_alive(calls) => {}
-            () = answer_once => {}
+            () = keep_alive(calls, kernel.clone()) => {}
+            () = loops => {}
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_first_round_of_checks_is_waited_for_and_not_for_ever() {
+        let (calls, mut receiver) = call::channel();
+        let start = tokio::time::Instant::now();
+        let mut answers = 0;
+        let daemon = async {
+            while let Some(call::Call::Status { reply }) = receiver.recv().await {
+                let mut doc = troubled();
+                answers += 1;
+                let check = CheckDoc { total: u64::from(answers > 3), ..CheckDoc::default() };
+                doc.pools[0].servers[0].check = Some(check);
+                reply.send(doc).expect("the caller waits");
+            }
+        };
+        tokio::select! {
+            () = first_round(&calls) => {}
+            () = daemon => {}
+        }
+        assert_eq!(answers, 4, "the fourth look found it checked");
+        assert_eq!(start.elapsed(), 3 * LOOK);
+
+        first_round(&calls).await;
+        assert_eq!(start.elapsed(), 3 * LOOK + FIRST_ROUND, "nobody answers");
     }
 
     #[test]

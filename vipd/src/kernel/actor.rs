@@ -148,6 +148,7 @@ impl KernelActor {
     }
 
     async fn take_plans(&mut self) {
+        self.shared.give_sign_of_life();
         let plans = {
             let mut waiting = self.shared.plans.lock().unwrap_or_else(PoisonError::into_inner);
             std::mem::take(&mut *waiting)

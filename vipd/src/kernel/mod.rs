@@ -35,7 +35,7 @@ use std::io;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, mpsc, oneshot};
 use vipd_core::plan::GroupPlan;
 use vipd_core::settings::Cidr;
 use vipd_core::time::Time;
@@ -183,6 +183,8 @@ struct Shared {
     plans: Mutex<BTreeMap<usize, (GroupPlan, Time)>>,
     /// Groups that are no more, and the addresses that are configured still.
     forgotten: Mutex<Option<Forgotten>>,
+    /// Who waits for a sign of life: one, the watchdog.
+    asked: Mutex<Option<oneshot::Sender<()>>>,
     news: Notify,
 }
 
@@ -192,7 +194,29 @@ struct Forgotten {
     configured: BTreeSet<IpAddr>,
 }
 
+impl Shared {
+    fn give_sign_of_life(&self) {
+        if let Some(asked) = self.asked.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            // Whoever asked may have given up.
+            let _ = asked.send(());
+        }
+    }
+}
+
 impl KernelHandle {
+    /// A handle without an owner behind it.
+    #[cfg(test)]
+    pub(crate) fn detached() -> Self {
+        Self(Arc::default())
+    }
+
+    /// Gives a sign of life, once it is asked for, in the owner's place.
+    #[cfg(test)]
+    pub(crate) async fn live(&self) {
+        self.0.news.notified().await;
+        self.0.give_sign_of_life();
+    }
+
     /// Hands a plan over. It replaces one of the same group that still waits.
     ///
     /// A plan that holds addresses is good for a third of its lease, the time
@@ -203,6 +227,15 @@ impl KernelHandle {
         plans.insert(plan.group, (plan, clock::now()));
         drop(plans);
         self.0.news.notify_one();
+    }
+
+    /// Waits until the owner of the addresses takes its next turn; false if
+    /// there is none any more, or somebody else asks meanwhile.
+    pub async fn answers(&self) -> bool {
+        let (sign, life) = oneshot::channel();
+        *self.0.asked.lock().unwrap_or_else(PoisonError::into_inner) = Some(sign);
+        self.0.news.notify_one();
+        life.await.is_ok()
     }
 
     /// The settings have changed: a group may be no more, and of all addresses

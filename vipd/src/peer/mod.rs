@@ -303,7 +303,7 @@ fn problem(name: &str, cause: Reject) -> String {
         | Reject::Advert(_)
         | Reject::Ttl
         | Reject::UnknownVrid
-        | Reject::OtherVrid(_)
+        | Reject::OtherVrid
         | Reject::VersionMismatch
         | Reject::IntervalMismatch
         | Reject::UnknownSender

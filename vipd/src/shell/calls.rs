@@ -1,7 +1,7 @@
 //! What operators ask of the running daemon, and what they are told.
 
 use super::status::{rejected_lines, server_why};
-use crate::control::api::{Moved, ServerOrder, SessionsDoc, Which};
+use crate::control::api::{DnsDoc, Moved, ServerOrder, SessionsDoc, Which};
 use crate::control::call::{Refusal, Reply};
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -20,9 +20,10 @@ const SWITCHOVER_FOR: Duration = Duration::from_secs(5);
 /// wrong with the sealed links.
 ///
 /// # Errors
-/// There is no such VIP or server.
+/// There is no such VIP, name or server.
 pub fn why(
     node: &Node,
+    dns: Option<&DnsDoc>,
     config_errors: &[String],
     links: &[String],
     subject: Option<&str>,
@@ -45,6 +46,7 @@ pub fn why(
         None => {
             let mut lines: Vec<String> = config_lines(config_errors);
             lines.extend(groups.iter().map(group_line));
+            lines.extend(dns.into_iter().flat_map(dns_lines));
             lines.extend(peer_lines(node));
             lines.extend_from_slice(links);
             lines.extend(server_lines(None));
@@ -59,6 +61,9 @@ pub fn why(
                 lines.extend(rejected_lines(node, now));
                 lines
             }
+            (None, _) if dns.is_some_and(|d| is_name(&d.name, subject)) => {
+                dns.into_iter().flat_map(dns_lines).collect()
+            }
             (None, Some((pool, server))) => server_lines(Some((pool, server))),
             (None, None) => vec![],
         },
@@ -67,11 +72,36 @@ pub fn why(
         let Some(subject) = subject else { return Ok("nothing is configured".to_owned()) };
         let vips = groups.iter().map(|g| g.name.clone());
         let servers = node.servers().status().map(|s| format!("{}/{}", s.pool.name, s.server.name));
-        let known: Vec<String> = vips.chain(servers).collect();
+        let names = dns.into_iter().map(|d| d.name.clone());
+        let known: Vec<String> = vips.chain(names).chain(servers).collect();
         return Err(Refusal(format!("there is no VIP or server `{subject}`; there is {}", known.join(", "))));
     }
     lines.dedup();
     Ok(lines.join("\n"))
+}
+
+/// Whether somebody means this name, with or without its last dot.
+fn is_name(name: &str, asked: &str) -> bool {
+    name.trim_end_matches('.').eq_ignore_ascii_case(asked.trim_end_matches('.'))
+}
+
+/// Who is in the records and who is not, and how the servers are that keep them.
+fn dns_lines(dns: &DnsDoc) -> Vec<String> {
+    let name = &dns.name;
+    let mut lines = vec![match &dns.writer {
+        Some(writer) => format!("{name}: {writer} writes; {}", dns.why.join("; ")),
+        None => format!("{name}: nobody writes; {}", dns.why.join("; ")),
+    }];
+    for store in &dns.stores {
+        let has = match store.published.as_slice() {
+            [] => "nothing".to_owned(),
+            published => published.join(", "),
+        };
+        let trouble = store.error.iter().chain(&store.drift).map(|t| format!("; {t}")).collect::<String>();
+        let state = if store.in_sync { "as it should be" } else { "not as it should be" };
+        lines.push(format!("{name} at {}: {has} (epoch {}), {state}{trouble}", store.place, store.epoch));
+    }
+    lines
 }
 
 /// That the newest configuration was refused, and why.
@@ -370,6 +400,7 @@ mod tests {
             vips: vec![vip],
             listeners: vec![],
             pools: vec![],
+            dns: None,
             digests: vec![],
         }
     }

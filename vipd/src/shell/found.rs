@@ -4,10 +4,12 @@ use super::Shell;
 use crate::control::api::{Event, EventKind, Level};
 use crate::net::clock;
 use crate::resolve::{Discovered, Discovery};
+use std::time::Duration;
 use tracing::{error, info};
 use vipd_core::discover::{self, expand};
 use vipd_core::node::Settings;
 use vipd_core::settings::{Listener, Pool};
+use vipd_core::time::Time;
 
 /// The pools as the file has them, and what their entries stand for now.
 #[derive(Debug)]
@@ -15,21 +17,28 @@ pub(super) struct Found {
     file: Vec<Pool>,
     targets: discover::Found,
     discovery: Discovery,
+    /// When it is looked whether sessions are left on servers that vanished.
+    look_at: Time,
 }
+
+/// Between two looks for sessions on servers that vanished. A worker that had
+/// picked such a server has its session there by then.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 impl Found {
     pub(super) fn new(file: Vec<Pool>, discovery: Discovery) -> Self {
-        Self { file, targets: discover::Found::default(), discovery }
+        Self { file, targets: discover::Found::default(), discovery, look_at: Time::ZERO }
     }
 
-    /// The pools of another file, with the servers that are known by now.
-    pub(super) fn preview(&self, file: &[Pool]) -> Vec<Pool> {
-        expand(file, &self.targets)
+    /// What another file's entries stand for, while these pools are in use.
+    pub(super) fn follow(&self, file: &[Pool], in_use: &[Pool]) -> discover::Found {
+        self.targets.follow(file, in_use)
     }
 
-    pub(super) fn update(&mut self, file: Vec<Pool>) {
+    /// Takes another file over, with what [`Found::follow`] gave.
+    pub(super) fn update(&mut self, file: Vec<Pool>, targets: discover::Found) {
         self.discovery.update(&file);
-        self.targets.retain(&file);
+        self.targets = targets;
         self.file = file;
     }
 }
@@ -65,11 +74,14 @@ impl Shell {
         }
     }
 
-    /// Takes those out that vanished from their names, once their sessions have ended.
+    /// Takes those out that vanished from their names or the file, once their
+    /// sessions have ended. To be called whenever time has passed.
     pub(super) fn forget_vanished(&mut self) {
-        if !self.found.targets.has_vanished() {
+        let now = clock::now();
+        if !self.found.targets.has_vanished() || now < self.found.look_at {
             return;
         }
+        self.found.look_at = now + LOOK_EVERY;
         let stats = self.balancer.stats();
         let in_use = |pool: &str, server: &str| {
             stats.servers.iter().any(|s| s.pool == pool && s.server == server && s.sessions > 0)
@@ -81,7 +93,7 @@ impl Shell {
 
     /// Puts the servers that are known now in use.
     fn replace_servers(&mut self) {
-        let pools = self.found.preview(&self.found.file);
+        let pools = expand(&self.found.file, &self.found.targets);
         let settings = Settings { pools, ..self.node.settings().clone() };
         if let Err(error) = self.put_in_use(settings) {
             error!(%error, "the servers stay as they were");
@@ -96,6 +108,7 @@ impl Shell {
         self.resolver.update(&new.pools);
         self.checker.update(&new.pools, &self.resolver);
         self.node.reconfigure(new, clock::now());
+        self.found.look_at = clock::now() + LOOK_EVERY;
         self.drain();
         Ok(())
     }

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use vipd_core::node::{Link, Settings};
-use vipd_core::settings::{Cidr, Family, Transport, VipGroup};
+use vipd_core::settings::{Cidr, Family, Transport, VipGroup, VrrpVersion};
 use vipd_core::wire::Mac;
 
 /// An interface as the kernel described it last.
@@ -89,8 +89,10 @@ impl Interfaces {
             .or_else(|| self.one(holds))
             .or_else(|| self.one(is_mine))
             .ok_or_else(|| {
-                let first = vip.addresses.first().map(ToString::to_string).unwrap_or_default();
                 let own = own_addresses(settings, me);
+                let Some(first) = vip.addresses.first() else {
+                    return format!("no interface has {own} (yet)");
+                };
                 format!(
                     "no interface has {own} (yet), and none is in the subnet of {first}: give the host that \
                      address, or name an interface with `interface`"
@@ -129,7 +131,17 @@ fn sources(vip: &VipGroup, settings: &Settings, me: usize, interface: &Interface
         (Transport::Multicast, Family::V4) => of_file(family).or_else(|| on_link(family)),
         (Transport::Multicast, Family::V6) => on_link(family),
     };
-    Family::ALL.into_iter().filter(|f| vip.of_family(*f).next().is_some()).filter_map(source).collect()
+    Family::ALL.into_iter().filter(|f| carries(vip, *f, settings)).filter_map(source).collect()
+}
+
+/// Whether a group is advertised over a family: that of its addresses; every
+/// one that the version knows where only the election counts.
+fn carries(vip: &VipGroup, family: Family, settings: &Settings) -> bool {
+    match (vip.addresses.is_empty(), settings.election.version, family) {
+        (false, _, _) => vip.of_family(family).next().is_some(),
+        (true, VrrpVersion::V2, Family::V6) => false,
+        (true, VrrpVersion::V2, Family::V4) | (true, VrrpVersion::V3, _) => true,
+    }
 }
 
 fn no_source(vip: &VipGroup, settings: &Settings, me: usize, interface: &Interface) -> String {
@@ -152,7 +164,7 @@ mod tests {
     use super::*;
     use std::num::NonZeroU8;
     use std::time::Duration;
-    use vipd_core::settings::{ClusterSettings, ElectionSettings, Member, VrrpVersion};
+    use vipd_core::settings::{ClusterSettings, ElectionSettings, Member};
 
     fn cidr(text: &str) -> Cidr {
         let (address, prefix) = text.split_once('/').expect("a prefix");
@@ -192,6 +204,7 @@ mod tests {
             vips: vec![],
             listeners: vec![],
             pools: vec![],
+            dns: None,
             digests: vec![],
         }
     }

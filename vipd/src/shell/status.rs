@@ -1,11 +1,12 @@
 //! The node's state as the documents of the control plane.
 
 use crate::control::api::{
-    Counters, LinkDoc, ListenerDoc, PeerDoc, PeerState, PoolDoc, QueueDoc, ServerDoc, StatusDoc, VipDoc,
+    Counters, DnsDoc, DnsStoreDoc, LinkDoc, ListenerDoc, PeerDoc, PeerState, PoolDoc, QueueDoc, ServerDoc,
+    StatusDoc, VipDoc,
 };
 use crate::peer::{self, Links};
 use jiff::Timestamp;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -22,7 +23,13 @@ use vipd_core::wire::peer::State;
 
 /// The whole state.
 #[must_use]
-pub fn document(node: &Node, stats: &Stats, config_errors: Vec<String>, now: Time) -> StatusDoc {
+pub fn document(
+    node: &Node,
+    stats: &Stats,
+    stores: Vec<DnsStoreDoc>,
+    config_errors: Vec<String>,
+    now: Time,
+) -> StatusDoc {
     let settings = node.settings();
     let others = settings.cluster.nodes.iter().zip(node.peers()).enumerate().filter(|(n, _)| *n != node.me());
     StatusDoc {
@@ -34,7 +41,7 @@ pub fn document(node: &Node, stats: &Stats, config_errors: Vec<String>, now: Tim
         peers: others.map(|(_, (member, known))| peer(member, known, now)).collect(),
         listeners: listeners(node, stats),
         pools: pools(node, stats, now),
-        dns: vec![],
+        dns: dns(node, stores).into_iter().collect(),
         config_errors,
         counters: Counters {
             adverts_rejected: node.rejected(now).into_iter().map(Into::into).collect(),
@@ -45,6 +52,28 @@ pub fn document(node: &Node, stats: &Stats, config_errors: Vec<String>, now: Tim
                 .collect(),
         },
     }
+}
+
+/// The name that leads to the nodes, if the settings have one.
+#[must_use]
+pub fn dns(node: &Node, stores: Vec<DnsStoreDoc>) -> Option<DnsDoc> {
+    let status = node.dns_status()?;
+    let published: BTreeSet<&String> = stores.iter().flat_map(|s| &s.published).collect();
+    let published: Vec<String> = published.into_iter().cloned().collect();
+    let desired = match status.desired {
+        Some(set) => set.iter().map(ToString::to_string).collect(),
+        None => published.clone(),
+    };
+    Some(DnsDoc {
+        name: status.name,
+        desired,
+        published,
+        in_sync: stores.iter().all(|s| s.in_sync),
+        epoch: stores.iter().map(|s| s.epoch).max().unwrap_or(0),
+        writer: status.writer,
+        why: status.why,
+        stores,
+    })
 }
 
 /// The wall clock's time so long ago; for people, never for decisions.
@@ -219,6 +248,9 @@ fn server(status: &ServerStatus<'_>, counted: Option<&ServerStats>, now: Time) -
 #[must_use]
 pub fn server_why(status: &ServerStatus<'_>, now: Time) -> String {
     let mut why = format!("{}, for {}", status.reason, age(now - status.since));
+    if let (Some(vanished), false) = (status.server.vanished, matches!(status.reason, Reason::Vanished(_))) {
+        let _ = write!(why, "; {vanished}");
+    }
     if let Some(unable) = status.unable {
         let _ = write!(why, "; this host cannot check it: {unable}");
     }

@@ -89,10 +89,10 @@ fn transition_table() {
         (Active, Event::Shutdown, Init, give(true, Cause::Shutdown)),
         (Active, Event::Fault, Fault, give(true, Cause::Fault)),
         (Active, Event::Release, Backup, give(true, Cause::GivenUp)),
-        (Active, advert(200), Backup, give(false, Cause::Superior(PEER, 200))),
+        (Active, advert(200), Backup, give(false, Cause::Superior(PEER, 200, 150))),
         (Active, advert(100), Active, advertise),
         (Active, advert(150), Active, advertise),
-        (Active, equal_and_greater, Backup, give(false, Cause::Superior(PEER, 150))),
+        (Active, equal_and_greater, Backup, give(false, Cause::Superior(PEER, 150, 150))),
         (Active, advert(0), Active, advertise),
         (Active, Event::Timer, Active, none),
     ];
@@ -202,7 +202,7 @@ fn the_address_owner_owns_at_once_and_always_preempts() {
     election.handle(Event::Release, at(1));
     election.handle(Event::Advert(heard(254)), at(2));
     let due = election.deadline().unwrap_or_default();
-    assert_eq!(election.handle(Event::Timer, due).own, Some(Cause::Preempted(PEER, 254)));
+    assert_eq!(election.handle(Event::Timer, due).own, Some(Cause::Preempted(PEER, 254, 255)));
 }
 
 #[test]

@@ -8,6 +8,7 @@ use crate::explain;
 use crate::node::{Announcement, Link, Output, Scope};
 use crate::plan::{GroupPlan, Hold};
 use crate::settings::Cidr;
+use crate::wire::peer::State;
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -31,7 +32,6 @@ impl Group {
     /// Asks for a hold; of several only the newest counts.
     pub(crate) fn plan(&mut self, hold: Hold, scope: &mut Scope<'_>) {
         self.hold = hold;
-        self.may_hold |= hold != Hold::Absent;
         self.parting = self.parting.take().filter(|_| hold == Hold::Owned);
         self.confirmed = false;
         self.announcing = None;
@@ -48,6 +48,14 @@ impl Group {
         };
         self.generation += 1;
         self.renewed_at = scope.now;
+        let asked = if self.hold == Hold::Absent { vec![] } else { self.planned() };
+        let before = std::mem::replace(&mut self.asked, asked);
+        let gone = |a: &Cidr| !self.asked.contains(a);
+        if before.iter().any(gone) {
+            self.going_generation = self.generation;
+        }
+        self.going.extend(before);
+        self.going.retain(gone);
         scope.out.push_back(Output::Addresses(GroupPlan {
             group: self.id,
             generation: self.generation,
@@ -58,6 +66,15 @@ impl Group {
         }));
     }
 
+    /// The group has other addresses from now on.
+    pub(super) fn plan_others(&mut self, scope: &mut Scope<'_>) {
+        self.plan(self.hold, scope);
+        if self.hold == Hold::Owned && self.election.word() == State::Active {
+            // Whoever's file still has them in another group does not take them.
+            self.transmit(self.election.params().priority, scope);
+        }
+    }
+
     /// The kernel's answer to a plan.
     pub(crate) fn applied(&mut self, generation: u64, result: Result<(), String>, scope: &mut Scope<'_>) {
         if generation < self.hold_generation {
@@ -65,9 +82,7 @@ impl Group {
         }
         match (self.hold, result) {
             (_, Ok(())) => {
-                if self.hold == Hold::Absent && std::mem::replace(&mut self.may_hold, false) {
-                    scope.guard_changed = true;
-                }
+                self.note_gone(generation, scope);
                 if !std::mem::replace(&mut self.confirmed, true) {
                     self.hold_confirmed(scope);
                 }
@@ -80,6 +95,19 @@ impl Group {
                 self.confirmed = true;
                 self.hold_confirmed(scope);
             }
+        }
+    }
+
+    /// The kernel has deleted what a plan left out.
+    fn note_gone(&mut self, generation: u64, scope: &mut Scope<'_>) {
+        if self.going.is_empty() || generation < self.going_generation {
+            return;
+        }
+        self.going.clear();
+        scope.guard_changed = true;
+        if self.hold == Hold::Owned && self.election.word() == State::Active {
+            // Another group's owner may wait for it.
+            self.transmit(self.election.params().priority, scope);
         }
     }
 
@@ -166,13 +194,17 @@ impl Group {
         if self.hold != Hold::Owned || !self.confirmed {
             return;
         }
+        if scope.now - self.renewed_at > self.election.params().lease {
+            // This node slept, and the kernel may have ended the lease.
+            return self.plan(Hold::Owned, scope);
+        }
         let next = announcing.next + 1;
         let at = match ANNOUNCE_AT.get(next) {
             Some(after) => (announcing.since + *after).max(scope.now + Duration::from_millis(1)),
             None => scope.now + ANNOUNCE_REFRESH,
         };
         self.announcing = Some(Announcing { next, at, ..announcing });
-        let addresses = self.vip.addresses.iter().map(|a| a.address()).collect();
+        let addresses = self.available().map(|a| a.address()).collect();
         scope.out.push_back(Output::Announce(Announcement { group: self.id, interface, addresses }));
     }
 
@@ -192,14 +224,24 @@ impl Group {
     }
 
     pub(super) fn close_sessions(&self, scope: &mut Scope<'_>) {
-        let addresses = self.vip.addresses.iter().map(|a| a.address()).collect();
+        let addresses = self.available().map(|a| a.address()).collect();
         scope.out.push_back(Output::CloseSessions { addresses });
     }
 
     /// What the kernel is to hold.
     pub(super) fn planned(&self) -> Vec<Cidr> {
-        let parting = self.parting.iter().flat_map(|p| &p.addresses);
-        self.vip.addresses.iter().chain(parting).copied().collect()
+        if self.hold == Hold::Absent {
+            return self.vip.addresses.clone();
+        }
+        let parting = self.parting.iter().flat_map(|p| p.addresses.iter().copied());
+        self.available().chain(parting).collect()
+    }
+
+    /// A reload ends this group and gives addresses to others of this node.
+    pub(crate) fn give(&mut self, to_others: impl Fn(IpAddr) -> bool, scope: &mut Scope<'_>) {
+        let given = self.vip.addresses.iter().filter(|a| to_others(a.address())).copied();
+        self.given.extend(given);
+        self.part_from(to_others, scope);
     }
 
     /// A reload takes addresses from this group: their sessions are closed at

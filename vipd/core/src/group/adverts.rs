@@ -2,7 +2,7 @@
 
 use super::Group;
 use crate::node::{Link, Output, Scope, Transmit};
-use crate::settings::{Family, Transport};
+use crate::settings::{Cidr, Family, Transport};
 use crate::wire::advert::{Advert, PRIORITY_RELEASE};
 use crate::wire::peer::State;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -31,7 +31,12 @@ impl Group {
         let mut adverts = vec![];
         for source in sources {
             let family = Family::of(*source);
-            let addresses: Vec<IpAddr> = self.vip.of_family(family).map(|a| a.address()).collect();
+            let mut addresses = self.spoken_of(priority);
+            addresses.retain(|a| Family::of(*a) == family);
+            if self.vip.addresses.is_empty() {
+                // An advert names one address at least (RFC 9568 erratum 8299).
+                addresses.push(*source);
+            }
             if addresses.is_empty() {
                 continue;
             }
@@ -50,13 +55,27 @@ impl Group {
         adverts
     }
 
+    /// An owner claims what it has and what the kernel may still hold; a
+    /// release tells of everything that was the group's.
+    fn spoken_of(&self, priority: u8) -> Vec<IpAddr> {
+        let all: Vec<Cidr> = if priority == PRIORITY_RELEASE {
+            self.vip.addresses.iter().chain(&self.given).copied().collect()
+        } else {
+            self.available().chain(self.going.iter().copied()).collect()
+        };
+        all.iter().map(|a| a.address()).collect()
+    }
+
+    /// Not only the nodes of the group: another group's owner has to know who
+    /// answers for an address that a reload moves.
     fn destinations(&self, family: Family, scope: &Scope<'_>) -> Vec<IpAddr> {
         match (scope.settings.election.transport, family) {
             (Transport::Multicast, Family::V4) => vec![MULTICAST_V4],
             (Transport::Multicast, Family::V6) => vec![MULTICAST_V6],
             (Transport::Unicast | Transport::Udp, _) => {
-                let others = self.vip.nodes.iter().filter(|n| **n != scope.me);
-                others.filter_map(|n| scope.settings.cluster.nodes.get(*n)?.address(family)).collect()
+                let nodes = scope.settings.cluster.nodes.iter().enumerate();
+                let others = nodes.filter(|(number, _)| *number != scope.me);
+                others.filter_map(|(_, node)| node.address(family)).collect()
             }
         }
     }

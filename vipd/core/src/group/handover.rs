@@ -200,7 +200,18 @@ impl Group {
         }
     }
 
-    fn silence(&mut self, purpose: Purpose, scope: &mut Scope<'_>) {
+    /// Why an owner would go silent now; `None` if it does already.
+    pub(super) const fn leaving_for(&self) -> Option<Purpose> {
+        match self.transition {
+            Transition::None | Transition::Preparing { .. } | Transition::Prepared { .. } => {
+                Some(Purpose::Switchover)
+            }
+            Transition::Asking { purpose, .. } => Some(purpose),
+            Transition::Silencing { .. } | Transition::Lingering { .. } => None,
+        }
+    }
+
+    pub(super) fn silence(&mut self, purpose: Purpose, scope: &mut Scope<'_>) {
         self.announcing = None;
         let patience = match purpose {
             Purpose::Leave => self.election.params().lease,
@@ -267,7 +278,7 @@ impl Group {
             self.other_is_next = Some(scope.now + PREPARED_FOR);
             return;
         }
-        if !self.warm {
+        if !self.warm || self.holds_nothing() {
             // It would have nothing to serve from; the owner asks again.
             return;
         }

@@ -169,17 +169,18 @@ impl PoolState {
     /// Judges every server, first by itself, then beside the others.
     pub(super) fn judge(&mut self, at: usize, now: Time, changes: &mut Changes) {
         let mut reasons: Vec<Reason> = self.servers.iter().map(|s| s.judge(self.demands)).collect();
-        for (reason, settings) in reasons.iter_mut().zip(&self.settings.servers) {
-            if settings.vanished && reason.state() == State::Up {
-                *reason = Reason::Vanished;
-            }
-        }
         self.keep_unproven(&mut reasons);
         self.one_primary(at, &mut reasons, changes);
         self.keep_freshest(&mut reasons);
-        for (s, reason) in self.servers.iter().zip(&mut reasons) {
-            if s.admin == Admin::Drain && reason.state() == State::Up {
-                *reason = Reason::Drained;
+        for ((s, settings), reason) in self.servers.iter().zip(&self.settings.servers).zip(&mut reasons) {
+            if reason.state() == State::Up {
+                match (settings.vanished, s.admin) {
+                    (Some(why), Admin::Ready | Admin::Drain | Admin::Maint) => {
+                        *reason = Reason::Vanished(why);
+                    }
+                    (None, Admin::Drain) => *reason = Reason::Drained,
+                    (None, Admin::Ready | Admin::Maint) => {}
+                }
             }
         }
         for (server, reason) in reasons.into_iter().enumerate() {
@@ -214,23 +215,27 @@ impl PoolState {
 
     /// Of several writable servers in a pool that wants one, the incumbent
     /// stays, even drained: what still runs on it writes. It is replaced when
-    /// it is no primary any more, does not answer, or is in maintenance.
+    /// it is no primary any more, does not answer, is in maintenance, or has
+    /// vanished and another is there. Of a pool that is gone as a whole, one of
+    /// those that vanished is followed: there may be sessions on each.
     fn one_primary(&mut self, at: usize, reasons: &mut [Reason], changes: &mut Changes) {
         let Some(demands) = self.demands.filter(|d| d.role == Role::Primary) else { return };
         let writable = |r: &Reason| r.state() == State::Up;
-        let stays = self.incumbent.filter(|i| reasons.get(*i).is_some_and(writable));
-        let next = match stays {
-            Some(incumbent) => self.promoted_since(incumbent, reasons),
-            None => reasons.iter().position(writable),
+        let vanished = |i: usize| self.settings.servers[i].vanished.is_some();
+        let some_stays = (0..reasons.len()).any(|i| writable(&reasons[i]) && !vanished(i));
+        let candidate = |i: &usize| reasons.get(*i).is_some_and(writable) && !(some_stays && vanished(*i));
+        let next = match self.incumbent.filter(candidate) {
+            Some(incumbent) => self.promoted_since(incumbent, reasons, candidate),
+            None => (0..reasons.len()).find(candidate),
         };
         if let Some(next) = next
             && let Some(server) = self.incumbent.replace(next)
         {
-            self.superseded(ServerKey { pool: at, server }, changes);
+            self.superseded(ServerKey { pool: at, server }, next, changes);
         }
         let Some(incumbent) = self.incumbent else { return };
         for (i, reason) in reasons.iter_mut().enumerate() {
-            if i != incumbent && writable(reason) {
+            if i != incumbent && writable(reason) && self.settings.servers[i].vanished.is_none() {
                 let incumbent = self.settings.servers[incumbent].name.clone();
                 *reason = match demands.writes_anywhere {
                     true => Reason::Standby { of: incumbent },
@@ -243,11 +248,16 @@ impl PoolState {
     /// The server that was promoted after the incumbent answered for the last
     /// time, if that fails its checks: no two were seen to be writable at the
     /// same time, so writes need not wait until it has failed `fall` of them.
-    fn promoted_since(&self, incumbent: usize, reasons: &[Reason]) -> Option<usize> {
+    fn promoted_since(
+        &self,
+        incumbent: usize,
+        reasons: &[Reason],
+        candidate: impl Fn(&usize) -> bool,
+    ) -> Option<usize> {
         let old = &self.servers[incumbent].health;
         let since = |i: &usize| {
             let promoted = self.servers[*i].health.promoted_at;
-            reasons[*i].state() == State::Up && promoted.is_some() && promoted > old.answered_at
+            candidate(i) && promoted.is_some() && promoted > old.answered_at
         };
         if !old.answers.failing() {
             return None;
@@ -261,14 +271,18 @@ impl PoolState {
         let beside = |s: &Server| matches!(s.reason, Reason::Conflict { .. } | Reason::Standby { .. });
         if let (true, Some(old)) = (self.servers.get(server).is_some_and(beside), self.incumbent) {
             self.incumbent = Some(server);
-            self.superseded(ServerKey { pool: at, server: old }, changes);
+            self.superseded(ServerKey { pool: at, server: old }, server, changes);
         }
     }
 
-    fn superseded(&mut self, key: ServerKey, changes: &mut Changes) {
-        let Some(s) = self.servers.get_mut(key.server) else { return };
+    /// Another one is the primary now.
+    fn superseded(&self, key: ServerKey, by: usize, changes: &mut Changes) {
+        let Some(s) = self.servers.get(key.server) else { return };
+        // A reload that gives a server another name takes nothing from its sessions.
+        let port = |i: usize| self.settings.servers[i].port;
+        let renamed = port(key.server) == port(by) && s.addresses == self.servers[by].addresses;
         // One that was demoted has been closed for that already.
-        if s.admin != Admin::Maint && s.health.role == Some(ObservedRole::Primary) {
+        if !renamed && s.admin != Admin::Maint && s.health.role == Some(ObservedRole::Primary) {
             changes.close.push(Close { key, why: Why::Superseded });
         }
     }

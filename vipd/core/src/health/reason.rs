@@ -1,7 +1,7 @@
 //! A server's state in one word, and the reason for it in a sentence.
 
 use crate::probe::ObservedRole;
-use crate::settings::Role;
+use crate::settings::{Role, Vanished};
 use std::fmt;
 use std::time::Duration;
 
@@ -123,8 +123,8 @@ pub enum Reason {
         /// The incumbent.
         with: String,
     },
-    /// Drain: its name does not lead to it any more.
-    Vanished,
+    /// Drain: it is not among the servers any more.
+    Vanished(Vanished),
     /// Down: every server of the cluster is writable, the pool wants one
     /// primary, and another one is it.
     Standby {
@@ -158,7 +158,7 @@ impl Reason {
             | Self::Lagging { .. }
             | Self::Conflict { .. }
             | Self::Standby { .. } => State::Down,
-            Self::Vanished | Self::Drained => State::Drain,
+            Self::Vanished(_) | Self::Drained => State::Drain,
             Self::Maintenance => State::Maint,
         }
     }
@@ -218,7 +218,7 @@ impl fmt::Display for Reason {
             }
             Self::Standby { of } => write!(f, "it stands by: {of} takes the writes"),
             Self::Conflict { with } => write!(f, "conflict: {with} is also writable, and is the one in use"),
-            Self::Vanished => f.write_str("its name does not lead to it any more"),
+            Self::Vanished(why) => write!(f, "{why}, and goes when its last session has ended"),
             Self::Drained => f.write_str("drained on request"),
             Self::Maintenance => f.write_str("in maintenance on request"),
         }

@@ -222,7 +222,7 @@ impl Server {
 
     /// Whether it is one that gets connections once it is up.
     pub(super) fn serves(&self, settings: &settings::Server) -> bool {
-        self.admin == Admin::Ready && !settings.vanished && self.weight(settings) > 0
+        self.admin == Admin::Ready && settings.vanished.is_none() && self.weight(settings) > 0
     }
 
     /// Whether `state` is its state for the balancer.

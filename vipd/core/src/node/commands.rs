@@ -1,6 +1,6 @@
 //! What people ask of a node: switchover, maintenance, stop, new settings.
 
-use super::{Node, STOP_FOR, Settings};
+use super::{Node, STOP_FOR, Settings, claims};
 use crate::election::Who;
 use crate::event::{Event, Kind, Level};
 use crate::group::{self, Group, Purpose};
@@ -12,7 +12,7 @@ use std::net::IpAddr;
 
 impl Node {
     /// The peer that should own a group next: able, serving if possible, by preference.
-    fn successor(&self, group: &Group) -> Option<usize> {
+    pub(super) fn successor(&self, group: &Group) -> Option<usize> {
         let ranking = group.vip.ranking(&self.settings.cluster.nodes);
         let others = || ranking.iter().copied().filter(|n| *n != self.me);
         let able = |n: &usize| self.peers[*n].can_take(group.vip.vrid);
@@ -141,7 +141,9 @@ impl Node {
     }
 
     fn leave_all(&mut self, now: Time) {
-        let successors: Vec<_> = self.groups.iter().map(|g| (g.id, self.successor(g))).collect();
+        let later = self.writing_group();
+        let groups = self.groups.iter().filter(|g| Some(g.id) != later);
+        let successors: Vec<_> = groups.map(|g| (g.id, self.successor(g))).collect();
         for (id, to) in successors {
             self.with_group(id, now, |group, scope| group.leave(to, scope));
         }
@@ -150,6 +152,7 @@ impl Node {
     pub(super) fn stop(&mut self, now: Time) {
         if self.stopping.is_none() {
             self.stopping = Some(now + STOP_FOR);
+            self.begin_removal(now);
             self.leave_all(now);
             self.say_hello(now);
         }
@@ -159,7 +162,9 @@ impl Node {
     /// not change are not touched. What [`Node::needs_restart`] names must not differ.
     pub fn reconfigure(&mut self, settings: Settings, now: Time) {
         self.wake(now);
+        self.presume_claims(now);
         self.settings = settings;
+        self.homes = claims::homes(&self.settings.vips);
         let changes = self.pools.reconfigure(self.settings.pools.clone(), now);
         let vips = self.settings.vips.clone();
         let (stay, go): (Vec<Group>, Vec<Group>) = std::mem::take(&mut self.groups)
@@ -176,7 +181,7 @@ impl Node {
             let (id, to) = (group.id, self.successor(&group));
             self.leaving.push(group);
             self.with_group(id, now, |group, scope| {
-                group.part_from(|a| of_staying.contains(&a), scope);
+                group.give(|a| of_staying.contains(&a), scope);
                 group.leave(to, scope);
             });
         }
@@ -184,10 +189,15 @@ impl Node {
         for vip in vips {
             let Some(params) = group::params(&vip, self.me, &self.settings) else { continue };
             match self.groups.iter().find(|g| is_same(&vip, &g.vip, &all)).map(|g| g.id) {
-                Some(id) => self.with_group(id, now, |g, scope| g.reconfigure(vip, params, scope)),
+                Some(id) => {
+                    let own = self.groups.iter().find(|g| g.id == id);
+                    let elsewhere = self.elsewhere(&vip, |a, family| own?.own(a, family), now);
+                    self.with_group(id, now, |g, scope| g.reconfigure(vip, params, elsewhere, scope));
+                }
                 None => self.add_group(vip, now),
             }
         }
+        self.look_at_claims(now);
         self.servers_changed(Some(changes), now);
         self.say_hello(now);
         self.settle(now);

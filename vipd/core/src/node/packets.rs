@@ -15,40 +15,64 @@ use std::net::IpAddr;
 use std::num::NonZeroU8;
 
 impl Node {
-    /// Which group an advert is for, and what it says; or why it counts for nothing.
-    pub(super) fn accept(
-        &self,
+    /// A packet of IP protocol 112 arrived.
+    pub(super) fn packet(
+        &mut self,
         interface: u32,
         source: IpAddr,
         destination: IpAddr,
         ttl: u8,
         payload: &[u8],
-    ) -> Result<(usize, Heard), Reject> {
+        now: Time,
+    ) -> Result<(), Reject> {
         if ttl != TTL {
             return Err(Reject::Ttl);
         }
         let advert = Advert::parse(payload, source, destination).map_err(Reject::Advert)?;
-        let group = self
-            .groups
-            .iter()
-            .chain(&self.leaving)
-            .find(|g| g.vip.vrid == advert.vrid && self.is_of(g, interface))
-            .ok_or_else(|| self.other_number(interface, source, &advert))?;
-        let who = self.sender(group, source, &advert)?;
+        let node = self.node_at(source).filter(|n| *n != self.me);
+        if let Some(node) = node
+            && self.note_claim(node, source, &advert, now)
+        {
+            self.look_at_claims(now);
+        }
+        let groups = self.groups.iter().chain(&self.leaving);
+        let Some(group) = groups.into_iter().find(|g| g.vip.vrid == advert.vrid && self.is_of(g, interface))
+        else {
+            return match node {
+                Some(node) if self.is_of_others(advert.vrid) => {
+                    self.hear_peer(node, now);
+                    Ok(())
+                }
+                Some(_) | None => Err(self.other_number(interface, source, &advert)),
+            };
+        };
+        let id = group.id;
+        let heard = self.accept(group, source, &advert)?;
+        self.hear(id, heard, now);
+        Ok(())
+    }
+
+    /// What an advert says to its group; or why it counts for nothing.
+    fn accept(&self, group: &Group, source: IpAddr, advert: &Advert) -> Result<Heard, Reject> {
+        let who = self.sender(group, source, advert)?;
         if advert.version != self.settings.election.version {
             return Err(Reject::VersionMismatch);
         }
-        if group::interval_disagrees(&advert, &self.settings.election) {
+        if group::interval_disagrees(advert, &self.settings.election) {
             return Err(Reject::IntervalMismatch);
         }
-        let heard = Heard {
+        Ok(Heard {
             who,
             priority: advert.priority,
             interval: advert.interval,
             source_is_greater: group.source(Family::of(source)).is_some_and(|own| source > own),
             wait: None,
-        };
-        Ok((group.id, heard))
+        })
+    }
+
+    /// Whether a VRID is that of a group in which this node has no part.
+    fn is_of_others(&self, vrid: NonZeroU8) -> bool {
+        self.settings.vips.iter().any(|v| v.vrid == vrid && !v.nodes.contains(&self.me))
     }
 
     /// Whether a group's adverts come in by an interface. Those of UDP take any
@@ -67,9 +91,10 @@ impl Node {
             self.is_of(g, interface)
                 && g.vip.addresses.iter().any(|a| advert.addresses.contains(&a.address()))
         };
-        match self.groups.iter().find(|g| ours(g)) {
-            Some(group) if self.node_at(source).is_some() => Reject::OtherVrid(group.id),
-            Some(_) | None => Reject::UnknownVrid,
+        if self.groups.iter().any(ours) && self.node_at(source).is_some() {
+            Reject::OtherVrid
+        } else {
+            Reject::UnknownVrid
         }
     }
 
@@ -119,9 +144,6 @@ impl Node {
     }
 
     pub(super) fn reject(&mut self, cause: Reject, sender: IpAddr, now: Time) {
-        if let Reject::OtherVrid(group) = cause {
-            self.with_group(group, now, |g, scope| g.postpone(scope.now));
-        }
         if let Some(told) = self.rejects.count(cause, sender, now) {
             let packets = explain::count(told.count, "packet");
             let of = match told.sender {

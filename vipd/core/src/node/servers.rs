@@ -51,6 +51,7 @@ impl Node {
         let served = self.pools.serves(key.pool);
         let changes = order(&mut self.pools, key);
         self.servers_changed(changes, now);
+        self.settle(now);
         let emptied = served && !self.pools.serves(key.pool);
         Ok(emptied.then(|| self.nothing_left(key.pool)))
     }

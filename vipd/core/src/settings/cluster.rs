@@ -81,7 +81,7 @@ pub struct ElectionSettings {
 pub struct VipGroup {
     /// Its name, unique among the groups.
     pub name: String,
-    /// Its addresses, at least one, at most 255 a family.
+    /// Its addresses, at most 255 a family; none where only the election counts.
     pub addresses: Vec<Cidr>,
     /// The interface, when the file names one; else it is found by subnet.
     pub interface: Option<String>,

@@ -61,9 +61,9 @@ pub struct Server {
     /// The name that it was found at, if that has many addresses and this is
     /// one of them. No file says this, [`crate::discover`] does.
     pub found_at: Option<String>,
-    /// The name it was found by does not lead to it any more: it drains. No
-    /// file says this, [`crate::discover`] does.
-    pub vanished: bool,
+    /// It is not among the servers any more, and drains. No file says this,
+    /// [`crate::discover`] does.
+    pub vanished: Option<Vanished>,
 }
 
 impl Server {
@@ -80,8 +80,26 @@ impl Server {
             backup: false,
             resolve: Resolve::One,
             found_at: None,
-            vanished: false,
+            vanished: None,
         }
+    }
+}
+
+/// Why a server is not among those of its pool any more.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub enum Vanished {
+    /// The name it was found by does not lead to it any more.
+    Name,
+    /// It was removed from the file, or its pool was.
+    File,
+}
+
+impl fmt::Display for Vanished {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Name => "its name does not lead to it any more",
+            Self::File => "removed from the file",
+        })
     }
 }
 

@@ -21,7 +21,7 @@ mod session;
 mod status;
 mod wire;
 
-use super::dial::dial;
+use super::dial::{Way, dial};
 use super::password::PasswordFile;
 use super::{Progress, tls};
 use error::MysqlError;
@@ -97,22 +97,21 @@ impl Prober {
     /// Asks the server once, over the kept connection if there is one.
     pub(super) async fn probe(
         &mut self,
-        addresses: &[SocketAddr],
-        deadline: Instant,
+        way: Way<'_>,
         progress: &Progress,
     ) -> Result<(SocketAddr, Observation), MysqlError> {
         // The name has moved: what answers at the old address is another server.
-        if self.link.peer().is_some_and(|peer| !addresses.contains(&peer)) {
+        if self.link.peer().is_some_and(|peer| !way.addresses.contains(&peer)) {
             self.link = Link::Down;
         }
         if matches!(&self.link, Link::LoggingIn { since, .. } if since.elapsed() > self.patience) {
             self.link = Link::Down;
         }
         let kept = !matches!(self.link, Link::Down);
-        let asked = match self.ask(addresses, deadline, progress).await {
+        let asked = match self.ask(way, progress).await {
             // A connection breaks between probes when the server restarts or
             // tires of it; that says nothing of how the server is now.
-            Err(error) if kept && error.is_broken() => self.ask(addresses, deadline, progress).await,
+            Err(error) if kept && error.is_broken() => self.ask(way, progress).await,
             result => result,
         };
         asked.or_else(|error| match error.not_ready() {
@@ -123,12 +122,11 @@ impl Prober {
 
     async fn ask(
         &mut self,
-        addresses: &[SocketAddr],
-        deadline: Instant,
+        way: Way<'_>,
         progress: &Progress,
     ) -> Result<(SocketAddr, Observation), MysqlError> {
         // Out of `self`: a conversation that is broken off cannot be resumed.
-        let mut session = self.session(addresses, deadline, progress).await?;
+        let mut session = self.session(way, progress).await?;
         let peer = session.peer();
         match session.observe(&self.check, &mut self.clock, progress).await {
             Ok(observation) => {
@@ -150,12 +148,7 @@ impl Prober {
     }
 
     /// The kept session, or a new one.
-    async fn session(
-        &mut self,
-        addresses: &[SocketAddr],
-        deadline: Instant,
-        progress: &Progress,
-    ) -> Result<Box<Session>, MysqlError> {
+    async fn session(&mut self, way: Way<'_>, progress: &Progress) -> Result<Box<Session>, MysqlError> {
         match std::mem::replace(&mut self.link, Link::Down) {
             Link::Up(session) => return Ok(session),
             link @ Link::LoggingIn { .. } => self.link = link,
@@ -163,7 +156,7 @@ impl Prober {
                 // Before connecting: without a password no login is begun.
                 let account =
                     Account { user: self.check.user.clone(), password: self.password.read().await? };
-                let (stream, peer) = dial(addresses, deadline, progress).await?;
+                let (stream, peer) = dial(way, progress).await?;
                 let (tls, progress) = (self.tls.clone(), progress.clone());
                 let login = Box::pin(Session::open(stream, peer, tls, account, self.idle, progress));
                 self.link = Link::LoggingIn { peer, since: Instant::now(), login };

@@ -13,7 +13,7 @@ mod status;
 mod wire;
 
 use super::Progress;
-use super::dial::{DialError, dial};
+use super::dial::{DialError, Way, dial};
 use super::password::{PasswordError, PasswordFile};
 use super::tls::{self, TlsError};
 use login::LoginError;
@@ -126,13 +126,12 @@ impl Prober {
     /// Asks the server once, over the kept connection if there is one.
     pub(super) async fn probe(
         &mut self,
-        addresses: &[SocketAddr],
-        deadline: Instant,
+        way: Way<'_>,
         progress: &Progress,
     ) -> Result<(SocketAddr, Observation), PostgresError> {
         // Out of `self`: a conversation that is broken off cannot be resumed.
         // One at an address that the name has left is with another server.
-        if let Some(session) = self.session.take().filter(|s| addresses.contains(&s.peer)) {
+        if let Some(session) = self.session.take().filter(|s| way.addresses.contains(&s.peer)) {
             match self.ask(session, progress).await {
                 // A connection breaks between probes when the server restarts or
                 // tires of it; that says nothing of how the server is now.
@@ -141,7 +140,7 @@ impl Prober {
             }
         }
         let password = self.password.read().await?;
-        let (stream, peer) = dial(addresses, deadline, progress).await?;
+        let (stream, peer) = dial(way, progress).await?;
         let answered = async {
             let mut wire = login::open(stream, self.tls.as_ref(), peer, progress).await?;
             progress.set(format!("logging in to {peer}"));

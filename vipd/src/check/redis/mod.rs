@@ -8,14 +8,13 @@
 mod status;
 mod wire;
 
-use super::dial::{DialError, dial};
+use super::dial::{DialError, Way, dial};
 use super::password::{PasswordError, PasswordFile};
 use super::tls::{self, TlsError};
 use super::{Progress, stream};
 use status::{Info, SECTIONS};
 use std::net::SocketAddr;
 use thiserror::Error;
-use tokio::time::Instant;
 use vipd_core::probe::Observation;
 use vipd_core::settings::RedisCheck;
 use wire::{Wire, WireError};
@@ -115,13 +114,12 @@ impl Prober {
     /// Asks the server once, over the kept connection if there is one.
     pub(super) async fn probe(
         &mut self,
-        addresses: &[SocketAddr],
-        deadline: Instant,
+        way: Way<'_>,
         progress: &Progress,
     ) -> Result<(SocketAddr, Observation), RedisError> {
         // Out of `self`: a conversation that is broken off cannot be resumed.
         // One at an address that the name has left is with another server.
-        if let Some(session) = self.session.take().filter(|s| addresses.contains(&s.peer)) {
+        if let Some(session) = self.session.take().filter(|s| way.addresses.contains(&s.peer)) {
             match self.ask(session, None, progress).await {
                 // A connection breaks between probes when the server restarts or
                 // tires of it; that says nothing of how the server is now.
@@ -133,7 +131,7 @@ impl Prober {
             Some(_) => Some(self.password.read().await?),
             None => None,
         };
-        let (stream, peer) = dial(addresses, deadline, progress).await?;
+        let (stream, peer) = dial(way, progress).await?;
         let stream = stream::open(stream, self.tls.as_ref(), peer, progress).await?;
         self.ask(Session { wire: Wire::new(stream), peer }, password.as_deref(), progress).await
     }

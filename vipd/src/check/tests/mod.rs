@@ -40,6 +40,10 @@ fn hasty(kind: CheckKind, port: u16) -> Pool {
     pool
 }
 
+fn way(addresses: &[SocketAddr], deadline: Instant) -> dial::Way<'_> {
+    dial::Way { addresses, deadline, proxy: None }
+}
+
 struct Lab {
     checker: Checker,
     resolver: Resolver,

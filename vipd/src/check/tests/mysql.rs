@@ -355,7 +355,7 @@ async fn played(script: Vec<u8>) -> Result<Result<Option<ObservedRole>, String>,
     let probe = async {
         let mut prober = Prober::new(check, None, LIMIT, LIMIT);
         let deadline = Instant::now() + LIMIT;
-        prober.probe(&[address], deadline, &Progress::default()).await
+        prober.probe(way(&[address], deadline), &Progress::default()).await
     };
     let (served, probed) = tokio::time::timeout(LIMIT, async { tokio::join!(serve, probe) }).await?;
     drop(served);

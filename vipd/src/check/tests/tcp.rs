@@ -35,10 +35,52 @@ async fn an_address_that_does_not_answer_leaves_time_for_the_next() -> Outcome {
     let alive = TcpListener::bind(("127.0.0.3", 0)).await?;
     let addresses = [dead, alive.local_addr()?];
     let deadline = Instant::now() + Duration::from_millis(600);
-    let probe = Prober::new(TcpCheck::default()).probe(&addresses, deadline, &Progress::default()).await?;
+    let probe =
+        Prober::new(TcpCheck::default()).probe(way(&addresses, deadline), &Progress::default()).await?;
     assert_eq!(probe.0, addresses[1]);
     assert!(Instant::now() < deadline);
     drop(listener);
+    Ok(())
+}
+
+/// A server that takes nobody who does not begin with this.
+async fn insists(header: &'static [u8]) -> Result<u16, std::io::Error> {
+    let serve = move |mut stream: TcpStream| async move {
+        let mut said = vec![0; header.len()];
+        stream.read_exact(&mut said).await?;
+        if said == header {
+            stream.write_all(b"welcome").await?;
+        }
+        stream.read_to_end(&mut Vec::new()).await.map(drop)
+    };
+    Ok(server(serve).await?.0)
+}
+
+#[tokio::test]
+async fn a_server_that_wants_the_proxy_protocol_is_told_that_it_is_a_check() -> Outcome {
+    const V1: &[u8] = b"PROXY UNKNOWN\r\n";
+    const V2: &[u8] = b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0";
+    for (version, header) in [(ProxyProtocol::V1, V1), (ProxyProtocol::V2, V2)] {
+        let port = insists(header).await?;
+        let pool = pool("a", says(None, Some("welcome")), &[port]);
+        let pool = Pool { proxy_protocol: Some(version), ..pool };
+        assert_eq!(Lab::start(&[pool]).report().await?.probe, good());
+    }
+    // What listens beside the server does not want it.
+    let (port, _) = server(|mut stream| async move {
+        stream.write_all(b"welcome").await?;
+        let mut said = vec![];
+        stream.read_to_end(&mut said).await?;
+        assert_eq!(said, b"", "a header");
+        Ok(())
+    })
+    .await?;
+    let mut pool = pool("a", says(None, Some("welcome")), &[1]);
+    pool.proxy_protocol = Some(ProxyProtocol::V2);
+    if let Some(check) = &mut pool.check {
+        check.port = Some(port);
+    }
+    assert_eq!(Lab::start(&[pool]).report().await?.probe, good());
     Ok(())
 }
 

@@ -1,6 +1,6 @@
 //! What happened, as documents.
 
-use super::Steps;
+use super::{DnsSteps, Steps};
 use crate::control::stamp;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -45,6 +45,9 @@ pub struct Event {
     /// The steps, if it is a takeover.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub steps: Option<Steps>,
+    /// The steps, if records were written.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dns: Option<DnsSteps>,
 }
 
 impl Event {
@@ -60,6 +63,7 @@ impl Event {
             peer: None,
             message: message.into(),
             steps: None,
+            dns: None,
         }
     }
 
@@ -147,6 +151,8 @@ pub enum EventKind {
     Config,
     /// An operator took this node out of the election, or put it back.
     Maintenance,
+    /// The name's records were written, edited or could not be kept.
+    Dns,
     /// One that this version does not know.
     #[serde(other)]
     Other,

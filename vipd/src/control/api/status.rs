@@ -372,6 +372,58 @@ pub struct DnsDoc {
     pub in_sync: bool,
     /// The number of the last write.
     pub epoch: u64,
+    /// Who writes, as far as this node knows.
+    #[serde(default)]
+    pub writer: Option<String>,
+    /// Which nodes are in and which are out, and why.
+    #[serde(default)]
+    pub why: Vec<String>,
+    /// Each server or zone that keeps the records.
+    #[serde(default)]
+    pub stores: Vec<DnsStoreDoc>,
+}
+
+/// A server or zone that keeps the records of a name.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct DnsStoreDoc {
+    /// The server's address, or the zone.
+    pub place: String,
+    /// The addresses it had when it was last read or written.
+    pub published: Vec<String>,
+    /// Whether these are what the name should have.
+    pub in_sync: bool,
+    /// The number of its last write; 0 if it has none.
+    pub epoch: u64,
+    /// What somebody has edited, and is left alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub drift: Option<String>,
+    /// Why it cannot be read or written.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+    /// Writes of this node since it started or was given other settings.
+    #[serde(default)]
+    pub writes: u64,
+    /// Attempts that failed, since then.
+    #[serde(default)]
+    pub errors: u64,
+    /// This node's last write.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_write: Option<DnsSteps>,
+}
+
+/// The steps of a write: microseconds since it was decided.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct DnsSteps {
+    /// Where.
+    pub place: String,
+    /// The write's number.
+    pub epoch: u64,
+    /// It was sent.
+    pub sent_us: u64,
+    /// It was acknowledged.
+    pub acknowledged_us: u64,
 }
 
 /// What was counted since the start.

@@ -24,6 +24,7 @@ fn add(to: &mut Value, fields: Value) {
 fn the_status_document_keeps_its_published_shape() -> Result<(), serde_json::Error> {
     let doc: StatusDoc = serde_json::from_str(CONTRACT)?;
     let mut expected: Value = serde_json::from_str(CONTRACT)?;
+    add(&mut expected["dns"][0], json!({"writer": null, "why": [], "stores": []}));
     expected["maintenance"] = json!(false);
     expected["config-errors"] = json!([]);
     expected["counters"] = json!({"adverts-rejected": [], "adverts-rejected-total": {}});

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::probe::Connections;
-use crate::settings::{OnDemote, OnDown};
+use crate::settings::{OnDemote, OnDown, Vanished};
 use std::sync::Arc;
 
 const CLIENT: Probe =
@@ -370,14 +370,88 @@ fn a_server_that_vanished_from_its_name_drains_until_it_is_back() {
         settings.servers[0].vanished = vanished;
         vec![settings]
     };
-    let changes = state.reconfigure(with(true), second(1));
-    assert_eq!(told(&changes), ["server p/db1: up -> drain: its name does not lead to it any more"]);
+    let changes = state.reconfigure(with(Some(Vanished::Name)), second(1));
+    let text = "server p/db1: up -> drain: its name does not lead to it any more, and goes when its last \
+                session has ended";
+    assert_eq!(told(&changes), [text]);
     assert_eq!((changes.close, picked(&mut state, 0)), (vec![], Ok(DB2)));
     (1..4).for_each(|n| drop(see(&mut state, DB1, failed(), n)));
     assert_eq!(word(&state, DB1), State::Down);
-    state.reconfigure(with(false), second(4));
+    state.reconfigure(with(None), second(4));
     (5..7).for_each(|n| drop(see(&mut state, DB1, CLIENT, n)));
     assert_eq!(picked(&mut state, 0), Ok(DB1));
+}
+
+/// A pool that wants the primary, of servers of which some were removed from the file.
+fn removed(names: &[&str], gone: &[&str]) -> Vec<Pool> {
+    let mut settings = pool("p", names, Some(check(Role::Primary, None)));
+    for server in &mut settings.servers {
+        server.vanished = gone.contains(&server.name.as_str()).then_some(Vanished::File);
+    }
+    vec![settings]
+}
+
+#[test]
+fn sessions_on_a_server_that_the_file_lost_are_closed_as_those_of_any_other() {
+    let closed = |why| vec![Close { key: DB1, why }];
+    let start = || {
+        let mut state = PoolsState::new(removed(&["db1", "db2"], &[]), Time::ZERO);
+        see(&mut state, DB1, primary(), 0);
+        see(&mut state, DB2, replica(0), 0);
+        let changes = state.reconfigure(removed(&["db1", "db2"], &["db1"]), second(1));
+        assert_eq!(changes.close, [], "its sessions go on: nobody else takes writes");
+        let text = "removed from the file, and goes when its last session has ended";
+        assert_eq!((word(&state, DB1), reason(&state, DB1).to_string()), (State::Drain, text.to_owned()));
+        state
+    };
+    let mut state = start();
+    assert_eq!(see(&mut state, DB1, replica(0), 2).close, closed(Why::Demoted));
+    let mut state = start();
+    assert_eq!(see(&mut state, DB2, primary(), 2).close, closed(Why::Superseded));
+    assert_eq!(picked(&mut state, 0), Ok(DB2));
+    assert_eq!(see(&mut state, DB1, primary(), 3).close, [], "once");
+    let mut state = start();
+    assert_eq!(state.reconfigure(removed(&["db1", "db2"], &[]), second(2)).close, []);
+    assert_eq!(picked(&mut state, 0), Ok(DB1), "it is back before it was gone");
+    see(&mut state, DB2, primary(), 3);
+    assert!(matches!(reason(&state, DB2), Reason::Conflict { .. }), "and the one in use");
+}
+
+#[test]
+fn of_a_pool_that_the_file_lost_the_primary_is_followed_on() {
+    let all = ["db1", "db2"];
+    let mut state = PoolsState::new(removed(&all, &[]), Time::ZERO);
+    see(&mut state, DB1, primary(), 0);
+    see(&mut state, DB2, replica(0), 0);
+    state.reconfigure(removed(&all, &all), second(1));
+    (2..5).for_each(|n| assert_eq!(see(&mut state, DB1, failed(), n).close, []));
+    assert_eq!(see(&mut state, DB2, primary(), 5).close, [Close { key: DB1, why: Why::Superseded }]);
+    assert!(picked(&mut state, 0).is_err(), "no new sessions");
+}
+
+#[test]
+fn a_server_with_another_name_keeps_what_runs_on_it() {
+    let mut state = PoolsState::new(removed(&["db1"], &[]), Time::ZERO);
+    see(&mut state, DB1, primary(), 0);
+    let mut settings = removed(&["db1", "new"], &["db1"]);
+    settings[0].servers[1].host = settings[0].servers[0].host.clone();
+    state.reconfigure(settings, second(1));
+    assert_eq!(see(&mut state, DB2, primary(), 2).close, []);
+    assert_eq!(picked(&mut state, 0), Ok(DB2));
+}
+
+#[test]
+fn nothing_keeps_a_server_that_vanished_and_is_unproven() {
+    let with = |gone: &[&str], port| {
+        let mut settings = removed(&["db1"], gone);
+        settings[0].servers[0].port = port;
+        settings
+    };
+    let mut state = PoolsState::new(with(&[], 3306), Time::ZERO);
+    see(&mut state, DB1, primary(), 0);
+    state.reconfigure(with(&["db1"], 3307), second(1));
+    assert_eq!(word(&state, DB1), State::Drain);
+    assert!(picked(&mut state, 0).is_err());
 }
 
 #[test]

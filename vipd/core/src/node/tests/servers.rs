@@ -1,7 +1,7 @@
 //! What the servers behind a node make it say and do.
 
 use super::*;
-use crate::health::Admin;
+use crate::health::{Admin, Why};
 use crate::probe::Connections;
 use crate::settings::{CheckKind, MysqlCheck, OnDemote, Role};
 use crate::wire::peer::Incumbent;

@@ -62,7 +62,7 @@ async fn seen(check: MysqlCheck, script: Script) -> Result<(Probe, Vec<String>),
     let (address, progress) = (SocketAddr::from(([127, 0, 0, 1], port)), Progress::default());
     let mut probe = async || {
         let deadline = Instant::now() + LIMIT;
-        match tokio::time::timeout(LIMIT, prober.probe(&[address], deadline, &progress)).await? {
+        match tokio::time::timeout(LIMIT, prober.probe(way(&[address], deadline), &progress)).await? {
             Ok((_, seen)) => Ok(Probe::Answered(seen)),
             Err(error) => Ok(Probe::Failed(error.to_string().replace(&address.to_string(), "PEER"))),
         }

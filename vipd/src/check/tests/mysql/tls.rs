@@ -66,7 +66,7 @@ where
     let mut prober = Prober::new(check(&password), Some(client), LIMIT, LIMIT);
     let address = SocketAddr::from(([127, 0, 0, 1], port));
     let (addresses, progress) = ([address], Progress::default());
-    let probe = prober.probe(&addresses, Instant::now() + LIMIT, &progress);
+    let probe = prober.probe(way(&addresses, Instant::now() + LIMIT), &progress);
     match tokio::time::timeout(LIMIT, probe).await? {
         Ok((_, seen)) => Err(format!("answered: {seen:?}").into()),
         Err(error) => Ok(error.to_string().replace(&address.to_string(), "PEER")),

@@ -1,0 +1,201 @@
+//! Which addresses the other nodes say are theirs, by their adverts.
+//!
+//! An election decides who owns a VRID. While files differ (a reload that is
+//! rolled out, one host after the other, and moves an address to another group)
+//! two owners of two VRIDs may have the same address, and no election sees it.
+//! So an address that another node advertises under another VRID is withheld
+//! here until that node says so no more.
+
+use super::Node;
+use crate::election::Who;
+use crate::settings::{Family, VipGroup};
+use crate::time::Time;
+use crate::wire::advert::{Advert, PRIORITY_RELEASE};
+use crate::wire::peer::State;
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::num::NonZeroU8;
+use std::time::Duration;
+
+/// An owner that was silent for so many of its intervals owns no more: the
+/// three of a detection and the longest skew.
+pub(super) const SILENT_INTERVALS: u32 = 4;
+/// After a release the next owner by rank speaks within this time a node.
+const RANK: Duration = Duration::from_millis(10);
+
+/// Addresses of a group that another node answers for.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct Elsewhere {
+    /// The node, as a position in the cluster's list.
+    pub(crate) node: usize,
+    /// The VRID under which it does.
+    pub(crate) vrid: NonZeroU8,
+    /// It has not been heard to; this node has not listened for long.
+    pub(crate) presumed: bool,
+    /// It is not believed for longer, unless it says so again.
+    pub(crate) until: Time,
+}
+
+#[derive(Clone, Debug)]
+struct Claim {
+    addresses: Vec<IpAddr>,
+    priority: u8,
+    source: IpAddr,
+    presumed: bool,
+    until: Time,
+}
+
+/// What each owner's last advert claimed. Bounded by the VRIDs, the cluster's
+/// nodes and the file's addresses: nothing else is kept.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Claims(BTreeMap<(NonZeroU8, usize, Family), Claim>);
+
+/// How a group has an address by now.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Own {
+    /// The group's priority here.
+    pub(crate) priority: u8,
+    /// Where it advertises from in the claim's family.
+    pub(crate) source: Option<IpAddr>,
+}
+
+impl Claims {
+    /// Notes a node's advert, as far as it is of this file's `addresses`.
+    fn note(
+        &mut self,
+        node: usize,
+        nodes: usize,
+        source: IpAddr,
+        advert: &Advert,
+        addresses: Vec<IpAddr>,
+        now: Time,
+    ) {
+        self.0.retain(|_, claim| claim.until > now);
+        let key = (advert.vrid, node, Family::of(source));
+        if advert.priority == PRIORITY_RELEASE {
+            if let Some(claim) = self.0.get_mut(&key) {
+                let ranks = u32::try_from(nodes).unwrap_or(u32::MAX);
+                claim.until = claim.until.min(now + RANK.saturating_mul(ranks));
+            }
+        } else if addresses.is_empty() {
+            self.0.remove(&key);
+        } else {
+            let until = now + advert.interval.saturating_mul(SILENT_INTERVALS);
+            self.0
+                .insert(key, Claim { addresses, priority: advert.priority, source, presumed: false, until });
+        }
+    }
+}
+
+impl Node {
+    /// Notes which addresses a node of the cluster advertises; true if the
+    /// groups have to look at them.
+    pub(super) fn note_claim(&mut self, node: usize, source: IpAddr, advert: &Advert, now: Time) -> bool {
+        let mut addresses = advert.addresses.clone();
+        let mut foreign = false;
+        addresses.retain(|a| {
+            let Some(home) = self.homes.get(a).and_then(|h| self.settings.vips.get(*h)) else { return false };
+            foreign |= is_foreign(advert.vrid, node, home);
+            true
+        });
+        self.claims.note(node, self.peers.len(), source, advert, addresses, now);
+        foreign || self.groups.iter().any(|g| !g.withheld().is_empty())
+    }
+
+    /// Before a reload: a node that has not listened for a detection time since
+    /// it started, or slept, takes it that others have what it does not own.
+    pub(super) fn presume_claims(&mut self, now: Time) {
+        let until = self.listening_since + self.settings.election.advert_interval * SILENT_INTERVALS;
+        if now >= until {
+            return;
+        }
+        for group in self.groups.iter().filter(|g| g.election.word() != State::Active) {
+            let followed = group
+                .election
+                .following()
+                .and_then(|o| if let Who::Node(n) = o.who { Some(n) } else { None });
+            let other = group.vip.nodes.iter().copied().find(|n| *n != self.me);
+            let Some(node) = followed.or(other) else { continue };
+            for family in Family::ALL {
+                let addresses: Vec<IpAddr> = group.vip.of_family(family).map(|a| a.address()).collect();
+                let Some(source) = self.settings.cluster.nodes.get(node).and_then(|n| n.address(family))
+                else {
+                    continue;
+                };
+                let claim = Claim {
+                    addresses,
+                    priority: group.election.params().priority,
+                    source,
+                    presumed: true,
+                    until,
+                };
+                self.claims.0.entry((group.vip.vrid, node, family)).or_insert(claim);
+            }
+        }
+    }
+
+    /// The addresses of a group that other nodes answer for under another
+    /// number, or without being of the group. `own` tells of those that this
+    /// node answers for itself: of two that both do, the one with the lower
+    /// priority or source yields, provided that the other's file is known to
+    /// differ; else its adverts may be forged or belong to nobody here.
+    pub(super) fn elsewhere(
+        &self,
+        vip: &VipGroup,
+        own: impl Fn(IpAddr, Family) -> Option<Own>,
+        now: Time,
+    ) -> BTreeMap<IpAddr, Elsewhere> {
+        let mut elsewhere = BTreeMap::new();
+        for ((vrid, node, family), claim) in &self.claims.0 {
+            if claim.until <= now || !is_foreign(*vrid, *node, vip) {
+                continue;
+            }
+            let known = self.settings.vips.iter().any(|v| v.vrid == *vrid)
+                || self.peers.get(*node).is_some_and(|p| !p.differs.is_empty());
+            for address in vip.addresses.iter().map(|a| a.address()).filter(|a| claim.addresses.contains(a)) {
+                let keeps = own(address, *family).is_some_and(|own| {
+                    !known
+                        || claim.presumed
+                        || (own.priority, own.source) > (claim.priority, Some(claim.source))
+                });
+                if !keeps {
+                    elsewhere.insert(
+                        address,
+                        Elsewhere { node: *node, vrid: *vrid, presumed: claim.presumed, until: claim.until },
+                    );
+                }
+            }
+        }
+        elsewhere
+    }
+
+    /// Every group lets go what is another node's, and takes what is no more.
+    pub(super) fn look_at_claims(&mut self, now: Time) {
+        let found: Vec<_> = self
+            .groups
+            .iter()
+            .map(|g| (g.id, self.elsewhere(&g.vip, |a, family| g.own(a, family), now)))
+            .collect();
+        for (id, elsewhere) in found {
+            self.with_group(id, now, |g, scope| {
+                g.withhold(elsewhere, scope);
+            });
+        }
+    }
+
+    /// When a claim that keeps something from this node ends.
+    pub(super) fn claims_deadline(&self) -> Option<Time> {
+        self.groups.iter().flat_map(|g| g.withheld().values().map(|e| e.until)).min()
+    }
+}
+
+/// Whether a group has no part in what a node advertises under a VRID.
+fn is_foreign(vrid: NonZeroU8, node: usize, vip: &VipGroup) -> bool {
+    vrid != vip.vrid || !vip.nodes.contains(&node)
+}
+
+/// Which group of a file has an address.
+pub(super) fn homes(vips: &[VipGroup]) -> BTreeMap<IpAddr, usize> {
+    let all = vips.iter().enumerate();
+    all.flat_map(|(number, vip)| vip.addresses.iter().map(move |a| (a.address(), number))).collect()
+}

@@ -1,0 +1,272 @@
+//! What goes into a node, and what comes out.
+
+use crate::event::{Event, Steps};
+use crate::health::Why;
+use crate::plan::GroupPlan;
+use crate::pool::{Pools, ServerKey};
+use crate::probe::Probe;
+use crate::publish::Records;
+use crate::rejects::Reject;
+use crate::settings::Cidr;
+use crate::wire::peer::State;
+use std::net::IpAddr;
+use std::num::NonZeroU8;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// The interface that carries a group.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub enum Link {
+    /// Nobody has looked yet.
+    #[default]
+    Unknown,
+    /// It cannot be used.
+    Down {
+        /// Why, for people: "eth0 has no carrier".
+        reason: String,
+    },
+    /// It can.
+    Up {
+        /// The kernel's index of the interface.
+        interface: u32,
+        /// This node's own addresses to advertise from, at most one a family.
+        sources: Vec<IpAddr>,
+    },
+}
+
+/// What happened.
+#[derive(Debug)]
+pub enum Input<'a> {
+    /// A deadline passed.
+    Tick,
+    /// A group's interface came, went or changed.
+    Link {
+        /// The group's number.
+        group: usize,
+        /// What it is now.
+        link: Link,
+    },
+    /// A packet of IP protocol 112 arrived.
+    Packet {
+        /// The interface it came in by.
+        interface: u32,
+        /// Its IP source.
+        source: IpAddr,
+        /// Its IP destination.
+        destination: IpAddr,
+        /// Its TTL or hop limit.
+        ttl: u8,
+        /// What follows the IP header.
+        payload: &'a [u8],
+    },
+    /// A datagram arrived on the peer port.
+    PeerPacket {
+        /// Its IP source.
+        source: IpAddr,
+        /// Its TTL or hop limit; 255 for what a seal has proven, which may have come through routers.
+        ttl: u8,
+        /// Its bytes; if it was sealed, what was inside.
+        payload: &'a [u8],
+    },
+    /// A packet counts for nothing by what the cluster key says of it, or was
+    /// not even looked at.
+    Refused {
+        /// Its IP source.
+        source: IpAddr,
+        /// Why.
+        cause: Reject,
+        /// The virtual router that it says to own, where its sender may yet be
+        /// a node of ours with another key: this node does not take that over
+        /// for as long as it hears so.
+        owns: Option<NonZeroU8>,
+    },
+    /// The kernel answered a plan.
+    Applied {
+        /// The group's number.
+        group: usize,
+        /// The plan's generation.
+        generation: u64,
+        /// Done, or why not.
+        result: Result<(), String>,
+    },
+    /// Somebody deleted planned addresses, and they were put back.
+    Restored {
+        /// The group's number.
+        group: usize,
+        /// The addresses.
+        addresses: Vec<IpAddr>,
+    },
+    /// Planned addresses are gone and cannot be put back.
+    Lost {
+        /// The group's number.
+        group: usize,
+        /// Why not.
+        reason: String,
+    },
+    /// Somebody put a group's addresses here although this node does not hold
+    /// them; they are removed.
+    Evicted {
+        /// The group's number.
+        group: usize,
+        /// The addresses.
+        addresses: Vec<IpAddr>,
+    },
+    /// An announcement was sent.
+    Announced {
+        /// The group's number.
+        group: usize,
+    },
+    /// A check answered.
+    Probe {
+        /// The server.
+        server: ServerKey,
+        /// What the check saw.
+        probe: Probe,
+        /// How long it took.
+        took: Duration,
+    },
+    /// A client's connection to a server failed.
+    ConnectFailed {
+        /// The server's pool.
+        pool: &'a str,
+        /// The server.
+        server: &'a str,
+    },
+    /// A server's name was looked up.
+    Resolved {
+        /// The server.
+        server: ServerKey,
+        /// Where it leads; nowhere if it never resolved.
+        addresses: Vec<IpAddr>,
+        /// Why the latest look-up failed, if it did.
+        problem: Option<String>,
+    },
+    /// The stores of records have carried out an order, or one of them has not.
+    Published {
+        /// The order's generation.
+        generation: u64,
+        /// Done everywhere, or why not.
+        result: Result<(), String>,
+    },
+    /// Stop: hand over, release, and say when it is done.
+    Stop,
+}
+
+/// A VRRP packet to send.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Transmit {
+    /// The interface to send it by.
+    pub interface: u32,
+    /// Its IP source.
+    pub source: IpAddr,
+    /// Its IP destination.
+    pub destination: IpAddr,
+    /// What follows the IP header.
+    pub bytes: Vec<u8>,
+}
+
+/// Addresses to announce: gratuitous ARP, unsolicited neighbour advertisements.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Announcement {
+    /// The group's number.
+    pub group: usize,
+    /// The interface to send them by.
+    pub interface: u32,
+    /// The addresses.
+    pub addresses: Vec<IpAddr>,
+}
+
+/// What the crash guard must know: it replaces what it knew before.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct GuardState {
+    /// The addresses to delete, with the interface of each.
+    pub addresses: Vec<(u32, Cidr)>,
+    /// The packets to send then.
+    pub farewells: Vec<Transmit>,
+}
+
+/// What must be done.
+#[derive(Clone, Debug)]
+pub enum Output {
+    /// Send a VRRP packet.
+    Advert(Transmit),
+    /// Send a datagram to a node's peer port.
+    Peer {
+        /// The node, as a position in the cluster's list.
+        node: usize,
+        /// The datagram.
+        bytes: Vec<u8>,
+    },
+    /// Make the kernel hold this, and answer with [`Input::Applied`].
+    Addresses(GroupPlan),
+    /// Announce addresses, and answer with [`Input::Announced`].
+    Announce(Announcement),
+    /// Close the sessions of clients that came by these addresses.
+    CloseSessions {
+        /// The addresses.
+        addresses: Vec<IpAddr>,
+    },
+    /// Balance over these from now on.
+    Pools(Arc<Pools>),
+    /// Close the sessions on a server; comes after the pools without it.
+    CloseServer {
+        /// The server.
+        server: ServerKey,
+        /// Why.
+        why: Why,
+    },
+    /// Give a server no more new sessions than this until its next check.
+    Room {
+        /// The server.
+        server: ServerKey,
+        /// New sessions; unbounded when absent.
+        free: Option<u32>,
+    },
+    /// Check a server now rather than at its turn.
+    Hurry {
+        /// The server.
+        server: ServerKey,
+    },
+    /// Make the stores of records hold this, and answer with [`Input::Published`];
+    /// of several orders only the newest counts.
+    Records(Records),
+    /// Tell the crash guard.
+    Guard(GuardState),
+    /// Tell people.
+    Event(Event),
+    /// This group is no more; no plan for it follows.
+    Forget {
+        /// The group's number.
+        group: usize,
+    },
+    /// Everything is handed over and released: the program may end.
+    Stopped {
+        /// The kernel has said so; else time ran out, and the guard has to look.
+        clean: bool,
+    },
+}
+
+/// A group as users see it.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct GroupStatus {
+    /// Its number.
+    pub id: usize,
+    /// Its name.
+    pub name: String,
+    /// Its addresses.
+    pub addresses: Vec<Cidr>,
+    /// This node's state.
+    pub state: State,
+    /// Who owns it, as far as this node knows.
+    pub owner: Option<String>,
+    /// This node's priority.
+    pub priority: u8,
+    /// How long the state has lasted.
+    pub since: Duration,
+    /// Why it is what it is.
+    pub why: String,
+    /// Whether a planned switchover of it is under way here.
+    pub switching: bool,
+    /// The last takeover's steps.
+    pub steps: Option<Steps>,
+}

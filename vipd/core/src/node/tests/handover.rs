@@ -1,0 +1,125 @@
+//! Planned switchovers, stepping back, maintenance.
+
+use super::*;
+
+#[test]
+fn a_switchover_that_cannot_be_is_refused_with_its_reason() {
+    let now = at(3_400);
+    let mut node = owner(settings());
+    let mut refused = |vip: &str, to: Option<&str>| node.switchover(vip, to, now).expect_err("refused");
+    assert!(refused("mian", None).contains("there is main"));
+    assert!(refused("main", Some("px9")).contains("its nodes are px1, px2"));
+    assert!(refused("main", Some("px1")).contains("on px1 already"));
+    assert!(refused("main", None).contains("px2 does not answer"));
+    peer_says(&mut node, &hello(State::Fault, true, vec![1, 2]), now);
+    assert!(node.switchover("main", None, now).expect_err("refused").contains("state fault"));
+    peer_says(&mut node, &hello(State::Backup, true, vec![1, 2]), now);
+    assert_eq!(node.switchover("main", None, now), Ok("px2".to_owned()));
+    assert!(node.switchover("main", None, now).expect_err("refused").contains("under way"));
+}
+
+#[test]
+fn a_switchover_that_nobody_answers_leaves_everything_as_it_was() {
+    let mut node = owner(settings());
+    peer_says(&mut node, &hello(State::Backup, true, vec![1, 2]), at(3_400));
+    node.switchover("main", None, at(3_400)).expect("begins");
+    obey(&mut node, at(3_400));
+    node.handle(Input::Tick, at(3_700));
+    let told = events(obey(&mut node, at(3_700)));
+    assert!(told.iter().any(|e| e.message.contains("px2 did not answer")), "{told:?}");
+    let status = &node.group_status(at(3_700))[0];
+    assert_eq!((status.state, status.switching), (State::Active, false));
+}
+
+#[test]
+fn an_owner_without_servers_steps_back_only_if_another_has_some() {
+    let prepares = |outputs: &[Output]| {
+        let prepare = |o: &&Output| matches!(o, Output::Peer { bytes, .. } if bytes[5] == 2);
+        outputs.iter().filter(prepare).count()
+    };
+    let key = ServerKey { pool: 0, server: 0 };
+    let up =
+        || Input::Probe { server: key, probe: Probe::Answered(Observation::default()), took: Duration::ZERO };
+    let down = || Input::Probe { server: key, probe: Probe::Failed("refused".into()), took: Duration::ZERO };
+    let mut node = node(tracked());
+    node.handle(up(), at(1));
+    node.handle(Input::Tick, at(3_300));
+    obey(&mut node, at(3_300));
+    // Nobody is better off: the address stays where it is.
+    peer_says(&mut node, &hello(State::Backup, false, vec![1, 2]), at(3_400));
+    node.handle(down(), at(3_500));
+    assert_eq!(prepares(&obey(&mut node, at(3_500))), 0);
+    peer_says(&mut node, &hello(State::Backup, true, vec![1, 2]), at(3_600));
+    assert_eq!(prepares(&obey(&mut node, at(3_600))), 1);
+}
+
+#[test]
+fn maintenance_hands_over_and_takes_nothing() {
+    let mut node = owner(settings());
+    peer_says(&mut node, &hello(State::Backup, true, vec![1, 2]), at(3_400));
+    node.set_maintenance(true, at(3_400));
+    let asked = drain(&mut node).iter().any(|o| matches!(o, Output::Peer { bytes, .. } if bytes[5] == 2));
+    assert!(asked, "the next owner is asked first");
+    for now in (3_400..30_000).step_by(50) {
+        node.handle(Input::Tick, at(now));
+        obey(&mut node, at(now));
+    }
+    assert_eq!(node.group_status(at(30_000))[0].state, State::Init);
+    node.set_maintenance(false, at(30_000));
+    assert_eq!(node.group_status(at(30_000))[0].state, State::Backup);
+}
+
+#[test]
+fn a_node_that_has_not_judged_its_servers_is_not_ready_to_own() {
+    let vrid = NonZeroU8::new(100).unwrap_or(NonZeroU8::MIN);
+    let message = Message::Prepare { vrid, nonce: 7, to: node_id("px1") };
+    let prepare = Envelope { cluster: cluster_id("orders"), sender: node_id("px2"), message }.write();
+    let prepares = |node: &mut Node, now| {
+        peer_says(node, &prepare, now);
+        let silent = |o: &Output| matches!(o, Output::Addresses(p) if p.hold == Hold::Silent);
+        drain(node).iter().any(silent)
+    };
+    let mut cold = node(tracked());
+    assert!(!prepares(&mut cold, at(10)));
+    let probe = Probe::Failed("refused".into());
+    cold.handle(
+        Input::Probe { server: ServerKey { pool: 0, server: 0 }, probe, took: Duration::ZERO },
+        at(20),
+    );
+    assert!(prepares(&mut cold, at(30)), "a server that is down is known, too");
+    // A name that never resolves is not waited for without end.
+    let mut patient = node(tracked());
+    patient.handle(Input::PeerPacket { source: address(12), ttl: 255, payload: &prepare }, at(10));
+    let payload = advert(150).write(address(12), address(11));
+    for now in (1_000..=5_000).step_by(500) {
+        let (source, destination) = (address(12), address(11));
+        patient.handle(
+            Input::Packet { interface: LINK, source, destination, ttl: 255, payload: &payload },
+            at(now),
+        );
+        patient.handle(Input::Tick, at(now));
+    }
+    drain(&mut patient);
+    assert!(prepares(&mut patient, at(5_010)));
+}
+
+#[test]
+fn maintenance_that_ends_during_the_hand_over_leaves_a_backup() {
+    let mut node = owner(settings());
+    peer_says(&mut node, &hello(State::Backup, true, vec![1, 2]), at(3_400));
+    node.set_maintenance(true, at(3_400));
+    node.set_maintenance(false, at(3_410));
+    for now in (3_420..5_000).step_by(10) {
+        node.handle(Input::Tick, at(now));
+        obey(&mut node, at(now));
+    }
+    assert_eq!(node.group_status(at(5_000))[0].state, State::Backup);
+}
+
+#[test]
+fn maintenance_that_would_leave_nobody_is_told_of() {
+    let mut node = owner(settings());
+    assert!(node.maintenance_obstacle().is_some_and(|why| why.contains("px2 does not answer")));
+    peer_says(&mut node, &hello(State::Backup, true, vec![1, 2]), at(3_400));
+    assert_eq!(node.maintenance_obstacle(), None);
+}

@@ -1,0 +1,196 @@
+//! Taking the addresses, holding them, and letting them go.
+
+use super::*;
+
+/// The guard looks after addresses until the kernel has said that they are gone.
+#[test]
+fn the_guard_holds_what_is_not_deleted_yet() {
+    let mut node = owner(settings());
+    let down = Link::Down { reason: "eth0 has no carrier".into() };
+    let group = node.group_status(at(3_400))[0].id;
+    node.handle(Input::Link { group, link: down }, at(3_400));
+    let outputs = drain(&mut node);
+    let guard = |outputs: &[Output]| {
+        let mut states = outputs.iter().filter_map(|o| if let Output::Guard(g) = o { Some(g) } else { None });
+        states.next_back().map(|g| g.addresses.len())
+    };
+    assert_eq!(guard(&outputs), Some(1));
+    let mut plans = outputs.iter().filter_map(|o| if let Output::Addresses(p) = o { Some(p) } else { None });
+    let absent = plans.next_back().filter(|p| p.hold == Hold::Absent).expect("a plan to delete them");
+    let gone = Input::Applied { group, generation: absent.generation, result: Ok(()) };
+    node.handle(gone, at(3_401));
+    assert_eq!(guard(&drain(&mut node)), Some(0));
+}
+
+#[test]
+fn nothing_is_announced_before_the_kernel_has_it() {
+    let mut node = node(settings());
+    node.handle(Input::Tick, at(3_300));
+    let outputs = drain(&mut node);
+    let plan = outputs.iter().find_map(|o| if let Output::Addresses(p) = o { Some(p.clone()) } else { None });
+    let plan = plan.expect("a plan");
+    assert_eq!(plan.hold, Hold::Owned);
+    assert!(outputs.iter().any(|o| matches!(o, Output::Advert(_))), "backups are told at once");
+    assert!(!outputs.iter().any(|o| matches!(o, Output::Announce(_))));
+    // An answer to an older plan says nothing of this one.
+    let (group, generation) = (plan.group, plan.generation);
+    node.handle(Input::Applied { group, generation: generation - 1, result: Ok(()) }, at(3_301));
+    assert!(!drain(&mut node).iter().any(|o| matches!(o, Output::Announce(_))));
+    node.handle(Input::Applied { group, generation, result: Ok(()) }, at(3_302));
+    assert!(drain(&mut node).iter().any(|o| matches!(o, Output::Announce(_))));
+    node.handle(Input::Announced { group }, at(3_303));
+    let steps = events(drain(&mut node)).into_iter().find_map(|e| e.steps).expect("the takeover's steps");
+    assert!(steps.decided <= steps.address_in && steps.address_in < steps.announced, "{steps:?}");
+}
+
+#[test]
+fn a_refusal_of_the_kernel_is_a_fault_and_a_release() {
+    let mut node = node(settings());
+    node.handle(Input::Tick, at(3_300));
+    drain(&mut node);
+    node.handle(Input::Applied { group: 0, generation: 2, result: Err("no buffer".into()) }, at(3_301));
+    let status = &node.group_status(at(3_301))[0];
+    assert_eq!(status.state, State::Fault);
+    assert!(status.why.contains("no buffer"), "{}", status.why);
+    let releases = drain(&mut node).into_iter().filter(|o| matches!(o, Output::Advert(t) if t.bytes[2] == 0));
+    assert_eq!(releases.count(), 1);
+    // It takes part again by itself.
+    let retry = at(8_400);
+    node.handle(Input::Tick, retry);
+    assert_eq!(node.group_status(retry)[0].state, State::Backup);
+}
+
+/// Three nodes, of which the last has the highest priority.
+fn against_the_order() -> Settings {
+    let mut settings = settings();
+    settings.cluster.nodes.push(Member { name: "px3".into(), addresses: vec![address(13)], priority: None });
+    settings.vips[0].nodes = vec![0, 1, 2];
+    for (member, priority) in settings.cluster.nodes.iter_mut().zip([10, 20, 30]) {
+        member.priority = NonZeroU8::new(priority);
+    }
+    settings
+}
+
+#[test]
+fn a_release_is_taken_up_by_priority_also_against_the_order_of_the_file() {
+    for (me, own, taken_up_at) in [(0, 11, 1_010), (1, 12, 1_000)] {
+        let mut node = Node::new(against_the_order(), me, 0, at(0));
+        let link = Link::Up { interface: LINK, sources: vec![address(own)] };
+        node.handle(Input::Link { group: 0, link }, at(0));
+        for (priority, now) in [(30, 500), (0, 1_000)] {
+            let (source, destination) = (address(13), address(own));
+            let payload = advert(priority).write(source, destination);
+            let packet = Input::Packet { interface: LINK, source, destination, ttl: 255, payload: &payload };
+            node.handle(packet, at(now));
+        }
+        node.handle(Input::Tick, at(taken_up_at - 1));
+        let state = |node: &Node| node.group_status(at(1_000))[0].state;
+        let waits = if taken_up_at == 1_000 { State::Active } else { State::Backup };
+        assert_eq!(state(&node), waits, "px{}", me + 1);
+        node.handle(Input::Tick, at(taken_up_at));
+        assert_eq!(state(&node), State::Active, "px{}", me + 1);
+    }
+    // And the first to be asked to prepare is the next by priority.
+    let mut settings = against_the_order();
+    settings.cluster.nodes[0].priority = NonZeroU8::new(200);
+    let mut node = owner(settings);
+    for (sender, last) in [("px2", 12), ("px3", 13)] {
+        let vrid = NonZeroU8::new(100).unwrap_or(NonZeroU8::MIN);
+        let groups = vec![GroupReport { vrid, state: State::Backup, priority: 20, serving: true }];
+        let message = Message::Hello { groups, digests: vec![1, 2], sources: vec![], incumbents: vec![] };
+        let payload = Envelope { cluster: cluster_id("orders"), sender: node_id(sender), message }.write();
+        node.handle(Input::PeerPacket { source: address(last), ttl: 255, payload: &payload }, at(3_400));
+    }
+    assert_eq!(node.switchover("main", None, at(3_400)), Ok("px3".to_owned()));
+}
+
+#[test]
+fn why_tells_what_keeps_a_node_from_preempting() {
+    let why = |settings: Settings, probe: Option<Probe>, heard: &[u64]| {
+        let mut node = node(settings);
+        if let Some(probe) = probe {
+            node.handle(
+                Input::Probe { server: ServerKey { pool: 0, server: 0 }, probe, took: Duration::ZERO },
+                at(1),
+            );
+        }
+        let payload = advert(150).write(address(12), address(11));
+        for now in heard {
+            let (source, destination) = (address(12), address(11));
+            let packet = Input::Packet { interface: LINK, source, destination, ttl: 255, payload: &payload };
+            node.handle(packet, at(*now));
+        }
+        node.group_status(at(heard[heard.len() - 1] + 100))[0].why.clone()
+    };
+    let up = || Some(Probe::Answered(Observation::default()));
+    let down = || Some(Probe::Failed("refused".into()));
+    let preempt = |mut settings: Settings, delay| {
+        (settings.election.preempt, settings.election.preempt_delay) = (true, delay);
+        settings
+    };
+    let rows = [
+        (settings(), None, "150 < 200, but no preemption"),
+        (preempt(settings(), 30 * SECOND), None, "150 < 200; this node preempts it in 28.90 s"),
+        (preempt(settings(), Duration::ZERO), None, "150 < 200; this node is taking over"),
+        (
+            preempt(tracked(), 30 * SECOND),
+            None,
+            "150 < 200, but not every server has been checked from here yet",
+        ),
+        (
+            preempt(tracked(), 30 * SECOND),
+            down(),
+            "150 < 200, but a listener it tracks has no usable server here",
+        ),
+        (preempt(tracked(), 30 * SECOND), up(), "150 < 200; this node preempts it in 28.90 s"),
+    ];
+    for (settings, probe, expected) in rows {
+        let told = why(settings, probe, &[1_000, 2_000]);
+        assert!(told.contains(expected), "{told:?}, not {expected:?}");
+    }
+
+    // After a switchover it does not take back what it gave.
+    let mut node = owner(preempt(settings(), Duration::ZERO));
+    peer_says(&mut node, &hello(State::Backup, true, vec![1, 2]), at(3_400));
+    node.switchover("main", None, at(3_400)).expect("begins");
+    for now in (3_400..4_400).step_by(10) {
+        node.handle(Input::Tick, at(now));
+        for output in obey(&mut node, at(now)) {
+            if let Output::Peer { bytes, .. } = output
+                && let Ok(Envelope { message: Message::Prepare { vrid, nonce, .. }, .. }) =
+                    Envelope::parse(&bytes)
+            {
+                let message = Message::Ready { vrid, nonce };
+                let ready = Envelope { cluster: cluster_id("orders"), sender: node_id("px2"), message };
+                peer_says(&mut node, &ready.write(), at(now));
+            }
+        }
+    }
+    let payload = advert(150).write(address(12), address(11));
+    let (source, destination) = (address(12), address(11));
+    node.handle(
+        Input::Packet { interface: LINK, source, destination, ttl: 255, payload: &payload },
+        at(4_400),
+    );
+    let told = &node.group_status(at(4_400))[0].why;
+    assert!(told.contains("150 < 200, but this node handed over to it on purpose"), "{told}");
+}
+
+#[test]
+fn an_owner_under_another_number_is_not_taken_over_from() {
+    let mut node = node(settings());
+    let theirs = Advert { vrid: NonZeroU8::MIN, ..advert(150) };
+    let payload = theirs.write(address(12), address(11));
+    for now in (500..20_000).step_by(500) {
+        let (source, destination) = (address(12), address(11));
+        node.handle(
+            Input::Packet { interface: LINK, source, destination, ttl: 255, payload: &payload },
+            at(now),
+        );
+        node.handle(Input::Tick, at(now));
+    }
+    assert_eq!(node.group_status(at(20_000))[0].state, State::Backup);
+    // Once it is gone, this node takes over as always.
+    node.handle(Input::Tick, at(23_500));
+    assert_eq!(node.group_status(at(23_500))[0].state, State::Active);
+}

@@ -1,0 +1,132 @@
+//! What arrives from the network.
+
+use super::*;
+
+#[test]
+fn packets_that_prove_nothing_are_counted_and_change_nothing() {
+    let good = advert(254).write(address(12), address(11));
+    let with = |change: fn(&mut Advert)| {
+        let mut changed = advert(254);
+        change(&mut changed);
+        changed.write(address(12), address(11))
+    };
+    let other_vrid = with(|a| a.vrid = NonZeroU8::MIN);
+    let unknown_vrid = with(|a| {
+        a.vrid = NonZeroU8::MIN;
+        a.addresses = vec![address(200)];
+    });
+    let v2 = with(|a| a.version = VrrpVersion::V2);
+    let rows: [(&[u8], u8, u8, &str); 8] = [
+        (&good, 12, 254, "ttl"),
+        (&good[..9], 12, 255, "truncated"),
+        (&good, 66, 255, "wrong-checksum"),
+        (&other_vrid, 12, 255, "other-vrid"),
+        (&unknown_vrid, 12, 255, "unknown-vrid"),
+        (&v2, 12, 255, "version-mismatch"),
+        (&advert(254).write(address(66), address(11)), 66, 255, "unknown-sender"),
+        (&advert(254).write(address(11), address(11)), 11, 255, "own-address"),
+    ];
+    for (payload, source, ttl, cause) in rows {
+        let mut node = owner(settings());
+        let now = at(3_400);
+        let (source, destination) = (address(source), address(11));
+        node.handle(Input::Packet { interface: LINK, source, destination, ttl, payload }, now);
+        assert_eq!(node.group_status(now)[0].state, State::Active, "{cause}");
+        let rejected = node.rejected(now);
+        assert_eq!(rejected.iter().map(|r| r.cause.as_str()).collect::<Vec<_>>(), [cause]);
+        let told = events(drain(&mut node));
+        assert!(told.iter().any(|e| e.kind == Kind::Advert && e.message.contains(cause)), "{told:?}");
+    }
+}
+
+#[test]
+fn a_strangers_advert_counts_at_multicast_if_it_is_of_our_addresses() {
+    let mut multicast = settings();
+    multicast.election.transport = Transport::Multicast;
+    let group = IpAddr::V4(Ipv4Addr::new(224, 0, 0, 18));
+    for (their_vip, state, cause) in
+        [(address(100), State::Backup, None), (address(200), State::Active, Some("foreign-cluster"))]
+    {
+        let mut node = owner(multicast.clone());
+        let theirs = Advert { addresses: vec![their_vip], ..advert(254) };
+        let payload = theirs.write(address(66), group);
+        let packet = Input::Packet {
+            interface: LINK,
+            source: address(66),
+            destination: group,
+            ttl: 255,
+            payload: &payload,
+        };
+        node.handle(packet, at(3_400));
+        assert_eq!(node.group_status(at(3_400))[0].state, state);
+        assert_eq!(node.rejected(at(3_400)).first().map(|r| r.cause.as_str()), cause);
+    }
+}
+
+#[test]
+fn peer_messages_are_taken_from_known_nodes_of_this_cluster_only() {
+    let good = hello(State::Backup, true, vec![1, 2]);
+    let mut newer = good.clone();
+    newer[4] = 9;
+    let message = Message::Hello { groups: vec![], digests: vec![], sources: vec![], incumbents: vec![] };
+    let foreign = Envelope { cluster: cluster_id("other"), sender: node_id("px2"), message }.write();
+    let message = Message::Hello { groups: vec![], digests: vec![], sources: vec![], incumbents: vec![] };
+    let impostor = Envelope { cluster: cluster_id("orders"), sender: node_id("px1"), message }.write();
+    let rows: [(&[u8], u8, u8, &str); 6] = [
+        (&good, 12, 64, "ttl"),
+        (&good, 66, 255, "unknown-sender"),
+        (b"hello", 12, 255, "peer-garbage"),
+        (&newer, 12, 255, "peer-version"),
+        (&foreign, 12, 255, "foreign-cluster"),
+        (&impostor, 12, 255, "node-name"),
+    ];
+    for (payload, source, ttl, cause) in rows {
+        let mut node = node(settings());
+        node.handle(Input::PeerPacket { source: address(source), ttl, payload }, at(1));
+        assert_eq!(node.rejected(at(1)).first().map(|r| r.cause.as_str()), Some(cause));
+        assert!(!node.peers()[1].alive, "{cause}");
+    }
+    let mut node = node(settings());
+    peer_says(&mut node, &good, at(1));
+    assert!(node.peers()[1].alive);
+}
+
+#[test]
+fn a_peer_with_other_settings_is_named_with_the_key() {
+    let mut node = node(settings());
+    peer_says(&mut node, &hello(State::Backup, true, vec![1, 99]), at(1));
+    assert_eq!(node.peers()[1].differs, ["pool"]);
+    let told = events(drain(&mut node));
+    assert!(told.iter().any(|e| e.kind == Kind::Peer && e.message.contains("pool")), "{told:?}");
+    peer_says(&mut node, &hello(State::Backup, true, vec![1, 2]), at(2));
+    assert!(node.peers()[1].differs.is_empty());
+}
+
+#[test]
+fn a_link_local_source_that_a_peer_told_of_is_that_peer() {
+    let six = |text: &str| text.parse::<IpAddr>().expect("an address");
+    let mut both = settings();
+    both.election.transport = Transport::Multicast;
+    both.vips[0].addresses.extend(Cidr::new(six("fd77::100"), 64));
+    let mut node = Node::new(both, 0, 0, at(0));
+    let sources = vec![address(11), six("fe80::11")];
+    node.handle(Input::Link { group: 0, link: Link::Up { interface: LINK, sources } }, at(0));
+    let vrid = NonZeroU8::new(100).unwrap_or(NonZeroU8::MIN);
+    let report = GroupReport { vrid, state: State::Active, priority: 150, serving: true };
+    let sources = vec![address(12), six("fe80::12")];
+    let message = Message::Hello { groups: vec![report], digests: vec![1, 2], sources, incumbents: vec![] };
+    let told = Envelope { cluster: cluster_id("orders"), sender: node_id("px2"), message }.write();
+    peer_says(&mut node, &told, at(10));
+    let theirs = Advert { addresses: vec![six("fd77::100")], ..advert(150) };
+    let group = six("ff02::12");
+    let payload = theirs.write(six("fe80::12"), group);
+    let packet = Input::Packet {
+        interface: LINK,
+        source: six("fe80::12"),
+        destination: group,
+        ttl: 255,
+        payload: &payload,
+    };
+    node.handle(packet, at(20));
+    assert_eq!(node.group_status(at(20))[0].owner.as_deref(), Some("px2"));
+}

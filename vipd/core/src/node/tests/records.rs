@@ -1,0 +1,229 @@
+//! The records of the name that leads to the nodes.
+
+use super::*;
+use crate::publish::Records;
+use crate::settings::{DNS_GROUP, Dns, Policy, WhenAllDown};
+use std::collections::BTreeSet;
+
+const DNS: u8 = 77;
+
+fn with_dns(policy: Policy, when_all_down: WhenAllDown) -> Settings {
+    let group = VipGroup { addresses: vec![], ..vip(DNS_GROUP, DNS) };
+    let dns = Dns {
+        name: "db.corp.example.".into(),
+        ttl: 5 * SECOND,
+        policy,
+        when_all_down,
+        hold_down: SECOND,
+        repair: false,
+        election: 0,
+        owner: 0,
+        rfc2136: None,
+        route53: None,
+    };
+    Settings { vips: vec![group], dns: Some(dns), ..settings() }
+}
+
+fn multi() -> Settings {
+    with_dns(Policy::Multi, WhenAllDown::LastGood)
+}
+
+/// The second node says how it is.
+fn px2_says(node: &mut Node, state: State, serving: bool, now: Time) -> Vec<Records> {
+    px2_is(node, state, serving, now);
+    orders(node, now)
+}
+
+fn px2_is(node: &mut Node, state: State, serving: bool, now: Time) {
+    let report =
+        GroupReport { vrid: NonZeroU8::new(DNS).unwrap_or(NonZeroU8::MIN), state, priority: 150, serving };
+    let message =
+        Message::Hello { groups: vec![report], digests: vec![1, 2], sources: vec![], incumbents: vec![] };
+    let envelope = Envelope { cluster: cluster_id("orders"), sender: node_id("px2"), message };
+    node.handle(Input::PeerPacket { source: address(12), ttl: 255, payload: &envelope.write() }, now);
+}
+
+fn orders(node: &mut Node, now: Time) -> Vec<Records> {
+    let records = |output| if let Output::Records(records) = output { Some(records) } else { None };
+    obey(node, now).into_iter().filter_map(records).collect()
+}
+
+/// Lets time pass as it does for a daemon that runs.
+fn run_to(node: &mut Node, millis: u64) -> Vec<Records> {
+    let mut all = vec![];
+    while let Some(due) = node.next_deadline().filter(|due| *due <= at(millis)) {
+        node.handle(Input::Tick, due);
+        all.extend(orders(node, due));
+    }
+    all
+}
+
+fn set(last: &[u8]) -> Option<BTreeSet<IpAddr>> {
+    Some(last.iter().map(|n| address(*n)).collect())
+}
+
+/// The first node writes, and both are in.
+fn writer(settings: Settings) -> Node {
+    let mut node = node(settings);
+    px2_says(&mut node, State::Backup, true, at(10));
+    run_to(&mut node, 3_200);
+    px2_says(&mut node, State::Backup, true, at(3_200));
+    let ordered = run_to(&mut node, 3_300);
+    assert_eq!(ordered, [Records { generation: 3, write: true, wanted: set(&[11, 12]) }]);
+    node
+}
+
+#[test]
+fn whoever_wins_the_election_writes_and_adverts_have_an_address() {
+    let mut node = node(multi());
+    assert_eq!(px2_says(&mut node, State::Backup, true, at(100)).len(), 1);
+    let due = std::iter::repeat_with(|| {
+        let due = node.next_deadline().expect("a deadline");
+        node.handle(Input::Tick, due);
+        due
+    });
+    let due = due.take_while(|due| *due < at(3_200)).last().expect("a deadline");
+    let outputs = obey(&mut node, due + SECOND);
+    let advert = outputs.iter().find_map(|o| if let Output::Advert(a) = o { Some(a) } else { None });
+    let advert = advert.expect("an advert");
+    let parsed = Advert::parse(&advert.bytes, advert.source, advert.destination).expect("a good one");
+    assert_eq!(parsed.addresses, [address(11)]);
+    let orders: Vec<_> = outputs.iter().filter(|o| matches!(o, Output::Records(r) if r.write)).collect();
+    assert_eq!(orders.len(), 1);
+}
+
+#[test]
+fn nobody_is_removed_before_its_silence_means_something() {
+    let mut node = node(multi());
+    let ordered = run_to(&mut node, 3_499);
+    assert_eq!(ordered.last().map(|r| (r.write, r.wanted.clone())), Some((true, None)));
+    // 3.5 hellos after the start.
+    assert_eq!(run_to(&mut node, 3_500).pop().and_then(|r| r.wanted), set(&[11]));
+}
+
+#[test]
+fn a_peer_that_serves_nobody_or_leaves_or_falls_silent_is_out() {
+    for (state, serving) in [(State::Backup, false), (State::Init, true), (State::Fault, true)] {
+        let mut node = writer(multi());
+        run_to(&mut node, 4_300);
+        let ordered = px2_says(&mut node, state, serving, at(4_310));
+        assert_eq!(ordered, [Records { generation: 4, write: true, wanted: set(&[11]) }]);
+        // Back, but not within the hold-down.
+        assert_eq!(px2_says(&mut node, State::Backup, true, at(4_400)), []);
+        assert_eq!(run_to(&mut node, 5_309), []);
+        assert_eq!(run_to(&mut node, 5_310).pop().and_then(|r| r.wanted), set(&[11, 12]));
+    }
+    let mut node = writer(multi());
+    assert_eq!(run_to(&mut node, 6_699), []);
+    assert_eq!(run_to(&mut node, 6_700).pop().and_then(|r| r.wanted), set(&[11]));
+}
+
+#[test]
+fn an_owner_that_falls_silent_is_out_with_the_takeover() {
+    let mut settings = multi();
+    // Hellos do not follow so short an interval: their silence takes 875 ms.
+    settings.election.advert_interval = Duration::from_millis(100);
+    let mut node = Node::new(settings, 1, 0, at(0));
+    let link = Link::Up { interface: LINK, sources: vec![address(12)] };
+    node.handle(Input::Link { group: 0, link }, at(0));
+    let vrid = NonZeroU8::new(DNS).unwrap_or(NonZeroU8::MIN);
+    let interval = Duration::from_millis(100);
+    let addresses = vec![address(11)];
+    let advert = Advert { version: VrrpVersion::V3, vrid, priority: 200, interval, addresses };
+    let payload = advert.write(address(11), address(12));
+    let report = GroupReport { vrid, state: State::Active, priority: 200, serving: true };
+    let message =
+        Message::Hello { groups: vec![report], digests: vec![1, 2], sources: vec![], incumbents: vec![] };
+    let hello = Envelope { cluster: cluster_id("orders"), sender: node_id("px1"), message }.write();
+    for millis in 1..=20 {
+        run_to(&mut node, millis * 100);
+        let now = at(millis * 100);
+        let source = address(11);
+        node.handle(Input::PeerPacket { source, ttl: 255, payload: &hello }, now);
+        let destination = address(12);
+        node.handle(Input::Packet { interface: LINK, source, destination, ttl: 255, payload: &payload }, now);
+    }
+    assert_eq!(node.dns_status().and_then(|s| s.desired), set(&[11, 12]));
+    assert!(run_to(&mut node, 2_340).iter().all(|o| !o.write));
+    let ordered = run_to(&mut node, 2_342).pop();
+    assert_eq!(ordered.map(|r| (r.write, r.wanted)), Some((true, set(&[12]))));
+}
+
+#[test]
+fn maintenance_takes_a_node_out_and_closes_what_old_answers_brought() {
+    let mut node = writer(multi());
+    run_to(&mut node, 4_400);
+    px2_says(&mut node, State::Backup, true, at(4_400));
+    node.set_maintenance(true, at(4_400));
+    assert_eq!(orders(&mut node, at(4_400)).pop().and_then(|r| r.wanted), set(&[12]));
+    let mut closed = vec![];
+    for step in 1..=200 {
+        let now = at(4_400 + step * 100);
+        px2_is(&mut node, State::Active, true, now);
+        if node.next_deadline().is_some_and(|due| due <= now) {
+            node.handle(Input::Tick, now);
+        }
+        for output in obey(&mut node, now) {
+            if let Output::CloseSessions { addresses } = output
+                && addresses == [address(11)]
+            {
+                closed.push(now);
+            }
+        }
+    }
+    assert_eq!(closed, [at(19_400)]);
+}
+
+#[test]
+fn a_writer_that_stops_takes_itself_out_first() {
+    let mut node = writer(multi());
+    run_to(&mut node, 4_400);
+    node.handle(Input::Stop, at(4_400));
+    let ordered = orders(&mut node, at(4_400)).pop().expect("an order");
+    assert_eq!(ordered.wanted, set(&[12]));
+    let state = |node: &Node| node.group_status(at(4_500))[0].state;
+    run_to(&mut node, 4_500);
+    assert_eq!(state(&node), State::Active, "the store has not answered yet");
+    let failed = Err("timed out".to_owned());
+    node.handle(Input::Published { generation: ordered.generation, result: failed }, at(4_510));
+    node.handle(Input::Published { generation: ordered.generation - 1, result: Ok(()) }, at(4_510));
+    assert!(!node.group_status(at(4_510))[0].switching);
+    node.handle(Input::Published { generation: ordered.generation, result: Ok(()) }, at(4_520));
+    assert!(node.group_status(at(4_520))[0].switching);
+
+    // A store that does not answer keeps nobody from stopping.
+    let mut node = writer(multi());
+    run_to(&mut node, 4_400);
+    node.handle(Input::Stop, at(4_400));
+    orders(&mut node, at(4_400));
+    run_to(&mut node, 6_399);
+    assert!(!node.group_status(at(6_399))[0].switching);
+    node.handle(Input::Tick, at(6_400));
+    assert!(node.group_status(at(6_400))[0].switching);
+    // Nothing to take out where nobody would be left.
+    let mut node = writer(multi());
+    run_to(&mut node, 4_400);
+    px2_says(&mut node, State::Init, true, at(4_400));
+    node.handle(Input::Stop, at(5_500));
+    assert!(node.group_status(at(5_500))[0].switching);
+}
+
+#[test]
+fn only_the_owner_is_published_when_the_policy_says_so() {
+    let mut node = node(with_dns(Policy::Owner, WhenAllDown::LastGood));
+    px2_says(&mut node, State::Backup, true, at(10));
+    assert_eq!(run_to(&mut node, 3_300).pop().and_then(|r| r.wanted), set(&[11]));
+    let status = node.dns_status().expect("a name");
+    assert_eq!(status.writer.as_deref(), Some("px1"));
+    assert_eq!(status.why, ["px1 is in", "px2 is out: it is not the owner"]);
+}
+
+#[test]
+fn a_name_that_goes_with_a_reload_leaves_no_deadline() {
+    let mut node = writer(multi());
+    node.set_maintenance(true, at(4_400));
+    orders(&mut node, at(4_400));
+    node.reconfigure(settings(), at(4_500));
+    assert_eq!(node.dns_status(), None);
+    assert_eq!(node.records(), None);
+}

@@ -1,0 +1,318 @@
+//! What a reload changes, and what it leaves alone.
+
+use super::*;
+
+#[test]
+fn a_reload_touches_only_what_changed() {
+    let now = at(3_500);
+    let mut two = settings();
+    two.vips.push(vip("second", 101));
+    let mut node = node(two.clone());
+    node.handle(Input::Tick, at(3_300));
+    obey(&mut node, at(3_300));
+    let mut changed = two.clone();
+    changed.vips[1].addresses = Cidr::new(address(102), 24).into_iter().collect();
+    changed.vips.push(vip("third", 103));
+    node.reconfigure(changed, now);
+    let plans = |outputs: Vec<Output>| -> Vec<(usize, Hold, IpAddr)> {
+        let plan = |o| if let Output::Addresses(p) = o { Some(p) } else { None };
+        let plans = outputs.into_iter().filter_map(plan);
+        plans.map(|p| (p.group, p.hold, p.addresses[0].address())).collect()
+    };
+    assert_eq!(plans(drain(&mut node)), [(1, Hold::Owned, address(102))]);
+    assert_eq!(node.groups().map(|(id, _)| id).collect::<Vec<_>>(), [0, 1, 2]);
+    // A group that is gone is released and its addresses are deleted.
+    let mut fewer = two;
+    fewer.vips.truncate(1);
+    node.reconfigure(fewer, now);
+    let first = plans(drain(&mut node));
+    assert_eq!(first, [(1, Hold::Silent, address(102))]);
+    let mut other = settings();
+    other.cluster.name = "other".into();
+    assert_eq!(Node::needs_restart(node.settings(), &other), ["cluster"]);
+}
+
+/// The addresses whose sessions are closed, and how many plans came before that.
+fn closed(outputs: &[Output]) -> Option<(&[IpAddr], usize)> {
+    let position = outputs.iter().position(|o| matches!(o, Output::CloseSessions { .. }))?;
+    let Output::CloseSessions { addresses } = &outputs[position] else { return None };
+    let plans = outputs[..position].iter().filter(|o| matches!(o, Output::Addresses(_))).count();
+    Some((addresses, plans))
+}
+
+#[test]
+fn sessions_on_an_address_that_a_reload_takes_away_are_closed_first() {
+    let mut two = settings();
+    two.vips[0].addresses.extend(Cidr::new(address(101), 24));
+    two.vips.push(vip("second", 110));
+    let now = at(3_400);
+
+    // The address goes altogether, when its clients know; another prefix length
+    // is no other address.
+    let mut node = owner(two.clone());
+    let mut fewer = two.clone();
+    fewer.vips[0].addresses = Cidr::new(address(100), 32).into_iter().collect();
+    node.reconfigure(fewer, now);
+    let planned = |outputs: &[Output]| -> Vec<IpAddr> {
+        let plan = |o: &Output| if let Output::Addresses(p) = o { Some(p.clone()) } else { None };
+        let last = outputs.iter().filter_map(plan).rfind(|p| p.group == 0).expect("a plan");
+        last.addresses.iter().map(|a| a.address()).collect()
+    };
+    let outputs = drain(&mut node);
+    assert_eq!(closed(&outputs), Some((&[address(101)][..], 0)));
+    assert_eq!(planned(&outputs), [address(100), address(101)]);
+    assert_eq!(node.group_status(now)[0].addresses.len(), 1);
+    node.handle(Input::Tick, at(3_500));
+    assert_eq!(planned(&drain(&mut node)), [address(100)]);
+
+    // It moves to another group.
+    let mut node = owner(two.clone());
+    let mut moved = two.clone();
+    moved.vips[0].addresses.truncate(1);
+    moved.vips[1].addresses.extend(Cidr::new(address(101), 24));
+    node.reconfigure(moved, now);
+    assert_eq!(closed(&drain(&mut node)), Some((&[address(101)][..], 0)));
+
+    // Its group goes; one that stays has the address from now on.
+    let mut node = owner(two.clone());
+    let mut merged = two.clone();
+    merged.vips[1].addresses.extend(Cidr::new(address(101), 24));
+    merged.vips.remove(0);
+    node.reconfigure(merged, now);
+    let outputs = drain(&mut node);
+    assert_eq!(closed(&outputs), Some((&[address(101)][..], 0)));
+    let plan = |group| {
+        let plan = |o: &Output| if let Output::Addresses(p) = o { Some(p.clone()) } else { None };
+        outputs.iter().filter_map(plan).find(|p| p.group == group).expect("a plan")
+    };
+    assert_eq!(plan(0).addresses.len(), 1, "the leaving group would take it from the other");
+    assert_eq!(plan(1).addresses.len(), 2);
+
+    // Its group goes, and the address with it.
+    let mut node = owner(two.clone());
+    let mut without = two;
+    without.vips.remove(0);
+    node.reconfigure(without, now);
+    let mut outputs = vec![];
+    for now in (3_400..10_000).step_by(10) {
+        node.handle(Input::Tick, at(now));
+        outputs.extend(obey(&mut node, at(now)));
+    }
+    assert_eq!(closed(&outputs), Some((&[address(100), address(101)][..], 0)));
+
+    // A backup holds nothing that anybody could be connected to.
+    let mut node = self::node(settings());
+    let mut other = settings();
+    other.vips[0].addresses = Cidr::new(address(102), 24).into_iter().collect();
+    node.reconfigure(other, at(10));
+    assert_eq!(closed(&drain(&mut node)), None);
+}
+
+#[test]
+fn a_group_that_a_reload_adds_in_maintenance_takes_no_part() {
+    let mut node = node(settings());
+    node.set_maintenance(true, at(10));
+    let mut more = settings();
+    more.vips.push(vip("second", 101));
+    node.reconfigure(more, at(20));
+    node.handle(
+        Input::Link { group: 1, link: Link::Up { interface: LINK, sources: vec![address(11)] } },
+        at(30),
+    );
+    node.handle(Input::Tick, at(60_000));
+    assert!(node.group_status(at(60_000)).iter().all(|g| g.state == State::Init));
+}
+
+/// Two groups, both of which the second node owns by its adverts; `moving` is
+/// in the first or in the second.
+fn rolled_out(moving_in: usize) -> Settings {
+    let mut two = settings();
+    two.vips.push(vip("second", 101));
+    two.vips[moving_in].addresses.extend(Cidr::new(address(150), 24));
+    two
+}
+
+fn theirs(node: &mut Node, vrid: u8, priority: u8, addresses: &[u8], now: Time) {
+    let addresses = addresses.iter().map(|a| address(*a)).collect();
+    let vrid = NonZeroU8::new(vrid).unwrap_or(NonZeroU8::MIN);
+    let payload = Advert { vrid, addresses, ..advert(priority) }.write(address(12), address(11));
+    let (source, destination) = (address(12), address(11));
+    node.handle(Input::Packet { interface: LINK, source, destination, ttl: 255, payload: &payload }, now);
+}
+
+/// The addresses of a group's newest plan and of its newest advert, if any.
+fn told(outputs: &[Output], group: usize, vrid: u8) -> (Option<Vec<u8>>, Option<Vec<u8>>) {
+    let last = |a: &IpAddr| if let IpAddr::V4(a) = a { a.octets()[3] } else { 0 };
+    let plan = |o: &Output| if let Output::Addresses(p) = o { Some(p.clone()) } else { None };
+    let plan = outputs.iter().filter_map(plan).rfind(|p| p.group == group && p.hold != Hold::Absent);
+    let advert = |o: &Output| {
+        let Output::Advert(t) = o else { return None };
+        Advert::parse(&t.bytes, t.source, t.destination).ok()
+    };
+    let advert = outputs.iter().filter_map(advert).rfind(|a| a.vrid.get() == vrid);
+    (
+        plan.map(|p| p.addresses.iter().map(|a| last(&a.address())).collect()),
+        advert.map(|a| a.addresses.iter().map(last).collect()),
+    )
+}
+
+/// The first node owns the second group; its peer owns the first, and the address
+/// that the reload moves from the first to the second.
+fn receives(now: Time) -> Node {
+    let mut node = node(rolled_out(0));
+    for before in (0..now.since(Time::ZERO).as_millis()).step_by(500) {
+        let before = at(u64::try_from(before).expect("a short time"));
+        theirs(&mut node, 100, 250, &[100, 150], before);
+        node.handle(Input::Tick, before);
+        obey(&mut node, before);
+    }
+    theirs(&mut node, 100, 250, &[100, 150], now);
+    let states: Vec<State> = node.group_status(now).iter().map(|g| g.state).collect();
+    assert_eq!(states, [State::Backup, State::Active]);
+    node
+}
+
+#[test]
+fn an_address_that_another_node_still_owns_in_another_group_is_withheld_until_it_says_so_no_more() {
+    let now = at(5_000);
+    for (ends, word) in
+        [(Some(250), "its advert without it"), (Some(0), "its release"), (None, "its silence")]
+    {
+        let mut node = receives(now);
+        node.reconfigure(rolled_out(1), now);
+        let outputs = obey(&mut node, now);
+        let happened = events(outputs.clone());
+        assert_eq!(told(&outputs, 1, 101).1, Some(vec![101]), "nor is it claimed");
+        assert!(
+            happened.iter().any(|e| e.kind == Kind::Address && e.message.contains("withheld")),
+            "{happened:?}"
+        );
+        let why = node.group_status(now)[1].why.clone();
+        assert!(why.contains("10.77.0.150 is withheld here: px2 advertises it under VRID 100"), "{why}");
+        // For as long as it is said.
+        for later in (5_500..20_000).step_by(500) {
+            theirs(&mut node, 100, 250, &[100, 150], at(later));
+            node.handle(Input::Tick, at(later));
+            let (plan, advert) = told(&drain(&mut node), 1, 101);
+            assert!(plan.is_none_or(|p| p == [101]) && advert.is_none_or(|a| a == [101]), "at {later} ms");
+        }
+        let heard = 19_500;
+        let taken = match ends {
+            Some(0) => {
+                theirs(&mut node, 100, 0, &[100, 150], at(heard));
+                heard + 20
+            }
+            Some(priority) => {
+                theirs(&mut node, 100, priority, &[100], at(heard));
+                heard
+            }
+            None => heard + 4_000,
+        };
+        if taken > heard {
+            for waiting in (heard + 500..taken).step_by(500) {
+                node.handle(Input::Tick, at(waiting));
+            }
+            node.handle(Input::Tick, at(taken - 1));
+            let plan = told(&drain(&mut node), 1, 101).0;
+            assert!(plan.is_none_or(|p| p == [101]), "too early after {word}");
+            node.handle(Input::Tick, at(taken));
+        }
+        assert_eq!(told(&drain(&mut node), 1, 101), (Some(vec![101, 150]), Some(vec![101, 150])), "{word}");
+        assert!(!node.group_status(at(taken))[1].why.contains("withheld"));
+    }
+}
+
+#[test]
+fn a_reload_that_is_taken_back_leaves_the_address_where_it_was() {
+    let now = at(5_000);
+    let mut node = receives(now);
+    node.reconfigure(rolled_out(1), now);
+    obey(&mut node, now);
+    node.reconfigure(rolled_out(0), now);
+    obey(&mut node, now);
+    assert!(node.group_status(now).iter().all(|g| !g.why.contains("withheld")));
+    theirs(&mut node, 100, 250, &[100, 150], at(5_500));
+    assert_eq!(told(&drain(&mut node), 1, 101).0, None);
+}
+
+/// An owner drops what moves at once; it says so when the kernel has done it,
+/// and until then its guard and its adverts have it still.
+#[test]
+fn who_loses_an_address_claims_it_until_the_kernel_has_deleted_it() {
+    let now = at(5_000);
+    let mut node = node(rolled_out(0));
+    node.handle(Input::Tick, at(3_300));
+    obey(&mut node, at(3_300));
+    theirs(&mut node, 101, 250, &[101], at(3_400));
+    obey(&mut node, at(3_400));
+    node.reconfigure(rolled_out(1), now);
+    let outputs = drain(&mut node);
+    assert_eq!(told(&outputs, 0, 100), (Some(vec![100]), Some(vec![100, 150])));
+    let guarded = |outputs: &[Output]| {
+        let mut states = outputs.iter().filter_map(|o| if let Output::Guard(g) = o { Some(g) } else { None });
+        states.next_back().map(|g| g.addresses.iter().map(|(_, a)| a.address()).collect::<Vec<_>>())
+    };
+    assert_eq!(guarded(&outputs), Some(vec![address(100), address(150)]));
+    let plan = |o: &Output| if let Output::Addresses(p) = o { Some(p.generation) } else { None };
+    let generation = outputs.iter().filter_map(plan).max().expect("a plan");
+    node.handle(Input::Applied { group: 0, generation, result: Ok(()) }, at(5_001));
+    let outputs = drain(&mut node);
+    assert_eq!(told(&outputs, 0, 100).1, Some(vec![100]));
+    assert_eq!(guarded(&outputs), Some(vec![address(100)]));
+}
+
+/// After a partition two nodes may both have it: the lesser claim yields.
+#[test]
+fn of_two_that_both_have_an_address_under_two_numbers_one_yields() {
+    for (priority, keeps) in [(250, false), (100, true)] {
+        let mut node = owner(settings());
+        let mut two = rolled_out(0);
+        two.digests = vec![("cluster.nodes", 1), ("pool", 2)];
+        node.reconfigure(two, at(3_350));
+        obey(&mut node, at(3_350));
+        theirs(&mut node, 101, priority, &[101, 150], at(3_400));
+        let plan = told(&drain(&mut node), 0, 100).0;
+        assert_eq!(plan, (!keeps).then(|| vec![100]), "priority {priority}");
+        assert_eq!(node.group_status(at(3_400))[0].state, State::Active);
+    }
+}
+
+/// Two groups exchange their addresses: whoever has nothing left gives the
+/// group to those who run by the other file, and takes nothing of it.
+#[test]
+fn an_owner_whose_addresses_are_all_elsewhere_gives_the_group_up() {
+    let now = at(5_000);
+    let mut node = receives(now);
+    let mut exchanged = rolled_out(0);
+    let theirs_now = std::mem::take(&mut exchanged.vips[1].addresses);
+    exchanged.vips[1].addresses = std::mem::replace(&mut exchanged.vips[0].addresses, theirs_now);
+    node.reconfigure(exchanged, now);
+    obey(&mut node, now);
+    assert_eq!(node.group_status(now)[1].state, State::Backup);
+    for later in (5_500..20_000).step_by(500) {
+        theirs(&mut node, 100, 250, &[100, 150], at(later));
+        node.handle(Input::Tick, at(later));
+        obey(&mut node, at(later));
+        assert_eq!(node.group_status(at(later))[1].state, State::Backup, "at {later} ms");
+    }
+}
+
+/// It was handed a group before it heard what the others own.
+#[test]
+fn a_node_that_has_just_started_presumes_that_others_have_what_it_does_not_own() {
+    let mut node = node(rolled_out(0));
+    theirs(&mut node, 101, 250, &[101], at(10));
+    theirs(&mut node, 101, 0, &[101], at(20));
+    node.handle(Input::Tick, at(40));
+    obey(&mut node, at(40));
+    node.reconfigure(rolled_out(1), at(50));
+    let outputs = obey(&mut node, at(50));
+    assert_eq!(told(&outputs, 1, 101).1, Some(vec![101]));
+    assert!(node.group_status(at(50))[1].why.contains("px2 may have it under VRID 100 still"));
+    for later in (1_000..4_000).step_by(500) {
+        node.handle(Input::Tick, at(later));
+        assert!(told(&obey(&mut node, at(later)), 1, 101).1.is_none_or(|a| a == [101]), "at {later} ms");
+    }
+    node.handle(Input::Tick, at(4_000));
+    assert_eq!(told(&drain(&mut node), 1, 101).0, Some(vec![101, 150]));
+}

@@ -1,0 +1,265 @@
+//! The task that keeps one place as the newest order says.
+
+use super::store::{Opening, Store, Where, chance};
+use super::{Answer, Order};
+use crate::control::api::{DnsSteps, DnsStoreDoc, Event, EventKind, Level};
+use crate::control::events::EventLog;
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, sleep_until};
+use tracing::{info, warn};
+use vipd_cloud::{Desired, Outcome};
+
+/// A key file that is missing or wrong is read again this often.
+const OPEN_AGAIN: Duration = Duration::from_secs(5);
+/// Who lost to another writer and is elected still tries again after this, and
+/// then after twice as long each time: two that cannot hear each other shall
+/// not take turns for every client to see.
+const LOST_FIRST: Duration = Duration::from_secs(5);
+const LOST_LONGEST: Duration = Duration::from_secs(60);
+
+pub(super) struct Place {
+    pub(super) opening: Arc<Opening>,
+    pub(super) place: Where,
+    pub(super) position: usize,
+    pub(super) start: u64,
+    pub(super) orders: watch::Receiver<Option<Order>>,
+    pub(super) told: watch::Sender<DnsStoreDoc>,
+    pub(super) events: EventLog,
+    pub(super) answers: mpsc::Sender<Answer>,
+}
+
+/// What is remembered between attempts.
+#[derive(Default)]
+struct Memory {
+    /// The order that was carried out or attempted last.
+    generation: u64,
+    /// Attempts in a row that lost to another writer.
+    lost: u32,
+    /// A change that not everybody answers by yet, and when it was ordered.
+    pending: Option<(String, Instant)>,
+    /// What was complained of last: each complaint is told once.
+    complaint: Option<String>,
+}
+
+impl Place {
+    /// Works until it is aborted, or nobody gives orders any more.
+    pub(super) async fn keep(mut self) {
+        let mut memory = Memory::default();
+        let mut store = loop {
+            match self.opening.open(self.place).await {
+                Ok(store) => break store,
+                Err(why) => {
+                    self.told.send_modify(|doc| doc.error = Some(why.clone()));
+                    self.complain(&mut memory, Level::Error, &why);
+                    tokio::time::sleep(OPEN_AGAIN).await;
+                }
+            }
+        };
+        loop {
+            let order = self.orders.borrow_and_update().clone();
+            let again = match order {
+                Some(order) => self.attempt(&mut store, &order, &mut memory).await,
+                None => Instant::now() + self.place.look_every(),
+            };
+            let change = memory.pending.as_ref().map(|(change, _)| change.as_str());
+            tokio::select! {
+                changed = self.orders.changed() => match changed {
+                    Ok(()) => memory.lost = 0,
+                    Err(_) => return,
+                },
+                () = sleep_until(again) => {}
+                known = store.follow(change) => self.everywhere(&mut memory, known.map_err(|e| e.to_string())),
+            }
+        }
+    }
+
+    /// Does what an order asks for; gives the time for the next look.
+    async fn attempt(&self, store: &mut Store, order: &Order, memory: &mut Memory) -> Instant {
+        let desired = match self.opening.desired(&order.records) {
+            Ok(desired) => desired,
+            Err(why) => {
+                self.complain(memory, Level::Error, &why);
+                return Instant::now() + self.place.look_every();
+            }
+        };
+        let new = order.records.generation != memory.generation;
+        memory.generation = order.records.generation;
+        let by = Instant::now() + self.place.patience();
+        let outcome = match (order.records.write, new) {
+            (true, true) => store.publish(&desired, by).await,
+            // What somebody has edited meanwhile is seen only by reading.
+            (true, false) => match store.check(&desired, by).await {
+                Ok(Outcome::Due(_)) => store.publish(&desired, by).await,
+                other => other,
+            },
+            (false, _) => store.check(&desired, by).await,
+        };
+        self.note(store, outcome.as_ref().ok());
+        match outcome {
+            Ok(outcome) => self.succeeded(store, order, &desired, outcome, memory),
+            Err(error) => {
+                self.told.send_modify(|doc| doc.errors += 1);
+                let why = error.problem.to_string();
+                self.complain(memory, Level::Error, &why);
+                self.answer(order, Err(why));
+                store.status().paused_until.unwrap_or_else(|| Instant::now() + OPEN_AGAIN)
+            }
+        }
+    }
+
+    fn succeeded(
+        &self,
+        store: &Store,
+        order: &Order,
+        desired: &Desired,
+        outcome: Outcome,
+        memory: &mut Memory,
+    ) -> Instant {
+        let now = Instant::now();
+        let mut again = now + jittered(self.place.look_every());
+        match outcome {
+            Outcome::InSync | Outcome::KeepLast => self.recovered(order, memory),
+            Outcome::Written { epoch, pending } => {
+                memory.pending = pending.map(|change| (change, order.decided));
+                self.recovered(order, memory);
+                self.written(store, order, desired, epoch, now);
+            }
+            Outcome::Drift(drift) => {
+                let why = drift.to_string();
+                self.complain(memory, Level::Warning, &why);
+                self.answer(order, Err(why));
+            }
+            // A node that does not write only looks; the one that does will.
+            Outcome::Due(_) => {}
+            Outcome::Lost(lease) if order.records.write => {
+                memory.lost += 1;
+                if memory.lost == 1 {
+                    // It wrote before this node was elected.
+                    again = now;
+                } else {
+                    let doubled = LOST_FIRST.saturating_mul(1 << (memory.lost - 2).min(8));
+                    again = now + jittered(doubled.min(LOST_LONGEST));
+                    let why = format!(
+                        "{} writes too, and wrote {} as epoch {}: it does not hear this node, or this one not it",
+                        lease.owner,
+                        list(&lease.addresses),
+                        lease.epoch
+                    );
+                    self.complain(memory, Level::Warning, &why);
+                }
+            }
+            Outcome::Lost(_) => {}
+        }
+        again
+    }
+
+    /// Tells the status what the store holds by now.
+    fn note(&self, store: &Store, outcome: Option<&Outcome>) {
+        let status = store.status();
+        self.told.send_modify(|doc| {
+            doc.published = status.published.iter().map(ToString::to_string).collect();
+            doc.epoch = status.epoch.unwrap_or(0);
+            let fits = |o: &Outcome| match o {
+                Outcome::InSync | Outcome::KeepLast | Outcome::Written { .. } => true,
+                Outcome::Due(_) | Outcome::Drift(_) | Outcome::Lost(_) => false,
+            };
+            doc.in_sync = outcome.is_some_and(fits);
+            doc.drift = status.drift.as_ref().map(ToString::to_string);
+            doc.error = status.error.as_ref().map(|(text, _)| text.clone());
+        });
+    }
+
+    fn recovered(&self, order: &Order, memory: &mut Memory) {
+        memory.lost = 0;
+        if memory.complaint.take().is_some() {
+            self.tell(Event::new(Level::Info, EventKind::Dns, self.sentence("is as it should be again")));
+        }
+        self.answer(order, Ok(()));
+    }
+
+    fn written(&self, store: &Store, order: &Order, desired: &Desired, epoch: u64, now: Instant) {
+        let micros = |d: Duration| u64::try_from(d.as_micros()).unwrap_or(u64::MAX);
+        let sent = store.status().sent_at.unwrap_or(now).saturating_duration_since(order.decided);
+        let acknowledged = now.saturating_duration_since(order.decided);
+        let steps = DnsSteps {
+            place: self.place.name(&self.opening.dns),
+            epoch,
+            sent_us: micros(sent),
+            acknowledged_us: micros(acknowledged),
+        };
+        self.told.send_modify(|doc| {
+            doc.writes += 1;
+            doc.last_write = Some(steps.clone());
+        });
+        let millis = |d: Duration| format!("{}.{} ms", d.as_millis(), d.subsec_micros() / 100 % 10);
+        let message = self.sentence(&format!(
+            "has {} now (epoch {epoch}): sent {} after the decision, acknowledged after {}",
+            list(&desired.addresses),
+            millis(sent),
+            millis(acknowledged)
+        ));
+        self.tell(Event { dns: Some(steps), ..Event::new(Level::Info, EventKind::Dns, message) });
+    }
+
+    /// Every server of Route 53 knows the last change, or nobody can tell.
+    fn everywhere(&self, memory: &mut Memory, known: Result<(), String>) {
+        let Some((_, ordered)) = memory.pending.take() else { return };
+        match known {
+            Ok(()) => {
+                let took = Instant::now().saturating_duration_since(ordered).as_secs();
+                let text = format!("answers by the last change everywhere, {took} s after the decision");
+                self.tell(Event::new(Level::Info, EventKind::Dns, self.sentence(&text)));
+            }
+            Err(why) => {
+                let text =
+                    format!("has the last change, but whether all of its servers know it is not: {why}");
+                self.tell(Event::new(Level::Warning, EventKind::Dns, self.sentence(&text)));
+            }
+        }
+    }
+
+    fn answer(&self, order: &Order, result: Result<(), String>) {
+        if order.records.write {
+            let (start, place, generation) = (self.start, self.position, order.records.generation);
+            // A full queue is one that the shell reads soon; the next look answers again.
+            let _ = self.answers.try_send(Answer { start, place, generation, result });
+        }
+    }
+
+    /// Tells of what is wrong, once until it changes.
+    fn complain(&self, memory: &mut Memory, level: Level, why: &str) {
+        if memory.complaint.as_deref() == Some(why) {
+            return;
+        }
+        memory.complaint = Some(why.to_owned());
+        self.tell(Event::new(level, EventKind::Dns, self.sentence(&format!("is not kept: {why}"))));
+    }
+
+    fn sentence(&self, rest: &str) -> String {
+        format!("{} at {} {rest}", self.opening.dns.name, self.place.name(&self.opening.dns))
+    }
+
+    fn tell(&self, event: Event) {
+        match event.level {
+            Level::Info => info!(kind = ?EventKind::Dns, "{}", event.message),
+            Level::Warning | Level::Error => warn!(kind = ?EventKind::Dns, "{}", event.message),
+        }
+        self.events.push(event);
+    }
+}
+
+/// Up to a quarter less, by chance.
+fn jittered(time: Duration) -> Duration {
+    time - time / 4 * u32::from(chance()) / (u32::from(u16::MAX) + 1)
+}
+
+fn list(addresses: &BTreeSet<IpAddr>) -> String {
+    match addresses.is_empty() {
+        true => "no address".to_owned(),
+        false => addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "),
+    }
+}
