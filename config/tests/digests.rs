@@ -30,7 +30,8 @@ fn digests_name_the_key_that_differs() -> Outcome {
             "election.preempt",
             "vip",
             "listen",
-            "pool"
+            "pool",
+            "dns"
         ]
     );
     let election = |line: &str| format!("{text}\n[election]\n{line}\n");
@@ -50,6 +51,20 @@ fn digests_name_the_key_that_differs() -> Outcome {
         (text.replace("user = \"vipd\"", "user = \"check\""), "pool"),
     ] {
         assert_eq!(differing(&config, &parse(&changed)?), [key]);
+    }
+    for (line, changed) in [
+        ("ttl = \"10s\"", "ttl = \"11s\""),
+        ("policy = \"owner\"", "policy = \"multi\""),
+        ("hold-down = \"2s\"", "hold-down = \"3s\""),
+        ("when-all-down = \"last-good\"", "when-all-down = \"all\""),
+        ("GHIJ", "GHIX"),
+        ("[dns]\n", "[dns]\nrepair = true\n"),
+        ("id = \"0a1b2c3d-", "id = \"1a1b2c3d-"),
+        ("name = \"db.corp", "name = \"db2.corp"),
+    ] {
+        let text = include_str!("../examples/route53.toml");
+        let changed = text.replace(line, changed);
+        assert_eq!(differing(&parse(text)?, &parse(&changed)?), ["dns"], "{line}");
     }
     let changed = election("vrrp-version = 2\nadvert-interval = \"1s\"");
     assert_eq!(differing(&config, &parse(&changed)?), ["election.advert-interval", "election.vrrp-version"]);
@@ -162,7 +177,10 @@ fn digests_are_the_same_for_ever() -> Outcome {
         parse(include_str!("digests.toml"))?.digests().into_iter().map(|(_, d)| d).collect();
     assert_eq!(
         digests,
-        [2349193344, 2770451638, 350597619, 2235627884, 1229831814, 411847385, 1207289346, 4165919800]
+        [
+            2349193344, 2770451638, 350597619, 2235627884, 1229831814, 411847385, 1207289346, 4165919800,
+            3475526971
+        ]
     );
     Ok(())
 }

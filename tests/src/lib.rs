@@ -3,8 +3,10 @@
 //! * [`dns_bench`]: load and servers of dnsd's benchmark.
 //! * [`forge`]: adverts as an attacker or a broken router would send them.
 //! * [`lab`]: test hosts, as network namespaces on a bridge.
+//! * [`name_demo`]: the demo where no address floats.
 //! * [`probe`]: clients that measure what an outage costs.
 //! * [`relay_bench`]: load and proxies of the balancer's benchmark.
+//! * [`route53`]: the fake of Route 53 as a process of the lab.
 //! * [`scene`]: a client and two proxies that share a floating IP.
 //! * [`sim`]: the cluster in one thread, with a virtual clock.
 //! * [`stand_in`]: servers that stand in for databases.
@@ -14,8 +16,10 @@
 pub mod dns_bench;
 pub mod forge;
 pub mod lab;
+pub mod name_demo;
 pub mod probe;
 pub mod relay_bench;
+pub mod route53;
 pub mod scene;
 pub mod sim;
 pub mod stand_in;

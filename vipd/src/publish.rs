@@ -142,3 +142,59 @@ impl Publishing {
         self.places.iter().map(|p| p.state.borrow().clone()).collect()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::shell;
+    use vipd_config::Config;
+
+    /// Two servers, and a key file that is not there.
+    fn settings() -> Settings {
+        let text = include_str!("../../config/examples/cloud.toml");
+        let text = text.replace("/etc/vipd/tsig.key", "/nonexistent/tsig.key");
+        shell::settings(Config::parse(&text, "cloud.toml").expect("a good file"))
+    }
+
+    fn start(settings: &Settings) -> (Publishing, mpsc::Receiver<Answer>) {
+        let (answers, answers_in) = mpsc::channel(ANSWERS);
+        let (events, _) = EventLog::new();
+        (Publishing::start(Handle::current(), settings, 0, events, answers), answers_in)
+    }
+
+    fn answer(start: u64, place: usize, generation: u64) -> Answer {
+        Answer { start, place, generation, result: Ok(()) }
+    }
+
+    #[tokio::test]
+    async fn an_order_is_done_when_every_place_has_carried_it_out() {
+        let settings = settings();
+        let (mut publishing, _answers) = start(&settings);
+        assert_eq!(publishing.answered(answer(1, 0, 1)), None);
+        assert_eq!(publishing.answered(answer(1, 1, 1)), Some((1, Ok(()))));
+        // Of a newer order one is late, and one could not.
+        assert_eq!(publishing.answered(answer(1, 1, 3)), None);
+        let failed = Answer { result: Err("timed out".to_owned()), ..answer(1, 0, 3) };
+        assert_eq!(publishing.answered(failed), Some((3, Err("timed out".to_owned()))));
+        assert_eq!(publishing.answered(answer(1, 0, 3)), Some((3, Ok(()))));
+        // What a reload has replaced does not count.
+        let mut other = settings.clone();
+        if let Some(dns) = &mut other.dns {
+            dns.ttl *= 2;
+        }
+        publishing.reconfigure(&other, 0);
+        assert_eq!(publishing.answered(answer(1, 0, 4)), None);
+        assert_eq!(publishing.states().len(), 2);
+        publishing.reconfigure(&Settings { dns: None, ..other }, 0);
+        assert_eq!(publishing.states(), []);
+    }
+
+    #[tokio::test]
+    async fn a_key_file_that_is_missing_is_said() {
+        let (publishing, _answers) = start(&settings());
+        let mut state = publishing.places[0].state.clone();
+        let state = state.wait_for(|doc| doc.error.is_some()).await.expect("a task").clone();
+        assert_eq!(state.place, "10.77.0.11:53");
+        assert!(state.error.is_some_and(|e| e.contains("/nonexistent/tsig.key: No such file")));
+    }
+}

@@ -1,10 +1,10 @@
 //! `[dns]`.
 
+use super::Names;
 use super::cluster::Cluster;
 use super::election::within;
 use super::listen::Listeners;
 use super::vip::{Vips, free_vrid};
-use super::{Names, open};
 use crate::address::Socket;
 use crate::dnsd::DnsName;
 use crate::duration::show;
@@ -225,15 +225,17 @@ fn route53(table: At<Table<Route53Spec>>, cluster: &Cluster, report: &mut Report
         let problem = Problem::new(format!("{nodes} nodes: Route 53 answers with {MAX_MULTIVALUE} of them"));
         report.warning(&span, problem.hint("records = \"simple\" answers with all"));
     }
+    let health_checks = health_checks.ok("health-checks", report);
+    if let (Some(At { span, .. }), RecordForm::Simple) = (&health_checks, records) {
+        let problem = Problem::new("health-checks: a simple record has none");
+        report.error(span, problem.hint("records = \"multivalue\" has one for each node"));
+    }
     let mut checks: Vec<(usize, String)> = Vec::new();
-    for At { value, span } in open(health_checks, "health-checks", report).into_iter().flatten() {
-        let HealthCheckSpec { node, id } = value;
+    let tables = health_checks.map(|list| list.value.open("health-checks", report)).unwrap_or_default();
+    for At { value, span } in tables.into_iter().flatten() {
+        let HealthCheckSpec { node, id } = value.open(report);
         let node = node.need("node", "whom it checks: node = \"px1\"", &span, report).ok();
         let id = id.need("id", "the health check's id: id = \"abcdef11-2222-...\"", &span, report).ok();
-        if records == RecordForm::Simple {
-            let problem = Problem::new("health-checks: a simple record has none");
-            report.error(&span, problem.hint("records = \"multivalue\" has one for each node"));
-        }
         let (Some(node), Some(id)) = (node, id) else { continue };
         let wanted = At { value: node.value.0, span: node.span };
         let Some(position) = cluster.names.find("node", &wanted, report) else { continue };

@@ -11,6 +11,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 use vipd_tests::lab::vipd::{self, Vipd};
 use vipd_tests::lab::{self, Host, Lab, Process, mariadb};
+use vipd_tests::name_demo;
 use vipd_tests::probe::connect::Summary;
 use vipd_tests::probe::sql::Work;
 use vipd_tests::probe::{Answers, ConnectProbe, EchoProbe, SqlClient, millis_text};
@@ -30,6 +31,9 @@ struct Arguments {
     /// What the three servers are.
     #[arg(long, value_enum, default_value_t = Db::StandIn)]
     db: Db,
+    /// Shows a name that leads to the proxies instead of a floating address.
+    #[arg(long, conflicts_with = "db")]
+    dns: bool,
 }
 
 #[derive(Clone, Copy, Eq, PartialEq, ValueEnum)]
@@ -62,8 +66,15 @@ fn run(arguments: &Arguments) -> Result<()> {
         arguments.db == Db::StandIn || mariadb::is_installed(),
         "MariaDB's server is not installed: apt-get install mariadb-server"
     );
+    if let Some(reason) = arguments.dns.then(name_demo::obstacle).flatten() {
+        bail!("{reason}");
+    }
     let lab = Lab::new()?;
-    let shown = Demo::set_up(&lab, arguments.db).and_then(|mut demo| demo.show());
+    let shown = if arguments.dns {
+        name_demo::show(&lab)
+    } else {
+        Demo::set_up(&lab, arguments.db).and_then(|mut demo| demo.show())
+    };
     if shown.is_err() {
         println!("\nIt went wrong. The last words of everybody:\n{}", lab.report());
     }

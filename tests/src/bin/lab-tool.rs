@@ -3,7 +3,7 @@
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::process::Command;
 use std::time::Duration;
 use vipd_tests::lab::Lab;
@@ -29,6 +29,11 @@ enum Job {
     /// Makes a lab with a daemonised process in it, prints the pids of the lab's
     /// init and of the daemon, and stays: something to be killed.
     Linger,
+    /// A fake of Route 53: the API on port 4566, DNS on port 53.
+    Route53 {
+        /// Its address.
+        address: IpAddr,
+    },
     /// Answers each datagram from the address it was sent to.
     Echo {
         /// The name it answers with.
@@ -44,6 +49,7 @@ fn main() -> Result<()> {
         Job::Init => vipd_tests::lab::init::run(),
         Job::Linger => linger(),
         Job::Serve { name, bind } => vipd_tests::stand_in::serve(&name, bind, ready),
+        Job::Route53 { address } => vipd_tests::route53::serve(address, ready),
         Job::Echo { name, port } => vipd_tests::stand_in::echo(&name, port, ready),
     }
 }

@@ -58,3 +58,9 @@ pub fn settings(host: &Host, servers: &[&str], more: &str) -> Result<String> {
     );
     Ok(text)
 }
+
+/// Whether BIND's nsupdate is installed.
+#[must_use]
+pub fn has_nsupdate() -> bool {
+    Command::new("nsupdate").arg("-V").output().is_ok_and(|o| o.status.success())
+}

@@ -122,6 +122,16 @@ impl Vipd {
         Self::spawn(host, config, command)
     }
 
+    /// The same with variables of the environment.
+    ///
+    /// # Errors
+    /// If it cannot be started.
+    pub fn start_with_env(host: &Host, config: &str, variables: &[(&str, &str)]) -> Result<Self> {
+        let mut command = Command::new(program("vipd")?);
+        command.envs(variables.iter().copied());
+        Self::spawn(host, config, command)
+    }
+
     fn spawn(host: &Host, config: &str, mut command: Command) -> Result<Self> {
         let path = host.write_file("vipd.toml", config)?;
         command.arg("run").arg("--config").arg(path).args(["--node", host.name()]);

@@ -6,6 +6,7 @@ pub mod answers;
 pub mod connect;
 pub mod dns;
 pub mod echo;
+pub mod named;
 pub mod sql;
 
 pub use answers::{Answer, Answers, Gap};

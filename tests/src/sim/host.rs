@@ -49,6 +49,8 @@ pub struct Host {
     pub sessions: BTreeSet<IpAddr>,
     /// What the guard knows.
     pub guard: GuardState,
+    /// The records that the daemon ordered last, and since when.
+    pub ordered: Option<(BTreeSet<IpAddr>, Time)>,
     /// How often the daemon was started.
     pub starts: u32,
 }
@@ -66,6 +68,7 @@ impl Host {
             open: BTreeMap::new(),
             sessions: BTreeSet::new(),
             guard: GuardState::default(),
+            ordered: None,
             starts: 0,
         }
     }

@@ -6,7 +6,8 @@ use std::num::NonZeroU8;
 use std::time::Duration;
 use vipd_core::node::Settings;
 use vipd_core::settings::{
-    Cidr, ClusterSettings, ElectionSettings, Member, Transport, VipGroup, VrrpVersion,
+    Cidr, ClusterSettings, DNS_GROUP, Dns, ElectionSettings, Member, Policy, Transport, VipGroup,
+    VrrpVersion, WhenAllDown,
 };
 
 pub(super) fn settings(nodes: usize, groups: usize, election: ElectionSettings) -> Settings {
@@ -37,6 +38,31 @@ pub(super) fn settings(nodes: usize, groups: usize, election: ElectionSettings) 
         pools: vec![],
         dns: None,
     }
+}
+
+/// A name that leads to the hosts, with an election of its own: the last of the groups.
+pub fn add_name(settings: &mut Settings, policy: Policy, hold_down: Duration) {
+    let election = settings.vips.len();
+    settings.vips.push(VipGroup {
+        name: DNS_GROUP.to_owned(),
+        addresses: vec![],
+        interface: None,
+        vrid: NonZeroU8::MAX,
+        nodes: (0..settings.cluster.nodes.len()).collect(),
+        track: vec![],
+    });
+    settings.dns = Some(Dns {
+        name: "db.corp.example.".into(),
+        ttl: Duration::from_secs(5),
+        policy,
+        when_all_down: WhenAllDown::LastGood,
+        hold_down,
+        repair: false,
+        election,
+        owner: election,
+        rfc2136: None,
+        route53: None,
+    });
 }
 
 /// `[election]` with an interval, all else as the daemon defaults it.

@@ -8,11 +8,14 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 use vipd_core::node::{Input, Link, Node, Output, Settings, Transmit};
 use vipd_core::plan::{GroupPlan, Hold};
-use vipd_core::settings::{Cidr, ElectionSettings};
+use vipd_core::publish::Records;
+use vipd_core::settings::{Cidr, ElectionSettings, Policy, WhenAllDown};
 use vipd_core::time::Time;
 use vipd_core::wire::peer::State;
 
 const INTERFACE: u32 = 2;
+/// The daemon reads a place of records this often.
+const LOOK_EVERY: Duration = Duration::from_secs(5);
 const MULTICAST: IpAddr = IpAddr::V4(Ipv4Addr::new(224, 0, 0, 18));
 
 /// Something that goes wrong.
@@ -57,6 +60,9 @@ enum Due {
     Applied { host: usize, start: u32, group: usize, generation: u64, refused: bool },
     Restored { host: usize, group: usize },
     Guard { host: usize },
+    Store { host: usize, start: u32, records: Records },
+    Published { host: usize, start: u32, generation: u64 },
+    Look { host: usize, start: u32 },
     Reload { host: usize, start: u32 },
 }
 
@@ -94,6 +100,8 @@ pub struct World {
     pub longest_overlap: Duration,
     /// How long two owners that hear each other may last.
     pub overlap_bound: Duration,
+    /// What the store of the name's records holds.
+    pub records: BTreeSet<IpAddr>,
     /// How long nobody answered for the first group.
     pub unowned: Duration,
     /// How long two hosts answered for the first group.
@@ -121,6 +129,7 @@ impl World {
             longest_overlap: Duration::ZERO,
             // Detection (four intervals at the most) and a round trip.
             overlap_bound: interval * 4 + Duration::from_millis(20),
+            records: BTreeSet::new(),
             unowned: Duration::ZERO,
             doubly_owned: Duration::ZERO,
             settings,
@@ -263,6 +272,31 @@ impl World {
                     self.drain(host);
                 }
             }
+            Due::Store { host, start, records } => {
+                // What was sent arrives, also of a daemon that has died since.
+                if let Some(set) = &records.wanted {
+                    self.records.clone_from(set);
+                }
+                let after = Duration::from_micros(self.rng.between(100, 3000));
+                let generation = records.generation;
+                self.schedule(after, Due::Published { host, start, generation });
+            }
+            Due::Published { host, start, generation } => {
+                if self.hosts[host].starts == start {
+                    self.input(host, Input::Published { generation, result: Ok(()) });
+                }
+            }
+            Due::Look { host, start } => {
+                // Who writes looks now and then whether somebody else has written since.
+                if self.hosts[host].starts == start {
+                    let node = self.hosts[host].node.as_ref().filter(|_| self.hosts[host].runs());
+                    let set = node.and_then(Node::records).filter(|r| r.write).and_then(|r| r.wanted.clone());
+                    if let Some(set) = set {
+                        self.records = set;
+                    }
+                    self.schedule(LOOK_EVERY, Due::Look { host, start });
+                }
+            }
             Due::Guard { host } => {
                 let guard = std::mem::take(&mut self.hosts[host].guard);
                 let deleted = |a: &Cidr| guard.addresses.iter().any(|(_, known)| known == a);
@@ -308,6 +342,11 @@ impl World {
         h.applied.clear();
         h.open.clear();
         h.sessions.clear();
+        h.ordered = None;
+        if self.settings.dns.is_some() {
+            let start = self.hosts[host].starts;
+            self.schedule(LOOK_EVERY, Due::Look { host, start });
+        }
         self.tell_links(host);
     }
 
@@ -380,13 +419,36 @@ impl World {
                     self.hosts[host].sessions.retain(|a| !addresses.contains(a));
                     self.hosts[host].open.retain(|a, _| !addresses.contains(a));
                 }
-                Output::Records(_)
-                | Output::Pools(_)
+                Output::Records(records) => self.order(host, start, records),
+                Output::Pools(_)
                 | Output::CloseServer { .. }
                 | Output::Room { .. }
                 | Output::Hurry { .. } => {}
             }
         }
+    }
+
+    /// An order for the store of records, which must be one that may be given.
+    fn order(&mut self, host: usize, start: u32, records: Records) {
+        let Some(set) = records.wanted.clone().filter(|_| records.write) else { return };
+        let Some(dns) = &self.settings.dns else { unreachable!("records without a name") };
+        assert!(
+            !set.is_empty() || dns.when_all_down == WhenAllDown::Empty,
+            "host {host} empties the name against its policy"
+        );
+        assert!(
+            dns.policy == Policy::Multi || set.len() <= 1,
+            "host {host} publishes {set:?}, not one owner"
+        );
+        let hold_down = dns.hold_down;
+        let ordered = &mut self.hosts[host].ordered;
+        if ordered.as_ref().is_none_or(|(before, _)| *before != set) {
+            let since = ordered.replace((set.clone(), self.now)).map(|(_, at)| self.now - at);
+            assert!(since.is_none_or(|s| s >= hold_down), "host {host} changes the records after {since:?}");
+        }
+        self.note(format!("{host} orders the records {set:?}"));
+        let after = Duration::from_micros(self.rng.between(100, 5000));
+        self.schedule(after, Due::Store { host, start, records });
     }
 
     fn send(&mut self, from: usize, transmit: Transmit) {
@@ -522,7 +584,13 @@ impl World {
     /// The hosts that answer for a group.
     #[must_use]
     pub fn owners(&self, group: usize) -> Vec<usize> {
-        (0..self.hosts.len()).filter(|h| self.hosts[*h].answers(group)).collect()
+        // Without an address it is the election's word that counts.
+        let only_elected = self.settings.vips.get(group).is_some_and(|v| v.addresses.is_empty());
+        let owns = |h: &usize| match only_elected {
+            true => self.hosts[*h].runs() && self.owns(*h, group),
+            false => self.hosts[*h].answers(group),
+        };
+        (0..self.hosts.len()).filter(owns).collect()
     }
 
     /// The hosts that answer for an address, in whatever group they have it.
@@ -567,9 +635,26 @@ impl World {
         );
     }
 
+    /// The name has the nodes that serve, or the one that owns.
+    fn check_records(&self) {
+        let Some(dns) = &self.settings.dns else { return };
+        let serves = |h: &usize| {
+            let host = &self.hosts[*h];
+            host.runs() && host.carrier && host.node.as_ref().is_some_and(|n| !n.maintenance())
+        };
+        let able: Vec<usize> = (0..self.hosts.len()).filter(serves).collect();
+        let meant = match dns.policy {
+            Policy::Multi => able,
+            Policy::Owner => able.into_iter().filter(|h| self.owns(*h, dns.owner)).collect(),
+        };
+        let expected: BTreeSet<IpAddr> = meant.into_iter().map(Self::address).collect();
+        assert!(expected.is_empty() || self.records == expected, "the name has {:?}", self.records);
+    }
+
     /// What holds once nothing has gone wrong for a while: every group has
     /// one owner among the hosts that can have one, and nobody else holds it.
     pub fn check_settled(&self) {
+        self.check_records();
         for group in 0..self.settings.vips.len() {
             let able: Vec<usize> = (0..self.hosts.len())
                 .filter(|h| self.hosts[*h].runs() && self.hosts[*h].carrier)

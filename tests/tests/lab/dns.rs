@@ -4,20 +4,33 @@ use crate::{Case, Need};
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
 use serde_json::Value;
+use std::io::{BufRead, BufReader, ErrorKind, Write};
+use std::net::TcpStream;
 use std::time::{Duration, Instant};
 use vipd_tests::lab::vipd::{Config, Vipd};
 use vipd_tests::lab::{Host, Lab, Process, dnsd, poll_until};
 use vipd_tests::probe::DnsProbe;
+use vipd_tests::route53;
+use vipd_tests::scene::write_key;
 
 const NEEDS: &[Need] = &[Need::Vipd, Need::Dnsd];
+const EDITS: &[Need] = &[Need::Vipd, Need::Dnsd, Need::Nsupdate];
 
-pub(crate) const CASES: &[Case] =
-    &[Case { name: "dns::a_killed_proxy_leaves_the_answers", needs: NEEDS, run: killed }];
+pub(crate) const CASES: &[Case] = &[
+    Case { name: "dns::a_dead_proxy_leaves_the_answers", needs: NEEDS, run: dead },
+    Case { name: "dns::a_killed_proxy_leaves_route_53", needs: &[Need::Vipd], run: killed_on_route53 },
+    Case { name: "dns::a_dnsd_that_was_away_is_caught_up", needs: NEEDS, run: dnsd_restarts },
+    Case { name: "dns::an_edit_is_reported_and_repaired_on_request", needs: EDITS, run: edited },
+    Case { name: "dns::maintenance_relays_and_then_closes", needs: NEEDS, run: maintenance },
+    Case { name: "dns::a_stop_leaves_the_answers_first", needs: NEEDS, run: stopped },
+];
 
 const MS: Duration = Duration::from_millis(1);
 const PATIENCE: Duration = Duration::from_secs(15);
 const INTERVAL: Duration = Duration::from_millis(250);
 const NS1: &str = "10.77.0.53";
+const PX1: &str = "10.77.0.11";
+const PX2: &str = "10.77.0.12";
 const BOTH: &str = "10.77.0.11 10.77.0.12";
 
 /// A client, two proxies without a floating address, a database, and dnsd.
@@ -25,7 +38,8 @@ struct Cloud {
     lab: Lab,
     client: Host,
     ns1: Host,
-    dnsd: Process,
+    /// dnsd, or the fake of Route 53.
+    dns: Process,
     proxies: [Host; 2],
     daemons: [Vipd; 2],
     probe: DnsProbe,
@@ -46,24 +60,83 @@ fn config(dns: &str) -> String {
 }
 
 impl Cloud {
-    /// Sets it up, and waits until both proxies are in the answers.
+    /// Sets it up with dnsd, and waits until both proxies are in the answers.
     fn new(lab: &Lab, more: &str) -> Result<Self> {
-        let client = lab.host("client", &["10.77.0.50/16"])?;
         let ns1 = lab.host("ns1", &[&format!("{NS1}/16")])?;
+        let dnsd = dnsd::start(&ns1, NS1)?;
+        Self::with(lab, ns1, dnsd, &[], |host| Ok(config(&dnsd::settings(host, &[NS1], more)?)))
+    }
+
+    fn with(
+        lab: &Lab,
+        ns1: Host,
+        dns: Process,
+        environment: &[(&str, &str)],
+        settings: impl Fn(&Host) -> Result<String>,
+    ) -> Result<Self> {
+        let client = lab.host("client", &["10.77.0.50/16"])?;
         let server = lab.host("db1", &["10.77.0.21/16"])?;
         let serve = server.tool(&["serve", "db1", "10.77.0.21:3306"])?;
-        let dnsd = dnsd::start(&ns1, NS1)?;
         let proxies = [lab.host("px1", &["10.77.0.11/16"])?, lab.host("px2", &["10.77.0.12/16"])?];
         let probe = DnsProbe::start(&client, format!("{NS1}:53").parse()?, dnsd::NAME, 2 * MS)?;
-        let text = |host: &Host| Ok::<_, anyhow::Error>(config(&dnsd::settings(host, &[NS1], more)?));
-        let first = Vipd::start(&proxies[0], &text(&proxies[0])?)?;
+        let start = |host: &Host| Vipd::start_with_env(host, &settings(host)?, environment);
+        let first = start(&proxies[0])?;
         first.wait_for_state("active", PATIENCE)?;
-        let second = Vipd::start(&proxies[1], &text(&proxies[1])?)?;
+        let second = start(&proxies[1])?;
         second.wait_for_state("backup", PATIENCE)?;
         probe.wait_for(BOTH, PATIENCE)?;
         let daemons = [first, second];
-        Ok(Self { lab: lab.clone(), client, ns1, dnsd, proxies, daemons, probe, _server: serve })
+        let cloud = Self { lab: lab.clone(), client, ns1, dns, proxies, daemons, probe, _server: serve };
+        for daemon in &cloud.daemons {
+            wait_for_sync(daemon)?;
+        }
+        Ok(cloud)
     }
+
+    /// A session of the client by way of a proxy's own address.
+    fn session(&self, proxy: &'static str) -> Result<BufReader<TcpStream>> {
+        let stream = self.client.inside(|| {
+            let stream =
+                TcpStream::connect((proxy, 3306)).with_context(|| format!("cannot connect to {proxy}"))?;
+            stream.set_read_timeout(Some(PATIENCE))?;
+            Ok(stream)
+        })?;
+        let mut session = BufReader::new(stream);
+        ask(&mut session).with_context(|| format!("no answer by {proxy}"))?;
+        Ok(session)
+    }
+}
+
+/// A line to the database and its answer; an error once the session has ended.
+fn ask(session: &mut BufReader<TcpStream>) -> Result<()> {
+    session.get_mut().write_all(b"hello\n")?;
+    let mut line = String::new();
+    session.read_line(&mut line)?;
+    ensure!(line.starts_with("db1"), "the session has ended: {line:?}");
+    Ok(())
+}
+
+/// When the session is closed by the proxy, asking it now and then.
+fn wait_for_end(session: &mut BufReader<TcpStream>) -> Result<Instant> {
+    let deadline = Instant::now() + PATIENCE;
+    session.get_ref().set_read_timeout(Some(20 * MS))?;
+    loop {
+        ensure!(Instant::now() < deadline, "the session is still open");
+        let mut line = String::new();
+        match session.read_line(&mut line) {
+            Ok(0) => return Ok(Instant::now()),
+            Err(e) if e.kind() == ErrorKind::ConnectionReset => return Ok(Instant::now()),
+            Err(e) if [ErrorKind::WouldBlock, ErrorKind::TimedOut].contains(&e.kind()) => {}
+            Ok(_) => {}
+            Err(e) => return Err(e.into()),
+        }
+    }
+}
+
+fn wait_for_sync(vipd: &Vipd) -> Result<()> {
+    poll_until(&format!("{} sees the records in sync", vipd.host().name()), PATIENCE, || {
+        Ok(vipd.status()?["dns"][0]["in-sync"] == true)
+    })
 }
 
 /// The events of a daemon of a kind, the newest last.
@@ -74,25 +147,161 @@ fn events(vipd: &Vipd, kind: &str) -> Result<Vec<Value>> {
     Ok(all.into_iter().filter(|e| e["kind"] == kind).collect())
 }
 
-fn killed(lab: &Lab) -> Result<()> {
+/// Three adverts and the skew of priority 150.
+const DETECTION: Duration = Duration::from_micros(250_000 * 3 + 250_000 * 106 / 256);
+
+/// The steps of a node's last write to a place.
+fn last_write(vipd: &Vipd) -> Result<(u64, u64)> {
+    let all = events(vipd, "dns")?;
+    let steps = all.iter().rev().find_map(|e| e.get("dns")).context("no event of a write")?;
+    let step = |name: &str| steps[name].as_u64().with_context(|| format!("{name} is no number: {steps}"));
+    Ok((step("sent-us")?, step("acknowledged-us")?))
+}
+
+/// The power of the proxy that writes goes off.
+fn dead(lab: &Lab) -> Result<()> {
     let cloud = Cloud::new(lab, "")?;
     let status = cloud.daemons[1].status()?;
-    ensure!(status["dns"][0]["in-sync"] == true && status["dns"][0]["writer"] == "px1", "{status}");
+    ensure!(status["dns"][0]["writer"] == "px1" && status["dns"][0]["published"][1] == PX2, "{status}");
     let fault = Instant::now();
     cloud.lab.cut(&cloud.proxies[0])?;
-    let gone = cloud.probe.wait_for("10.77.0.12", PATIENCE)?;
+    let gone = cloud.probe.wait_for(PX2, PATIENCE)?;
     let took = gone.at - fault;
-    // Three adverts and the skew of priority 150, and 100 ms.
-    let detection = INTERVAL * 3 + INTERVAL * 106 / 256;
-    let stray = cloud.probe.since(fault).into_iter().find(|a| !["10.77.0.12", BOTH].contains(&&*a.by));
+    let stray = cloud.probe.since(fault).into_iter().find(|a| ![PX2, BOTH].contains(&&*a.by));
     ensure!(stray.is_none(), "an answer that is no set: {stray:?}");
     ensure!(
-        took < detection + 100 * MS,
-        "gone from the answers after {took:?}, detected after {detection:?}"
+        took < DETECTION + 100 * MS,
+        "gone from the answers after {took:?}, detected after {DETECTION:?}"
     );
-    let writes = events(&cloud.daemons[1], "dns")?;
-    let steps = writes.iter().rev().find_map(|e| e.get("dns")).context("no event of the write")?;
-    let (sent, acknowledged) = (steps["sent-us"].as_u64(), steps["acknowledged-us"].as_u64());
-    ensure!(sent <= acknowledged && sent < Some(50_000), "{steps}");
+    let (sent, acknowledged) = last_write(&cloud.daemons[1])?;
+    ensure!(sent <= acknowledged && acknowledged < 100_000, "sent {sent} us, acknowledged {acknowledged} us");
+    // Back, it is in the answers again, and takes nothing over.
+    cloud.lab.mend(&cloud.proxies[0])?;
+    cloud.probe.wait_for(BOTH, PATIENCE)?;
+    ensure!(cloud.daemons[1].status()?["dns"][0]["writer"] == "px2", "px1 took over again");
+    let why = cloud.daemons[1].ctl(&["why", "db.corp.example"])?;
+    ensure!(why.contains("px2 writes; px1 is in; px2 is in"), "{why}");
+    Ok(())
+}
+
+fn killed_on_route53(lab: &Lab) -> Result<()> {
+    let ns1 = lab.host("ns1", &[&format!("{NS1}/16")])?;
+    let fake = ns1.tool(&["route53", NS1])?;
+    let dns = format!(
+        "[dns]\nname = \"{}\"\nttl = \"1s\"\n[dns.route53]\nzone-id = \"{}\"\nendpoint-url = \"http://{NS1}:{}\"\n",
+        dnsd::NAME,
+        route53::ZONE_ID,
+        route53::API_PORT
+    );
+    // Clouds drop VRRP's protocol.
+    let cloud = Cloud::with(lab, ns1, fake, &route53::CREDENTIALS, |host| {
+        let cluster = format!("[cluster]\nkey-file = {:?}", write_key(host, &"1".repeat(64))?);
+        let text = config(&dns).replacen("[cluster]", &cluster, 1);
+        Ok(text.replacen("[election]", "[election]\ntransport = \"udp\"", 1))
+    })?;
+    cloud.daemons[0].process().wait_for_line("answers by the last change everywhere", PATIENCE)?;
+    let fault = Instant::now();
+    cloud.daemons[0].process().signal(Signal::SIGKILL)?;
+    let gone = cloud.probe.wait_for(PX2, PATIENCE)?;
+    let took = gone.at - fault;
+    let stray = cloud.probe.since(fault).into_iter().find(|a| ![PX2, BOTH].contains(&&*a.by));
+    ensure!(stray.is_none(), "an answer that is no set: {stray:?}");
+    ensure!(took < DETECTION + 200 * MS, "gone from the answers after {took:?}");
+    let (sent, acknowledged) = last_write(&cloud.daemons[1])?;
+    ensure!(sent < 50_000, "sent {sent} us after the decision, acknowledged {acknowledged} us");
+    cloud.daemons[1].process().wait_for_line("answers by the last change everywhere", PATIENCE)?;
+    Ok(())
+}
+
+fn dnsd_restarts(lab: &Lab) -> Result<()> {
+    let mut cloud = Cloud::new(lab, "")?;
+    cloud.dns.signal(Signal::SIGKILL)?;
+    cloud.dns.wait(PATIENCE)?;
+    cloud.lab.cut(&cloud.proxies[0])?;
+    cloud.daemons[1].wait_for_state("active", PATIENCE)?;
+    poll_until("the error is told", PATIENCE, || {
+        let status = cloud.daemons[1].status()?;
+        let store = &status["dns"][0]["stores"][0];
+        Ok(store["in-sync"] == false
+            && store["error"].as_str().is_some_and(|e| e.contains("cannot be reached")))
+    })?;
+    // The proxy serves all the same.
+    cloud.session(PX2)?;
+    cloud.dns = dnsd::start(&cloud.ns1, NS1)?;
+    cloud.probe.wait_for(PX2, PATIENCE)?;
+    wait_for_sync(&cloud.daemons[1])?;
+    cloud.daemons[1].process().wait_for_line("is as it should be again", PATIENCE)?;
+    Ok(())
+}
+
+/// Somebody changes the records by hand.
+fn edit(host: &Host, address: &str) -> Result<()> {
+    let script = format!(
+        "server {NS1} 53\nzone {}\nupdate delete {name} A\nupdate add {name} 1 A {address}\nsend\n",
+        dnsd::ZONE,
+        name = dnsd::NAME
+    );
+    let file = host.write_file("edit", &script)?;
+    let key = format!("hmac-sha256:vipd.:{}", dnsd::SECRET);
+    host.run("nsupdate", &["-y", &key, &file.to_string_lossy()])?;
+    Ok(())
+}
+
+fn edited(lab: &Lab) -> Result<()> {
+    let cloud = Cloud::new(lab, "")?;
+    edit(&cloud.client, "10.77.0.99")?;
+    cloud.probe.wait_for("10.77.0.99", PATIENCE)?;
+    cloud.daemons[0].process().wait_for_line("the records were edited", PATIENCE)?;
+    let status = cloud.daemons[0].status()?;
+    ensure!(status["dns"][0]["in-sync"] == false, "{status}");
+    ensure!(status["dns"][0]["published"][0] == "10.77.0.99", "{status}");
+    // They are left alone until the file says otherwise.
+    for (host, daemon) in cloud.proxies.iter().zip(&cloud.daemons) {
+        let text = config(&dnsd::settings(host, &[NS1], "repair = true")?);
+        host.write_file("vipd.toml", &text)?;
+        daemon.ctl(&["reload"])?;
+    }
+    cloud.probe.wait_for(BOTH, PATIENCE)?;
+    wait_for_sync(&cloud.daemons[0])
+}
+
+fn maintenance(lab: &Lab) -> Result<()> {
+    let cloud = Cloud::new(lab, "")?;
+    let mut session = cloud.session(PX1)?;
+    let began = Instant::now();
+    cloud.daemons[0].ctl(&["maintenance", "on", "--yes"])?;
+    cloud.probe.wait_for(PX2, PATIENCE)?;
+    // Clients with old answers still come, and are served.
+    ask(&mut session)?;
+    cloud.session(PX1)?;
+    let ended = wait_for_end(&mut session)?;
+    // Three times the TTL of one second.
+    let kept = ended - began;
+    ensure!(kept >= Duration::from_secs(3) && kept < Duration::from_secs(5), "closed after {kept:?}");
+    cloud.daemons[0].ctl(&["maintenance", "off", "--yes"])?;
+    cloud.probe.wait_for(BOTH, PATIENCE)?;
+    Ok(())
+}
+
+fn stopped(lab: &Lab) -> Result<()> {
+    let cloud = Cloud::new(lab, "")?;
+    let mut session = cloud.session(PX1)?;
+    let began = Instant::now();
+    cloud.daemons[0].process().signal(Signal::SIGTERM)?;
+    let gone = cloud.probe.wait_for(PX2, PATIENCE)?;
+    // px2 came into the answers a moment ago: the hold-down of one second counts.
+    ensure!(gone.at - began < 1_200 * MS, "gone from the answers after {:?}", gone.at - began);
+    // It is px1 itself that wrote that.
+    ensure!(
+        cloud.daemons[0].process().output().iter().any(|l| l.contains("has 10.77.0.12 now")),
+        "px2 wrote"
+    );
+    ask(&mut session)?;
+    cloud.session(PX1)?;
+    cloud.daemons[1].wait_for_state("active", PATIENCE)?;
+    let ended = wait_for_end(&mut session)?;
+    ensure!(ended - began >= Duration::from_secs(3), "closed after {:?}", ended - began);
+    let status = cloud.daemons[0].process().wait(PATIENCE)?;
+    ensure!(status.success(), "vipd ends with {status}");
     Ok(())
 }

@@ -31,6 +31,8 @@ pub(crate) enum Need {
     Keepalived,
     /// MariaDB's server is installed.
     Mariadb,
+    /// BIND's nsupdate is installed.
+    Nsupdate,
     /// `vipd` and `vipctl` are built.
     Vipd,
 }
@@ -46,6 +48,9 @@ impl Need {
                 (!lab::mariadb::is_installed()).then(|| "mariadb-server is not installed".to_owned())
             }
             Self::Dnsd => lab::dnsd::obstacle(),
+            Self::Nsupdate => {
+                (!lab::dnsd::has_nsupdate()).then(|| "nsupdate is not installed (bind9-dnsutils)".to_owned())
+            }
             Self::Vipd => lab::vipd::obstacle(),
         }
     }

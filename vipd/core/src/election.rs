@@ -240,15 +240,6 @@ impl Election {
         self.eager = eager;
     }
 
-    /// Somebody owns the addresses who may be a node of the cluster with another
-    /// key: a backup does not take over for as long as it hears that.
-    pub fn postpone(&mut self, now: Time) {
-        let at = now + self.master_down_interval();
-        if let State::Backup { down_at, .. } = &mut self.state {
-            *down_at = at.max(*down_at);
-        }
-    }
-
     /// Somebody else answers for all the addresses under another number: a
     /// backup does not take over before then.
     pub fn bar(&mut self, until: Option<Time>, now: Time) {
@@ -264,6 +255,15 @@ impl Election {
     /// When a backup takes over.
     fn due(&self, down_at: Time) -> Time {
         self.barred.map_or(down_at, |until| until.max(down_at))
+    }
+
+    /// Somebody whom the cluster key does not prove says to own this, and may yet
+    /// be a node of ours: a backup does not take over for as long as it hears that.
+    pub fn postpone(&mut self, now: Time) {
+        let at = now + self.master_down_interval();
+        if let State::Backup { down_at, .. } = &mut self.state {
+            *down_at = at.max(*down_at);
+        }
     }
 
     /// The state's word.

@@ -202,20 +202,18 @@ impl Rejects {
     }
 
     /// Whether one more sender can have an entry of its own. What was counted
-    /// for the one that makes room goes to those that share.
+    /// for the one that makes room stays counted by cause, and nowhere else: the
+    /// entry of those that share is of the packets that had no other.
     fn make_room(&mut self, now: Time) -> bool {
         let own = || self.senders.iter().filter(|((_, sender), _)| sender.is_some());
         if own().count() < MAX_PAIRS {
             return true;
         }
-        let oldest = own().min_by_key(|(_, entry)| entry.last).map(|(key, entry)| (*key, *entry));
-        let Some((key, entry)) = oldest.filter(|(_, entry)| now - entry.last >= TELL_EVERY) else {
+        let oldest = own().min_by_key(|(_, entry)| entry.last).map(|(key, entry)| (*key, entry.last));
+        let Some((key, _)) = oldest.filter(|(_, last)| now - *last >= TELL_EVERY) else {
             return false;
         };
         self.senders.remove(&key);
-        let shared = self.senders.entry((key.0, None)).or_insert(Entry { count: 0, ..entry });
-        shared.count += entry.count;
-        shared.last = shared.last.max(entry.last);
         true
     }
 
@@ -302,8 +300,10 @@ mod tests {
         let own: Vec<_> = rejects.list(later).into_iter().filter(|r| r.sender.is_some()).collect();
         assert!(own.iter().all(|r| r.cause == Reject::UnknownVrid), "the oldest made room");
         assert_eq!(own.len(), MAX_PAIRS);
-        // What was counted stays counted, by cause.
-        let ttl = rejects.list(later).into_iter().filter(|r| r.cause == Reject::Ttl).map(|r| r.count);
-        assert_eq!(ttl.sum::<u64>(), 1_000);
+        // What was counted stays counted, by cause; and once.
+        assert_eq!(rejects.totals().get("ttl"), Some(&1_000));
+        let ttl: Vec<_> = rejects.list(later).into_iter().filter(|r| r.cause == Reject::Ttl).collect();
+        let shared = 1_000 - u64::try_from(MAX_PAIRS).expect("a small number");
+        assert_eq!(ttl.iter().map(|r| (r.sender, r.count)).collect::<Vec<_>>(), [(None, shared)]);
     }
 }

@@ -18,6 +18,7 @@ pub(super) fn render(doc: &StatusDoc) -> String {
     listeners(&mut out, doc);
     pools(&mut out, doc);
     servers(&mut out, doc);
+    dns(&mut out, doc);
     out.0
 }
 
@@ -172,6 +173,8 @@ fn pools(out: &mut Metrics, doc: &StatusDoc) {
     out.per(("vipd_pool_queue_full_total", "counter", help), all(), |p| Some(p.queue.full));
     let help = "Sessions on servers of the pool's fallbacks now.";
     out.per(("vipd_pool_fallback_sessions", "gauge", help), all(), |p| Some(p.fallback_sessions));
+    let help = "Names of servers that do not resolve as they should: what was known is in use.";
+    out.per(("vipd_pool_unresolved_names", "gauge", help), all(), |p| Some(p.unresolved.len()));
 }
 
 fn servers(out: &mut Metrics, doc: &StatusDoc) {
@@ -242,6 +245,41 @@ fn checks<'a, I: Iterator<Item = Server<'a>>>(out: &mut Metrics, all: impl Fn() 
     });
 }
 
+fn dns(out: &mut Metrics, doc: &StatusDoc) {
+    let names = || doc.dns.iter().map(|d| ([("name", &*d.name)], d));
+    let help = "Whether this node is the one that writes the name's records.";
+    out.per(("vipd_dns_writer", "gauge", help), names(), |d| {
+        Some(u8::from(d.writer.as_ref() == Some(&doc.node)))
+    });
+    let help = "Addresses that the name should have, by this node's view.";
+    out.per(("vipd_dns_desired_addresses", "gauge", help), names(), |d| Some(d.desired.len()));
+    let stores = || {
+        let of = |d| move |s| (d, s);
+        let all = doc.dns.iter().flat_map(move |d| d.stores.iter().map(of(d)));
+        all.map(|(d, s)| ([("name", &*d.name), ("place", &*s.place)], s))
+    };
+    let help = "Addresses that the place had when it was last read or written.";
+    out.per(("vipd_dns_published_addresses", "gauge", help), stores(), |s| Some(s.published.len()));
+    let help = "Whether the place holds what it should.";
+    out.per(("vipd_dns_in_sync", "gauge", help), stores(), |s| Some(u8::from(s.in_sync)));
+    let help = "Whether somebody edited the records, and they are left alone.";
+    out.per(("vipd_dns_drift", "gauge", help), stores(), |s| Some(u8::from(s.drift.is_some())));
+    let help = "Whether the last attempt to read or write failed.";
+    out.per(("vipd_dns_error", "gauge", help), stores(), |s| Some(u8::from(s.error.is_some())));
+    out.per(("vipd_dns_epoch", "gauge", "The number of the last write, by any node."), stores(), |s| {
+        Some(s.epoch)
+    });
+    let help = "Writes of this node.";
+    out.per(("vipd_dns_writes_total", "counter", help), stores(), |s| Some(s.writes));
+    let help = "Attempts of this node to read or write that failed.";
+    out.per(("vipd_dns_errors_total", "counter", help), stores(), |s| Some(s.errors));
+    let help = "Time from the decision to the acknowledgement of this node's last write.";
+    out.per(("vipd_dns_write_duration_seconds", "gauge", help), stores(), |s| {
+        let us = s.last_write.as_ref()?.acknowledged_us;
+        Some(format!("{}.{:06}", us / 1_000_000, us % 1_000_000))
+    });
+}
+
 /// The weight that counts now, in the file's measure.
 fn effective(server: &ServerDoc) -> String {
     let percent = match server.state {
@@ -285,6 +323,7 @@ mod tests {
             "vipd_pool_queue_timeouts_total{pool=\"replicas\"} 5",
             "vipd_pool_queue_full_total{pool=\"replicas\"} 6",
             "vipd_pool_fallback_sessions{pool=\"replicas\"} 7",
+            "vipd_pool_unresolved_names{pool=\"replicas\"} 0",
             "vipd_server_resets_total{pool=\"replicas\",server=\"db2\"} 8",
             "vipd_server_room{pool=\"replicas\",server=\"db2\"} 61",
             "vipd_listener_sources{listener=\"write\"} 2",
@@ -302,6 +341,10 @@ mod tests {
             "vipd_server_check_duration_seconds{pool=\"replicas\",server=\"db2\"} 0.001234",
             "vipd_server_connections_used{pool=\"replicas\",server=\"db2\"} 90",
             "vipd_server_connections_max{pool=\"replicas\",server=\"db2\"} 151",
+            "vipd_dns_writer{name=\"db.corp.example.\"} 1",
+            "vipd_dns_in_sync{name=\"db.corp.example.\",place=\"192.0.2.53:53\"} 1",
+            "vipd_dns_error{name=\"db.corp.example.\",place=\"route53/Z0123456789\"} 1",
+            "vipd_dns_writes_total{name=\"db.corp.example.\",place=\"192.0.2.53:53\"} 3",
         ] {
             assert!(text.lines().any(|l| l == line), "{line} is not in\n{text}");
         }

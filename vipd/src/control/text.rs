@@ -1,8 +1,8 @@
 //! The state of a node as text for people: one screen, the worst first.
 
 use super::api::{
-    EventDoc, Level, LinkDoc, ListenerDoc, PeerDoc, PeerState, PoolDoc, Rejected, ServerDoc, ServerState,
-    StatusDoc, Steps, VipDoc, VipState,
+    DnsDoc, DnsStoreDoc, EventDoc, Level, LinkDoc, ListenerDoc, PeerDoc, PeerState, PoolDoc, Rejected,
+    ServerDoc, ServerState, StatusDoc, Steps, VipDoc, VipState,
 };
 use super::table::{self, Cell, Tone, clean, paint};
 use jiff::Timestamp;
@@ -46,6 +46,7 @@ pub fn status(doc: &StatusDoc, now: Timestamp, colour: bool) -> String {
         colour,
     );
     pools(&mut out, &doc.pools, colour);
+    dns(&mut out, &doc.dns, colour);
     rejects(&mut out, &doc.counters.adverts_rejected, colour);
     out
 }
@@ -138,7 +139,7 @@ fn link(link: Option<&LinkDoc>) -> Cell {
 fn listener(listener: &ListenerDoc) -> Vec<Cell> {
     vec![
         Cell::plain(&listener.name),
-        Cell::plain(&listener.bind),
+        if listener.removed { Cell::new("removed", Tone::Odd) } else { Cell::plain(&listener.bind) },
         Cell::plain(listener.sessions.to_string()),
         Cell::plain(listener.total.to_string()),
         Cell::plain(bytes(listener.bytes_in)),
@@ -171,6 +172,39 @@ fn pools(out: &mut String, pools: &[PoolDoc], colour: bool) {
         );
         let _ = writeln!(out, "{}", paint(&text, Tone::Bad, colour));
     }
+}
+
+fn dns(out: &mut String, names: &[DnsDoc], colour: bool) {
+    for name in names {
+        out.push('\n');
+        let heads = ["NAME", "PLACE", "STATE", "EPOCH", "ADDRESSES", "WHY"];
+        // The name stands beside its first place only.
+        let first = std::iter::once(name.name.as_str()).chain(std::iter::repeat(""));
+        let rows = name.stores.iter().zip(first).map(|(store, called)| place(called, name, store));
+        table::write(out, &heads, rows.collect(), colour);
+        let writer = match &name.writer {
+            Some(writer) => format!("{} writes", clean(writer)),
+            None => "nobody writes".to_owned(),
+        };
+        let _ = writeln!(out, "{writer}; {}", clean(&name.why.join("; ")));
+    }
+}
+
+fn place(called: &str, name: &DnsDoc, store: &DnsStoreDoc) -> Vec<Cell> {
+    let (state, why) = match (&store.error, &store.drift) {
+        (Some(error), _) => (Cell::new("error", Tone::Bad), error.clone()),
+        (None, Some(drift)) => (Cell::new("edited", Tone::Bad), drift.clone()),
+        (None, None) if store.in_sync => (Cell::new("in sync", Tone::Good), String::new()),
+        (None, None) => (Cell::new("behind", Tone::Odd), format!("should have {}", name.desired.join(", "))),
+    };
+    vec![
+        Cell::plain(called),
+        Cell::plain(&store.place),
+        state,
+        Cell::plain(store.epoch.to_string()),
+        Cell::plain(store.published.join(", ")),
+        Cell::plain(&why),
+    ]
 }
 
 /// The weight that counts, and that of full service where it differs.

@@ -133,8 +133,8 @@ impl Place {
                 self.complain(memory, Level::Warning, &why);
                 self.answer(order, Err(why));
             }
-            // A node that does not write only looks; the one that does will.
-            Outcome::Due(_) => {}
+            // A node that does not write only looks; the one that does is about to.
+            Outcome::Due(_) => again = now + jittered(self.place.look_soon()),
             Outcome::Lost(lease) if order.records.write => {
                 memory.lost += 1;
                 if memory.lost == 1 {
@@ -152,7 +152,16 @@ impl Place {
                     self.complain(memory, Level::Warning, &why);
                 }
             }
-            Outcome::Lost(_) => {}
+            // Somebody who was elected has written: that is what to start from,
+            // and the next look says whether it is right.
+            Outcome::Lost(_) => {
+                memory.lost += 1;
+                if memory.lost == 1 {
+                    again = now;
+                } else {
+                    again = now + jittered(self.place.look_soon());
+                }
+            }
         }
         again
     }

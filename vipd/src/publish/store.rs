@@ -55,6 +55,14 @@ impl Where {
             Self::Route53 => Duration::from_secs(60),
         }
     }
+
+    /// The same while it does not hold what this node would write.
+    pub(super) fn look_soon(self) -> Duration {
+        match self {
+            Self::Server(_) => Duration::from_millis(500),
+            Self::Route53 => Duration::from_secs(5),
+        }
+    }
 }
 
 /// What is needed to open a place.

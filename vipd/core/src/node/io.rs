@@ -89,6 +89,15 @@ pub enum Input<'a> {
         /// Done, or why not.
         result: Result<(), String>,
     },
+    /// A plan waited for too long to be carried out.
+    Stale {
+        /// The group's number.
+        group: usize,
+        /// The plan's generation.
+        generation: u64,
+        /// How long it waited.
+        waited: Duration,
+    },
     /// Somebody deleted planned addresses, and they were put back.
     Restored {
         /// The group's number.

@@ -45,6 +45,7 @@ fn pool_doc(name: &str, server: ServerDoc, incumbent: Option<&str>) -> PoolDoc {
         conflict: vec![],
         queue: QueueDoc::default(),
         fallback_sessions: 0,
+        unresolved: vec![],
     }
 }
 
@@ -97,6 +98,7 @@ fn healthy() -> StatusDoc {
         listeners: vec![ListenerDoc {
             name: "write".into(),
             bind: "192.0.2.100:3306".into(),
+            removed: false,
             sessions: 3,
             total: 120,
             bytes_in: 1234,
@@ -117,6 +119,33 @@ pub(crate) fn troubled() -> StatusDoc {
     let mut doc = healthy();
     doc.maintenance = true;
     doc.config_errors = vec!["/etc/vipd/vipd.toml:3:1: error: unknown key `nods`".into()];
+    doc.dns.push(DnsDoc {
+        name: "db.corp.example.".into(),
+        desired: vec!["192.0.2.11".into()],
+        published: vec!["192.0.2.11".into(), "192.0.2.12".into()],
+        in_sync: false,
+        epoch: 7,
+        writer: Some("px1".into()),
+        why: vec!["px1 is in".into(), "px2 is out: it is not heard".into()],
+        stores: vec![
+            DnsStoreDoc {
+                place: "192.0.2.53:53".into(),
+                published: vec!["192.0.2.11".into()],
+                in_sync: true,
+                epoch: 7,
+                writes: 3,
+                errors: 1,
+                ..DnsStoreDoc::default()
+            },
+            DnsStoreDoc {
+                place: "route53/Z0123456789".into(),
+                published: vec!["192.0.2.11".into(), "192.0.2.12".into()],
+                epoch: 6,
+                error: Some("throttled".into()),
+                ..DnsStoreDoc::default()
+            },
+        ],
+    });
     doc.vips.push(VipDoc {
         name: "second".into(),
         addresses: (1..=200).map(|i| format!("198.51.100.{i}/24")).collect(),
