@@ -225,8 +225,12 @@ fn unsealed_is_refused(lab: &Lab) -> Result<()> {
         let (source, destination) = (PROXIES[other].parse()?, PROXIES[target].parse()?);
         let template = Template { source, destination, vrid: 51, centiseconds: 10, addresses: &[vip] };
         let before = refused(scene.vipd(target)?, "unsealed")?;
-        sender.send(&template.packet(255, &template.advert(priority)))?;
-        poll_until("it is refused", PATIENCE, || Ok(refused(scene.vipd(target)?, "unsealed")? > before))?;
+        let forged = template.packet(255, &template.advert(priority));
+        // Again and again, as an attacker does.
+        poll_until("it is refused", PATIENCE, || {
+            sender.send(&forged)?;
+            Ok(refused(scene.vipd(target)?, "unsealed")? > before + 3)
+        })?;
     }
     std::thread::sleep(500 * MS);
     let moves = lab.addresses().changes(Scene::vip(), attacked);
