@@ -3,6 +3,7 @@
 TEST_PACKAGES  := iproute2 nftables keepalived mariadb-server galera-4 rsync postgresql-15 postgresql-client redis-server haproxy bind9 bind9-dnsutils knot knot-dnsutils pdns-server pdns-backend-sqlite3 sqlite3 python3-venv
 TEST_PYTHON    := moto==5.2.5 flask flask-cors
 DEB_PACKAGES   := debhelper lintian
+TEST_PACKAGES  += $(DEB_PACKAGES) debootstrap systemd-container
 BENCH_PACKAGES := iproute2 keepalived haproxy nginx libnginx-mod-stream
 BENCH_DNS_PACKAGES := iproute2 dnsperf bind9 knot pdns-server pdns-backend-bind
 DEMO_PACKAGES  := iproute2
@@ -10,7 +11,7 @@ ifeq ($(DB),mariadb)
 DEMO_PACKAGES  += mariadb-server
 endif
 
-.PHONY: help demo test deb bench-balancer bench-dns bench-failover bench-pick
+.PHONY: help demo test deb test-packages bench-balancer bench-dns bench-failover bench-pick
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -30,6 +31,14 @@ deb: ## the Debian packages of this machine's architecture, in target/deb
 	@tests/install-packages $(DEB_PACKAGES)
 	@packaging/build-deb $(ARGS)
 	@lintian --fail-on error,warning target/deb/*.deb
+
+test-packages: ## the release's packages on two hosts with a real systemd, and their figures
+	@tests/install-packages $(DEB_PACKAGES) debootstrap iproute2 systemd-container
+	@rm -rf target/deb-of-release
+	@packaging/build-deb --out target/deb-of-release
+	@packaging/build-deb --out target/deb-of-release --version 0.1.1-1
+	@ls -l target/deb-of-release/*_0.1.0-1_*.deb | awk '{ print $$5, "bytes", $$9 }'
+	@VIPD_DEBS=target/deb-of-release LAB_NEEDS_ARE_MET=yes cargo test --quiet --package vipd-packaging --test packages
 
 bench-balancer: ## what vipd costs a connection, beside HAProxy and nginx; ARGS='--rounds 5 --only connect --seconds 3'
 	@tests/install-packages $(BENCH_PACKAGES)

@@ -40,7 +40,8 @@ fn vip() -> SocketAddr {
 }
 
 /// What is measured and what happens is printed.
-fn say(text: &str) {
+#[allow(clippy::print_stdout)]
+pub(crate) fn say(text: &str) {
     println!("{text}");
 }
 
@@ -63,17 +64,21 @@ pub(crate) fn tell() -> Result<()> {
     told
 }
 
+type Chapter = fn(&mut [Machine; 2]) -> Result<()>;
+
 fn chapters(hosts: &mut [Machine; 2]) -> Result<()> {
     let before = files(&hosts[1])?;
-    let chapters: [(&str, fn(&mut [Machine; 2]) -> Result<()>); 10] = [
+    let chapters: [(&str, Chapter); 12] = [
         ("install", install),
         ("start", start),
         ("unit", unit),
         ("reload", reload),
+        ("command", command),
         ("stop", stop),
         ("kill", kill),
         ("out of memory", out_of_memory),
         ("networkd", networkd),
+        ("late address", late_address),
         ("upgrade", upgrade),
         ("power off", power_off),
     ];
@@ -163,6 +168,31 @@ fn reload(hosts: &mut [Machine; 2]) -> Result<()> {
     Ok(())
 }
 
+/// What docs/install.md says of checks by commands.
+fn command(hosts: &mut [Machine; 2]) -> Result<()> {
+    let host = &hosts[1];
+    let up = |user: &str| -> Result<bool> {
+        let check = format!("kind = \"exec\"\nuser = \"{user}\"\ncommand = [\"/bin/true\"]");
+        fs::write(host.path("/etc/vipd/vipd.toml"), CONFIG.replace("kind = \"tcp\"", &check))?;
+        host.sh("systemctl restart vipd")?;
+        Ok(host.sh("vipctl status --json")?.contains(r#""state": "up""#))
+    };
+    ensure!(up("vipd")?, "a command runs as the daemon's own user");
+    ensure!(!up("nobody")?, "the service may become another user");
+    let dir = host.path("/etc/systemd/system/vipd.service.d");
+    fs::create_dir_all(&dir)?;
+    let document = fs::read_to_string(crate::root().join("docs/install.md"))?;
+    let grant = document.split("# [Service]\n").nth(1).and_then(|rest| rest.split("```").next());
+    let grant = grant.context("docs/install.md grants nothing")?.replace("# ", "");
+    fs::write(dir.join("override.conf"), format!("[Service]\n{grant}"))?;
+    host.sh("systemctl daemon-reload")?;
+    ensure!(up("nobody")?, "the grant does not do: {}", host.try_sh("vipctl why")?);
+    fs::remove_dir_all(dir)?;
+    fs::write(host.path("/etc/vipd/vipd.toml"), CONFIG)?;
+    host.sh("systemctl daemon-reload && systemctl restart vipd")?;
+    owned_by(hosts, 0)
+}
+
 fn stop(hosts: &mut [Machine; 2]) -> Result<()> {
     let notice = under_load(|| {
         hosts[0].sh("systemctl stop vipd")?;
@@ -214,6 +244,33 @@ fn out_of_memory(hosts: &mut [Machine; 2]) -> Result<()> {
     sudden("out of memory", &notice?)?;
     removed?;
     started_again(&hosts[0], &pid)?;
+    back_to_first(hosts)
+}
+
+/// At boot the host's own address may come after the daemon's start, however late.
+fn late_address(hosts: &mut [Machine; 2]) -> Result<()> {
+    let host = &hosts[0];
+    host.sh(
+        "systemctl stop vipd && ip address del 10.77.0.11/24 dev host0 && systemctl start --no-block vipd",
+    )?;
+    wait_for(
+        SOON,
+        || "a few attempts".into(),
+        || {
+            let attempts: u32 = host.sh("systemctl show -P NRestarts vipd")?.parse()?;
+            Ok((attempts >= 3).then_some(()))
+        },
+    )?;
+    ensure!(
+        host.sh("journalctl --no-pager -u vipd")?.contains("this host is none of the nodes"),
+        "no reason is told"
+    );
+    host.sh("ip address add 10.77.0.11/24 dev host0")?;
+    wait_for(
+        SOON,
+        || "vipd to be up".into(),
+        || Ok((host.try_sh("systemctl is-active vipd")? == "active").then_some(())),
+    )?;
     back_to_first(hosts)
 }
 
