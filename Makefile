@@ -1,6 +1,7 @@
 # What people type. Each target installs the Debian packages it needs where
 # they are missing; the lists stand here and nowhere else.
-TEST_PACKAGES  := iproute2 nftables keepalived mariadb-server galera-4 rsync postgresql-15 postgresql-client redis-server haproxy bind9 bind9-dnsutils knot knot-dnsutils pdns-server pdns-backend-sqlite3 sqlite3
+TEST_PACKAGES  := iproute2 nftables keepalived mariadb-server galera-4 rsync postgresql-15 postgresql-client redis-server haproxy bind9 bind9-dnsutils knot knot-dnsutils pdns-server pdns-backend-sqlite3 sqlite3 python3-venv
+TEST_PYTHON    := moto==5.2.5 flask flask-cors
 DEB_PACKAGES   := debhelper lintian
 BENCH_PACKAGES := iproute2 keepalived haproxy nginx libnginx-mod-stream
 BENCH_DNS_PACKAGES := iproute2 dnsperf bind9 knot pdns-server pdns-backend-bind
@@ -22,6 +23,7 @@ demo: ## a failover in a small network of its own; DB=mariadb with real database
 
 test: ## everything a change must pass
 	@tests/install-packages $(TEST_PACKAGES)
+	@tests/install-python $${CARGO_TARGET_DIR:-target}/python $(TEST_PYTHON)
 	@tests/run-all
 
 deb: ## the Debian packages of this machine's architecture, in target/deb

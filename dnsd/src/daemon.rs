@@ -5,13 +5,11 @@
 
 use crate::answer::Answerer;
 use crate::cookie::Cookies;
-use crate::metrics::Metrics;
 use crate::served::{Served, Shared};
 use crate::state::{self, StateError};
 use crate::tsig::{KeyError, Keys};
 use crate::writer::{self, Writer};
 use crate::{http, notify, tcp, udp};
-use arc_swap::ArcSwap;
 use sd_notify::NotifyState;
 use std::collections::HashMap;
 use std::io::{self, IsTerminal as _};
@@ -104,11 +102,8 @@ pub fn run(path: &Path) -> Result<(), Error> {
     let open = |settings| state::open(&config.state_dir, settings, now);
     let zones = config.zones.iter().map(open).collect::<Result<Vec<_>, _>>()?;
     let serving = zones.iter().map(|state| state.serving.clone()).collect::<Vec<_>>();
-    let shared = Arc::new(Shared {
-        served: ArcSwap::from_pointee(Served::new(serving, keys, config.rate_limit.clone())),
-        cookies: Cookies::new().map_err(random)?,
-        metrics: Metrics::default(),
-    });
+    let served = Served::new(serving, keys, config.rate_limit.clone());
+    let shared = Arc::new(Shared::new(served, Cookies::new().map_err(random)?));
     let (writer, thread) =
         writer::start(Arc::clone(&shared), zones).map_err(system("start the writer's thread"))?;
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -173,7 +168,10 @@ impl Daemon {
                     }
                     match self.reload(&config, path).await {
                         Ok(new) => config = new,
-                        Err(error) => error!("not reloaded, what was served before goes on: {error}"),
+                        Err(error) => {
+                            self.shared.was_reloaded(Err(error.to_string()));
+                            error!("not reloaded, what was served before goes on: {error}");
+                        }
                     }
                     told(&[NotifyState::Ready]);
                 }
@@ -200,6 +198,7 @@ impl Daemon {
         }
         self.listeners.retain(|address, _| new.listen.contains(address));
         self.attend(&new, metrics);
+        self.shared.was_reloaded(Ok(()));
         info!(addresses = new.listen.len(), zones = new.zones.len(), "reloaded");
         Ok(new)
     }
@@ -214,6 +213,7 @@ impl Daemon {
 
     /// Starts what runs beside the answers: NOTIFY, metrics.
     fn attend(&mut self, config: &Config, metrics: Option<TcpListener>) {
+        self.shared.listen.store(Arc::new(config.listen.clone()));
         self.notifies.abort_all();
         for serving in self.shared.served.load().zones() {
             for secondary in &serving.settings.notify {

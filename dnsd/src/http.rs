@@ -1,7 +1,8 @@
-//! Metrics over HTTP: `/metrics` and `/healthz`.
+//! The status over HTTP: `/` for people, `/status.json`, `/metrics`, `/healthz`.
 
 use crate::metrics;
 use crate::served::Shared;
+use crate::status::Status;
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
 use hyper::header::{ALLOW, CONTENT_TYPE, HeaderValue};
@@ -66,12 +67,16 @@ fn respond(request: &Request<Incoming>, shared: &Shared) -> Response<Full<Bytes>
     const TEXT: &str = "text/plain; charset=utf-8";
     let (status, kind, body) = match (request.method(), request.uri().path()) {
         (&Method::GET | &Method::HEAD, "/metrics") => {
-            let text = metrics::render(&shared.metrics, &shared.served.load());
-            (StatusCode::OK, metrics::CONTENT_TYPE, text)
+            (StatusCode::OK, metrics::CONTENT_TYPE, metrics::render(shared))
         }
+        (&Method::GET | &Method::HEAD, "/") => (StatusCode::OK, TEXT, Status::new(shared).text()),
+        (&Method::GET | &Method::HEAD, "/status.json") => match serde_json::to_string(&Status::new(shared)) {
+            Ok(body) => (StatusCode::OK, "application/json", body),
+            Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, TEXT, format!("{error}\n")),
+        },
         (&Method::GET | &Method::HEAD, "/healthz") => (StatusCode::OK, TEXT, "ok\n".into()),
         (&Method::GET | &Method::HEAD, _) => {
-            (StatusCode::NOT_FOUND, TEXT, "not here: /metrics and /healthz are\n".into())
+            (StatusCode::NOT_FOUND, TEXT, "not here: /, /status.json, /metrics and /healthz are\n".into())
         }
         _ => (StatusCode::METHOD_NOT_ALLOWED, TEXT, "only GET and HEAD\n".into()),
     };

@@ -21,6 +21,7 @@ pub mod notify;
 pub mod replay;
 pub mod served;
 pub mod state;
+pub mod status;
 pub mod tcp;
 pub mod tools;
 pub mod transfer;

@@ -1,6 +1,6 @@
 //! Counters, in the text format of Prometheus.
 
-use crate::served::Served;
+use crate::served::{Serving, Shared};
 use std::fmt::Write as _;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
@@ -89,9 +89,9 @@ impl Metrics {
 
 /// All of it as text.
 #[must_use]
-pub fn render(metrics: &Metrics, served: &Served) -> String {
+pub fn render(shared: &Shared) -> String {
     let (mut text, mut last) = (String::new(), "");
-    for (name, labels, help, value) in metrics.each() {
+    for (name, labels, help, value) in shared.metrics.each() {
         if name != last {
             let _ = writeln!(text, "# HELP {name} {help}.\n# TYPE {name} counter");
             last = name;
@@ -99,22 +99,27 @@ pub fn render(metrics: &Metrics, served: &Served) -> String {
         let labels = if labels.is_empty() { String::new() } else { format!("{{{labels}}}") };
         let _ = writeln!(text, "{name}{labels} {value}");
     }
+    let name = "dnsd_config_last_reload_successful";
+    let reloaded = u8::from(shared.reload_error().is_none());
+    let _ = writeln!(
+        text,
+        "# HELP {name} Whether the last reload was done.\n# TYPE {name} gauge\n{name} {reloaded}"
+    );
+    let served = shared.served.load();
     let zones: Vec<_> = served.zones();
-    let mut gauge = |name: &str, help: &str, value: &dyn Fn(&crate::zone::Zone) -> u64| {
+    let mut gauge = |name: &str, help: &str, value: &dyn Fn(&Serving) -> u64| {
         let _ = writeln!(text, "# HELP {name} {help}.\n# TYPE {name} gauge");
         for serving in &zones {
-            let _ = writeln!(
-                text,
-                "{name}{{zone=\"{}\"}} {}",
-                serving.settings.name,
-                value(&serving.zone.read())
-            );
+            let _ = writeln!(text, "{name}{{zone=\"{}\"}} {}", serving.settings.name, value(serving));
         }
     };
-    gauge("dnsd_zone_serial", "Serial of the zone", &|zone| zone.serial().into());
-    gauge("dnsd_zone_names", "Names in the zone", &|zone| zone.names() as u64);
-    gauge("dnsd_zone_changed_sets", "Record sets that updates have changed", &|zone| {
-        zone.changed_sets() as u64
+    gauge("dnsd_zone_serial", "Serial of the zone", &|serving| serving.zone.read().serial().into());
+    gauge("dnsd_zone_names", "Names in the zone", &|serving| serving.zone.read().names() as u64);
+    gauge("dnsd_zone_changed_sets", "Record sets that updates have changed", &|serving| {
+        serving.zone.read().changed_sets() as u64
+    });
+    gauge("dnsd_zone_journal_writable", "Whether the last write to the journal was done", &|serving| {
+        serving.zone.journal_error().is_none().into()
     });
     text
 }

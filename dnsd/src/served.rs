@@ -6,10 +6,10 @@ use crate::metrics::Metrics;
 use crate::name::{self, Wire};
 use crate::tsig::Keys;
 use crate::zone::Zone;
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use hickory_server::zone_handler::Catalog;
 use std::collections::HashMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
@@ -25,6 +25,8 @@ pub struct ServedZone {
     zone: RwLock<Zone>,
     /// The newest serial, for those who tell the secondaries.
     pub serial: watch::Sender<u32>,
+    /// Why the last write to the journal failed.
+    journal_error: ArcSwapOption<String>,
 }
 
 impl ServedZone {
@@ -32,13 +34,25 @@ impl ServedZone {
     #[must_use]
     pub fn new(zone: Zone) -> Arc<Self> {
         let (serial, _) = watch::channel(zone.serial());
-        Arc::new(Self { origin: zone.origin().clone(), zone: RwLock::new(zone), serial })
+        let origin = zone.origin().clone();
+        Arc::new(Self { origin, zone: RwLock::new(zone), serial, journal_error: ArcSwapOption::empty() })
     }
 
     /// The zone, to read.
     pub fn read(&self) -> RwLockReadGuard<'_, Zone> {
         // A panic ends the process in release; a zone is never half changed.
         self.zone.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Why updates are refused, if they are: the journal cannot be written.
+    #[must_use]
+    pub fn journal_error(&self) -> Option<String> {
+        self.journal_error.load().as_deref().cloned()
+    }
+
+    /// Says how the last write to the journal went.
+    pub fn journal_was_written(&self, result: Result<(), String>) {
+        self.journal_error.store(result.err().map(Arc::new));
     }
 
     /// The zone, to change.
@@ -126,4 +140,32 @@ pub struct Shared {
     pub cookies: Cookies,
     /// Counters.
     pub metrics: Metrics,
+    /// The addresses that are served.
+    pub listen: ArcSwap<Vec<SocketAddr>>,
+    reload_error: ArcSwapOption<String>,
+}
+
+impl Shared {
+    /// What threads share from the start.
+    #[must_use]
+    pub fn new(served: Served, cookies: Cookies) -> Self {
+        Self {
+            served: ArcSwap::from_pointee(served),
+            cookies,
+            metrics: Metrics::default(),
+            listen: ArcSwap::default(),
+            reload_error: ArcSwapOption::empty(),
+        }
+    }
+
+    /// Why the last reload was not done, if so.
+    #[must_use]
+    pub fn reload_error(&self) -> Option<String> {
+        self.reload_error.load().as_deref().cloned()
+    }
+
+    /// Says how the last reload went.
+    pub fn was_reloaded(&self, result: Result<(), String>) {
+        self.reload_error.store(result.err().map(Arc::new));
+    }
 }

@@ -6,13 +6,15 @@ use crate::tsig::Key;
 use crate::zone::rrset::{RrSet, encode};
 use crate::zone::{Changes, Zone, newer, next_serial, show_type};
 use hickory_proto::op::Message;
-use hickory_proto::rr::{DNSClass, RData, Record};
+use hickory_proto::rr::{DNSClass, RData, Record, RecordType};
 use std::collections::{BTreeMap, BTreeSet};
 
 const SOA: u16 = 6;
 const NS: u16 = 2;
 const CNAME: u16 = 5;
 const ANY: u16 = 255;
+/// Types of which nobody knows the form (RFC 6895, section 3.1).
+const PRIVATE_USE: std::ops::RangeInclusive<u16> = 65280..=65534;
 /// Bytes of a set: more would not fit into one answer over TCP with room to spare.
 pub const MAX_SET: usize = 32 << 10;
 /// Names in a zone: an update that made more is refused.
@@ -168,7 +170,19 @@ fn prescan(record: &Record, origin: &[u8]) -> Result<(), Refused> {
         DNSClass::NONE => record.ttl == 0 && !meta(rtype),
         DNSClass::CH | DNSClass::HS | DNSClass::OPT(_) | DNSClass::Unknown(_) => false,
     };
-    if right { Ok(()) } else { refuse(rcode::FORMERR, &name, "a record of the update is malformed") }
+    if !right {
+        return refuse(rcode::FORMERR, &name, "a record of the update is malformed");
+    }
+    // A secondary that knows the type would reject the whole zone for data that
+    // is not of its form.
+    if class(record) == DNSClass::IN
+        && matches!(record.record_type(), RecordType::Unknown(_))
+        && !PRIVATE_USE.contains(&rtype)
+    {
+        let what = show_type(rtype);
+        return refuse(rcode::REFUSED, &name, format!("the data of {what} cannot be checked by this server"));
+    }
+    Ok(())
 }
 
 /// RFC 2136, section 3.3.

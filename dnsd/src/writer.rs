@@ -327,8 +327,10 @@ impl Thread {
             self.shared.metrics.journal_errors.add();
             let zone = &state.serving.settings.name;
             error!(zone, %error, "cannot write the journal: updates are refused, queries are answered");
+            state.serving.zone.journal_was_written(Err(error.to_string()));
             return false;
         }
+        state.serving.zone.journal_was_written(Ok(()));
         let mut zone = state.serving.zone.write();
         for entry in entries {
             // Others grant leases only.

@@ -43,17 +43,57 @@ fn keygen_prints_a_key() {
     assert!(text(output).contains("key-name = \"vipd.\""));
 }
 
+/// What is served at a path, head and body.
+fn get(port: u16, path: &str) -> String {
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
+    stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n").as_bytes()).unwrap();
+    let mut said = String::new();
+    stream.read_to_string(&mut said).unwrap();
+    said
+}
+
 #[test]
-fn metrics_and_two_servers_with_one_state() {
+fn status_and_metrics_tell_what_is_served_and_of_a_reload_that_was_not_done() {
     let port = free_port();
     let mut dnsd = Dnsd::new(ZONE, "", &format!("[status]\nhttp = \"127.0.0.1:{port}\"\n"));
     dnsd.start();
-    let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
-    stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
-    let mut said = String::new();
-    stream.read_to_string(&mut said).unwrap();
-    assert!(said.contains("dnsd_zone_names{zone=\"corp.example.\"} 2"), "{said}");
-    assert!(said.contains("# TYPE dnsd_requests_total counter"));
+    let metrics = get(port, "/metrics");
+    for line in [
+        "dnsd_zone_names{zone=\"corp.example.\"} 2\n",
+        "# TYPE dnsd_requests_total counter\n",
+        "dnsd_config_last_reload_successful 1\n",
+        "dnsd_zone_journal_writable{zone=\"corp.example.\"} 1\n",
+    ] {
+        assert!(metrics.contains(line), "{line}: {metrics}");
+    }
+    let status = || {
+        let said = get(port, "/status.json");
+        serde_json::from_str::<serde_json::Value>(said.split_once("\r\n\r\n").unwrap().1).unwrap()
+    };
+    let first = status();
+    assert_eq!(first["listen"][0], format!("127.0.0.1:{}", dnsd.port));
+    assert_eq!(first["zones"][0]["name"], "corp.example.");
+    assert_eq!(first["zones"][0]["names"], 2);
+    assert!(first["reload-error"].is_null() && first["zones"][0]["journal-error"].is_null());
+    assert!(get(port, "/").contains("corp.example."));
+    assert!(get(port, "/nothing").contains("404"));
+    // A wrong file: what was served goes on, and it says so.
+    std::fs::write(dnsd.path("zone"), "$TTL 60\nx A 1.2.3\n").unwrap();
+    dnsd.log().signal("-HUP");
+    dnsd.log().wait_for(&["not reloaded"]);
+    let error = status()["reload-error"].as_str().unwrap().to_owned();
+    assert!(error.contains("zone:2: error: "), "{error}");
+    assert!(get(port, "/metrics").contains("dnsd_config_last_reload_successful 0\n"));
+    assert!(get(port, "/").contains("the last reload was not done"));
+    std::fs::write(dnsd.path("zone"), ZONE).unwrap();
+    dnsd.log().signal("-HUP");
+    dnsd.log().wait_for(&["reloaded"]);
+    assert!(status()["reload-error"].is_null());
+}
+
+#[test]
+fn two_servers_do_not_share_a_state() {
+    let dnsd = Dnsd::running(ZONE);
     let second = dnsd.command("run").output().unwrap();
     assert!(!second.status.success());
     assert!(text(second).contains("does another dnsd run with it?"));

@@ -28,7 +28,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 use tracing::{info, warn};
 use vipd_balancer::Balancer;
-use vipd_config::{Config, Errors, NodeError};
+use vipd_config::{Config, Errors, Key, NodeError};
 use vipd_core::node::{Node, Relay};
 use vipd_core::settings::Member;
 
@@ -116,7 +116,7 @@ pub fn run(run: &Run) -> Result<(), Error> {
     guard.on_panic();
     let instance = Instance::claim(&run.runtime_dir)?;
     let socket = instance.listen()?;
-    let links = key.map(|key| links(&config, &key, me, run));
+    let links = (config.key.clone(), key.map(|key| links(&config, &key, me, run)));
     let status = config.status.as_ref().map(|s| s.http);
     let node = Node::new(shell::settings(config), me, seed(), clock::now());
     let result = Builder::new_current_thread()
@@ -139,7 +139,7 @@ fn links(config: &Config, key: &ClusterKey, me: usize, run: &Run) -> Links {
 
 async fn serve(
     node: Node,
-    links: Option<Links>,
+    links: (Option<Key>, Option<Links>),
     guard: Guard,
     socket: Socket,
     status: Option<SocketAddr>,

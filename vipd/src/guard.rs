@@ -13,10 +13,13 @@
 //!                                     releases, gives ARP switches back
 //!  daemon ── SIGKILL ───────────────► guard: ends, does nothing
 //! ```
+//! A guard that was frozen meanwhile may wake when the next daemon owns the
+//! addresses already: that one has written its process id into the lock's file.
 //!
 //! Until the daemon is really gone the guard waits: while its sockets are being
 //! closed the addresses must still be there, so that clients get their FIN or RST.
 
+use crate::control::instance::Instance;
 use crate::kernel::request::Requester;
 use crate::kernel::{self, LOOPBACK, Spot};
 use crate::net::advert::send_once;
@@ -28,6 +31,8 @@ use nix::sys::socket::{
     AddressFamily, MsgFlags, Shutdown, SockFlag, SockType, recv, send, setsockopt, shutdown, socketpair,
     sockopt,
 };
+use nix::sys::wait::{Id, WaitPidFlag, waitid};
+use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -47,6 +52,8 @@ use vipd_core::settings::Cidr;
 const LAST_WORDS: u8 = 10;
 /// A guard that cannot be started is tried again after this.
 const RESTART_AFTER: Duration = Duration::from_secs(1);
+/// A guard that did not take the newest state is told it again after this.
+const TELL_AFTER: u16 = 1_000;
 /// Room for the largest state: 64 groups of 255 addresses in two families.
 const SEND_BUFFER: usize = 8 << 20;
 
@@ -54,6 +61,8 @@ const SEND_BUFFER: usize = 8 << 20;
 #[derive(Debug, Default, Deserialize, Serialize)]
 struct State {
     runtime_dir: PathBuf,
+    /// The daemon's process id.
+    daemon: u32,
     /// Interface, address and prefix length.
     addresses: Vec<(u32, IpAddr, u8)>,
     farewells: Vec<Farewell>,
@@ -80,9 +89,15 @@ impl State {
         };
         Self {
             runtime_dir: runtime_dir.to_owned(),
+            daemon: std::process::id(),
             addresses: state.addresses.iter().map(|(i, a)| (*i, a.address(), a.prefix())).collect(),
             farewells: state.farewells.iter().map(farewell).collect(),
         }
+    }
+
+    /// Whether another daemon has started since, which looks after what it found.
+    fn is_superseded(&self) -> bool {
+        Instance::claimant(&self.runtime_dir).is_some_and(|claimant| claimant != self.daemon)
     }
 
     /// Where the addresses may be: on their interface, or silently on loopback.
@@ -154,7 +169,7 @@ impl Guard {
     }
 
     /// Tells the guard what is held now. Never waits; should the guard not
-    /// take it now, the next call tells it. Farewells go to a UDP port if one is given.
+    /// take it now, it is told again later. Farewells go to a UDP port if one is given.
     pub fn update(&self, state: &GuardState, port: Option<u16>) {
         let state = State::new(state, port, &self.shared.runtime_dir);
         let Ok(bytes) = serde_json::to_vec(&state) else { return };
@@ -164,6 +179,12 @@ impl Guard {
         }
         link.newest = Some(bytes);
         link.tell_newest();
+    }
+
+    /// Whether the guard has been told what was last held.
+    #[must_use]
+    pub fn is_told(&self) -> bool {
+        self.shared.link().told
     }
 
     /// The guard's process.
@@ -219,9 +240,16 @@ impl Shared {
         let copy = || self.link().socket.try_clone();
         let mut socket = copy();
         while let Ok(waiting) = &socket {
-            wait_for_end(waiting);
+            while !wait_for_end(waiting) {
+                let mut link = self.link();
+                if !link.told {
+                    link.tell_newest();
+                }
+            }
+            // It may hang up long before it ends, and adverts do not wait for that.
+            let child = self.link().child.id();
+            wait_for_zombie(child);
             let mut link = self.link();
-            // Its zombie goes, too.
             let ended = link.child.wait();
             if link.over {
                 return;
@@ -283,14 +311,18 @@ fn tell(socket: &OwnedFd, bytes: &[u8]) -> Result<(), Errno> {
 }
 
 /// The guard never says anything: that its socket hangs up is all there is.
-fn wait_for_end(socket: &OwnedFd) {
-    loop {
-        let mut end = [PollFd::new(socket.as_fd(), PollFlags::empty())];
-        match poll(&mut end, PollTimeout::NONE) {
-            Err(Errno::EINTR) | Ok(0) => {}
-            Ok(_) | Err(_) => return,
-        }
-    }
+/// False after [`TELL_AFTER`] milliseconds without that.
+fn wait_for_end(socket: &OwnedFd) -> bool {
+    let mut end = [PollFd::new(socket.as_fd(), PollFlags::empty())];
+    !matches!(poll(&mut end, PollTimeout::from(TELL_AFTER)), Err(Errno::EINTR) | Ok(0))
+}
+
+/// Waits until a child has ended; it is not reaped yet, so that its number
+/// stays its own.
+fn wait_for_zombie(child: u32) {
+    let Ok(child) = i32::try_from(child) else { return };
+    let ended = WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT;
+    while waitid(Id::Pid(Pid::from_raw(child)), ended) == Err(Errno::EINTR) {}
 }
 
 fn start(program: &Path) -> io::Result<(OwnedFd, Child)> {
@@ -368,6 +400,16 @@ fn next_message() -> io::Result<Option<State>> {
 
 /// Deletes first, then tells: two never answer for an address.
 fn clean_up(last: &State, requester: io::Result<Requester>) -> ExitCode {
+    let superseded = || {
+        let superseded = last.is_superseded();
+        if superseded {
+            eprintln!("vipd guard: another daemon looks after the addresses by now");
+        }
+        superseded
+    };
+    if superseded() {
+        return ExitCode::SUCCESS;
+    }
     let start = clock::now();
     let mut clean = true;
     let mut complain = |what: &str, error: io::Error| {
@@ -377,6 +419,9 @@ fn clean_up(last: &State, requester: io::Result<Requester>) -> ExitCode {
     let deleted = requester.or_else(|_| Requester::open()).and_then(|mut r| r.delete(&last.spots()));
     if let Err(error) = deleted {
         complain("delete the floating addresses of a dead daemon", error);
+    }
+    if superseded() {
+        return ExitCode::SUCCESS;
     }
     for farewell in &last.farewells {
         let Farewell { interface, source, destination, port, bytes } = farewell;

@@ -4,6 +4,7 @@ use anyhow::Context as _;
 use clap::Parser as _;
 use std::process::ExitCode;
 use vipd::cli::{Cli, Command, Import};
+use vipd::peer::key::{ClusterKey, KeyError};
 use vipd_config::Config;
 
 fn main() -> ExitCode {
@@ -68,6 +69,10 @@ fn carry_over(command: &Import) -> anyhow::Result<()> {
 fn judge(path: &std::path::Path) -> ExitCode {
     match Config::load(path) {
         Ok(config) => {
+            if let Err(error) = look_at_key(&config) {
+                complain(&error);
+                return ExitCode::FAILURE;
+            }
             let told = tell_right(path, &config).context("cannot write to standard output");
             told.map_or(ExitCode::FAILURE, |()| ExitCode::SUCCESS)
         }
@@ -75,6 +80,22 @@ fn judge(path: &std::path::Path) -> ExitCode {
             complain(&errors);
             ExitCode::FAILURE
         }
+    }
+}
+
+/// A key file that this host has must be right; where a file is only judged, there is none.
+fn look_at_key(config: &Config) -> Result<(), KeyError> {
+    use std::io::ErrorKind::{NotFound, PermissionDenied};
+    let Some(key) = &config.key else { return Ok(()) };
+    match ClusterKey::load(&key.file) {
+        Err(KeyError::Unreadable { path, source })
+            if matches!(source.kind(), NotFound | PermissionDenied) =>
+        {
+            eprintln!("warning: key-file {} was not looked at: {source}", path.display());
+            Ok(())
+        }
+        Err(error) => Err(error),
+        Ok(_) => Ok(()),
     }
 }
 

@@ -54,7 +54,7 @@ pub struct Resolved {
     /// that has IPv4. Those last known if the latest lookup failed; empty only
     /// if none ever succeeded.
     pub addresses: Arc<[IpAddr]>,
-    /// Why the latest lookup failed, if it did.
+    /// Why the latest lookup failed, if it did, or what was left out of its answer.
     pub problem: Option<Arc<str>>,
 }
 
@@ -349,10 +349,11 @@ fn merge(found: &Found, before: &Known) -> Known {
             }
         }
     }
+    let left_out = found.left_out.as_deref().map(Arc::from);
     if any {
-        return Known { addresses: addresses.into(), problem: None };
+        return Known { addresses: addresses.into(), problem: left_out };
     }
-    Known { addresses: Arc::clone(&before.addresses), problem }
+    Known { addresses: Arc::clone(&before.addresses), problem: left_out.or(problem) }
 }
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ pub mod sockets;
 pub mod status;
 
 use crate::check::{Checker, Report};
-use crate::control::api::{self, EventKind};
+use crate::control::api::{self, DnsStoreDoc, EventKind};
 use crate::control::call::{Call, Refusal, Reply};
 use crate::control::events::EventLog;
 use crate::guard::Guard;
@@ -26,6 +26,7 @@ use calls::{Maintenance, Switchover};
 use found::Found;
 use links::{Interface, Interfaces};
 use sockets::Sockets;
+use status::Known;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -34,8 +35,8 @@ use tokio::runtime::Handle;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 use tracing::{error, info, warn};
-use vipd_balancer::{Balancer, ConnectFailure};
-use vipd_config::Config;
+use vipd_balancer::{Balancer, ConnectFailure, Stats};
+use vipd_config::{Config, Key};
 use vipd_core::discover::expand;
 use vipd_core::event::{Event, Level};
 use vipd_core::node::{Announcement, Input, Link, Node, Output, Relay, Settings};
@@ -48,6 +49,9 @@ use vipd_core::wire::Mac;
 /// The nice value of threads that adverts depend on.
 const ADVERTS_FIRST: i32 = -15;
 
+/// Of a name that leads somewhere, be it by what was known before.
+const NAME_PROBLEM: &str = "its name does not resolve as it should (what is good of it is in use)";
+
 /// What a reload has read, and who waits for it.
 type Loaded = (Result<Config, vipd_config::Errors>, Option<Reply<Result<String, Refusal>>>);
 
@@ -58,8 +62,8 @@ pub struct Parts {
     pub node: Node,
     /// The rtnetlink owner, and what it tells.
     pub kernel: (KernelHandle, mpsc::Receiver<KernelEvent>),
-    /// The sealed links to the other nodes, where there is a cluster key.
-    pub links: Option<Links>,
+    /// The cluster key as the file has it, and the sealed links to the other nodes.
+    pub links: (Option<Key>, Option<Links>),
     /// The crash guard.
     pub guard: Guard,
     /// The data path.
@@ -97,6 +101,7 @@ pub struct Left {
 /// The loop's state.
 struct Shell {
     node: Node,
+    key: Option<Key>,
     sealing: Option<Links>,
     kernel: KernelHandle,
     guard: Guard,
@@ -137,9 +142,11 @@ pub async fn run(parts: Parts) -> io::Result<Left> {
     let (publishing, mut answers) = parts.publishing;
     let mut calls = parts.calls;
     let transport = parts.node.settings().election.transport;
+    let members = parts.node.settings().cluster.nodes.iter().flat_map(|n| n.addresses.clone()).collect();
     let mut shell = Shell {
         node: parts.node,
-        sealing: parts.links,
+        key: parts.links.0,
+        sealing: parts.links.1,
         kernel,
         guard: parts.guard,
         balancer: parts.balancer,
@@ -153,7 +160,7 @@ pub async fn run(parts: Parts) -> io::Result<Left> {
         http: parts.http,
         config_errors: vec![],
         interfaces: Interfaces::default(),
-        sockets: Sockets::new(transport, packets),
+        sockets: Sockets::new(transport, members, packets),
         announcers: BTreeMap::new(),
         switchovers: vec![],
         maintenances: vec![],
@@ -196,18 +203,7 @@ pub async fn run(parts: Parts) -> io::Result<Left> {
         }
         shell.look_at_orders();
     }
-    if shell.stopped == Some(true) {
-        shell.guard.goodbye();
-    } else {
-        warn!("the kernel did not confirm that the addresses are gone: the guard looks after them");
-        let addresses: Vec<IpAddr> = addresses(shell.node.settings()).into_iter().collect();
-        stalled(shell.balancer.close_local(&addresses));
-        // Without its listener the addresses' owner here ends: it would put back what the guard deletes.
-        drop(kernel_in);
-        // Now: other sessions may go on for long.
-        shell.guard.take_over();
-    }
-    Ok(Left { relay: shell.node.relay_for(), balancer: shell.balancer })
+    Ok(shell.leave(kernel_in))
 }
 
 async fn next_failure(failures: &mut Option<mpsc::Receiver<ConnectFailure>>) -> Option<ConnectFailure> {
@@ -225,6 +221,23 @@ fn signals() -> io::Result<(Signal, Signal, Signal)> {
 }
 
 impl Shell {
+    /// The end: everything is handed over and released, or left to the guard.
+    fn leave(self, kernel: mpsc::Receiver<KernelEvent>) -> Left {
+        let relay = self.node.relay_for();
+        if self.stopped == Some(true) {
+            self.guard.goodbye();
+            return Left { relay, balancer: self.balancer };
+        }
+        warn!("the kernel did not confirm that the addresses are gone: the guard looks after them");
+        let addresses: Vec<IpAddr> = addresses(self.node.settings()).into_iter().collect();
+        stalled(self.balancer.close_local(&addresses));
+        // Without its listener the addresses' owner here ends: it would put back what the guard deletes.
+        drop(kernel);
+        // Now: other sessions may go on for long.
+        self.guard.take_over();
+        Left { relay, balancer: self.balancer }
+    }
+
     fn handle(&mut self, input: Input<'_>) {
         self.node.handle(input, clock::now());
         self.drain();
@@ -315,6 +328,9 @@ impl Shell {
         match event {
             KernelEvent::Applied { group, generation, result } => {
                 self.handle(Input::Applied { group, generation, result });
+            }
+            KernelEvent::Stale { group, generation, waited } => {
+                self.handle(Input::Stale { group, generation, waited });
             }
             KernelEvent::Restored { group, addresses } => {
                 let addresses = addresses.iter().map(|a| a.address()).collect();
@@ -415,7 +431,8 @@ impl Shell {
     fn tell_unresolved(&self, found: &Resolved, problem: &str) {
         let server = ServerKey { pool: found.pool, server: found.server };
         let Some((pool, server)) = self.node.server_name(server) else { return };
-        let message = format!("server {pool}/{server}: its name does not resolve: {problem}");
+        let what = if found.addresses.is_empty() { "its name does not resolve" } else { NAME_PROBLEM };
+        let message = format!("server {pool}/{server}: {what}: {problem}");
         self.events
             .push(api::Event::new(api::Level::Warning, EventKind::Server, message).server(pool, server));
     }
@@ -427,21 +444,12 @@ impl Shell {
         // An answer that nobody waits for any more is dropped.
         match call {
             Call::Status { reply } => {
-                let errors = self.config_errors.clone();
                 let (stats, stores) = (self.balancer.stats(), self.publishing.states());
-                let mut document = status::document(&self.node, &stats, stores, errors, now);
-                if let Some(links) = &self.sealing {
-                    status::add_links(&mut document, links, self.node.me(), now);
-                }
-                let _ = reply.send(document);
+                let _ = reply.send(status::document(&self.known(&stats, &stores, now)));
             }
             Call::Why { subject, reply } => {
-                let links = self.sealing.as_ref();
-                let links = links.map(|l| status::link_lines(&self.node, l, now)).unwrap_or_default();
-                let dns = status::dns(&self.node, self.publishing.states());
-                let errors = &self.config_errors;
-                let why = calls::why(&self.node, dns.as_ref(), errors, &links, subject.as_deref(), now);
-                let _ = reply.send(why);
+                let (stats, stores) = (self.balancer.stats(), self.publishing.states());
+                let _ = reply.send(calls::why(&self.known(&stats, &stores, now), subject.as_deref()));
             }
             Call::Switchover { vip, to, reply } => {
                 let begun = Switchover::begin(&mut self.node, vip, to.as_deref(), reply, now);
@@ -466,6 +474,23 @@ impl Shell {
             }
         }
         self.drain();
+    }
+
+    fn known<'a>(
+        &'a self,
+        stats: &'a Stats,
+        stores: &'a [DnsStoreDoc],
+        now: vipd_core::time::Time,
+    ) -> Known<'a> {
+        Known {
+            node: &self.node,
+            stats,
+            found: self.found.targets(),
+            stores,
+            links: self.sealing.as_ref(),
+            config_errors: &self.config_errors,
+            now,
+        }
     }
 
     fn look_at_orders(&mut self) {
@@ -524,6 +549,7 @@ impl Shell {
     /// Takes over changed settings, all of them or none.
     fn take_over(&mut self, config: Config) -> Result<String, String> {
         let http = config.status.as_ref().map(|s| s.http);
+        let key = config.key.clone();
         let mut new = settings(config);
         let file = std::mem::take(&mut new.pools);
         let old = self.node.settings();
@@ -533,23 +559,49 @@ impl Shell {
         if http != self.http {
             keys.push("status.http");
         }
+        if key.as_ref().map(|k| &k.file) != self.key.as_ref().map(|k| &k.file) {
+            keys.push("cluster.key-file");
+        }
         if !keys.is_empty() {
             return Err(format!("{} cannot change while vipd runs: restart it", keys.join(", ")));
         }
-        let changed: Vec<&str> =
-            old.digests.iter().zip(&new.digests).filter(|(a, b)| a != b).map(|((key, _), _)| *key).collect();
-        let done = match changed.as_slice() {
-            [] if *old == new => "reloaded: nothing changed".to_owned(),
+        let done = match changes(old, &new).as_slice() {
+            [] if *old == new && key == self.key => "reloaded: nothing changed".to_owned(),
             [] => "reloaded".to_owned(),
             keys => format!("reloaded: changed {}", keys.join(", ")),
         };
         self.put_in_use(new)?;
         self.publishing.reconfigure(self.node.settings(), self.node.me());
+        if let (Some(links), Some(key)) = (&mut self.sealing, &key) {
+            links.set_accept_unsealed(key.accept_unsealed);
+        }
+        self.key = key;
         self.found.update(file, targets);
         self.kernel.forget(None, addresses(self.node.settings()));
         self.relink();
         Ok(done)
     }
+}
+
+/// The keys in which two settings differ, for people: those that must agree
+/// between nodes, by their digests, and then the others.
+fn changes(old: &Settings, new: &Settings) -> Vec<&'static str> {
+    let digests = old.digests.iter().zip(&new.digests);
+    let mut keys: Vec<&str> = digests.filter(|(a, b)| a != b).map(|((key, _), _)| *key).collect();
+    let others = [
+        ("election.preempt-delay", old.election.preempt_delay != new.election.preempt_delay),
+        ("election.lease", old.election.lease != new.election.lease),
+        ("vip", old.vips != new.vips),
+        ("listen", old.listeners != new.listeners),
+        ("pool", old.pools != new.pools),
+        ("dns", old.dns != new.dns),
+    ];
+    for (key, changed) in others {
+        if changed && !keys.contains(&key) {
+            keys.push(key);
+        }
+    }
+    keys
 }
 
 /// A worker that hangs cannot close its sessions; the others have.

@@ -57,7 +57,11 @@ impl Daemon {
 
     /// Asks for the guard's process id, as soon as everything is held.
     fn guard(&mut self) -> Result<i32, Box<dyn std::error::Error>> {
-        self.order("id")?;
+        self.ask("id")
+    }
+
+    fn ask(&mut self, order: &str) -> Result<i32, Box<dyn std::error::Error>> {
+        self.order(order)?;
         loop {
             let mut line = String::new();
             if self.answers.read_line(&mut line)? == 0 {
@@ -117,17 +121,18 @@ async fn serve(dir: &Path) -> Outcome {
         Ok(Transmit { interface, source, destination, bytes: bytes.to_vec() })
     };
     // What was told earlier does not count.
-    guard.update(&GuardState {
-        addresses: vec![],
-        farewells: vec![farewell("10.9.0.1", "10.9.0.2", b"early")?],
-    });
-    guard.update(&GuardState {
+    guard.update(
+        &GuardState { addresses: vec![], farewells: vec![farewell("10.9.0.1", "10.9.0.2", b"early")?] },
+        None,
+    );
+    let last = GuardState {
         addresses: owned.into_iter().chain(silent).map(|address| (interface, address)).collect(),
         farewells: vec![
             farewell("10.9.0.1", "10.9.0.2", b"bye 4")?,
             farewell("fd09::1", "fd09::2", b"bye 6")?,
         ],
-    });
+    };
+    guard.update(&last, None);
     let listener = TcpListener::bind(("0.0.0.0", 7000))?;
     std::thread::spawn(move || listener.incoming().collect::<Vec<_>>());
     for line in std::io::stdin().lines() {
@@ -136,6 +141,27 @@ async fn serve(dir: &Path) -> Outcome {
             "goodbye" => {
                 guard.goodbye();
                 std::process::exit(0);
+            }
+            "told" => {
+                while !guard.is_told() {
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+                answer("guard is 0")?;
+            }
+            "flood" => {
+                // More than its socket takes while it is stopped; what counts comes last.
+                let filler = |n: u8| GuardState {
+                    addresses: vec![],
+                    farewells: (0..200)
+                        .map(|_| Transmit { bytes: vec![n; 1000], ..last.farewells[0].clone() })
+                        .collect(),
+                };
+                for n in 0..40 {
+                    guard.update(&filler(n), None);
+                }
+                assert!(!guard.is_told(), "the socket takes everything");
+                guard.update(&last, None);
+                answer("guard is 0")?;
             }
             "take over" => {
                 drop(events);
@@ -328,6 +354,48 @@ fn a_panic_is_a_crash() {
         eprintln!("from panic to the farewell: {:?}", heard - start);
         assert!(!held(), "{}", listed());
         assert!(!daemon.child.wait()?.success());
+        Ok(())
+    });
+}
+
+/// A guard was frozen when its daemon died; the next daemon owns the addresses
+/// when it wakes.
+#[test]
+fn a_guard_that_wakes_after_the_next_daemon_has_started_does_nothing() {
+    lab(|net| async move {
+        let mut daemon = Daemon::start()?;
+        let ears = Ears::open(&net)?;
+        let guard = daemon.guard()?;
+        kill(Pid::from_raw(guard), Signal::SIGSTOP)?;
+        daemon.child.kill()?;
+        daemon.child.wait()?;
+        // What the addresses stand for: those of the next daemon.
+        assert!(held());
+        let next = vipd::control::instance::Instance::claim(daemon.dir.path())?;
+        kill(Pid::from_raw(guard), Signal::SIGCONT)?;
+        assert!(gone(guard));
+        assert!(held(), "{}", listed());
+        let mut buffer = [0; BUFFER];
+        let silence = tokio::time::timeout(Duration::from_millis(20), ears.v4.receive(&mut buffer)).await;
+        assert!(silence.is_err(), "{silence:?}");
+        drop(next);
+        Ok(())
+    });
+}
+
+#[test]
+fn what_the_guard_could_not_take_is_told_again() {
+    lab(|net| async move {
+        let mut daemon = Daemon::start()?;
+        let ears = Ears::open(&net)?;
+        let guard = daemon.guard()?;
+        kill(Pid::from_raw(guard), Signal::SIGSTOP)?;
+        daemon.ask("flood")?;
+        kill(Pid::from_raw(guard), Signal::SIGCONT)?;
+        daemon.ask("told")?;
+        daemon.child.kill()?;
+        ears.hear().await?;
+        assert!(!held(), "{}", listed());
         Ok(())
     });
 }

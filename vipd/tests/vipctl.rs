@@ -182,6 +182,7 @@ fn a_refused_reload_prints_every_error_on_its_line() {
     let fake = Fake::start();
     let ran = vipctl(fake.dir.path(), &["reload"]).exits(1);
     let lines: Vec<&str> = ran.err.lines().collect();
+    assert_eq!(lines[0], "vipctl: refused:");
     assert_eq!(lines[1..], ["vipd.toml:1:1: error: one", "vipd.toml:2:1: error: two"]);
 }
 

@@ -34,14 +34,15 @@ fn http_client() -> SharedHttpClient {
 /// once: the store's breaker decides when to come back.
 pub(super) async fn connect(endpoint_url: Option<&str>) -> Client {
     let region =
-        RegionProviderChain::first_try(EnvironmentVariableRegionProvider::new()).or_else(DEFAULT_REGION);
+        || RegionProviderChain::first_try(EnvironmentVariableRegionProvider::new()).or_else(DEFAULT_REGION);
     let config = ProviderConfig::without_region().with_http_client(http_client());
-    let credentials = DefaultCredentialsChain::builder().configure(config).build().await;
+    // STS is asked in it. By itself the chain would look for one at the metadata service.
+    let credentials = DefaultCredentialsChain::builder().configure(config).region(region()).build().await;
     let loader = aws_config::defaults(BehaviorVersion::v2026_01_12())
         .http_client(http_client())
         .credentials_provider(Impatient(credentials))
         .retry_config(RetryConfig::disabled())
-        .region(region);
+        .region(region());
     let loader = match endpoint_url {
         Some(url) => loader.endpoint_url(url),
         None => loader,

@@ -77,6 +77,10 @@ pub(crate) struct State {
     pub(crate) clock: i64,
     /// The credentials that are good: key id and session token.
     pub(crate) credentials: (String, Option<String>),
+    /// Those of temporary sessions are good, whichever: somebody else gives them out.
+    pub(crate) any_session: bool,
+    /// Whose key id the last request was signed with.
+    pub(crate) signed_by: String,
     /// The action that the policy does not allow.
     pub(crate) denied: Option<&'static str>,
     /// Every request that was let in.
@@ -128,6 +132,8 @@ impl Fake {
             limit: None,
             clock: 0,
             credentials: ("AKIDTEST".to_owned(), None),
+            any_session: false,
+            signed_by: String::new(),
             denied: None,
             requests: Vec::new(),
             recent: VecDeque::new(),
@@ -242,6 +248,12 @@ impl State {
     fn admit(&mut self, headers: &hyper::HeaderMap, action: &'static str) -> Result<(), Answer> {
         let header = |name: &str| headers.get(name).map(|v| v.to_str().unwrap().to_owned());
         let authorization = header("authorization").expect("a signature");
+        let signed_by = authorization.split_once("Credential=").and_then(|(_, rest)| rest.split('/').next());
+        self.signed_by = signed_by.unwrap_or_default().to_owned();
+        let token = header("x-amz-security-token");
+        if self.any_session && self.signed_by.starts_with("ASIA") && token.is_some() {
+            self.credentials = (self.signed_by.clone(), token);
+        }
         let (key, token) = &self.credentials;
         if !authorization.contains(&format!("Credential={key}/")) {
             return Err(error(

@@ -2,10 +2,12 @@
 
 mod fake;
 mod imds;
+mod moto;
 
 use fake::{BatchError, Fake, Fault, HEALTH_CHECK, ZONE_ID};
 use imds::Instance;
-use libtest_mimic::{Arguments, Trial};
+use libtest_mimic::{Arguments, Completion, Failed, Trial};
+use moto::Moto;
 use std::collections::BTreeSet;
 use std::io::Write;
 use std::net::IpAddr;
@@ -43,6 +45,21 @@ fn main() -> ExitCode {
             })
         };
     }
+    macro_rules! with_moto {
+        ($case:ident) => {
+            Trial::ignorable_test(stringify!($case), || {
+                if let Some(reason) = moto::obstacle() {
+                    // `make test` has installed it: there it is no excuse.
+                    if std::env::var_os("LAB_NEEDS_ARE_MET").is_some() {
+                        return Err(Failed::from(reason));
+                    }
+                    return Ok(Completion::ignored_with(reason));
+                }
+                run($case());
+                Ok(Completion::Completed)
+            })
+        };
+    }
     let trials = vec![
         case!(creates_changes_and_empties),
         case!(multivalue_records_have_an_identifier_for_each_node),
@@ -56,6 +73,9 @@ fn main() -> ExitCode {
         case!(wrong_clocks_are_named),
         case!(the_instances_role_gives_credentials),
         case!(missing_credentials_are_explained),
+        with_moto!(motos_metadata_gives_the_roles_credentials),
+        with_moto!(another_role_is_assumed_from_the_instances),
+        with_moto!(a_web_identity_becomes_a_session),
     ];
     libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
 }
@@ -464,4 +484,56 @@ async fn missing_credentials_are_explained() {
         }
     }
     assert_eq!(fake.state().requests, [""; 0]);
+}
+
+async fn told_with(environment: Vec<(&'static str, String)>, fake: &Fake) -> String {
+    let mut command = itself();
+    command.env(PUBLISH_TO, fake.url()).envs(environment);
+    let output = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
+    assert!(output.status.success(), "{output:?}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+async fn motos_metadata_gives_the_roles_credentials() {
+    let (fake, moto) = (Fake::start().await, Moto::start());
+    let (key, token) = moto::ROLE;
+    fake.state().credentials = (key.to_owned(), Some(token.to_owned()));
+    let told = told_with(vec![("AWS_EC2_METADATA_SERVICE_ENDPOINT", moto.metadata_url().await)], &fake).await;
+    assert_eq!(told.trim(), "Written { epoch: 1, pending: None }");
+    assert_eq!(fake.state().signed_by, key);
+}
+
+/// A zone of another account: the instance's role may assume one that may write there.
+async fn another_role_is_assumed_from_the_instances() {
+    let (fake, moto) = (Fake::start().await, Moto::start());
+    fake.state().any_session = true;
+    let config = tempfile::NamedTempFile::new().unwrap();
+    let profile = "[default]\nrole_arn = arn:aws:iam::123456789012:role/dns\n\
+                   credential_source = Ec2InstanceMetadata\n";
+    std::fs::write(config.path(), profile).unwrap();
+    let environment = vec![
+        ("AWS_EC2_METADATA_SERVICE_ENDPOINT", moto.metadata_url().await),
+        ("AWS_ENDPOINT_URL_STS", moto.url()),
+        ("AWS_CONFIG_FILE", config.path().display().to_string()),
+    ];
+    let told = told_with(environment, &fake).await;
+    assert_eq!(told.trim(), "Written { epoch: 1, pending: None }");
+    assert!(fake.state().signed_by.starts_with("ASIA"), "a session of STS, not the instance's own keys");
+}
+
+/// In Kubernetes: a token in a file, and no keys anywhere.
+async fn a_web_identity_becomes_a_session() {
+    let (fake, moto) = (Fake::start().await, Moto::start());
+    fake.state().any_session = true;
+    let token = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(token.path(), "a token of the cluster's issuer").unwrap();
+    let environment = vec![
+        ("AWS_EC2_METADATA_SERVICE_ENDPOINT", "http://127.0.0.1:1".to_owned()),
+        ("AWS_ENDPOINT_URL_STS", moto.url()),
+        ("AWS_ROLE_ARN", "arn:aws:iam::123456789012:role/dns".to_owned()),
+        ("AWS_WEB_IDENTITY_TOKEN_FILE", token.path().display().to_string()),
+    ];
+    let told = told_with(environment, &fake).await;
+    assert_eq!(told.trim(), "Written { epoch: 1, pending: None }");
+    assert!(fake.state().signed_by.starts_with("ASIA"));
 }

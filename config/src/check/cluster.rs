@@ -83,7 +83,7 @@ fn key(file: Field<FilePath>, unsealed: Field<Unsealed>, report: &mut Report<'_>
     }
     let known = file.is_ok();
     let accept_unsealed = match &unsealed {
-        Some(At { value: Unsealed::Accept, span }) if known => {
+        Some(At { value: Unsealed::Accept, span }) if matches!(file, Ok(Some(_))) => {
             report.warning(
                 span,
                 Problem::new("unsealed = \"accept\" takes what anybody says, as if there were no key")

@@ -76,6 +76,12 @@ pub(super) fn judge(
                 .map(|r| r.value.0),
             idle_timeout: optional(spec.idle_timeout, "idle-timeout", SECOND..=THIRTY_DAYS, report),
             max_session_age: optional(spec.max_session_age, "max-session-age", SECOND..=THIRTY_DAYS, report),
+            max_busy_session_age: optional(
+                spec.max_busy_session_age,
+                "max-busy-session-age",
+                SECOND..=THIRTY_DAYS,
+                report,
+            ),
             tcp_keepalive: keepalive(spec.tcp_keepalive, defaults.tcp_keepalive, report),
             tcp_user_timeout: bounded(
                 spec.tcp_user_timeout,

@@ -1,13 +1,11 @@
 use super::*;
 use crate::cookie::Cookies;
 use crate::handler;
-use crate::metrics::Metrics;
 use crate::name::from_text;
 use crate::served::ServedZone;
 use crate::tsig::Keys;
 use crate::zone::Soa;
 use crate::zone::rrset::RrSet;
-use arc_swap::ArcSwap;
 use hickory_proto::op::Message;
 use proptest::prelude::*;
 use std::sync::Arc;
@@ -52,11 +50,7 @@ pub(crate) fn shared(names: &[(String, u16, u8)]) -> Shared {
     }
     let serving = Serving { zone: ServedZone::new(zone), settings: Arc::new(settings()) };
     let limit = dnsd::RateLimit { responses_per_second: 0, slip: 0, exempt: vec![] };
-    Shared {
-        served: ArcSwap::from_pointee(Served::new([serving], Keys::default(), limit)),
-        cookies: Cookies::new().unwrap(),
-        metrics: Metrics::default(),
-    }
+    Shared::new(Served::new([serving], Keys::default(), limit), Cookies::new().unwrap())
 }
 
 fn question(name: &str, rtype: u16) -> Vec<u8> {

@@ -57,3 +57,18 @@ pub(crate) fn update(dnsd: &Dnsd, addresses: &[&str], lease: u32) {
     assert_eq!(granted, Some(EdnsOption::Unknown(2, lease.to_be_bytes().to_vec())));
     assert!(answer.signature.is_some());
 }
+
+/// Any bytes with a good signature behind them (RFC 8945, section 4.3).
+pub(crate) fn signed_bytes(message: &[u8], time: u64) -> Vec<u8> {
+    const ALGORITHM: &[u8] = b"\x0bhmac-sha256\0";
+    let key = b"\x04vipd\0";
+    let when = &time.to_be_bytes()[2..];
+    let variables = [&key[..], b"\0\xff\0\0\0\0", ALGORITHM, when, b"\x01\x2c\0\0\0\0"].concat();
+    let mac = signer().sign(&[message, &variables].concat()).unwrap();
+    let data = [ALGORITHM, when, b"\x01\x2c\0\x20", &mac, &message[..2], b"\0\0\0\0"].concat();
+    let length = u16::try_from(data.len()).unwrap().to_be_bytes();
+    let mut whole = [message, key, b"\0\xfa\0\xff\0\0\0\0", &length, &data].concat();
+    let additional = u16::from_be_bytes([whole[10], whole[11]]).wrapping_add(1);
+    whole[10..12].copy_from_slice(&additional.to_be_bytes());
+    whole
+}

@@ -165,6 +165,8 @@ impl Balancer {
             let ours = control.listeners.iter().any(|l| l.settings.bind.port == settings.bind.port)
                 || next.iter().any(|l: &Active| l.settings.bind.port == settings.bind.port);
             let sockets = bind::listen(settings, self.workers.len(), ours)?;
+            // One that was removed and is back has its sessions again.
+            let old = old.or_else(|| control.retired.iter().find(|l| l.settings.name == settings.name));
             let shared = old.map(|o| Arc::clone(&o.shared)).unwrap_or_else(|| {
                 slots += 1;
                 let max = settings.max_connections;
@@ -345,7 +347,8 @@ impl Balancer {
         let listeners = active.chain(control.retired.iter().map(|l| l.shared.stats())).collect();
         let view = self.shared.view.load();
         let pools = view.tallies.iter().map(|p| p.stats()).collect();
-        let servers = view.servers.iter().flatten().map(|s| s.stats()).collect();
+        let now = self.shared.now();
+        let servers = view.servers.iter().flatten().map(|s| s.stats(now)).collect();
         Stats { listeners, pools, servers }
     }
 
@@ -409,7 +412,8 @@ impl Control {
         let gone =
             old.into_iter().filter(|o| !self.listeners.iter().any(|l| Arc::ptr_eq(&l.shared, &o.shared)));
         self.retired.extend(gone);
-        self.retired.retain(|l| l.shared.sessions() > 0);
+        let back = |o: &Active| self.listeners.iter().any(|l| Arc::ptr_eq(&l.shared, &o.shared));
+        self.retired.retain(|l| l.shared.sessions() > 0 && !back(l));
     }
 
     fn view(&mut self, pools: Arc<Pools>) -> View {
@@ -432,9 +436,12 @@ impl Control {
         });
         let mut routes = vec![None; self.slots];
         for listener in self.retired.iter().chain(&self.listeners) {
-            let Listener { idle_timeout: idle, max_session_age: age, .. } = listener.settings;
             let pool = pools.pools().iter().position(|p| p.name() == listener.pool);
-            let route = |pool| Route { pool, limits: Limits { idle, age }, tcp: (&listener.settings).into() };
+            let route = |pool| Route {
+                pool,
+                limits: Limits::of(&listener.settings),
+                tcp: (&listener.settings).into(),
+            };
             routes[listener.shared.slot] = pool.map(route);
         }
         View { pools, servers, tallies, routes, rated }

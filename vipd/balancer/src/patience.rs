@@ -4,7 +4,7 @@
 //!   ends, unless the client spoke last: then the server is at work, and a
 //!   query may take hours. (A server that died is found by TCP keepalive.)
 //! * Age: a session older than the listener's `max-session-age` ends at its
-//!   next pause, at twice the age at the latest.
+//!   next pause, one older than `max-busy-session-age` whatever runs in it.
 //! * Half-closed: what follows the end of one side is bounded.
 //! * Settled: the server's connection gets its keepalive only when it has
 //!   lived for a second. Most short ones end before, and save the calls.
@@ -18,6 +18,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::time::Instant;
+use vipd_core::settings::Listener;
 
 /// Once one side has said everything, the other may be silent for this long:
 /// a client that is gone and a server that hangs must not stay for ever.
@@ -34,6 +35,26 @@ const SETTLED: Duration = Duration::from_secs(1);
 pub(crate) struct Limits {
     pub(crate) idle: Option<Duration>,
     pub(crate) age: Option<Duration>,
+    pub(crate) busy_age: Option<Duration>,
+}
+
+impl Limits {
+    pub(crate) fn of(listener: &Listener) -> Self {
+        let Listener { idle_timeout: idle, max_session_age: age, max_busy_session_age, .. } = listener;
+        Self { idle: *idle, age: *age, busy_age: *max_busy_session_age }
+    }
+
+    /// With nine to eleven tenths of the ages, so that sessions which began
+    /// together do not end together.
+    pub(crate) fn spread(self, random: u64) -> Self {
+        let spread = |age| spread(age, random);
+        Self { age: self.age.map(spread), busy_age: self.busy_age.map(spread), ..self }
+    }
+}
+
+fn spread(age: Duration, random: u64) -> Duration {
+    let thousandths = u32::try_from(900 + random % 201).unwrap_or(1000);
+    (age / 1000).saturating_mul(thousandths)
 }
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -135,15 +156,13 @@ impl<'a> Patience<'a> {
 
     /// When the session ends if nobody speaks, by each limit. One that does not
     /// count while the server is at work is put off from `now` on.
-    fn ends(&self, now: Instant) -> [Option<(Instant, CloseCause)>; 3] {
+    fn ends(&self, now: Instant) -> [Option<(Instant, CloseCause)>; 4] {
         let since = if self.spoke == Spoke::Client { now } else { self.last };
-        let Limits { idle, age } = self.limits;
+        let Limits { idle, age, busy_age } = self.limits;
         [
             idle.map(|idle| (since + idle, CloseCause::IdleTimeout)),
-            age.map(|age| {
-                let old = self.began + age;
-                ((since + PAUSE).clamp(old, old + age), CloseCause::SessionAge)
-            }),
+            age.map(|age| ((since + PAUSE).max(self.began + age), CloseCause::SessionAge)),
+            busy_age.map(|age| (self.began + age, CloseCause::SessionAge)),
             self.half_closed.then(|| (self.last + HALF_CLOSED, CloseCause::IdleTimeout)),
         ]
     }
@@ -193,7 +212,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_session_is_not_idle_while_the_server_is_at_work() {
         let (alarms, server) = (Alarms::default(), stream().await);
-        let limits = Limits { idle: Some(IDLE), age: None };
+        let limits = Limits { idle: Some(IDLE), ..Limits::default() };
         let mut patience = Patience::new(limits, tcp(), &alarms);
         say(&mut patience, &server, (1, 0));
         assert_eq!(end(&mut patience, &alarms, &server).await, None, "a query of hours");
@@ -210,9 +229,9 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn an_old_session_ends_at_its_next_pause_or_at_twice_the_age() {
+    async fn an_old_session_ends_at_its_next_pause_and_a_busy_one_when_that_is_wanted() {
         let (alarms, server) = (Alarms::default(), stream().await);
-        let limits = Limits { idle: None, age: Some(AGE) };
+        let limits = Limits { age: Some(AGE), ..Limits::default() };
         let began = Instant::now();
         let mut quiet = Patience::new(limits, tcp(), &alarms);
         say(&mut quiet, &server, (1, 0));
@@ -220,11 +239,17 @@ mod tests {
         assert_eq!(end(&mut quiet, &alarms, &server).await, Some(CloseCause::SessionAge));
         about(began, AGE);
 
-        let began = Instant::now();
+        let mut working = Patience::new(limits, tcp(), &alarms);
+        say(&mut working, &server, (1, 0));
+        assert_eq!(end(&mut working, &alarms, &server).await, None, "a query of hours");
+        drop(working);
+        let began_again = Instant::now();
+        let limits = Limits { busy_age: Some(3 * AGE), ..limits };
         let mut working = Patience::new(limits, tcp(), &alarms);
         say(&mut working, &server, (1, 0));
         assert_eq!(end(&mut working, &alarms, &server).await, Some(CloseCause::SessionAge));
-        about(began, 2 * AGE);
+        about(began_again, 3 * AGE);
+        let limits = Limits { busy_age: None, ..limits };
 
         let began = Instant::now();
         let mut answered = Patience::new(limits, tcp(), &alarms);
@@ -233,6 +258,18 @@ mod tests {
         say(&mut answered, &server, (0, 1));
         assert_eq!(end(&mut answered, &alarms, &server).await, Some(CloseCause::SessionAge));
         about(began, AGE + HOUR / 2 + PAUSE);
+    }
+
+    #[test]
+    fn ages_are_spread_by_a_tenth() {
+        let limits = Limits { age: Some(1000 * SECOND), busy_age: Some(2000 * SECOND), idle: None };
+        let all: Vec<_> = (0..10_000).map(|n| limits.spread(n * 7919)).collect();
+        let ages = |of: fn(&Limits) -> Option<Duration>| {
+            (all.iter().filter_map(of).min(), all.iter().filter_map(of).max())
+        };
+        assert_eq!(ages(|l| l.age), (Some(900 * SECOND), Some(1100 * SECOND)));
+        assert_eq!(ages(|l| l.busy_age), (Some(1800 * SECOND), Some(2200 * SECOND)));
+        assert_eq!(spread(Duration::MAX, 200), Duration::MAX);
     }
 
     #[tokio::test(start_paused = true)]

@@ -2,7 +2,7 @@
 
 use crate::access::{self, Times};
 use crate::connect::{self, Connected};
-use crate::patience::{Limits, Patience};
+use crate::patience::Patience;
 use crate::proxy_protocol::{self, Ends};
 use crate::registry::{Meter, Remains, State};
 use crate::relay::{Flows, Relay};
@@ -14,7 +14,6 @@ use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
@@ -145,7 +144,7 @@ impl Session {
         let Connected { stream, place, route } = connected;
         let worker = &self.worker;
         let (server, _) = self.server.insert((stream, place));
-        let limits = Limits { age: route.limits.age.map(|age| spread(age, worker.random())), ..route.limits };
+        let limits = route.limits.spread(worker.random());
         Relay {
             client: &mut self.client,
             server,
@@ -174,13 +173,6 @@ impl Session {
     }
 }
 
-/// Nine to eleven tenths of an age, so that sessions which began together do
-/// not end together.
-fn spread(age: Duration, random: u64) -> Duration {
-    let thousandths = u32::try_from(900 + random % 201).unwrap_or(1000);
-    (age / 1000).saturating_mul(thousandths)
-}
-
 impl Drop for Session {
     fn drop(&mut self) {
         let remains = self.worker.registry.borrow_mut().remove(self.place);
@@ -204,19 +196,5 @@ impl Drop for Session {
             listener = %listener.name, client = %self.ends.source,
             server = self.server().map(|s| s.name.as_str()), %cause, "session ended"
         );
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn ages_are_spread_by_a_tenth() {
-        let age = Duration::from_secs(1000);
-        let spread: Vec<_> = (0..10_000).map(|n| spread(age, n * 7919)).collect();
-        assert_eq!(spread.iter().min(), Some(&Duration::from_secs(900)));
-        assert_eq!(spread.iter().max(), Some(&Duration::from_secs(1100)));
-        assert_eq!(super::spread(Duration::MAX, 200), Duration::MAX);
     }
 }

@@ -344,7 +344,7 @@ impl ServerTally {
         Some(Place { server: Arc::clone(self), borrowed, shared: Arc::clone(shared) })
     }
 
-    pub(crate) fn stats(&self) -> ServerStats {
+    pub(crate) fn stats(&self, now: u64) -> ServerStats {
         ServerStats {
             pool: self.pool.clone(),
             server: self.name.clone(),
@@ -353,6 +353,7 @@ impl ServerTally {
             connect_errors: self.connect_errors.load(Ordering::Relaxed),
             resets: self.resets.load(Ordering::Relaxed),
             room: Some(self.room.load(Ordering::Relaxed)).filter(|room| *room != NO_LIMIT),
+            rate_used_up: self.rate.wait(now) > 0,
         }
     }
 }

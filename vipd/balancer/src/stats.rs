@@ -238,6 +238,8 @@ pub struct ServerStats {
     /// New sessions it may have until the next word on its own limit; absent
     /// while that is not known.
     pub room: Option<u32>,
+    /// Whether its connect rate allows no connection at this moment.
+    pub rate_used_up: bool,
 }
 
 /// A number that one thread writes and others read: no locked instruction.

@@ -217,6 +217,24 @@ fn what_a_pool_sends_to_its_fallback_is_limited() {
     assert_eq!(pool_stats(&balancer, 0).fallback_sessions, 0);
 }
 
+/// Its numbers go on, and none of them comes twice.
+#[test]
+fn a_listener_that_is_back_has_its_sessions_again() {
+    let pools = build(&[pool("pool", &[echo()])]);
+    let balancer = Balancer::start(&[listener("main")], pools.clone(), Some(2)).expect("starts");
+    let mut client = connect(&balancer);
+    ask(&mut client);
+    balancer.reconfigure(&[], pools.clone()).expect("nothing to bind");
+    assert_eq!(stats(&balancer).addresses, []);
+    balancer.reconfigure(&[listener("main")], pools).expect("binds");
+    let listeners = balancer.stats().listeners;
+    assert_eq!((listeners.len(), listeners[0].sessions), (1, 1), "{listeners:?}");
+    ask(&mut client);
+    ask(&mut connect(&balancer));
+    drop(client);
+    assert_closed(&balancer, CloseCause::ClientClosed, 2);
+}
+
 /// What is given back may be what a pool waits for that draws on other servers by now.
 #[test]
 fn a_pool_that_gets_another_fallback_hears_of_places_on_the_former_one() {
@@ -253,6 +271,7 @@ fn connections_to_a_server_come_evenly() {
     let balancer = start(&listener("main"), &pool);
     // All come at once, as after a failover.
     let mut clients: Vec<_> = (0..56).map(|_| connect(&balancer)).collect();
+    assert!(balancer.stats().servers[0].rate_used_up, "{:?}", balancer.stats().servers);
     assert!(clients.iter_mut().all(|c| name(c) == "one"));
     let mut times: Vec<Instant> = heard.try_iter().collect();
     times.sort();

@@ -23,6 +23,13 @@ pub struct Entry {
     pub server: String,
 }
 
+impl Entry {
+    /// Whether a server of its pool stems from it, or stands for it until any is found.
+    fn gave(&self, server: &str) -> bool {
+        server.strip_prefix(&*self.server).is_some_and(|rest| rest.is_empty() || rest.starts_with('@'))
+    }
+}
+
 /// A place where a name leads.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Target {
@@ -47,6 +54,8 @@ impl fmt::Display for Target {
 #[derive(Clone, Debug, Default)]
 pub struct Found {
     entries: BTreeMap<Entry, Targets>,
+    /// Of entries whose latest look-up failed: why.
+    problems: BTreeMap<Entry, String>,
     /// Servers that the file has no more, each with its pool as it was last.
     /// Sessions bound their number, which descriptors bound.
     removed: Vec<Pool>,
@@ -73,6 +82,27 @@ impl Found {
         let before = std::mem::replace(&mut known.now, targets);
         known.vanished.extend(before.into_iter().filter(|t| !here.contains(&place(t))));
         true
+    }
+
+    /// Takes what was wrong with an entry's latest look-up, if anything was.
+    pub fn set_problem(&mut self, entry: &Entry, problem: Option<String>) {
+        match problem {
+            Some(problem) => self.problems.insert(entry.clone(), problem),
+            None => self.problems.remove(entry),
+        };
+    }
+
+    /// What was wrong with the latest look-up of the entry that this server is
+    /// or stems from.
+    #[must_use]
+    pub fn problem_of(&self, pool: &str, server: &str) -> Option<&str> {
+        let (_, problem) = self.problems.iter().find(|(e, _)| e.pool == pool && e.gave(server))?;
+        Some(problem)
+    }
+
+    /// The entries of a pool with whose latest look-up something was wrong.
+    pub fn problems_in<'a>(&'a self, pool: &'a str) -> impl Iterator<Item = &'a str> {
+        self.problems.keys().filter(move |e| e.pool == pool).map(|e| &*e.server)
     }
 
     /// Whether any server has vanished and is kept for its sessions.
@@ -105,8 +135,9 @@ impl Found {
     #[must_use]
     pub fn follow(&self, file: &[Pool], in_use: &[Pool]) -> Self {
         let wanted: BTreeSet<Entry> = entries(file).map(|(entry, _)| entry).collect();
-        let mut next = Self { entries: self.entries.clone(), removed: vec![] };
+        let mut next = Self { removed: vec![], ..self.clone() };
         next.entries.retain(|entry, _| wanted.contains(entry));
+        next.problems.retain(|entry, _| wanted.contains(entry));
         let left = expand(file, &next);
         let left: BTreeSet<(&str, &str)> =
             left.iter().flat_map(|p| p.servers.iter().map(|s| (&*p.name, &*s.name))).collect();
@@ -125,9 +156,7 @@ impl Found {
     /// The entry that a server stems from.
     #[must_use]
     pub fn entry_of(&self, pool: &str, server: &str) -> Option<&Entry> {
-        self.entries.keys().find(|e| {
-            e.pool == pool && server.strip_prefix(e.server.as_str()).is_some_and(|rest| rest.starts_with('@'))
-        })
+        self.entries.keys().find(|e| e.pool == pool && e.gave(server))
     }
 }
 
@@ -284,6 +313,24 @@ mod tests {
         assert_eq!(found.entry_of("replicas", "read@a:3307"), Some(&entry()));
         assert_eq!(found.entry_of("replicas", "reader@a:3307"), None);
         assert_eq!(show(&pools, &found.follow(&[], &[])), ["db1 100", "read 100 unresolved"]);
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_name_is_known_of_its_servers() {
+        let mut found = Found::default();
+        found.set_problem(&entry(), Some("NXDOMAIN".into()));
+        for (pool, server, expected) in [
+            ("replicas", "read", Some("NXDOMAIN")),
+            ("replicas", "read@10.77.0.31:3306", Some("NXDOMAIN")),
+            ("replicas", "reader", None),
+            ("others", "read", None),
+        ] {
+            assert_eq!(found.problem_of(pool, server), expected, "{pool}/{server}");
+        }
+        assert_eq!(found.problems_in("replicas").collect::<Vec<_>>(), ["read"]);
+        let gone = found.follow(&[], &[]);
+        found.set_problem(&entry(), None);
+        assert_eq!((gone.problems_in("replicas").count(), found.problems_in("replicas").count()), (0, 0));
     }
 
     #[test]

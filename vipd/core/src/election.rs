@@ -257,6 +257,15 @@ impl Election {
         self.barred.map_or(down_at, |until| until.max(down_at))
     }
 
+    /// Somebody whom the cluster key does not prove says to own this, and may yet
+    /// be a node of ours: a backup does not take over for as long as it hears that.
+    pub fn postpone(&mut self, now: Time) {
+        let at = now + self.master_down_interval();
+        if let State::Backup { down_at, .. } = &mut self.state {
+            *down_at = at.max(*down_at);
+        }
+    }
+
     /// The state's word.
     #[must_use]
     pub const fn word(&self) -> Word {

@@ -54,11 +54,16 @@ pub(crate) struct Group {
     pub(crate) hold: Hold,
     /// Grows with every plan.
     generation: u64,
+    /// The newest plan replaces one that came too late.
+    again: bool,
     /// The first plan of the present hold.
     hold_generation: u64,
     /// The kernel has acknowledged the present hold.
     confirmed: bool,
     renewed_at: Time,
+    /// When the newest plan that the kernel acknowledged was made: the lease
+    /// that it holds is no older.
+    leased_at: Time,
     announcing: Option<Announcing>,
     parting: Option<Parting>,
     /// Addresses that are not taken: another node answers for them.
@@ -136,9 +141,11 @@ impl Group {
             interface: None,
             hold: Hold::Absent,
             generation: 0,
+            again: false,
             hold_generation: 0,
             confirmed: true,
             renewed_at: now,
+            leased_at: now,
             announcing: None,
             parting: None,
             withheld: BTreeMap::new(),
@@ -355,6 +362,11 @@ impl Group {
         };
         let message = format!("{}: {} -> {}: {why}", self.vip.name, before.as_str(), after.as_str());
         scope.event(self.event(level, Kind::Vip, message));
+    }
+
+    /// Somebody whom the cluster key does not prove says to own this group.
+    pub(crate) fn postpone(&mut self, now: Time) {
+        self.election.postpone(now);
     }
 
     /// Whether the group runs on an interface.

@@ -37,6 +37,7 @@
 //! A server that comes up among others grows to its weight in steps
 //! (`slow-start`), unless it is the first thing the daemon learns of it.
 
+mod asked;
 mod change;
 mod pool;
 mod pools;

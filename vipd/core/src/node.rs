@@ -129,6 +129,8 @@ pub struct Node {
     warm_at: Option<Time>,
     publishing: Publishing,
     nonce: u32,
+    /// This run's number in hellos, which those of other runs do not have.
+    run: u32,
     maintenance: bool,
     stopping: Option<Time>,
     stopped: bool,
@@ -156,6 +158,7 @@ impl Node {
             warm_at: Some(now + WARM_WITHIN),
             publishing: Publishing::default(),
             nonce: seed,
+            run: seed.max(1),
             maintenance: false,
             stopping: None,
             stopped: false,
@@ -229,9 +232,17 @@ impl Node {
                     self.reject(cause, source, now);
                 }
             }
-            Input::Refused { source, cause } => self.reject(cause, source, now),
+            Input::Refused { source, cause, owns } => {
+                if let Some(vrid) = owns {
+                    self.with_vrid(vrid, now, |g, scope| g.postpone(scope.now));
+                }
+                self.reject(cause, source, now);
+            }
             Input::Applied { group, generation, result } => {
                 self.with_group(group, now, |g, scope| g.applied(generation, result, scope));
+            }
+            Input::Stale { group, generation, waited } => {
+                self.with_group(group, now, |g, scope| g.stale(generation, waited, scope));
             }
             Input::Restored { group, addresses } => {
                 self.with_group(group, now, |g, scope| g.restored(&addresses, scope));

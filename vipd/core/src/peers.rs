@@ -6,6 +6,13 @@ use std::net::IpAddr;
 use std::num::NonZeroU8;
 use std::time::Duration;
 
+/// What is wrong with a node that two hosts run as.
+pub const TWINS: &str = "two hosts run as this node, with its name and address: stop one of them";
+/// A hello that was overtaken on its way during a restart looks like two returns.
+const RETURNS: u32 = 3;
+/// After so long without a sign of the second host there is one again.
+const TWINS_FOR: Duration = Duration::from_secs(60);
+
 /// What this node knows of another.
 #[derive(Clone, Debug, Default)]
 pub struct Peer {
@@ -21,6 +28,11 @@ pub struct Peer {
     pub differs: Vec<&'static str>,
     /// Whether it has ever said hello: a host that runs something else does not.
     pub speaks: bool,
+    /// Its run, by its last hello, and the one before.
+    runs: [u32; 2],
+    /// When it last came back to the run before, as only two hosts do, and how
+    /// often since there was a pause of [`TWINS_FOR`].
+    returned: Option<(Time, u32)>,
 }
 
 impl Peer {
@@ -46,6 +58,29 @@ impl Peer {
     pub fn hear(&mut self, now: Time) -> bool {
         self.heard_at = Some(now);
         !std::mem::replace(&mut self.alive, true)
+    }
+
+    /// Notes the run that a hello came from; true if two hosts are found to
+    /// run as this node. A restart begins a new run and never returns to the
+    /// one before.
+    pub fn hear_run(&mut self, run: u32, now: Time) -> bool {
+        let [current, former] = self.runs;
+        if run == 0 || run == current {
+            return false;
+        }
+        self.runs = [run, current];
+        if run != former {
+            return false;
+        }
+        let before = self.returned.filter(|(at, _)| now - *at < TWINS_FOR).map_or(0, |(_, times)| times);
+        self.returned = Some((now, before.saturating_add(1)));
+        before.saturating_add(1) == RETURNS
+    }
+
+    /// Whether two hosts run as this node.
+    #[must_use]
+    pub fn has_twin(&self, now: Time) -> bool {
+        self.returned.is_some_and(|(at, times)| times >= RETURNS && now - at < TWINS_FOR)
     }
 
     /// Notes the time; true if the peer is gone now.

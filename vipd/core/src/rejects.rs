@@ -50,6 +50,8 @@ pub enum Reject {
     Replay,
     /// An advert of a run of its sender that is over.
     OldRun,
+    /// A release of a node whose run the peer link has not proven.
+    Unproven,
     /// Changed on its way.
     Forged,
     /// More handshakes than a node needs.
@@ -90,6 +92,7 @@ impl Reject {
             Self::Unsealed => "unsealed",
             Self::Replay => "replay",
             Self::OldRun => "old-run",
+            Self::Unproven => "unproven",
             Self::Forged => "forged",
             Self::TooOften => "too-often",
         }
@@ -126,6 +129,9 @@ impl Reject {
             Self::WrongKey => "it speaks with another cluster key: give every host the same `key-file`",
             Self::Unsealed => "it has no `key-file`: give it this host's, or it is forged",
             Self::Replay | Self::OldRun => "somebody sends copies of what was said before; they do no harm",
+            Self::Unproven => {
+                "a release counts only while the sealed link works: is the UDP port `peer-port` open both ways?"
+            }
             Self::Forged => "somebody or something changes packets on their way; they do no harm",
             Self::TooOften => {
                 "a node asks for sessions again and again, or somebody in its name; they are not answered"
@@ -196,20 +202,18 @@ impl Rejects {
     }
 
     /// Whether one more sender can have an entry of its own. What was counted
-    /// for the one that makes room goes to those that share.
+    /// for the one that makes room stays counted by cause, and nowhere else: the
+    /// entry of those that share is of the packets that had no other.
     fn make_room(&mut self, now: Time) -> bool {
         let own = || self.senders.iter().filter(|((_, sender), _)| sender.is_some());
         if own().count() < MAX_PAIRS {
             return true;
         }
-        let oldest = own().min_by_key(|(_, entry)| entry.last).map(|(key, entry)| (*key, *entry));
-        let Some((key, entry)) = oldest.filter(|(_, entry)| now - entry.last >= TELL_EVERY) else {
+        let oldest = own().min_by_key(|(_, entry)| entry.last).map(|(key, entry)| (*key, entry.last));
+        let Some((key, _)) = oldest.filter(|(_, last)| now - *last >= TELL_EVERY) else {
             return false;
         };
         self.senders.remove(&key);
-        let shared = self.senders.entry((key.0, None)).or_insert(Entry { count: 0, ..entry });
-        shared.count += entry.count;
-        shared.last = shared.last.max(entry.last);
         true
     }
 
@@ -296,8 +300,10 @@ mod tests {
         let own: Vec<_> = rejects.list(later).into_iter().filter(|r| r.sender.is_some()).collect();
         assert!(own.iter().all(|r| r.cause == Reject::UnknownVrid), "the oldest made room");
         assert_eq!(own.len(), MAX_PAIRS);
-        // What was counted stays counted, by cause.
-        let ttl = rejects.list(later).into_iter().filter(|r| r.cause == Reject::Ttl).map(|r| r.count);
-        assert_eq!(ttl.sum::<u64>(), 1_000);
+        // What was counted stays counted, by cause; and once.
+        assert_eq!(rejects.totals().get("ttl"), Some(&1_000));
+        let ttl: Vec<_> = rejects.list(later).into_iter().filter(|r| r.cause == Reject::Ttl).collect();
+        let shared = 1_000 - u64::try_from(MAX_PAIRS).expect("a small number");
+        assert_eq!(ttl.iter().map(|r| (r.sender, r.count)).collect::<Vec<_>>(), [(None, shared)]);
     }
 }

@@ -97,6 +97,13 @@ impl Instance {
         Ok(Self { runtime_dir: runtime_dir.to_owned(), _lock: lock })
     }
 
+    /// The process that claimed a runtime directory last, dead or alive; `None`
+    /// if none has.
+    #[must_use]
+    pub fn claimant(runtime_dir: &Path) -> Option<u32> {
+        File::open(runtime_dir.join(LOCK)).ok().and_then(read_pid)
+    }
+
     /// Opens the control socket, in the place of one that a dead daemon left.
     ///
     /// # Errors
@@ -158,6 +165,8 @@ mod tests {
         let first = Instance::claim(&here)?;
         let refused = Instance::claim(&here).expect_err("two daemons").to_string();
         assert!(refused.contains(&format!("(process {})", std::process::id())), "{refused}");
+        assert_eq!(Instance::claimant(&here), Some(std::process::id()));
+        assert_eq!(Instance::claimant(dir.path()), None);
         drop(first);
         Instance::claim(&here)?;
         Ok(())

@@ -173,6 +173,8 @@ fn pools(out: &mut Metrics, doc: &StatusDoc) {
     out.per(("vipd_pool_queue_full_total", "counter", help), all(), |p| Some(p.queue.full));
     let help = "Sessions on servers of the pool's fallbacks now.";
     out.per(("vipd_pool_fallback_sessions", "gauge", help), all(), |p| Some(p.fallback_sessions));
+    let help = "Names of servers that do not resolve as they should: what was known is in use.";
+    out.per(("vipd_pool_unresolved_names", "gauge", help), all(), |p| Some(p.unresolved.len()));
 }
 
 fn servers(out: &mut Metrics, doc: &StatusDoc) {
@@ -321,6 +323,7 @@ mod tests {
             "vipd_pool_queue_timeouts_total{pool=\"replicas\"} 5",
             "vipd_pool_queue_full_total{pool=\"replicas\"} 6",
             "vipd_pool_fallback_sessions{pool=\"replicas\"} 7",
+            "vipd_pool_unresolved_names{pool=\"replicas\"} 0",
             "vipd_server_resets_total{pool=\"replicas\",server=\"db2\"} 8",
             "vipd_server_room{pool=\"replicas\",server=\"db2\"} 61",
             "vipd_listener_sources{listener=\"write\"} 2",

@@ -139,7 +139,7 @@ fn link(link: Option<&LinkDoc>) -> Cell {
 fn listener(listener: &ListenerDoc) -> Vec<Cell> {
     vec![
         Cell::plain(&listener.name),
-        Cell::plain(&listener.bind),
+        if listener.removed { Cell::new("removed", Tone::Odd) } else { Cell::plain(&listener.bind) },
         Cell::plain(listener.sessions.to_string()),
         Cell::plain(listener.total.to_string()),
         Cell::plain(bytes(listener.bytes_in)),

@@ -33,8 +33,8 @@ pub enum Command {
     },
     /// Says why things are as they are.
     Why {
-        /// A VIP or a server; everything when absent.
-        #[arg(value_name = "VIP|POOL/SERVER")]
+        /// A VIP, a pool or a server; everything when absent.
+        #[arg(value_name = "VIP|POOL|POOL/SERVER")]
         subject: Option<String>,
     },
     /// Hands a VIP to another node.

@@ -72,7 +72,7 @@ fn takes_colour(out: &impl IsTerminal) -> bool {
 enum Failure {
     #[error(transparent)]
     Client(#[from] ClientError),
-    #[error("refused: {0}")]
+    #[error("refused:{gap}{0}", gap = if .0.starts_with('\n') { "" } else { " " })]
     Refused(String),
     #[error("nothing was changed")]
     Declined,

@@ -155,7 +155,13 @@ impl KernelActor {
         };
         for (plan, made) in plans.into_values() {
             let (group, generation) = (plan.group, plan.generation);
-            let result = self.apply(plan, made).await;
+            let waited = clock::now() - made;
+            if plan.hold != Hold::Absent && waited > plan.lease / 3 {
+                warn!(group, generation, ?waited, "a plan of addresses came too late to be carried out");
+                self.tell(KernelEvent::Stale { group, generation, waited }).await;
+                continue;
+            }
+            let result = self.apply(plan).await;
             if let Err(reason) = &result {
                 warn!(group, generation, "the kernel does not hold the addresses as planned: {reason}");
             }
@@ -189,7 +195,7 @@ impl KernelActor {
         self.floating = planned.chain(self.configured.iter().copied()).collect();
     }
 
-    async fn apply(&mut self, mut plan: GroupPlan, made: Time) -> Result<(), String> {
+    async fn apply(&mut self, mut plan: GroupPlan) -> Result<(), String> {
         if plan.hold == Hold::Absent {
             // What is another group's by now is not this one's to delete.
             let elsewhere = |a: &Cidr| {
@@ -198,10 +204,6 @@ impl KernelActor {
             plan.addresses.retain(|a| !elsewhere(a));
         }
         let now = clock::now();
-        let waited = now - made;
-        if plan.hold != Hold::Absent && waited > plan.lease / 3 {
-            return Err(format!("the plan is {waited:?} old: this process stood still"));
-        }
         let before = self.groups.remove(&plan.group);
         let moved = before.as_ref().is_none_or(|b| b.plan.addresses != plan.addresses);
         if moved {

@@ -35,6 +35,7 @@ use std::io;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 use tokio::sync::{Notify, mpsc, oneshot};
 use vipd_core::plan::GroupPlan;
 use vipd_core::settings::Cidr;
@@ -85,6 +86,16 @@ pub enum KernelEvent {
         ///
         /// [`Absent`]: vipd_core::plan::Hold::Absent
         result: Result<(), String>,
+    },
+    /// A plan was not carried out: it waited for so long that its lease may be
+    /// another node's by now. If it still holds, plan again.
+    Stale {
+        /// The plan's group.
+        group: usize,
+        /// The plan's generation.
+        generation: u64,
+        /// How long it waited.
+        waited: Duration,
     },
     /// Somebody deleted addresses that a plan holds; they are back.
     Restored {

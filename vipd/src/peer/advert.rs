@@ -8,9 +8,12 @@
 //! does not know seals ignores them. The HMAC is over the IP source and
 //! destination, too: a copy for another node is worth nothing.
 //!
-//! Numbers only rise within a run of the sender (its epoch). A receiver takes
+//! Numbers only rise within a run of the sender (its epoch), and a handshake of
+//! the peer link tells how many were sent before it. A receiver takes
 //! an epoch when the peer link has proven it, or, while there is no link (a
-//! firewall may drop it), when it is later than all that it knows of. The crash
+//! firewall may drop it), when it is not before any that it knows of. A release
+//! counts only while the link works: a copy may delay a takeover then, but never
+//! cause one. The crash
 //! guard's farewells have numbers of their own, above all others: after them
 //! the run is over.
 
@@ -20,6 +23,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use vipd_core::rejects::Reject;
 use vipd_core::settings::Family;
+use vipd_core::wire::advert::PRIORITY_RELEASE;
 use vipd_core::wire::peer;
 
 /// HMAC-SHA-256 cut to 96 bits (RFC 2104 section 5; RFC 4868 cuts to 128, which
@@ -55,6 +59,8 @@ pub(super) struct Adverts {
 pub(super) struct Proven {
     /// The run that was proven last.
     pub(super) epoch: u32,
+    /// Its adverts up to this number were sent before that.
+    pub(super) floor: u64,
     /// The link works now.
     pub(super) up: bool,
 }
@@ -74,6 +80,11 @@ impl Adverts {
             newest: BTreeMap::new(),
         };
         Self { me, epoch, number: 0, senders: names.map(sender).collect() }
+    }
+
+    /// How many were sealed so far.
+    pub(super) const fn sent(&self) -> u64 {
+        self.number
     }
 
     /// An advert with its seal.
@@ -131,10 +142,16 @@ impl Adverts {
             // Sent back by the network: whoever judges adverts has a word for it.
             return Ok(advert);
         }
-        let vrid = *advert.get(1).ok_or(Reject::Unsealed)?;
-        sender.enter(epoch, proven(position))?;
+        let (vrid, priority) =
+            (*advert.get(1).ok_or(Reject::Unsealed)?, *advert.get(2).ok_or(Reject::Unsealed)?);
+        let proven = proven(position);
+        sender.enter(epoch, proven)?;
+        if priority == PRIORITY_RELEASE && !proven.is_some_and(|p| p.up) {
+            return Err(Reject::Unproven);
+        }
+        let floor = proven.filter(|p| p.epoch == epoch).map_or(0, |p| p.floor);
         let newest = sender.newest.entry((vrid, Family::of(source))).or_default();
-        if number <= *newest {
+        if number <= floor.max(*newest) {
             return Err(Reject::Replay);
         }
         *newest = number;
@@ -147,7 +164,7 @@ impl Sender {
     fn enter(&mut self, epoch: u32, proven: Option<Proven>) -> Result<(), Reject> {
         let latest = proven.map(|p| p.epoch);
         let good = match proven {
-            Some(Proven { epoch: proven, up: true }) => epoch == proven,
+            Some(Proven { epoch: proven, up: true, .. }) => epoch == proven,
             Some(Proven { up: false, .. }) | None => {
                 self.epoch.max(latest).is_none_or(|known| epoch >= known)
             }

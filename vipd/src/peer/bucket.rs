@@ -5,7 +5,7 @@ use vipd_core::time::Time;
 
 /// A token bucket: `burst` at once, then `rate` a second.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Bucket {
+pub(crate) struct Bucket {
     each: Duration,
     /// How far the mark may lie behind the present.
     depth: Duration,
@@ -14,12 +14,12 @@ pub(super) struct Bucket {
 }
 
 impl Bucket {
-    pub(super) fn new((rate, burst): (u32, u32)) -> Self {
+    pub(crate) fn new((rate, burst): (u32, u32)) -> Self {
         let each = Duration::from_secs(1) / rate.max(1);
         Self { each, depth: each * burst, mark: None }
     }
 
-    pub(super) fn take(&mut self, now: Time) -> bool {
+    pub(crate) fn take(&mut self, now: Time) -> bool {
         let full = now.before(self.depth);
         let mark = self.mark.map_or(full, |mark| mark.max(full));
         let taken = mark + self.each;

@@ -10,10 +10,11 @@
 //! It reads no clock and has no socket: datagrams and the time go in,
 //! datagrams and opened messages come out.
 
+use super::advert::Proven;
 use super::bucket::Bucket;
 use super::frame::{self, Handshake};
 use super::key::ClusterKey;
-use super::session::{self, Closed, Pair, Serial, Session};
+use super::session::{self, Closed, Pair, Serial, Session, Word};
 use ring::hmac;
 use snow::HandshakeState;
 use std::collections::VecDeque;
@@ -45,7 +46,8 @@ const PENDING_FOR: Duration = Duration::from_secs(20);
 const WAITING: usize = 8;
 const WAITS_FOR: Duration = Duration::from_secs(1);
 
-/// Handshakes that are answered, a second and at once: one costs about 0.2 ms.
+/// Handshakes that are answered, a second and at once: each costs two
+/// calculations on the curve.
 const NEWER: (u32, u32) = (4, 8);
 /// Those that may be replays: a node that has lost its state sends such, too.
 const DOUBTFUL: (u32, u32) = (2, 4);
@@ -94,8 +96,8 @@ pub(super) struct Link {
     pair: Pair,
     check_out: hmac::Key,
     check_in: hmac::Key,
-    /// This node's run, and its handshakes so far.
-    serial: Serial,
+    /// This node's run, its handshakes and its adverts so far.
+    pub(super) word: Word,
     next_index: u32,
     attempt: Option<Attempt>,
     current: Option<Session>,
@@ -107,6 +109,8 @@ pub(super) struct Link {
     answered: Option<Answered>,
     /// The other's newest handshake that was proven.
     known: Option<Serial>,
+    /// Its adverts before that.
+    floor: u64,
     buckets: [Bucket; 3],
     waiting: VecDeque<(Time, Vec<u8>)>,
     heard_at: Option<Time>,
@@ -134,7 +138,7 @@ impl Link {
             pair: Pair { secret, ours: prologue(own, other), theirs: prologue(other, own) },
             check_out: key.derive_hmac("handshake check", &[cluster, own, other]),
             check_in: key.derive_hmac("handshake check", &[cluster, other, own]),
-            serial: Serial { epoch, number: 0 },
+            word: Word { serial: Serial { epoch, number: 0 }, adverts: 0 },
             // Datagrams for an earlier run mean no session of this one.
             next_index: epoch.rotate_left(16),
             attempt: None,
@@ -144,6 +148,7 @@ impl Link {
             doubtful: None,
             answered: None,
             known: None,
+            floor: 0,
             buckets: [NEWER, DOUBTFUL, REPEATED].map(Bucket::new),
             waiting: VecDeque::new(),
             heard_at: None,
@@ -152,9 +157,14 @@ impl Link {
         }
     }
 
-    /// The other's run, once it has proven which; and whether the link works now.
-    pub(super) fn epoch(&self, now: Time) -> Option<(u32, bool)> {
-        self.known.map(|known| (known.epoch, self.is_up(now)))
+    /// The other's run, once it has proven which.
+    pub(super) fn proven(&self, now: Time) -> Option<Proven> {
+        self.known.map(|known| Proven { epoch: known.epoch, floor: self.floor, up: self.is_up(now) })
+    }
+
+    /// Whether the other has proven in this run that it has the same key.
+    pub(super) const fn is_proven(&self) -> bool {
+        self.known.is_some()
     }
 
     /// Since when the link works; `None` while it does not.
@@ -244,9 +254,9 @@ impl Link {
 
     fn new_attempt(&mut self, now: Time) -> Result<Attempt, snow::Error> {
         let index = self.new_index();
-        self.serial.number += 1;
+        self.word.serial.number += 1;
         let mut state = self.pair.initiator()?;
-        let noise = session::write(&mut state, &self.serial.to_bytes())?;
+        let noise = session::write(&mut state, &self.word.to_bytes())?;
         let datagram = frame::ask(self.own_id, index, &noise, &self.check_out);
         Ok(Attempt { state, index, datagram, begun: now, next: now, pause: FIRST_REPEAT })
     }
@@ -274,9 +284,10 @@ impl Link {
             return Opened::Nothing;
         }
         let Ok(mut state) = self.pair.responder() else { return Opened::Nothing };
-        let Some(serial) = session::read(&mut state, ask.noise).map(Serial::from_bytes) else {
+        let Some(word) = session::read(&mut state, ask.noise).and_then(Word::from_bytes) else {
             return Opened::Refused(Reject::WrongKey);
         };
+        let serial = word.serial;
         let is_newer = self.known.is_some_and(|known| serial > known);
         if self.known.is_some_and(|known| serial.epoch == known.epoch && !is_newer) {
             return Opened::Refused(Reject::Replay);
@@ -286,7 +297,7 @@ impl Link {
             return Opened::Refused(Reject::TooOften);
         }
         // Fails only if the system has no randomness; the other asks again.
-        let _ = self.answer(state, datagram, ask.index, serial, is_newer, now);
+        let _ = self.answer(state, datagram, ask.index, word, is_newer, now);
         Opened::Nothing
     }
 
@@ -295,17 +306,17 @@ impl Link {
         mut state: HandshakeState,
         question: &[u8],
         remote: u32,
-        serial: Serial,
+        word: Word,
         is_newer: bool,
         now: Time,
     ) -> Result<(), snow::Error> {
         let local = self.new_index();
         // A question of this node that is on its way is not over.
-        let over = self.serial.number - u64::from(self.attempt.is_some());
-        let serial_so_far = Serial { number: over, ..self.serial };
-        let noise = session::write(&mut state, &serial_so_far.to_bytes())?;
+        let over = self.word.serial.number - u64::from(self.attempt.is_some());
+        let word_so_far = Word { serial: Serial { number: over, ..self.word.serial }, ..self.word };
+        let noise = session::write(&mut state, &word_so_far.to_bytes())?;
         let answer = frame::answer(remote, local, &noise, &self.check_out);
-        let session = Session::new(state, (local, remote), serial, now)?;
+        let session = Session::new(state, (local, remote), word, now)?;
         *if is_newer { &mut self.newer } else { &mut self.doubtful } = Some(session);
         self.out.push_back(answer.clone());
         self.answered = Some(Answered { question: question.to_vec(), answer });
@@ -321,12 +332,12 @@ impl Link {
             // A second copy, or too late.
             return Opened::Nothing;
         };
-        let serial = session::read(&mut attempt.state, answer.noise).map(Serial::from_bytes);
-        let Some(serial) = serial else {
+        let word = session::read(&mut attempt.state, answer.noise).and_then(Word::from_bytes);
+        let Some(word) = word else {
             self.attempt = Some(attempt);
             return Opened::Refused(Reject::WrongKey);
         };
-        if let Ok(session) = Session::new(attempt.state, (attempt.index, answer.index), serial, now) {
+        if let Ok(session) = Session::new(attempt.state, (attempt.index, answer.index), word, now) {
             self.heard(now);
             self.promote(session, now);
         }
@@ -342,12 +353,14 @@ impl Link {
 
     /// A session that both ends have proven is used from now on.
     fn promote(&mut self, session: Session, now: Time) {
-        let restarted = self.known.is_none_or(|known| known.epoch != session.serial.epoch);
+        let Word { serial, adverts } = session.word;
+        let restarted = self.known.is_none_or(|known| known.epoch != serial.epoch);
         if restarted {
             self.up_since = Some(now);
-            self.known = Some(session.serial);
+            (self.known, self.floor) = (Some(serial), 0);
         }
-        self.known = self.known.max(Some(session.serial));
+        self.known = self.known.max(Some(serial));
+        self.floor = self.floor.max(adverts);
         // Whoever asked has what it asked for.
         self.attempt = None;
         let ours = session.ours;

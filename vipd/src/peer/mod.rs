@@ -20,8 +20,9 @@ mod session;
 mod tests;
 mod window;
 
+use advert::Adverts;
 pub use advert::SEAL;
-use advert::{Adverts, Proven};
+pub(crate) use bucket::Bucket;
 use frame::{Frame, Unreadable};
 use key::ClusterKey;
 use link::{Ends, Link, Opened};
@@ -59,6 +60,8 @@ pub enum Received {
     Advert(Vec<u8>),
     /// It counts for nothing.
     Refused(Reject),
+    /// An advert that came by the peer port counts for nothing.
+    RefusedAdvert(Reject, Vec<u8>),
 }
 
 /// A link as users see it.
@@ -121,7 +124,9 @@ impl Links {
 
     /// Asks for sessions where it is time.
     pub fn tick(&mut self, now: Time) {
+        let sent = self.adverts.sent();
         for link in self.parties.iter_mut().filter_map(|k| k.link.as_mut()) {
+            link.word.adverts = sent;
             if link.deadline() <= now {
                 link.tick(now);
             }
@@ -140,15 +145,46 @@ impl Links {
         self.party_at(source).is_some()
     }
 
+    /// Whether the party there has not proven yet, in this run, that it has the
+    /// same key. An address that nobody has may be link-local: anybody's.
+    #[must_use]
+    pub fn is_unproven(&self, source: IpAddr) -> bool {
+        let unproven = |known: &Known| known.link.as_ref().is_some_and(|link| !link.is_proven());
+        match self.party_at(source).and_then(|party| self.parties.get(party)) {
+            Some(known) => unproven(known),
+            None => self.parties.iter().any(unproven),
+        }
+    }
+
+    /// Whether what is not sealed counts, too.
+    pub fn set_accept_unsealed(&mut self, accept: bool) {
+        self.accept_unsealed = accept;
+    }
+
+    /// The link to a party, which knows what a handshake tells.
+    fn link(&mut self, party: usize) -> Option<&mut Link> {
+        let link = self.parties.get_mut(party)?.link.as_mut()?;
+        link.word.adverts = self.adverts.sent();
+        Some(link)
+    }
+
     fn party_at(&self, source: IpAddr) -> Option<usize> {
         self.parties.iter().position(|k| k.party.addresses.contains(&source))
     }
 
     // ---- messages ---------------------------------------------------------------
 
+    /// Whether a party has no key yet, or another, and is spoken to without a
+    /// seal for as long as that is accepted.
+    #[must_use]
+    pub fn speaks_plainly(&self, party: usize, now: Time) -> bool {
+        let link = self.parties.get(party).and_then(|k| k.link.as_ref());
+        self.accept_unsealed && link.is_some_and(|link| link.up_since(now).is_none())
+    }
+
     /// Seals a message, or keeps it for a moment until there is a session.
     pub fn send(&mut self, party: usize, message: &[u8], now: Time) {
-        if let Some(link) = self.parties.get_mut(party).and_then(|k| k.link.as_mut()) {
+        if let Some(link) = self.link(party) {
             link.send(message, now);
         }
     }
@@ -156,17 +192,16 @@ impl Links {
     /// Opens a datagram of the peer port that arrived at `own`, an address of this node.
     pub fn receive(&mut self, source: IpAddr, own: IpAddr, datagram: &[u8], now: Time) -> Received {
         let Some(party) = self.party_at(source) else { return Received::Refused(Reject::UnknownSender) };
-        let Some(link) = self.parties.get_mut(party).and_then(|k| k.link.as_mut()) else {
-            return Received::Refused(Reject::OwnAddress);
-        };
+        let Some(link) = self.link(party) else { return Received::Refused(Reject::OwnAddress) };
         let opened = match Frame::parse(datagram) {
             Ok(Frame::Ask(ask)) => link.asked(datagram, &ask, now),
             Ok(Frame::Answer(answer)) => link.answered(&answer, now),
             Ok(Frame::Data { to, number, sealed }) => link.data(to, number, sealed, now),
             Ok(Frame::Advert(advert)) => {
-                return self
-                    .open_advert(source, own, advert, now)
-                    .map_or_else(Received::Refused, Received::Advert);
+                return match self.open_advert(source, own, advert, now) {
+                    Ok(advert) => Received::Advert(advert),
+                    Err(cause) => Received::RefusedAdvert(cause, advert.to_vec()),
+                };
             }
             Err(Unreadable::Plain) if self.accept_unsealed => return Received::Plain,
             Err(Unreadable::Plain) => Opened::Refused(Reject::Unsealed),
@@ -224,10 +259,7 @@ impl Links {
         now: Time,
     ) -> Result<Vec<u8>, Reject> {
         let parties = &self.parties;
-        let proven = |party: usize| {
-            let link = parties.get(party)?.link.as_ref()?;
-            link.epoch(now).map(|(epoch, up)| Proven { epoch, up })
-        };
+        let proven = |party: usize| parties.get(party)?.link.as_ref()?.proven(now);
         let cause = match self.adverts.open(source, destination, bytes, proven) {
             Ok(advert) => return Ok(advert.to_vec()),
             Err(cause) => cause,
@@ -260,6 +292,7 @@ fn problem(name: &str, cause: Reject) -> String {
         Reject::WrongKey => format!("{name} speaks with another cluster key"),
         Reject::Unsealed => format!("{name} speaks without a seal: it has no key-file"),
         Reject::Replay | Reject::OldRun => format!("somebody sends copies of what {name} said"),
+        Reject::Unproven => format!("{name} releases what it owned, and the link to it does not work"),
         Reject::Forged => format!("somebody sends changed messages in the name of {name}"),
         Reject::TooOften => format!("{name}, or somebody in its name, asks for sessions too often"),
         Reject::NodeName => format!("another name speaks from the address of {name}"),

@@ -12,7 +12,7 @@ pub(super) const PATTERN: &str = "Noise_NNpsk0_25519_ChaChaPoly_SHA256";
 /// What a seal adds (Poly1305).
 const TAG: usize = 16;
 /// The longest message of a handshake: a key, what it carries, a tag.
-const HANDSHAKE: usize = 32 + 16 + TAG;
+const HANDSHAKE: usize = 32 + Word::LENGTH + TAG;
 
 /// The secret of two nodes, and who is who in a handshake.
 #[derive(Debug)]
@@ -64,17 +64,30 @@ pub(super) struct Serial {
     pub(super) number: u64,
 }
 
-impl Serial {
-    pub(super) fn to_bytes(self) -> [u8; 12] {
-        let mut bytes = [0; 12];
-        bytes[..4].copy_from_slice(&self.epoch.to_be_bytes());
-        bytes[4..].copy_from_slice(&self.number.to_be_bytes());
+/// What a message of the handshake carries.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub(super) struct Word {
+    pub(super) serial: Serial,
+    /// The adverts of this run so far: a copy of one is none of those to come.
+    pub(super) adverts: u64,
+}
+
+impl Word {
+    pub(super) const LENGTH: usize = 20;
+
+    pub(super) fn to_bytes(self) -> [u8; Self::LENGTH] {
+        let mut bytes = [0; Self::LENGTH];
+        bytes[..4].copy_from_slice(&self.serial.epoch.to_be_bytes());
+        bytes[4..12].copy_from_slice(&self.serial.number.to_be_bytes());
+        bytes[12..].copy_from_slice(&self.adverts.to_be_bytes());
         bytes
     }
 
-    pub(super) fn from_bytes(bytes: [u8; 12]) -> Self {
-        let [a, b, c, d, number @ ..] = bytes;
-        Self { epoch: u32::from_be_bytes([a, b, c, d]), number: u64::from_be_bytes(number) }
+    pub(super) fn from_bytes(bytes: [u8; Self::LENGTH]) -> Option<Self> {
+        let (epoch, rest) = bytes.split_first_chunk()?;
+        let (number, rest) = rest.split_first_chunk()?;
+        let serial = Serial { epoch: u32::from_be_bytes(*epoch), number: u64::from_be_bytes(*number) };
+        Some(Self { serial, adverts: u64::from_be_bytes(*rest.first_chunk()?) })
     }
 }
 
@@ -92,7 +105,7 @@ pub(super) struct Session {
     /// This node asked for it.
     pub(super) ours: bool,
     /// The other's.
-    pub(super) serial: Serial,
+    pub(super) word: Word,
 }
 
 /// Why a sealed message was not opened.
@@ -106,13 +119,13 @@ impl Session {
     pub(super) fn new(
         handshake: HandshakeState,
         (local, remote): (u32, u32),
-        serial: Serial,
+        word: Word,
         now: Time,
     ) -> Result<Self, snow::Error> {
         let ours = handshake.is_initiator();
         let transport = handshake.into_stateless_transport_mode()?;
         let received = Window::default();
-        Ok(Self { local, remote, transport, received, sent: 0, begun: now, ours, serial })
+        Ok(Self { local, remote, transport, received, sent: 0, begun: now, ours, word })
     }
 
     /// The datagram that carries a message.

@@ -62,7 +62,7 @@ impl Pair {
         let received = self.nodes[to].receive(address(1 - to), address(to), bytes, self.now);
         match &received {
             Received::Message(message) => self.heard[to].push(message.clone()),
-            Received::Refused(cause) => self.refused[to].push(*cause),
+            Received::Refused(cause) | Received::RefusedAdvert(cause, _) => self.refused[to].push(*cause),
             Received::Nothing | Received::Plain | Received::Advert(_) => {}
         }
         received
@@ -181,7 +181,8 @@ fn a_node_that_lost_its_state_is_heard_again() {
     pair.nodes[0] = links(1, 0, 1);
     pair.talk(SECOND);
     assert!(pair.is_up());
-    assert_eq!(pair.nodes[1].parties[0].link.as_ref().and_then(|l| l.epoch(pair.now)), Some((1, true)));
+    let proven = pair.nodes[1].parties[0].link.as_ref().and_then(|l| l.proven(pair.now));
+    assert_eq!(proven.map(|p| (p.epoch, p.up)), Some((1, true)));
 }
 
 #[test]
@@ -376,10 +377,27 @@ fn adverts_of_a_former_run_are_refused() {
     pair.now += SECOND * 60;
     assert_eq!(open(&mut pair, &recorded[1]), Err(Reject::OldRun));
     assert_eq!(open(&mut pair, &new), Err(Reject::Replay));
+    let mut release = advert(1);
+    release[2] = 0;
+    let bytes = pair.nodes[0].seal_advert(address(0), GROUP, &release);
+    assert_eq!(open(&mut pair, &bytes), Err(Reject::Unproven), "it might be a copy");
     // A later run counts even where the peer port is closed.
     let mut later = links(1, 0, 3);
     let bytes = later.seal_advert(address(0), GROUP, &advert(1));
     assert_eq!(open(&mut pair, &bytes), Ok(advert(1)));
+}
+
+#[test]
+fn a_receiver_that_starts_anew_takes_no_copy_of_the_current_run() {
+    let mut pair = Pair::new();
+    pair.talk(SECOND);
+    let recorded = pair.nodes[0].seal_advert(address(0), GROUP, &advert(1));
+    assert_eq!(open(&mut pair, &recorded), Ok(advert(1)));
+    pair.nodes[1] = links(1, 1, 2);
+    pair.talk(SECOND);
+    assert_eq!(open(&mut pair, &recorded), Err(Reject::Replay));
+    let next = pair.nodes[0].seal_advert(address(0), GROUP, &advert(1));
+    assert_eq!(open(&mut pair, &next), Ok(advert(1)));
 }
 
 #[test]
@@ -402,7 +420,8 @@ fn an_advert_rides_in_a_datagram() {
     let sealed = pair.nodes[0].seal_advert(address(0), address(1), &advert(1));
     let datagram = Links::advert_datagram(&sealed);
     assert_eq!(pair.deliver(1, &datagram), Received::Advert(advert(1)));
-    assert_eq!(pair.deliver(1, &datagram), Received::Refused(Reject::Replay));
+    assert_eq!(pair.deliver(1, &datagram), Received::RefusedAdvert(Reject::Replay, sealed));
+    assert!(!pair.nodes[1].is_unproven(address(0)) && pair.nodes[1].is_unproven(address(2)));
 }
 
 proptest! {

@@ -21,8 +21,10 @@ use vipd_core::settings::{Host, Pool, Resolve, Server};
 pub struct Discovered {
     /// The entry.
     pub entry: Entry,
-    /// Where its name leads, in a stable order, never nowhere; or why nobody knows.
-    pub targets: Result<Vec<Target>, String>,
+    /// Where its name leads, in a stable order; nowhere if nobody knows.
+    pub targets: Vec<Target>,
+    /// Why nobody knows, or what was left out.
+    pub problem: Option<String>,
 }
 
 /// Looks up all entries; ends when it is dropped.
@@ -127,21 +129,17 @@ impl Run {
         let mut failures = 0;
         loop {
             let start = Instant::now();
-            let (targets, ttl) = self.find().await;
-            let wait = match &targets {
-                Ok(_) => {
-                    failures = 0;
-                    ttl.clamp(TTL_BOUNDS.0, TTL_BOUNDS.1)
-                }
-                Err(_) => {
-                    let [.., longest] = RETRY;
-                    failures += 1;
-                    RETRY.get(failures - 1).copied().unwrap_or(longest)
-                }
+            let (found, ttl) = self.find().await;
+            let wait = if found.targets.is_empty() {
+                let [.., longest] = RETRY;
+                failures += 1;
+                RETRY.get(failures - 1).copied().unwrap_or(longest)
+            } else {
+                failures = 0;
+                ttl.clamp(TTL_BOUNDS.0, TTL_BOUNDS.1)
             };
-            if known.as_ref() != Some(&targets) {
-                known = Some(targets.clone());
-                let found = Discovered { entry: self.entry.clone(), targets };
+            if known.as_ref() != Some(&found) {
+                known = Some(found.clone());
                 if self.events.send(found).await.is_err() {
                     return;
                 }
@@ -156,17 +154,25 @@ impl Run {
         }
     }
 
-    async fn find(&self) -> (Result<Vec<Target>, String>, Duration) {
+    async fn find(&self) -> (Discovered, Duration) {
         let Question { host, port, resolve } = &self.question;
         let name = host.to_string();
-        match resolve {
-            Resolve::Srv => self.system.find_srv(&name).await,
+        let (found, left_out, ttl) = match resolve {
+            Resolve::Srv => {
+                let (found, ttl) = self.system.find_srv(&name).await;
+                (found, None, ttl)
+            }
             Resolve::One | Resolve::All => {
                 let found = self.system.find(&name).await;
                 let (first, second) = (found.of(found.order[0]), found.of(found.order[1]));
-                (addresses(first, second, *port), found.ttl)
+                (addresses(first, second, *port), found.left_out.clone(), found.ttl)
             }
-        }
+        };
+        let (targets, problem) = match found {
+            Ok(targets) => (targets, left_out),
+            Err(problem) => (vec![], Some(left_out.unwrap_or(problem))),
+        };
+        (Discovered { entry: self.entry.clone(), targets, problem }, ttl)
     }
 }
 

@@ -42,6 +42,8 @@ pub(super) struct Found {
     pub(super) order: [Family; 2],
     /// How long it stays true.
     pub(super) ttl: Duration,
+    /// What was left out of it, and why.
+    pub(super) left_out: Option<String>,
 }
 
 impl Found {
@@ -50,6 +52,36 @@ impl Found {
             Family::V4 => &self.v4,
             Family::V6 => &self.v6,
         }
+    }
+
+    /// Leaves out what can be no server's address. A connection to 0.0.0.0
+    /// would be one to this host itself.
+    fn sift(mut self) -> Self {
+        let mut unfit = Vec::new();
+        for answer in [&mut self.v4, &mut self.v6] {
+            let Answer::Addresses(addresses) = answer else { continue };
+            addresses.retain(|address| match why_unfit(*address) {
+                Some(why) => {
+                    unfit.push(format!("{address}, which is {why}"));
+                    false
+                }
+                None => true,
+            });
+            if addresses.is_empty() {
+                *answer = Answer::Nothing("the name has no address that a server can have".to_owned());
+            }
+        }
+        self.left_out = (!unfit.is_empty()).then(|| format!("it leads to {}", unfit.join(", and to ")));
+        self
+    }
+}
+
+fn why_unfit(address: IpAddr) -> Option<&'static str> {
+    match address.to_canonical() {
+        a if a.is_unspecified() => Some("no host's address"),
+        a if a.is_multicast() => Some("a multicast address"),
+        IpAddr::V4(a) if a.is_broadcast() => Some("the broadcast address"),
+        IpAddr::V4(_) | IpAddr::V6(_) => None,
     }
 }
 
@@ -100,6 +132,7 @@ impl System {
             v6: Answer::Failed(reason),
             order,
             ttl: Duration::ZERO,
+            left_out: None,
         };
         let Ok(name) = Name::from_str_relaxed(name) else {
             return failed("this is no DNS name".to_owned());
@@ -108,7 +141,7 @@ impl System {
         // As with glibc, a name of /etc/hosts is not asked of the DNS, not
         // even for the other family: it resolves without any name server.
         if let Some((v4, v6)) = in_hosts(&loaded.hosts, &name) {
-            return Found { v4, v6, order, ttl: HOSTS_TTL };
+            return Found { v4, v6, order, ttl: HOSTS_TTL, left_out: None }.sift();
         }
         let dns = match &loaded.dns {
             Ok(dns) => dns,
@@ -119,7 +152,7 @@ impl System {
             tokio::join!(dns.lookup(name.clone(), RecordType::A), dns.lookup(name, RecordType::AAAA));
         let ttl = [&v4, &v6].into_iter().flatten().flat_map(|l| l.answers().iter().map(|r| r.ttl)).min();
         let ttl = Duration::from_secs(ttl.unwrap_or_default().into());
-        Found { v4: answer(v4, Family::V4), v6: answer(v6, Family::V6), order, ttl }
+        Found { v4: answer(v4, Family::V4), v6: answer(v6, Family::V6), order, ttl, left_out: None }.sift()
     }
 
     /// Looks the SRV records of a name up, now, with the time they stay true.

@@ -297,6 +297,7 @@ fn a_name_that_lost_a_family_for_certain_loses_its_address() {
         v6: Answer::Nothing("no".to_owned()),
         order: [Family::V4, Family::V6],
         ttl: Duration::ZERO,
+        left_out: None,
     };
     assert_eq!(&*merge(&found, &before).addresses, &v4(&[1])[..]);
 }
@@ -327,7 +328,7 @@ impl OneEntry {
         let event = tokio::time::timeout(LIMIT, self.events.recv()).await?.ok_or("it has ended")?;
         assert_eq!(event.entry, self.entry);
         let show = |t: &Target| format!("{} {}/{}", t, t.rank, t.share);
-        Ok(event.targets.map_or_else(|problem| vec![problem], |t| t.iter().map(show).collect()))
+        Ok(event.targets.iter().map(show).chain(event.problem).collect())
     }
 }
 
@@ -342,6 +343,29 @@ async fn every_address_of_a_name_is_found_and_a_failure_is_told_once() -> Outcom
     let mut both = found.next().await?;
     both.sort();
     assert_eq!(both, ["10.77.0.33:3306 0/0", "[fd77::1]:3306 0/0"]);
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_is_no_servers_address_is_left_out_and_told() -> Outcome {
+    let unfit = ["0.0.0.0", "224.0.0.1", "255.255.255.255"].map(|a| a.parse::<IpAddr>());
+    let unfit: Vec<IpAddr> = unfit.into_iter().collect::<Result<_, _>>()?;
+    let told = "it leads to 0.0.0.0, which is no host's address, and to 224.0.0.1, which is a multicast address, \
+                and to 255.255.255.255, which is the broadcast address, and to ::, which is no host's address";
+    let zone = Zone { v4: unfit.clone(), v6: vec!["::".parse()?], ttl: 1, ..Zone::default() };
+    let server = NameServer::start(zone).await?;
+    let mut found = OneEntry::start(server.port, Resolve::All)?;
+    assert_eq!(found.next().await?, [told]);
+    let mut lab = Lab::start(server.port, "", &["db1.internal"])?;
+    let event = lab.event().await?;
+    assert_eq!((event.addresses.len(), event.problem.as_deref()), (0, Some(told)));
+    // What is good of an answer is used.
+    let zone = Zone { v4: [v4(&[31]), unfit[..1].to_vec()].concat(), ttl: 1, ..Zone::default() };
+    server.set(zone);
+    let told = "it leads to 0.0.0.0, which is no host's address";
+    assert_eq!(found.next().await?, ["10.77.0.31:3306 0/0", told]);
+    let event = lab.event().await?;
+    assert_eq!((event.addresses.to_vec(), event.problem.as_deref()), (v4(&[31]), Some(told)));
     Ok(())
 }
 

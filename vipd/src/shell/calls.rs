@@ -1,6 +1,6 @@
 //! What operators ask of the running daemon, and what they are told.
 
-use super::status::{rejected_lines, server_why};
+use super::status::{self, Known, counted, rejected_lines, server_why};
 use crate::control::api::{DnsDoc, Moved, ServerOrder, SessionsDoc, Which};
 use crate::control::call::{Refusal, Reply};
 use std::collections::BTreeSet;
@@ -9,63 +9,53 @@ use tokio::runtime::Handle;
 use vipd_balancer::Balancer;
 use vipd_core::explain::count;
 use vipd_core::node::{GroupStatus, Node};
+use vipd_core::peers::TWINS;
 use vipd_core::time::Time;
 use vipd_core::wire::peer::State;
 
 /// A switchover that nobody has completed by then has failed.
 const SWITCHOVER_FOR: Duration = Duration::from_secs(5);
 
-/// Why things are as they are: of a VIP, of a server, or of everything.
-/// `config_errors` are those of a reload that was refused, `links` what is
-/// wrong with the sealed links.
+/// Why things are as they are: of a VIP, of a published name, of a pool, of a
+/// server, or of everything.
 ///
 /// # Errors
-/// There is no such VIP, name or server.
-pub fn why(
-    node: &Node,
-    dns: Option<&DnsDoc>,
-    config_errors: &[String],
-    links: &[String],
-    subject: Option<&str>,
-    now: Time,
-) -> Result<String, Refusal> {
+/// There is no such VIP, name, pool or server.
+pub fn why(known: &Known<'_>, subject: Option<&str>) -> Result<String, Refusal> {
+    let Known { node, stores, links, config_errors, now, .. } = *known;
+    let dns = status::dns(node, stores.to_vec());
+    let dns = dns.as_ref();
+    let link_lines = || links.map(|l| status::link_lines(node, l, now)).unwrap_or_default();
     let groups = node.group_status(now);
     let me = node.settings().cluster.nodes.get(node.me()).map_or("?", |n| n.name.as_str());
     let group_line = |g: &GroupStatus| format!("{}: {me} is {} because {}", g.name, g.state.as_str(), g.why);
-    let server_lines = |wanted: Option<(&str, &str)>| -> Vec<String> {
-        let all = node.servers().status();
-        let asked = all.filter(|s| wanted.is_none_or(|(p, n)| s.pool.name == p && s.server.name == n));
-        asked
-            .map(|s| {
-                let state = s.reason.state();
-                format!("{}/{}: {state} because {}", s.pool.name, s.server.name, server_why(&s, now))
-            })
-            .collect()
-    };
     let mut lines = match subject {
         None => {
             let mut lines: Vec<String> = config_lines(config_errors);
             lines.extend(groups.iter().map(group_line));
             lines.extend(dns.into_iter().flat_map(dns_lines));
-            lines.extend(peer_lines(node));
-            lines.extend_from_slice(links);
-            lines.extend(server_lines(None));
+            lines.extend(peer_lines(node, now));
+            lines.extend(link_lines());
+            lines.extend(server_lines(known, |_, _| true));
             lines.extend(rejected_lines(node, now));
             lines
         }
         Some(subject) => match (groups.iter().find(|g| g.name == subject), subject.split_once('/')) {
             (Some(group), _) => {
                 let mut lines = vec![group_line(group)];
-                lines.extend(peer_lines(node));
-                lines.extend_from_slice(links);
+                lines.extend(peer_lines(node, now));
+                lines.extend(link_lines());
                 lines.extend(rejected_lines(node, now));
                 lines
             }
             (None, _) if dns.is_some_and(|d| is_name(&d.name, subject)) => {
                 dns.into_iter().flat_map(dns_lines).collect()
             }
-            (None, Some((pool, server))) => server_lines(Some((pool, server))),
-            (None, None) => vec![],
+            (None, Some((pool, server))) => server_lines(known, |p, s| (p, s) == (pool, server)),
+            (None, None) => {
+                let queue = pool_line(known, subject);
+                queue.into_iter().chain(server_lines(known, |p, _| p == subject)).collect()
+            }
         },
     };
     if lines.is_empty() {
@@ -73,11 +63,36 @@ pub fn why(
         let vips = groups.iter().map(|g| g.name.clone());
         let servers = node.servers().status().map(|s| format!("{}/{}", s.pool.name, s.server.name));
         let names = dns.into_iter().map(|d| d.name.clone());
-        let known: Vec<String> = vips.chain(names).chain(servers).collect();
-        return Err(Refusal(format!("there is no VIP or server `{subject}`; there is {}", known.join(", "))));
+        let all: Vec<String> = vips.chain(names).chain(servers).collect();
+        let text = format!("there is no VIP, name, pool or server `{subject}`; there is {}", all.join(", "));
+        return Err(Refusal(text));
     }
     lines.dedup();
     Ok(lines.join("\n"))
+}
+
+/// Why servers are as they are, of those that `wanted` accepts by pool and name.
+fn server_lines(known: &Known<'_>, wanted: impl Fn(&str, &str) -> bool) -> Vec<String> {
+    let counted = counted(known.stats);
+    let asked = known.node.servers().status().filter(|s| wanted(&s.pool.name, &s.server.name));
+    asked
+        .map(|s| {
+            let (pool, server, state) = (&s.pool.name, &s.server.name, s.reason.state());
+            let counted = counted.get(&(&**pool, &**server)).copied();
+            format!("{pool}/{server}: {state} because {}", server_why(&s, counted, known))
+        })
+        .collect()
+}
+
+/// What a pool's clients wait for, and what it borrows.
+fn pool_line(known: &Known<'_>, pool: &str) -> Option<String> {
+    let counted = known.stats.pools.iter().find(|p| p.pool == pool)?;
+    let settings = known.node.settings().pools.iter().find(|p| p.name == pool)?;
+    let waiting = count(counted.queued.into(), "client");
+    let most = settings.fallback_max_connections;
+    let most = most.map_or_else(String::new, |most| format!(" (fallback-max-connections is {most})"));
+    let borrowed = count(counted.fallback_sessions.into(), "session");
+    Some(format!("{pool}: {waiting} in its queue, {borrowed} on servers of its fallback{most}"))
 }
 
 /// Whether somebody means this name, with or without its last dot.
@@ -111,8 +126,8 @@ fn config_lines(errors: &[String]) -> Vec<String> {
     std::iter::once(title).filter(|_| !errors.is_empty()).chain(lines).collect()
 }
 
-/// What is wrong with peers: one that is silent, or has other settings.
-fn peer_lines(node: &Node) -> Vec<String> {
+/// What is wrong with peers: one that is silent, is two, or has other settings.
+fn peer_lines(node: &Node, now: Time) -> Vec<String> {
     let nodes = node.settings().cluster.nodes.iter().zip(node.peers()).enumerate();
     let others = nodes.filter(|(n, _)| *n != node.me());
     others
@@ -120,6 +135,9 @@ fn peer_lines(node: &Node) -> Vec<String> {
             let name = &member.name;
             if !peer.alive {
                 return Some(format!("{name} is not heard"));
+            }
+            if peer.has_twin(now) {
+                return Some(format!("{name}: {TWINS}"));
             }
             if !peer.differs.is_empty() {
                 let keys = peer.differs.join(", ");
@@ -353,7 +371,7 @@ impl Maintenance {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use std::net::IpAddr;
     use std::num::NonZeroU8;
@@ -372,7 +390,7 @@ mod tests {
         IpAddr::from([10, 77, 0, last])
     }
 
-    fn settings() -> Settings {
+    pub(in crate::shell) fn settings() -> Settings {
         let member =
             |n: u8| Member { name: format!("px{n}"), addresses: vec![address(10 + n)], priority: None };
         let vip = VipGroup {
@@ -427,8 +445,13 @@ mod tests {
 
     fn px2_is_backup(node: &mut Node, now: Time) {
         let report = GroupReport { vrid: NonZeroU8::MIN, state: State::Backup, priority: 150, serving: true };
-        let message =
-            Message::Hello { groups: vec![report], digests: vec![], sources: vec![], incumbents: vec![] };
+        let message = Message::Hello {
+            groups: vec![report],
+            digests: vec![],
+            sources: vec![],
+            incumbents: vec![],
+            run: 0,
+        };
         let envelope = Envelope { cluster: cluster_id("orders"), sender: node_id("px2"), message };
         node.handle(Input::PeerPacket { source: address(12), ttl: 255, payload: &envelope.write() }, now);
     }

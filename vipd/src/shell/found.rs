@@ -1,6 +1,6 @@
 //! Servers that are found by name: what look-ups say becomes settings.
 
-use super::Shell;
+use super::{NAME_PROBLEM, Shell};
 use crate::control::api::{Event, EventKind, Level};
 use crate::net::clock;
 use crate::resolve::{Discovered, Discovery};
@@ -30,6 +30,11 @@ impl Found {
         Self { file, targets: discover::Found::default(), discovery, look_at: Time::ZERO }
     }
 
+    /// What all entries stand for now.
+    pub(super) const fn targets(&self) -> &discover::Found {
+        &self.targets
+    }
+
     /// What another file's entries stand for, while these pools are in use.
     pub(super) fn follow(&self, file: &[Pool], in_use: &[Pool]) -> discover::Found {
         self.targets.follow(file, in_use)
@@ -45,25 +50,20 @@ impl Found {
 
 impl Shell {
     pub(super) fn discovered(&mut self, found: Discovered) {
-        let Discovered { entry, targets } = found;
+        let Discovered { entry, targets, problem } = found;
         let discover::Entry { pool, server } = &entry;
-        match targets {
-            Ok(targets) => {
-                let list = targets.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
-                if self.found.targets.set(&entry, targets) {
-                    let message = format!("{pool}/{server} stands for {list} now");
-                    info!(kind = ?EventKind::Server, "{message}");
-                    self.events
-                        .push(Event::new(Level::Info, EventKind::Server, message).server(pool, server));
-                    self.replace_servers();
-                }
-            }
-            Err(problem) => {
-                let message =
-                    format!("{pool}/{server}: its name does not resolve: {problem}; what is known is kept");
-                error!(kind = ?EventKind::Server, "{message}");
-                self.events.push(Event::new(Level::Warning, EventKind::Server, message).server(pool, server));
-            }
+        if let Some(problem) = &problem {
+            let message = format!("{pool}/{server}: {NAME_PROBLEM}: {problem}");
+            error!(kind = ?EventKind::Server, "{message}");
+            self.events.push(Event::new(Level::Warning, EventKind::Server, message).server(pool, server));
+        }
+        self.found.targets.set_problem(&entry, problem);
+        let list = targets.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+        if self.found.targets.set(&entry, targets) {
+            let message = format!("{pool}/{server} stands for {list} now");
+            info!(kind = ?EventKind::Server, "{message}");
+            self.events.push(Event::new(Level::Info, EventKind::Server, message).server(pool, server));
+            self.replace_servers();
         }
     }
 

@@ -6,9 +6,12 @@ use super::sockets::Packet;
 use crate::net::{HOP_LIMIT, clock};
 use crate::peer::{Links, Received};
 use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroU8;
 use vipd_core::node::{GuardState, Input, Transmit};
+use vipd_core::rejects::Reject;
 use vipd_core::settings::Transport;
 use vipd_core::time::Time;
+use vipd_core::wire::advert::PRIORITY_RELEASE;
 
 impl Shell {
     /// When the node or a link has something to do.
@@ -32,12 +35,13 @@ impl Shell {
     // ---- out --------------------------------------------------------------------
 
     pub(super) fn send_message(&mut self, node: usize, bytes: &[u8]) {
+        let now = clock::now();
         match &mut self.sealing {
-            Some(links) => {
-                links.send(node, bytes, clock::now());
+            Some(links) if !links.speaks_plainly(node, now) => {
+                links.send(node, bytes, now);
                 self.send_sealed();
             }
-            None => self.send_datagram(node, bytes),
+            Some(_) | None => self.send_datagram(node, bytes),
         }
     }
 
@@ -100,7 +104,7 @@ impl Shell {
                 let payload = match &opened {
                     None => payload,
                     Some(Ok(advert)) => advert,
-                    Some(Err(cause)) => return self.handle(Input::Refused { source, cause: *cause }),
+                    Some(Err(cause)) => return self.refuse_advert(source, payload, *cause),
                 };
                 self.handle(Input::Packet { interface: *interface, source, destination, ttl: *ttl, payload });
             }
@@ -126,7 +130,20 @@ impl Shell {
                 let input = Input::Packet { interface: 0, source, destination: own, ttl, payload: &payload };
                 self.handle(input);
             }
-            Received::Refused(cause) => self.handle(Input::Refused { source, cause }),
+            Received::Refused(cause) => self.handle(Input::Refused { source, cause, owns: None }),
+            Received::RefusedAdvert(cause, payload) => self.refuse_advert(source, &payload, cause),
         }
+    }
+
+    /// An advert whose seal is not good. Two hosts that were given different
+    /// keys would both own: until a node has proven that it has this host's, what it
+    /// seems to own is not taken over. Later only its seal counts.
+    fn refuse_advert(&mut self, source: IpAddr, advert: &[u8], cause: Reject) {
+        let strange = cause == Reject::Unsealed || cause == Reject::WrongKey;
+        let unproven = self.sealing.as_ref().is_some_and(|links| links.is_unproven(source));
+        let releases = advert.get(2) == Some(&PRIORITY_RELEASE);
+        let vrid = advert.get(1).copied().and_then(NonZeroU8::new);
+        let owns = vrid.filter(|_| strange && unproven && !releases);
+        self.handle(Input::Refused { source, cause, owns });
     }
 }

@@ -1,8 +1,8 @@
 //! The sockets of the election, and the tasks that read them.
 
-use crate::net::{AdvertSocket, PeerSocket, advert};
-use crate::peer::OVERHEAD;
-use std::collections::BTreeMap;
+use crate::net::{AdvertSocket, PeerSocket, advert, clock};
+use crate::peer::{Bucket, OVERHEAD};
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -20,6 +20,10 @@ pub const WAITING: usize = 4096;
 /// Room for the longest message or advert, sealed.
 const BUFFER: usize =
     OVERHEAD + if peer::MAX_LENGTH > advert::BUFFER { peer::MAX_LENGTH } else { advert::BUFFER };
+
+/// Datagrams of strangers that are counted, a second and at once: others would
+/// push out what nodes say.
+const STRANGERS: (u32, u32) = (100, 100);
 
 /// A packet for the loop.
 #[derive(Debug)]
@@ -67,15 +71,23 @@ impl<S> Drop for Reading<S> {
 pub struct Sockets {
     transport: Transport,
     packets: mpsc::Sender<Packet>,
+    members: Arc<BTreeSet<IpAddr>>,
     adverts: BTreeMap<(u32, Family), Reading<AdvertSocket>>,
     peers: BTreeMap<IpAddr, Reading<PeerSocket>>,
 }
 
 impl Sockets {
-    /// No sockets yet; what they read goes to `packets`.
+    /// No sockets yet; what they read goes to `packets`. Of datagrams that are
+    /// not from `members` only a few are let through, to be counted.
     #[must_use]
-    pub fn new(transport: Transport, packets: mpsc::Sender<Packet>) -> Self {
-        Self { transport, packets, adverts: BTreeMap::new(), peers: BTreeMap::new() }
+    pub fn new(transport: Transport, members: BTreeSet<IpAddr>, packets: mpsc::Sender<Packet>) -> Self {
+        Self {
+            transport,
+            packets,
+            members: Arc::new(members),
+            adverts: BTreeMap::new(),
+            peers: BTreeMap::new(),
+        }
     }
 
     /// Opens the socket of an interface and family unless it is open.
@@ -101,7 +113,12 @@ impl Sockets {
             return Ok(());
         }
         let socket = Arc::new(PeerSocket::bind(local)?);
-        let task = tokio::spawn(read_peers(Arc::clone(&socket), local.ip(), self.packets.clone()));
+        let task = tokio::spawn(read_peers(
+            Arc::clone(&socket),
+            local.ip(),
+            Arc::clone(&self.members),
+            self.packets.clone(),
+        ));
         self.peers.insert(local.ip(), Reading { socket, task });
         Ok(())
     }
@@ -168,11 +185,20 @@ async fn read_adverts(socket: Arc<AdvertSocket>, packets: mpsc::Sender<Packet>) 
     }
 }
 
-async fn read_peers(socket: Arc<PeerSocket>, own: IpAddr, packets: mpsc::Sender<Packet>) {
+async fn read_peers(
+    socket: Arc<PeerSocket>,
+    own: IpAddr,
+    members: Arc<BTreeSet<IpAddr>>,
+    packets: mpsc::Sender<Packet>,
+) {
     let mut buffer = vec![0; BUFFER];
+    let mut strangers = Bucket::new(STRANGERS);
     loop {
         match socket.receive(&mut buffer).await {
             Ok(received) => {
+                if !members.contains(&received.source.ip()) && !strangers.take(clock::now()) {
+                    continue;
+                }
                 let packet = Packet::Peer {
                     source: received.source.ip(),
                     own,

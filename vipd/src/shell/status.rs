@@ -1,5 +1,6 @@
 //! The node's state as the documents of the control plane.
 
+use super::NAME_PROBLEM;
 use crate::control::api::{
     Counters, DnsDoc, DnsStoreDoc, LinkDoc, ListenerDoc, PeerDoc, PeerState, PoolDoc, QueueDoc, ServerDoc,
     StatusDoc, VipDoc,
@@ -11,28 +12,43 @@ use std::fmt::Write;
 use std::net::SocketAddr;
 use std::time::Duration;
 use vipd_balancer::{CloseCause, ListenerStats, PoolStats, ServerStats, Stats};
+use vipd_core::discover::Found;
 use vipd_core::explain::count;
 use vipd_core::health::{Reason, ServerStatus};
 use vipd_core::node::{GroupStatus, Node};
 use vipd_core::peers::Peer;
-use vipd_core::probe::Lag;
+use vipd_core::probe::{Connections, Lag};
 use vipd_core::rejects::Rejected;
 use vipd_core::settings::{Host, Member};
 use vipd_core::time::Time;
 use vipd_core::wire::peer::State;
 
+/// All that is known, and when.
+#[derive(Clone, Copy, Debug)]
+pub struct Known<'a> {
+    /// The decisions.
+    pub node: &'a Node,
+    /// The balancer's numbers.
+    pub stats: &'a Stats,
+    /// What names of servers stand for.
+    pub found: &'a Found,
+    /// The stores of published names.
+    pub stores: &'a [DnsStoreDoc],
+    /// The sealed links to other nodes, where there are any.
+    pub links: Option<&'a Links>,
+    /// Why the newest configuration was refused, if it was.
+    pub config_errors: &'a [String],
+    /// Now.
+    pub now: Time,
+}
+
 /// The whole state.
 #[must_use]
-pub fn document(
-    node: &Node,
-    stats: &Stats,
-    stores: Vec<DnsStoreDoc>,
-    config_errors: Vec<String>,
-    now: Time,
-) -> StatusDoc {
+pub fn document(known: &Known<'_>) -> StatusDoc {
+    let Known { node, stats, stores, links, config_errors, now, .. } = *known;
     let settings = node.settings();
     let others = settings.cluster.nodes.iter().zip(node.peers()).enumerate().filter(|(n, _)| *n != node.me());
-    StatusDoc {
+    let mut document = StatusDoc {
         cluster: settings.cluster.name.clone(),
         node: settings.cluster.nodes.get(node.me()).map(|n| n.name.clone()).unwrap_or_default(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -40,9 +56,9 @@ pub fn document(
         vips: node.group_status(now).iter().map(vip).collect(),
         peers: others.map(|(_, (member, known))| peer(member, known, now)).collect(),
         listeners: listeners(node, stats),
-        pools: pools(node, stats, now),
-        dns: dns(node, stores).into_iter().collect(),
-        config_errors,
+        pools: pools(known),
+        dns: dns(node, stores.to_vec()).into_iter().collect(),
+        config_errors: config_errors.to_vec(),
         counters: Counters {
             adverts_rejected: node.rejected(now).into_iter().map(Into::into).collect(),
             adverts_rejected_total: node
@@ -51,7 +67,11 @@ pub fn document(
                 .map(|(cause, n)| ((*cause).to_owned(), *n))
                 .collect(),
         },
+    };
+    if let Some(links) = links {
+        add_links(&mut document, links, node.me(), now);
     }
+    document
 }
 
 /// The name that leads to the nodes, if the settings have one.
@@ -120,7 +140,7 @@ fn peer(member: &Member, known: &Peer, now: Time) -> PeerDoc {
 }
 
 /// Adds what the daemon knows of the sealed links.
-pub fn add_links(document: &mut StatusDoc, links: &Links, me: usize, now: Time) {
+fn add_links(document: &mut StatusDoc, links: &Links, me: usize, now: Time) {
     let others = (0..).filter(|n| *n != me);
     for (peer, number) in document.peers.iter_mut().zip(others) {
         let status = links.status(number, now);
@@ -155,22 +175,29 @@ pub fn link_lines(node: &Node, links: &Links, now: Time) -> Vec<String> {
 }
 
 fn listeners(node: &Node, stats: &Stats) -> Vec<ListenerDoc> {
-    let settings = node.settings();
-    let document = |listener: &vipd_core::settings::Listener| {
-        let counted = stats.listeners.iter().find(|l| l.name == listener.name);
-        ListenerDoc {
-            name: listener.name.clone(),
-            bind: listener.bind.to_string(),
-            sessions: counted.map_or(0, |c| u64::from(c.sessions)),
-            total: counted.map_or(0, |c| c.total),
-            bytes_in: counted.map_or(0, |c| c.bytes_in),
-            bytes_out: counted.map_or(0, |c| c.bytes_out),
-            closed: counted.map(closed).unwrap_or_default(),
-            accept_errors: counted.map_or(0, |c| c.accept_errors),
-            sources: counted.map_or(0, |c| c.sources as u64),
-        }
-    };
-    settings.listeners.iter().map(document).collect()
+    let settings = &node.settings().listeners;
+    let here = settings.iter().map(|s| {
+        let counted = stats.listeners.iter().find(|l| l.name == s.name);
+        ListenerDoc { bind: s.bind.to_string(), removed: false, ..listener(&s.name, counted) }
+    });
+    let removed = stats.listeners.iter().filter(|l| settings.iter().all(|s| s.name != l.name));
+    here.chain(removed.map(|l| listener(&l.name, Some(l)))).collect()
+}
+
+/// One that was removed, unless the settings have it.
+fn listener(name: &str, counted: Option<&ListenerStats>) -> ListenerDoc {
+    ListenerDoc {
+        name: name.to_owned(),
+        bind: String::new(),
+        removed: true,
+        sessions: counted.map_or(0, |c| u64::from(c.sessions)),
+        total: counted.map_or(0, |c| c.total),
+        bytes_in: counted.map_or(0, |c| c.bytes_in),
+        bytes_out: counted.map_or(0, |c| c.bytes_out),
+        closed: counted.map(closed).unwrap_or_default(),
+        accept_errors: counted.map_or(0, |c| c.accept_errors),
+        sources: counted.map_or(0, |c| c.sources as u64),
+    }
 }
 
 /// Sessions that ended, by cause.
@@ -178,7 +205,8 @@ fn closed(counted: &ListenerStats) -> BTreeMap<String, u64> {
     CloseCause::ALL.into_iter().map(|cause| (cause.to_string(), counted.closed(cause))).collect()
 }
 
-fn pools(node: &Node, stats: &Stats, now: Time) -> Vec<PoolDoc> {
+fn pools(known: &Known<'_>) -> Vec<PoolDoc> {
+    let Known { node, stats, found, .. } = *known;
     let queues: BTreeMap<&str, &PoolStats> = stats.pools.iter().map(|p| (&*p.pool, p)).collect();
     let empty = |name: &String| {
         let counted = queues.get(&**name);
@@ -189,12 +217,11 @@ fn pools(node: &Node, stats: &Stats, now: Time) -> Vec<PoolDoc> {
             conflict: vec![],
             queue: counted.map(|c| queue(c)).unwrap_or_default(),
             fallback_sessions: counted.map_or(0, |c| c.fallback_sessions),
+            unresolved: found.problems_in(name).map(str::to_owned).collect(),
         }
     };
     let mut pools: Vec<PoolDoc> = node.settings().pools.iter().map(|p| empty(&p.name)).collect();
-    // Both lists are in the order of the settings; a look-up for each of a thousand servers is not.
-    let counted: BTreeMap<(&str, &str), &ServerStats> =
-        stats.servers.iter().map(|s| ((&*s.pool, &*s.server), s)).collect();
+    let counted = counted(stats);
     for status in node.servers().status() {
         let Some(pool) = pools.get_mut(status.key.pool) else { continue };
         let name = &status.server.name;
@@ -204,9 +231,19 @@ fn pools(node: &Node, stats: &Stats, now: Time) -> Vec<PoolDoc> {
         if matches!(status.reason, Reason::Conflict { .. }) {
             pool.conflict.push(name.clone());
         }
-        pool.servers.push(server(&status, counted.get(&(&*status.pool.name, &**name)).copied(), now));
+        if status.problem.is_some() {
+            pool.unresolved.push(name.clone());
+        }
+        let counted = counted.get(&(&*status.pool.name, &**name)).copied();
+        pool.servers.push(server(&status, counted, known));
     }
     pools
+}
+
+/// What was counted of servers, by pool and name: a walk over a thousand
+/// servers for each of them takes too long.
+pub(super) fn counted(stats: &Stats) -> BTreeMap<(&str, &str), &ServerStats> {
+    stats.servers.iter().map(|s| ((&*s.pool, &*s.server), s)).collect()
 }
 
 fn queue(counted: &PoolStats) -> QueueDoc {
@@ -218,7 +255,7 @@ fn queue(counted: &PoolStats) -> QueueDoc {
     }
 }
 
-fn server(status: &ServerStatus<'_>, counted: Option<&ServerStats>, now: Time) -> ServerDoc {
+fn server(status: &ServerStatus<'_>, counted: Option<&ServerStats>, known: &Known<'_>) -> ServerDoc {
     ServerDoc {
         name: status.server.name.clone(),
         address: address(status),
@@ -229,8 +266,8 @@ fn server(status: &ServerStatus<'_>, counted: Option<&ServerStats>, now: Time) -
             Some(Lag::Unknown(_)) | None => None,
         },
         sessions: counted.map_or(0, |c| u64::from(c.sessions)),
-        why: server_why(status, now),
-        since: Some(ago(now - status.since)),
+        why: server_why(status, counted, known),
+        since: Some(ago(known.now - status.since)),
         weight: status.weight,
         weight_given: status.weight_given,
         slow_start_percent: status.slow_start,
@@ -246,13 +283,17 @@ fn server(status: &ServerStatus<'_>, counted: Option<&ServerStats>, now: Time) -
 
 /// Why a server is in its state, for how long, and what else is to be known of it.
 #[must_use]
-pub fn server_why(status: &ServerStatus<'_>, now: Time) -> String {
+pub fn server_why(status: &ServerStatus<'_>, counted: Option<&ServerStats>, known: &Known<'_>) -> String {
+    let now = known.now;
     let mut why = format!("{}, for {}", status.reason, age(now - status.since));
     if let (Some(vanished), false) = (status.server.vanished, matches!(status.reason, Reason::Vanished(_))) {
         let _ = write!(why, "; {vanished}");
     }
     if let Some(unable) = status.unable {
         let _ = write!(why, "; this host cannot check it: {unable}");
+    }
+    if let Some(counted) = counted {
+        full(&mut why, status, counted);
     }
     if let Some(percent) = status.slow_start {
         let _ = write!(why, "; slow start: {percent} %");
@@ -263,13 +304,37 @@ pub fn server_why(status: &ServerStatus<'_>, now: Time) -> String {
     if let Some(since) = status.lag_unknown_since {
         let _ = write!(why, "; its lag is unknown for {}", age(now - since));
     }
-    if let (Some(problem), false) = (status.problem, status.addresses.is_empty()) {
-        let _ = write!(why, "; its name does not resolve now, the last addresses are kept: {problem}");
+    let unresolved = status.problem.filter(|_| !status.addresses.is_empty());
+    let entry = known.found.problem_of(&status.pool.name, &status.server.name);
+    if let Some(problem) = unresolved.or(entry) {
+        let _ = write!(why, "; {NAME_PROBLEM}: {problem}");
     }
     if let Some(at) = status.close_at {
         let _ = write!(why, "; its sessions are closed in {}", age(at - now));
     }
     why
+}
+
+/// What a server that is up has not to give at the moment.
+fn full(why: &mut String, status: &ServerStatus<'_>, counted: &ServerStats) {
+    if status.reason.state() != vipd_core::health::State::Up {
+        return;
+    }
+    let sessions = counted.sessions;
+    if let Some(most) = status.server.max_connections.filter(|most| sessions >= *most) {
+        let _ = write!(why, "; full: {sessions} sessions, max-connections is {most}");
+    }
+    if let (Some(0), Some(Connections { used, max })) = (counted.room, status.connections) {
+        let headroom = status.pool.headroom;
+        let _ = write!(
+            why,
+            "; full until its next check: of its own {max} connections it had {used} in use at the last one, \
+             and headroom is {headroom}"
+        );
+    }
+    if let (true, Some(rate)) = (counted.rate_used_up, status.server.max_rate) {
+        let _ = write!(why, "; new sessions wait: max-rate is {rate} a second, and used up");
+    }
 }
 
 fn address(status: &ServerStatus<'_>) -> String {
@@ -331,8 +396,85 @@ fn cause_line(first: &Rejected, of_cause: &[&Rejected]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::shell::calls::why;
     use std::net::{IpAddr, Ipv4Addr};
+    use vipd_core::discover::Entry;
+    use vipd_core::node::{Input, Settings};
+    use vipd_core::pool::ServerKey;
+    use vipd_core::probe::{Observation, Probe};
     use vipd_core::rejects::{Reject, Rejects};
+    use vipd_core::settings::{Check, CheckKind, Pool, Server, TcpCheck};
+
+    /// A node with a pool of one server, which has limits of every kind, and
+    /// what was counted of that.
+    fn limited() -> (Node, Stats) {
+        let settings = Settings {
+            pools: vec![Pool {
+                headroom: 10,
+                servers: vec![Server {
+                    max_connections: Some(200),
+                    max_rate: Some(50),
+                    ..Server::new("db1", Host::Address([10, 77, 0, 21].into()), 3306)
+                }],
+                check: Some(Check::new(CheckKind::Tcp(TcpCheck::default()))),
+                ..Pool::new("primary", vec![])
+            }],
+            ..crate::shell::calls::tests::settings()
+        };
+        let mut node = Node::new(settings, 0, 0, Time::ZERO);
+        let connections = Some(Connections { used: 141, max: 151 });
+        let probe = Probe::Answered(Observation { connections, ..Observation::default() });
+        let server = ServerKey { pool: 0, server: 0 };
+        node.handle(Input::Probe { server, probe, took: Duration::ZERO }, Time::ZERO);
+        let counted = ServerStats {
+            pool: "primary".into(),
+            server: "db1".into(),
+            sessions: 199,
+            total: 0,
+            connect_errors: 0,
+            resets: 0,
+            room: Some(1),
+            rate_used_up: false,
+        };
+        (node, Stats { listeners: vec![], pools: vec![], servers: vec![counted] })
+    }
+
+    fn known<'a>(node: &'a Node, stats: &'a Stats, found: &'a Found) -> Known<'a> {
+        Known { node, stats, found, stores: &[], links: None, config_errors: &[], now: Time::ZERO }
+    }
+
+    #[test]
+    fn a_server_that_is_full_says_of_what() {
+        let found = Found::default();
+        let (node, mut stats) = limited();
+        let why =
+            |stats: &Stats| document(&known(&node, stats, &found)).pools.remove(0).servers.remove(0).why;
+        assert_eq!(why(&stats), "its check succeeds, for 0 s");
+        stats.servers[0].sessions = 200;
+        assert_eq!(why(&stats), "its check succeeds, for 0 s; full: 200 sessions, max-connections is 200");
+        stats.servers[0] =
+            ServerStats { sessions: 9, room: Some(0), rate_used_up: true, ..stats.servers[0].clone() };
+        let expected = "its check succeeds, for 0 s; full until its next check: of its own 151 connections it had \
+                        141 in use at the last one, and headroom is 10; new sessions wait: max-rate is 50 a second, \
+                        and used up";
+        assert_eq!(why(&stats), expected);
+    }
+
+    #[test]
+    fn a_name_that_fails_is_told_of_its_pool_and_servers() {
+        let (node, stats) = limited();
+        let mut found = Found::default();
+        let entry = Entry { pool: "primary".into(), server: "db1".into() };
+        found.set_problem(&entry, Some("there is no such name (NXDOMAIN)".into()));
+        let known = known(&node, &stats, &found);
+        let pool = document(&known).pools.remove(0);
+        assert_eq!(pool.unresolved, ["db1"]);
+        let said = ": there is no such name (NXDOMAIN)";
+        assert!(pool.servers[0].why.ends_with(said), "{}", pool.servers[0].why);
+        let said_too = why(&known, Some("primary")).map_err(|e| e.0);
+        assert!(said_too.as_ref().is_ok_and(|w| w.ends_with(said)), "{said_too:?}");
+        assert!(why(&known, Some("secondary")).is_err());
+    }
 
     #[test]
     fn a_flood_of_senders_is_a_few_lines() {

@@ -82,6 +82,10 @@ impl Group {
         }
         match (self.hold, result) {
             (_, Ok(())) => {
+                self.again = false;
+                if generation == self.generation {
+                    self.leased_at = self.renewed_at;
+                }
                 self.note_gone(generation, scope);
                 if !std::mem::replace(&mut self.confirmed, true) {
                     self.hold_confirmed(scope);
@@ -96,6 +100,21 @@ impl Group {
                 self.hold_confirmed(scope);
             }
         }
+    }
+
+    /// A plan came too late for the kernel: this process, or the kernel's side of
+    /// it, stood still. What is still wanted is asked for again, once; then it is
+    /// a refusal.
+    pub(crate) fn stale(&mut self, generation: u64, waited: Duration, scope: &mut Scope<'_>) {
+        if generation < self.generation || self.hold == Hold::Absent {
+            return;
+        }
+        if std::mem::replace(&mut self.again, true) {
+            self.again = false;
+            let reason = format!("plans wait for {} and longer", explain::seconds(waited));
+            return self.applied(generation, Err(reason), scope);
+        }
+        self.emit_plan(scope);
     }
 
     /// The kernel has deleted what a plan left out.
@@ -194,7 +213,7 @@ impl Group {
         if self.hold != Hold::Owned || !self.confirmed {
             return;
         }
-        if scope.now - self.renewed_at > self.election.params().lease {
+        if scope.now - self.leased_at > self.election.params().lease {
             // This node slept, and the kernel may have ended the lease.
             return self.plan(Hold::Owned, scope);
         }

@@ -33,6 +33,8 @@ impl Group {
             let family = Family::of(*source);
             let mut addresses = self.spoken_of(priority);
             addresses.retain(|a| Family::of(*a) == family);
+            // While a reload exchanges them there may be twice as many as fit.
+            addresses.truncate(usize::from(u8::MAX));
             if self.vip.addresses.is_empty() {
                 // An advert names one address at least (RFC 9568 erratum 8299).
                 addresses.push(*source);
@@ -61,7 +63,7 @@ impl Group {
         let all: Vec<Cidr> = if priority == PRIORITY_RELEASE {
             self.vip.addresses.iter().chain(&self.given).copied().collect()
         } else {
-            self.available().chain(self.going.iter().copied()).collect()
+            self.going.iter().copied().chain(self.available()).collect()
         };
         all.iter().map(|a| a.address()).collect()
     }

@@ -149,6 +149,7 @@ impl PoolState {
         }
         if self.demands.is_some() && before.iter().all(|a| !addresses.contains(a)) {
             s.forget(now);
+            s.moved = true;
             changes.hurry.push(key);
         }
         changes.events.push(self.event(key, Change::Addresses(addresses)));
@@ -276,13 +277,16 @@ impl PoolState {
     }
 
     /// Another one is the primary now.
-    fn superseded(&self, key: ServerKey, by: usize, changes: &mut Changes) {
+    fn superseded(&mut self, key: ServerKey, by: usize, changes: &mut Changes) {
         let Some(s) = self.servers.get(key.server) else { return };
         // A reload that gives a server another name takes nothing from its sessions.
         let port = |i: usize| self.settings.servers[i].port;
         let renamed = port(key.server) == port(by) && s.addresses == self.servers[by].addresses;
-        // One that was demoted has been closed for that already.
-        if !renamed && s.admin != Admin::Maint && s.health.role == Some(ObservedRole::Primary) {
+        // One that was demoted has been closed for that already, but not what
+        // runs where it was before.
+        let written_to = s.health.role == Some(ObservedRole::Primary) || s.moved;
+        if !renamed && s.admin != Admin::Maint && written_to {
+            self.servers[key.server].moved = false;
             changes.close.push(Close { key, why: Why::Superseded });
         }
     }

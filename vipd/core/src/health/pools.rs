@@ -1,5 +1,6 @@
 //! The state of all servers of all pools, and what its changes ask for.
 
+use super::asked::{Asked, Wish};
 use super::pool::PoolState;
 use super::{Admin, Changes, Checks, Reason};
 use crate::pool::{Pools, ServerKey};
@@ -59,6 +60,7 @@ pub struct ServerStatus<'a> {
 #[derive(Clone, Debug, Default)]
 pub struct PoolsState {
     pools: Vec<PoolState>,
+    asked: Asked,
     generation: u64,
     built: Arc<Pools>,
 }
@@ -121,7 +123,8 @@ impl PoolsState {
 
     /// Takes new settings. A server of the same pool and name keeps what is
     /// known of it: its health if it is at the same place and has the same kind
-    /// of check, its addresses if it has the same host, what was asked of it in any case.
+    /// of check, its addresses if it has the same host, what was asked of it in
+    /// any case, even if it was gone in between.
     pub fn reconfigure(&mut self, pools: Vec<settings::Pool>, now: Time) -> Changes {
         let old = std::mem::take(&mut self.pools);
         self.pools = pools
@@ -131,11 +134,32 @@ impl PoolsState {
                 PoolState::new(p, before, now)
             })
             .collect();
+        self.remember(&old);
         let mut changes = Changes { pools: true, ..Changes::default() };
         for (i, pool) in self.pools.iter_mut().enumerate() {
             pool.judge(i, now, &mut changes);
         }
         changes
+    }
+
+    /// Keeps what was asked of servers that are not there any more, and gives
+    /// it to those that are there again.
+    fn remember(&mut self, old: &[PoolState]) {
+        for pool in old {
+            for (server, settings) in pool.servers.iter().zip(&pool.settings.servers) {
+                let wish = Wish::of(&pool.settings.name, &settings.name, server);
+                if let Some(wish) = wish.filter(|w| self.find(&w.pool, &w.server).is_none()) {
+                    self.asked.keep(wish);
+                }
+            }
+        }
+        let mut asked = std::mem::take(&mut self.asked);
+        asked.recall(|wish| {
+            let key = self.find(&wish.pool, &wish.server);
+            let server = key.and_then(|key| self.pools[key.pool].servers.get_mut(key.server));
+            server.map(|server| wish.give(server)).is_some()
+        });
+        self.asked = asked;
     }
 
     /// The primaries that pools follow now.

@@ -43,6 +43,9 @@ pub(super) struct Server {
     pub(super) close_at: Option<Time>,
     /// It changed then, and nothing is known of it since.
     pub(super) changed: Option<Changed>,
+    /// Sessions on it may be at a place where it is no more, and nothing is
+    /// known of what is there.
+    pub(super) moved: bool,
     /// A connection that failed was counted since its last check.
     pub(super) passive_counted: bool,
     /// What this host lacked to check it the last time.
@@ -97,6 +100,7 @@ impl Server {
             since: now,
             close_at: None,
             changed: None,
+            moved: false,
             passive_counted: false,
             unable: None,
             slowly: joins,
@@ -114,7 +118,9 @@ impl Server {
             kept.addresses = fresh.addresses;
             kept.problem = None;
         }
-        if old_settings.host != settings.host || old_settings.port != settings.port || !same_check {
+        let moved = old_settings.host != settings.host || old_settings.port != settings.port;
+        kept.moved |= moved;
+        if moved || !same_check {
             kept.forget(now);
         }
         if pool.check.is_none() {

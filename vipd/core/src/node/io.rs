@@ -10,6 +10,7 @@ use crate::rejects::Reject;
 use crate::settings::Cidr;
 use crate::wire::peer::State;
 use std::net::IpAddr;
+use std::num::NonZeroU8;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -74,6 +75,10 @@ pub enum Input<'a> {
         source: IpAddr,
         /// Why.
         cause: Reject,
+        /// The virtual router that it says to own, where its sender may yet be
+        /// a node of ours with another key: this node does not take that over
+        /// for as long as it hears so.
+        owns: Option<NonZeroU8>,
     },
     /// The kernel answered a plan.
     Applied {
@@ -83,6 +88,15 @@ pub enum Input<'a> {
         generation: u64,
         /// Done, or why not.
         result: Result<(), String>,
+    },
+    /// A plan waited for too long to be carried out.
+    Stale {
+        /// The group's number.
+        group: usize,
+        /// The plan's generation.
+        generation: u64,
+        /// How long it waited.
+        waited: Duration,
     },
     /// Somebody deleted planned addresses, and they were put back.
     Restored {

@@ -5,6 +5,7 @@ use crate::election::{Heard, Who};
 use crate::event::{Event, Kind, Level};
 use crate::explain;
 use crate::group::{self, Group};
+use crate::peers;
 use crate::rejects::Reject;
 use crate::settings::{Family, Transport};
 use crate::time::Time;
@@ -184,8 +185,9 @@ impl Node {
         let own_id = peer::node_id(&nodes[self.me].name);
         self.hear_peer(from, now);
         match envelope.message {
-            Message::Hello { groups, digests, sources, incumbents } => {
+            Message::Hello { groups, digests, sources, incumbents, run } => {
                 self.peers[from].sources = sources;
+                self.hear_run(from, run, now);
                 self.hear_hello(from, groups, &digests, now);
                 self.agree(from, &incumbents, now);
             }
@@ -200,7 +202,12 @@ impl Node {
         Ok(())
     }
 
-    fn with_vrid(&mut self, vrid: NonZeroU8, now: Time, with: impl FnOnce(&mut Group, &mut Scope<'_>)) {
+    pub(super) fn with_vrid(
+        &mut self,
+        vrid: NonZeroU8,
+        now: Time,
+        with: impl FnOnce(&mut Group, &mut Scope<'_>),
+    ) {
         let mut groups = self.groups.iter().chain(&self.leaving);
         if let Some(id) = groups.find(|g| g.vip.vrid == vrid).map(|g| g.id) {
             self.with_group(id, now, with);
@@ -238,6 +245,16 @@ impl Node {
         self.step_back(now);
     }
 
+    /// Over unicast two hosts with the same name and address hear nothing of
+    /// each other; the others hear both.
+    fn hear_run(&mut self, from: usize, run: u32, now: Time) {
+        if self.peers[from].hear_run(run, now) {
+            let name = self.settings.cluster.nodes[from].name.clone();
+            let message = format!("{}: {}", name, peers::TWINS);
+            self.tell(Event::new(Level::Error, Kind::Peer, message).of_peer(&name));
+        }
+    }
+
     pub(super) fn say_hello(&mut self, now: Time) {
         self.hello_at = now + self.hello_interval();
         let (mut groups, mut sources) = (vec![], BTreeSet::new());
@@ -248,7 +265,7 @@ impl Node {
         let sources = sources.into_iter().collect();
         let digests = self.settings.digests.iter().map(|(_, digest)| *digest).collect();
         let incumbents = self.pools.incumbents().collect();
-        let message = Message::Hello { groups, digests, sources, incumbents };
+        let message = Message::Hello { groups, digests, sources, incumbents, run: self.run };
         let cluster = peer::cluster_id(&self.settings.cluster.name);
         let sender = peer::node_id(&self.settings.cluster.nodes[self.me].name);
         let bytes = Envelope { cluster, sender, message }.write();

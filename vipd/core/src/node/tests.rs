@@ -119,7 +119,7 @@ fn obey(node: &mut Node, now: Time) -> Vec<Output> {
 fn hello(state: State, serving: bool, digests: Vec<u32>) -> Vec<u8> {
     let vrid = NonZeroU8::new(100).unwrap_or(NonZeroU8::MIN);
     let groups = vec![GroupReport { vrid, state, priority: 150, serving }];
-    let message = Message::Hello { groups, digests, sources: vec![], incumbents: vec![] };
+    let message = Message::Hello { groups, digests, sources: vec![], incumbents: vec![], run: 0 };
     Envelope { cluster: cluster_id("orders"), sender: node_id("px2"), message }.write()
 }
 

@@ -43,6 +43,8 @@ pub struct Listener {
     pub idle_timeout: Option<Duration>,
     /// A session that is older is closed at its next pause; never when absent.
     pub max_session_age: Option<Duration>,
+    /// A session that is older is closed whatever runs in it; never when absent.
+    pub max_busy_session_age: Option<Duration>,
     /// Silence on a connection, of client or server, after which the kernel
     /// asks whether the other end is still there.
     pub tcp_keepalive: Duration,
@@ -69,6 +71,7 @@ impl Listener {
             max_rate_per_source: None,
             idle_timeout: None,
             max_session_age: None,
+            max_busy_session_age: None,
             tcp_keepalive: Duration::from_secs(30),
             tcp_user_timeout: Duration::from_secs(120),
             accept_proxy: vec![],

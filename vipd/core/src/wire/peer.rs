@@ -9,7 +9,8 @@
 //! "VIPD" | version 1 | kind | 0 0 | cluster, 8 bytes | sender, 4 bytes | body
 //! hello    kind 1: count, (vrid, state, priority, flags) each; count, 4 bytes of digest each;
 //!                  count, 16 bytes of address each (IPv4 mapped);
-//!                  count, (pool of 4 bytes, server of 4 bytes) each, absent in earlier releases
+//!                  count, (pool of 4 bytes, server of 4 bytes) each, absent in earlier releases;
+//!                  run of 4 bytes, absent in earlier releases
 //! prepare  kind 2: vrid, 3 x 0, nonce of 4 bytes, next owner of 4 bytes
 //! ready    kind 3: vrid, 3 x 0, nonce of 4 bytes
 //! ```
@@ -27,7 +28,8 @@ const VERSION: u8 = 1;
 pub const SEALED_VERSION: u8 = 2;
 const HEADER: usize = 20;
 /// Longest message: everything that a hello may hold.
-pub const MAX_LENGTH: usize = HEADER + 4 + 255 * 4 + MAX_DIGESTS * 4 + MAX_SOURCES * 16 + MAX_INCUMBENTS * 8;
+pub const MAX_LENGTH: usize =
+    HEADER + 4 + 255 * 4 + MAX_DIGESTS * 4 + MAX_SOURCES * 16 + MAX_INCUMBENTS * 8 + 4;
 const MAX_DIGESTS: usize = 16;
 /// Addresses that a hello tells; a host advertises from two an interface.
 pub const MAX_SOURCES: usize = 32;
@@ -89,6 +91,8 @@ pub enum Message {
         sources: Vec<IpAddr>,
         /// The primaries that its pools follow, at most [`MAX_INCUMBENTS`].
         incumbents: Vec<Incumbent>,
+        /// Tells the sender's runs apart; 0 from a release that does not say.
+        run: u32,
     },
     /// "Hold the group's addresses silently: you are to own them next."
     Prepare {
@@ -197,9 +201,10 @@ impl Envelope {
         bytes.extend(self.cluster.to_be_bytes());
         bytes.extend(self.sender.to_be_bytes());
         match &self.message {
-            Message::Hello { groups, digests, sources, incumbents } => {
+            Message::Hello { groups, digests, sources, incumbents, run } => {
                 write_hello(&mut bytes, groups, digests, sources);
                 write_incumbents(&mut bytes, incumbents);
+                bytes.extend(run.to_be_bytes());
             }
             Message::Prepare { vrid, nonce, to } => {
                 bytes.extend([vrid.get(), 0, 0, 0]);
@@ -318,7 +323,8 @@ fn read_hello(reader: &mut Reader<'_>) -> Result<Message, Malformed> {
         sources.push(IpAddr::V6(Ipv6Addr::from(reader.take::<16>()?)).to_canonical());
     }
     let incumbents = read_incumbents(reader)?;
-    Ok(Message::Hello { groups, digests, sources, incumbents })
+    let run = if reader.0.is_empty() { 0 } else { u32::from_be_bytes(reader.take()?) };
+    Ok(Message::Hello { groups, digests, sources, incumbents, run })
 }
 
 /// Reads fixed pieces from the front of bytes.
@@ -354,8 +360,9 @@ mod tests {
                 digests: vec![1, u32::MAX],
                 sources: vec![IpAddr::from([10, 77, 0, 11]), IpAddr::V6(Ipv6Addr::LOCALHOST)],
                 incumbents: vec![Incumbent { pool: pool_id("primary"), server: server_id("db1") }; 2],
+                run: u32::MAX,
             },
-            Message::Hello { groups: vec![], digests: vec![], sources: vec![], incumbents: vec![] },
+            Message::Hello { groups: vec![], digests: vec![], sources: vec![], incumbents: vec![], run: 9 },
             Message::Prepare { vrid, nonce: 7, to: node_id("px2") },
             Message::Ready { vrid, nonce: 7 },
         ]
@@ -370,15 +377,14 @@ mod tests {
             assert_eq!(Envelope::parse(&bytes), Ok(sent));
             for shorter in 0..bytes.len() {
                 let Ok(read) = Envelope::parse(&bytes[..shorter]) else { continue };
-                // A hello of an earlier release: it ends before the incumbents.
-                let earlier =
-                    matches!(&read.message, Message::Hello { incumbents, .. } if incumbents.is_empty());
+                // A hello of an earlier release: it ends before the run, or before the incumbents.
+                let Message::Hello { incumbents, run: 0, .. } = &read.message else {
+                    panic!("{shorter} of {}", bytes.len())
+                };
                 let rest = &bytes[shorter..];
-                assert!(
-                    earlier && rest.len() == 1 + usize::from(rest[0]) * 8,
-                    "{shorter} of {}",
-                    bytes.len()
-                );
+                let without = if rest.len() == 4 { 4 } else { 1 + usize::from(rest[0]) * 8 + 4 };
+                assert!(rest.len() == without, "{shorter} of {}", bytes.len());
+                assert!(rest.len() == 4 || incumbents.is_empty());
             }
         }
     }

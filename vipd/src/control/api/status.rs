@@ -181,8 +181,11 @@ impl fmt::Display for PeerState {
 pub struct ListenerDoc {
     /// Its name.
     pub name: String,
-    /// Where it listens.
+    /// Where it listens; nowhere if it was removed.
     pub bind: String,
+    /// Whether a reload removed it: it goes when its last session has ended.
+    #[serde(default)]
+    pub removed: bool,
     /// Sessions now.
     pub sessions: u64,
     /// Sessions since the start.
@@ -222,6 +225,9 @@ pub struct PoolDoc {
     /// Its sessions on servers of its fallbacks.
     #[serde(default)]
     pub fallback_sessions: u32,
+    /// Its servers and entries with whose names something is wrong.
+    #[serde(default)]
+    pub unresolved: Vec<String>,
 }
 
 /// What was counted of a pool's queue.

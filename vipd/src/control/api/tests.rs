@@ -28,10 +28,13 @@ fn the_status_document_keeps_its_published_shape() -> Result<(), serde_json::Err
     expected["maintenance"] = json!(false);
     expected["config-errors"] = json!([]);
     expected["counters"] = json!({"adverts-rejected": [], "adverts-rejected-total": {}});
-    add(&mut expected["listeners"][0], json!({"closed": {}, "accept-errors": 0, "sources": 0}));
+    add(
+        &mut expected["listeners"][0],
+        json!({"closed": {}, "accept-errors": 0, "sources": 0, "removed": false}),
+    );
     add(&mut expected["pools"][0], json!({"incumbent": null, "conflict": []}));
     let queue = json!({"waiting": 0, "total": 0, "timeouts": 0, "full": 0});
-    add(&mut expected["pools"][0], json!({"queue": queue, "fallback-sessions": 0}));
+    add(&mut expected["pools"][0], json!({"queue": queue, "fallback-sessions": 0, "unresolved": []}));
     let server = json!({
         "since": null, "weight": 0, "weight-given": false, "slow-start-percent": null, "check": null,
         "connections-used": null, "connections-max": null, "total": 0, "connect-errors": 0, "resets": 0, "room": null,

@@ -45,6 +45,7 @@ fn pool_doc(name: &str, server: ServerDoc, incumbent: Option<&str>) -> PoolDoc {
         conflict: vec![],
         queue: QueueDoc::default(),
         fallback_sessions: 0,
+        unresolved: vec![],
     }
 }
 
@@ -97,6 +98,7 @@ fn healthy() -> StatusDoc {
         listeners: vec![ListenerDoc {
             name: "write".into(),
             bind: "192.0.2.100:3306".into(),
+            removed: false,
             sessions: 3,
             total: 120,
             bytes_in: 1234,

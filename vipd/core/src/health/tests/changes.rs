@@ -441,6 +441,58 @@ fn a_server_with_another_name_keeps_what_runs_on_it() {
 }
 
 #[test]
+fn what_runs_where_a_primary_was_before_is_closed_when_another_takes_over() {
+    let with = |last| {
+        let mut settings = removed(&["db1", "db2"], &[]);
+        settings[0].servers[0].host = Host::Address(IpAddr::from([10, 77, 0, last]));
+        settings
+    };
+    let mut state = PoolsState::new(with(21), Time::ZERO);
+    see(&mut state, DB1, primary(), 0);
+    see(&mut state, DB2, replica(0), 0);
+    // The file says that it is elsewhere, and there it is a replica.
+    assert_eq!(state.reconfigure(with(31), second(1)).close, []);
+    assert_eq!(see(&mut state, DB1, replica(0), 2).close, []);
+    assert_eq!(see(&mut state, DB2, primary(), 3).close, [Close { key: DB1, why: Why::Superseded }]);
+}
+
+#[test]
+fn what_was_asked_of_a_server_holds_when_it_is_back() {
+    let with = |names: &[&str]| vec![pool("p", names, None)];
+    let mut state = PoolsState::new(with(&["db1", "db2"]), Time::ZERO);
+    state.set_admin(DB2, Admin::Maint, second(1));
+    state.set_weight(DB2, Some(7), second(1));
+    state.reconfigure(with(&["db1"]), second(2));
+    // Another one comes, the pool goes: all of that is nothing to it.
+    state.reconfigure(with(&["db1", "db3"]), second(3));
+    assert_eq!(word(&state, DB2), State::Up, "this is another");
+    state.reconfigure(vec![], second(4));
+    state.reconfigure(with(&["db1", "db2"]), second(5));
+    let found = state.status().nth(1).map(|s| (s.admin, s.weight, s.reason.state()));
+    assert_eq!(found, Some((Admin::Maint, 7, State::Maint)));
+    state.set_admin(DB2, Admin::Ready, second(6));
+    state.reconfigure(with(&["db1"]), second(7));
+    state.reconfigure(with(&["db1", "db2"]), second(8));
+    assert_eq!(word(&state, DB2), State::Up, "it was taken back");
+}
+
+#[test]
+fn wishes_for_servers_that_never_come_back_have_a_bound() {
+    let name = |n: usize| format!("read@10.77.0.{n}:3306");
+    let with = |n: usize| vec![pool("p", &[&*name(n)], None)];
+    let mut state = PoolsState::new(with(0), Time::ZERO);
+    for n in 1..3_000 {
+        state.set_admin(DB1, Admin::Maint, second(1));
+        state.reconfigure(with(n), second(1));
+    }
+    let mut admin = |n: usize| {
+        state.reconfigure(with(n), second(2));
+        word(&state, DB1)
+    };
+    assert_eq!((admin(2_500), admin(1)), (State::Maint, State::Up));
+}
+
+#[test]
 fn nothing_keeps_a_server_that_vanished_and_is_unproven() {
     let with = |gone: &[&str], port| {
         let mut settings = removed(&["db1"], gone);

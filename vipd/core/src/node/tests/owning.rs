@@ -60,6 +60,34 @@ fn a_refusal_of_the_kernel_is_a_fault_and_a_release() {
     assert_eq!(node.group_status(retry)[0].state, State::Backup);
 }
 
+/// A node that stood still for a moment is not to be out for long.
+#[test]
+fn a_plan_that_came_too_late_is_made_again_once() {
+    let mut node = node(settings());
+    node.handle(Input::Tick, at(3_300));
+    let plan = |outputs: Vec<Output>| {
+        let plan = |o| if let Output::Addresses(p) = o { Some(p) } else { None };
+        outputs.into_iter().filter_map(plan).next_back()
+    };
+    let first = plan(drain(&mut node)).expect("a plan");
+    let stale = |p: &crate::plan::GroupPlan| Input::Stale {
+        group: p.group,
+        generation: p.generation,
+        waited: Duration::from_millis(1_200),
+    };
+    node.handle(stale(&first), at(3_400));
+    assert_eq!(node.group_status(at(3_400))[0].state, State::Active);
+    let second = plan(drain(&mut node)).expect("another plan");
+    assert!(second.generation > first.generation && second.hold == Hold::Owned);
+    // It says nothing of the newer one.
+    node.handle(stale(&first), at(3_401));
+    assert!(plan(drain(&mut node)).is_none());
+    node.handle(stale(&second), at(3_500));
+    let status = &node.group_status(at(3_500))[0];
+    assert_eq!(status.state, State::Fault);
+    assert!(status.why.contains("plans wait for 1.20 s"), "{}", status.why);
+}
+
 /// Three nodes, of which the last has the highest priority.
 fn against_the_order() -> Settings {
     let mut settings = settings();
@@ -97,7 +125,8 @@ fn a_release_is_taken_up_by_priority_also_against_the_order_of_the_file() {
     for (sender, last) in [("px2", 12), ("px3", 13)] {
         let vrid = NonZeroU8::new(100).unwrap_or(NonZeroU8::MIN);
         let groups = vec![GroupReport { vrid, state: State::Backup, priority: 20, serving: true }];
-        let message = Message::Hello { groups, digests: vec![1, 2], sources: vec![], incumbents: vec![] };
+        let message =
+            Message::Hello { groups, digests: vec![1, 2], sources: vec![], incumbents: vec![], run: 0 };
         let payload = Envelope { cluster: cluster_id("orders"), sender: node_id(sender), message }.write();
         node.handle(Input::PeerPacket { source: address(last), ttl: 255, payload: &payload }, at(3_400));
     }
@@ -148,6 +177,24 @@ fn why_tells_what_keeps_a_node_from_preempting() {
         let told = why(settings, probe, &[1_000, 2_000]);
         assert!(told.contains(expected), "{told:?}, not {expected:?}");
     }
+
+    // What was decided by a priority is told with that priority, also after a reload.
+    let mut taker = node(preempt(settings(), Duration::ZERO));
+    let payload = advert(150).write(address(12), address(11));
+    for now in [1_000, 2_000] {
+        let (source, destination) = (address(12), address(11));
+        let packet = Input::Packet { interface: LINK, source, destination, ttl: 255, payload: &payload };
+        taker.handle(packet, at(now));
+    }
+    for now in (2_000..6_000).step_by(100) {
+        taker.handle(Input::Tick, at(now));
+        obey(&mut taker, at(now));
+    }
+    let mut less = preempt(settings(), Duration::ZERO);
+    less.vips[0].nodes = vec![1, 0];
+    taker.reconfigure(less, at(6_000));
+    let told = &taker.group_status(at(6_000))[0];
+    assert_eq!((told.priority, told.why.as_str()), (150, "preempted px2 (priority 150 < 200)"));
 
     // After a switchover it does not take back what it gave.
     let mut node = owner(preempt(settings(), Duration::ZERO));

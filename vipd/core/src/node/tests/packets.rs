@@ -68,9 +68,11 @@ fn peer_messages_are_taken_from_known_nodes_of_this_cluster_only() {
     let good = hello(State::Backup, true, vec![1, 2]);
     let mut newer = good.clone();
     newer[4] = 9;
-    let message = Message::Hello { groups: vec![], digests: vec![], sources: vec![], incumbents: vec![] };
+    let message =
+        Message::Hello { groups: vec![], digests: vec![], sources: vec![], incumbents: vec![], run: 0 };
     let foreign = Envelope { cluster: cluster_id("other"), sender: node_id("px2"), message }.write();
-    let message = Message::Hello { groups: vec![], digests: vec![], sources: vec![], incumbents: vec![] };
+    let message =
+        Message::Hello { groups: vec![], digests: vec![], sources: vec![], incumbents: vec![], run: 0 };
     let impostor = Envelope { cluster: cluster_id("orders"), sender: node_id("px1"), message }.write();
     let rows: [(&[u8], u8, u8, &str); 6] = [
         (&good, 12, 64, "ttl"),
@@ -114,7 +116,8 @@ fn a_link_local_source_that_a_peer_told_of_is_that_peer() {
     let vrid = NonZeroU8::new(100).unwrap_or(NonZeroU8::MIN);
     let report = GroupReport { vrid, state: State::Active, priority: 150, serving: true };
     let sources = vec![address(12), six("fe80::12")];
-    let message = Message::Hello { groups: vec![report], digests: vec![1, 2], sources, incumbents: vec![] };
+    let message =
+        Message::Hello { groups: vec![report], digests: vec![1, 2], sources, incumbents: vec![], run: 0 };
     let told = Envelope { cluster: cluster_id("orders"), sender: node_id("px2"), message }.write();
     peer_says(&mut node, &told, at(10));
     let theirs = Advert { addresses: vec![six("fd77::100")], ..advert(150) };
@@ -129,4 +132,32 @@ fn a_link_local_source_that_a_peer_told_of_is_that_peer() {
     };
     node.handle(packet, at(20));
     assert_eq!(node.group_status(at(20))[0].owner.as_deref(), Some("px2"));
+}
+
+#[test]
+fn two_hosts_that_run_as_one_node_are_named_and_a_restart_is_not() {
+    let hello = |run: u32| {
+        let message =
+            Message::Hello { groups: vec![], digests: vec![1, 2], sources: vec![], incumbents: vec![], run };
+        Envelope { cluster: cluster_id("orders"), sender: node_id("px2"), message }.write()
+    };
+    // Two restarts, and one packet that was overtaken on its way.
+    let rows: [(&[u32], bool); 4] = [
+        (&[5, 5, 6, 6, 7], false),
+        (&[5, 6, 5, 6, 7, 7], false),
+        (&[0, 5, 0, 5, 0], false),
+        (&[5, 6, 5, 6, 5, 6], true),
+    ];
+    for (runs, twins) in rows {
+        let mut node = node(settings());
+        let mut told = vec![];
+        for (second, run) in (0..).zip(runs) {
+            peer_says(&mut node, &hello(*run), at(second * 1_000));
+            told.extend(events(drain(&mut node)));
+        }
+        let named = told.iter().filter(|e| e.message.contains("two hosts run as this node")).count();
+        assert_eq!(named, usize::from(twins), "{runs:?}");
+        assert_eq!(node.peers()[1].has_twin(at(6_000)), twins, "{runs:?}");
+        assert!(!node.peers()[1].has_twin(at(70_000)), "it is over");
+    }
 }

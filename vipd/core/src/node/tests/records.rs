@@ -37,8 +37,13 @@ fn px2_says(node: &mut Node, state: State, serving: bool, now: Time) -> Vec<Reco
 fn px2_is(node: &mut Node, state: State, serving: bool, now: Time) {
     let report =
         GroupReport { vrid: NonZeroU8::new(DNS).unwrap_or(NonZeroU8::MIN), state, priority: 150, serving };
-    let message =
-        Message::Hello { groups: vec![report], digests: vec![1, 2], sources: vec![], incumbents: vec![] };
+    let message = Message::Hello {
+        groups: vec![report],
+        digests: vec![1, 2],
+        sources: vec![],
+        incumbents: vec![],
+        run: 0,
+    };
     let envelope = Envelope { cluster: cluster_id("orders"), sender: node_id("px2"), message };
     node.handle(Input::PeerPacket { source: address(12), ttl: 255, payload: &envelope.write() }, now);
 }
@@ -132,8 +137,13 @@ fn an_owner_that_falls_silent_is_out_with_the_takeover() {
     let advert = Advert { version: VrrpVersion::V3, vrid, priority: 200, interval, addresses };
     let payload = advert.write(address(11), address(12));
     let report = GroupReport { vrid, state: State::Active, priority: 200, serving: true };
-    let message =
-        Message::Hello { groups: vec![report], digests: vec![1, 2], sources: vec![], incumbents: vec![] };
+    let message = Message::Hello {
+        groups: vec![report],
+        digests: vec![1, 2],
+        sources: vec![],
+        incumbents: vec![],
+        run: 0,
+    };
     let hello = Envelope { cluster: cluster_id("orders"), sender: node_id("px1"), message }.write();
     for millis in 1..=20 {
         run_to(&mut node, millis * 100);

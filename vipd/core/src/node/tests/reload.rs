@@ -247,7 +247,7 @@ fn who_loses_an_address_claims_it_until_the_kernel_has_deleted_it() {
     obey(&mut node, at(3_400));
     node.reconfigure(rolled_out(1), now);
     let outputs = drain(&mut node);
-    assert_eq!(told(&outputs, 0, 100), (Some(vec![100]), Some(vec![100, 150])));
+    assert_eq!(told(&outputs, 0, 100), (Some(vec![100]), Some(vec![150, 100])));
     let guarded = |outputs: &[Output]| {
         let mut states = outputs.iter().filter_map(|o| if let Output::Guard(g) = o { Some(g) } else { None });
         states.next_back().map(|g| g.addresses.iter().map(|(_, a)| a.address()).collect::<Vec<_>>())

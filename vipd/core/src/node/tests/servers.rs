@@ -165,7 +165,7 @@ fn two_nodes_follow_the_same_of_two_writable_servers() {
     let hello = |state, incumbents| {
         let vrid = NonZeroU8::new(100).unwrap_or(NonZeroU8::MIN);
         let groups = vec![GroupReport { vrid, state, priority: 150, serving: true }];
-        let message = Message::Hello { groups, digests: vec![1, 2], sources: vec![], incumbents };
+        let message = Message::Hello { groups, digests: vec![1, 2], sources: vec![], incumbents, run: 0 };
         Envelope { cluster: cluster_id("orders"), sender: node_id("px2"), message }.write()
     };
     let follows = |node: &Node| {

@@ -1,0 +1,104 @@
+//! The packages, installed on two hosts with a real systemd.
+//!
+//! By default the packages are built of the programs that cargo has built
+//! already, unoptimised: what is tested is the packages. `make test-packages`
+//! takes the release's (`VIPD_DEBS`), does what takes longer, and prints figures.
+
+mod load;
+mod machine;
+mod story;
+
+use anyhow::{Context, Result, ensure};
+use libtest_mimic::{Arguments, Completion, Failed, Trial};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+
+fn main() -> std::process::ExitCode {
+    let mut arguments = Arguments::from_args();
+    // The hosts share this process's namespaces, and threads must not be forked.
+    arguments.test_threads = Some(1);
+    let trials = vec![
+        trial("lintian_finds_nothing", lintian_finds_nothing),
+        trial("the_same_sources_give_the_same_packages", same_bytes),
+        trial("two_hosts_install_fail_over_upgrade_and_remove", story::tell),
+    ];
+    libtest_mimic::run(&arguments, trials).exit_code()
+}
+
+fn trial(name: &'static str, test: fn() -> Result<()>) -> Trial {
+    Trial::ignorable_test(name, move || {
+        if let Some(reason) = machine::obstacle() {
+            // `make test` has installed everything: there it is no excuse.
+            if std::env::var_os("LAB_NEEDS_ARE_MET").is_some() {
+                return Err(Failed::from(reason));
+            }
+            return Ok(Completion::ignored_with(reason));
+        }
+        test().map(|()| Completion::Completed).map_err(|e| Failed::from(format!("{e:#}")))
+    })
+}
+
+/// Whether to do what takes longer, too.
+fn long() -> bool {
+    std::env::var_os("VIPD_DEBS").is_some()
+}
+
+fn root() -> &'static Path {
+    Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
+}
+
+/// Packages of this version and of a later one, in a directory of their own.
+fn debs() -> Result<PathBuf> {
+    static BUILT: OnceLock<PathBuf> = OnceLock::new();
+    if let Some(dir) = std::env::var_os("VIPD_DEBS") {
+        return std::path::absolute(dir).context("VIPD_DEBS is no path");
+    }
+    if let Some(built) = BUILT.get() {
+        return Ok(built.clone());
+    }
+    let out = root().join("target/deb-of-tests");
+    let _ = std::fs::remove_dir_all(&out);
+    build(&out, &[])?;
+    build(&out, &["--version", story::NEXT])?;
+    Ok(BUILT.get_or_init(|| out).clone())
+}
+
+fn build(out: &Path, options: &[&str]) -> Result<()> {
+    let mut build = Command::new(root().join("packaging/build-deb"));
+    build.args(["--profile", "dev", "--out"]).arg(out).args(options);
+    machine::run(&mut build).context("packaging/build-deb")?;
+    Ok(())
+}
+
+fn lintian_finds_nothing() -> Result<()> {
+    let debs = debs()?;
+    let mut lintian = Command::new("lintian");
+    lintian.args(["--allow-root", "--fail-on", "error,warning"]);
+    for deb in std::fs::read_dir(debs)? {
+        let deb = deb?.path();
+        if !deb.to_string_lossy().contains(story::NEXT) {
+            lintian.arg(deb);
+        }
+    }
+    let found = machine::run(&mut lintian).context("lintian")?;
+    println!("lintian: {} errors and warnings", found.lines().filter(|l| l.starts_with(['E', 'W'])).count());
+    Ok(())
+}
+
+fn same_bytes() -> Result<()> {
+    let first = debs()?;
+    let again = root().join("target/deb-of-tests-again");
+    let _ = std::fs::remove_dir_all(&again);
+    if long() {
+        return Ok(());
+    }
+    build(&again, &[])?;
+    for deb in std::fs::read_dir(&again)? {
+        let deb = deb?;
+        let (one, other) = (std::fs::read(first.join(deb.file_name()))?, std::fs::read(deb.path())?);
+        ensure!(one == other, "{} differs from build to build", deb.file_name().display());
+    }
+    std::fs::remove_dir_all(&again)?;
+    Ok(())
+}

@@ -1,0 +1,403 @@
+//! Two proxy hosts from the first installation to the last trace.
+
+use crate::load::{self, Load, Notice};
+use crate::machine::{self, Machine, wait_for};
+use anyhow::{Context, Result, ensure};
+use std::collections::BTreeSet;
+use std::fs;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+/// The version to upgrade to.
+pub(crate) const NEXT: &str = "0.1.1-1";
+
+const VIP: &str = "10.77.0.100";
+const CONFIG: &str = r#"
+[cluster]
+name = "orders"
+nodes = [{ name = "px1", address = "10.77.0.11" }, { name = "px2", address = "10.77.0.12" }]
+[[vip]]
+name = "main"
+addresses = ["10.77.0.100/24"]
+[[listen]]
+name = "db"
+bind = "10.77.0.100:3306"
+pool = "db"
+[[pool]]
+name = "db"
+servers = ["10.77.0.1:3306"]
+[pool.check]
+kind = "tcp"
+"#;
+/// An installation, a restart, a failover: all take a second or two.
+const SOON: Duration = Duration::from_secs(20);
+/// A lost SYN is repeated after a second: none was.
+const NO_SYN_LOST: Duration = Duration::from_millis(900);
+
+fn vip() -> SocketAddr {
+    SocketAddr::from(([10, 77, 0, 100], 3306))
+}
+
+/// What is measured and what happens is printed.
+fn say(text: &str) {
+    println!("{text}");
+}
+
+pub(crate) fn tell() -> Result<()> {
+    let debs = crate::debs()?;
+    let base = machine::base(&crate::root().join("target"))?;
+    machine::own_world()?;
+    load::serve("10.77.0.1:3306").context("cannot serve on 10.77.0.1:3306")?;
+    let mut hosts = [Machine::start("px1", 11, &base, &debs)?, Machine::start("px2", 12, &base, &debs)?];
+    let told = chapters(&mut hosts);
+    if told.is_err() {
+        for host in &hosts {
+            eprintln!(
+                "---- {}\n{}",
+                host.name,
+                host.try_sh("journalctl --no-pager -o short-precise -u vipd | tail -60")?
+            );
+        }
+    }
+    told
+}
+
+fn chapters(hosts: &mut [Machine; 2]) -> Result<()> {
+    let before = files(&hosts[1])?;
+    let chapters: [(&str, fn(&mut [Machine; 2]) -> Result<()>); 10] = [
+        ("install", install),
+        ("start", start),
+        ("unit", unit),
+        ("reload", reload),
+        ("stop", stop),
+        ("kill", kill),
+        ("out of memory", out_of_memory),
+        ("networkd", networkd),
+        ("upgrade", upgrade),
+        ("power off", power_off),
+    ];
+    for (name, chapter) in chapters {
+        let began = Instant::now();
+        chapter(hosts).context(name)?;
+        say(&format!("== {name}: {:.1?}", began.elapsed()));
+    }
+    remove(hosts, &before).context("remove")
+}
+
+fn install(hosts: &mut [Machine; 2]) -> Result<()> {
+    for host in hosts.iter() {
+        let told = host.sh("dpkg -i /debs/vipd_0.1.0-1_*.deb /debs/vipd-dnsd_0.1.0-1_*.deb 2>&1")?;
+        ensure!(told.contains("vipd is not started: it has no configuration"), "{told}");
+        ensure!(!told.contains("Failed"), "{told}");
+        for service in ["vipd", "dnsd"] {
+            let state =
+                host.try_sh(&format!("systemctl is-enabled {service}; systemctl is-active {service}"))?;
+            ensure!(state == "enabled\ninactive", "{service} on {}: {state}", host.name);
+        }
+        host.sh("vipd check --config /usr/share/doc/vipd/examples/vipd.toml")?;
+        host.sh("dnsd check --config /usr/share/doc/vipd-dnsd/examples/dnsd.toml")?;
+        host.sh("echo '# mine' >> /etc/default/vipd")?;
+    }
+    let sizes =
+        hosts[0].sh("dpkg-query -W -f '${Package} ${Installed-Size} KB installed\\n' vipd vipd-dnsd")?;
+    say(&sizes);
+    Ok(())
+}
+
+fn start(hosts: &mut [Machine; 2]) -> Result<()> {
+    for host in hosts.iter() {
+        fs::write(host.path("/etc/vipd/vipd.toml"), CONFIG)?;
+        host.sh("vipd check")?;
+        let began = Instant::now();
+        host.sh("systemctl start vipd")?;
+        say(&format!("start to ready on {}: {:?}", host.name, began.elapsed()));
+        let checked = host.sh("vipctl status --json")?;
+        ensure!(checked.contains(r#""state": "up""#), "ready before the first check: {checked}");
+    }
+    owned_by(hosts, 0)?;
+    load::ask(vip())?;
+    for host in hosts.iter() {
+        let pid = host.sh("systemctl show -P MainPID vipd")?;
+        say(&format!("{}: {}", host.name, host.sh(&format!("grep VmRSS /proc/{pid}/status"))?));
+        let status = host.sh(&format!("grep -E '^(Uid|CapEff)' /proc/{pid}/status"))?;
+        ensure!(
+            status.contains("3400") && !status.contains("Uid:\t0"),
+            "own user and three capabilities: {status}"
+        );
+    }
+    Ok(())
+}
+
+fn unit(hosts: &mut [Machine; 2]) -> Result<()> {
+    let host = &hosts[0];
+    for service in ["vipd", "dnsd"] {
+        let found = host.try_sh(&format!("systemd-analyze security --no-pager {service}"))?;
+        let score = found.rsplit_once(&format!("level for {service}.service: "));
+        let score = score.and_then(|(_, rest)| rest.split_whitespace().next()).context("no score")?;
+        say(&format!("systemd-analyze security {service}: {score}"));
+        let tenths: u32 = score.replace('.', "").parse().context("the score is no number")?;
+        ensure!(tenths <= 20, "{found}");
+        let complaints = host.try_sh(&format!("systemd-analyze verify --man=no {service}.service"))?;
+        ensure!(complaints.is_empty(), "{complaints}");
+    }
+    // The kernel's switches are within the daemon's reach, although the rest of the system is not.
+    host.sh("echo 0 > /proc/sys/net/ipv4/conf/all/promote_secondaries")?;
+    host.sh("echo 0 > /proc/sys/net/ipv4/conf/host0/promote_secondaries")?;
+    Ok(())
+}
+
+fn reload(hosts: &mut [Machine; 2]) -> Result<()> {
+    let host = &hosts[0];
+    fs::write(host.path("/etc/vipd/vipd.toml"), CONFIG.replace("[[vip]]", "[[vip]]\nnmae = \"x\""))?;
+    let refused = host.try_sh("systemctl reload vipd; systemctl is-active vipd; vipctl status")?;
+    ensure!(refused.contains("failed") && refused.contains("active"), "{refused}");
+    ensure!(host.try_sh("journalctl --no-pager -u vipd")?.contains("nmae"), "the journal does not tell why");
+    fs::write(
+        host.path("/etc/vipd/vipd.toml"),
+        CONFIG.replace("kind = \"tcp\"", "kind = \"tcp\"\nrise = 3"),
+    )?;
+    host.sh("systemctl reload vipd")?;
+    fs::write(host.path("/etc/vipd/vipd.toml"), CONFIG)?;
+    host.sh("systemctl reload vipd")?;
+    Ok(())
+}
+
+fn stop(hosts: &mut [Machine; 2]) -> Result<()> {
+    let notice = under_load(|| {
+        hosts[0].sh("systemctl stop vipd")?;
+        owned_by(hosts, 1)
+    })?;
+    planned("systemctl stop of the owner", &notice)?;
+    hosts[0].sh("systemctl start vipd")?;
+    // No preemption: it stays where it is until somebody says so.
+    owned_by(hosts, 1)?;
+    back_to_first(hosts)
+}
+
+fn kill(hosts: &mut [Machine; 2]) -> Result<()> {
+    let pid = hosts[0].sh("systemctl show -P MainPID vipd")?;
+    let notice = under_load(|| {
+        hosts[0].sh(&format!("kill -9 {pid}"))?;
+        owned_by(hosts, 1)
+    })?;
+    sudden("SIGKILL of the owner", &notice)?;
+    started_again(&hosts[0], &pid)?;
+    ensure!(hosts[0].sh("systemctl show -P Result vipd")? == "success", "the unit has failed");
+    back_to_first(hosts)
+}
+
+/// The kernel kills the owner because its memory is short: a control group
+/// around it, from outside, has no room.
+fn out_of_memory(hosts: &mut [Machine; 2]) -> Result<()> {
+    let pid = hosts[0].sh("systemctl show -P MainPID vipd")?;
+    let group = format!("vipd-test-{}", std::process::id());
+    let (group, limit) =
+        [("/sys/fs/cgroup/memory", "memory.limit_in_bytes"), ("/sys/fs/cgroup", "memory.max")]
+            .into_iter()
+            .map(|(hierarchy, limit)| (Path::new(hierarchy).join(&group), limit))
+            .find(|(group, limit)| {
+                fs::create_dir(group).is_ok()
+                    && (group.join(limit).exists() || fs::remove_dir(group).is_err())
+            })
+            .context("there is no memory controller to make memory short with")?;
+    let short = || -> Result<Notice> {
+        fs::write(group.join(limit), "65536").context("cannot limit memory")?;
+        let outside = hosts[0].outside(&pid)?;
+        under_load(|| {
+            fs::write(group.join("cgroup.procs"), outside.to_string()).context("cannot move the daemon")?;
+            owned_by(hosts, 1)
+        })
+    };
+    let notice = short();
+    let removed = wait_for(SOON, || "the control group".into(), || Ok(fs::remove_dir(&group).ok()));
+    sudden("out of memory", &notice?)?;
+    removed?;
+    started_again(&hosts[0], &pid)?;
+    back_to_first(hosts)
+}
+
+/// When networkd configures an interface anew it deletes every address there,
+/// its own among them: the service survives that, and with the drop-in an
+/// address that is not networkd's stays.
+fn networkd(hosts: &mut [Machine; 2]) -> Result<()> {
+    let host = &hosts[0];
+    let stays = || {
+        host.sh("ip address replace 10.77.0.222/24 dev host0")?;
+        host.sh("networkctl reconfigure host0")?;
+        wait_for(
+            SOON,
+            || "networkd to be done".into(),
+            || {
+                let state = host.try_sh("networkctl status host0")?;
+                Ok((state.contains("(configured)") && state.contains("10.77.0.11")).then_some(()))
+            },
+        )?;
+        wait_for(SOON, || "clients to be served".into(), || Ok(load::ask(vip()).ok()))?;
+        // Without an address of its own for a moment, px1 may have handed over.
+        let owner = wait_for(
+            SOON,
+            || "an owner".into(),
+            || {
+                let holds = |h: &Machine| h.sh("ip -o address show dev host0").is_ok_and(|a| a.contains(VIP));
+                Ok(hosts.iter().position(holds))
+            },
+        )?;
+        if owner == 1 {
+            back_to_first(hosts)?;
+        }
+        Ok(host.sh("ip -o address show dev host0")?.contains("10.77.0.222"))
+    };
+    let without: Result<bool> = stays();
+    host.sh(
+        "mkdir -p /etc/systemd/network/10-lan.network.d && \
+         cp /usr/share/doc/vipd/examples/networkd-keep.conf /etc/systemd/network/10-lan.network.d/ && networkctl reload",
+    )?;
+    let (without, with) = (without?, stays()?);
+    host.sh("ip address del 10.77.0.222/24 dev host0")?;
+    ensure!(!without && with, "a foreign address stays: {without}, with the drop-in {with}");
+    owned_by(hosts, 0)
+}
+
+fn upgrade(hosts: &mut [Machine; 2]) -> Result<()> {
+    for host in hosts.iter() {
+        let notice = under_load(|| {
+            host.sh(&format!("dpkg -i /debs/vipd_{NEXT}_*.deb /debs/vipd-dnsd_{NEXT}_*.deb 2>&1"))?;
+            wait_for(
+                SOON,
+                || "the upgraded daemon".into(),
+                || Ok((host.try_sh("systemctl is-active vipd")? == "active").then_some(())),
+            )
+        })?;
+        planned(&format!("upgrade of {}", host.name), &notice)?;
+        ensure!(host.sh("cat /etc/default/vipd")?.contains("# mine"), "a changed conffile was replaced");
+    }
+    // px1 handed over, then px2 did.
+    owned_by(hosts, 0)?;
+    refused_upgrade(&hosts[0])
+}
+
+/// A version that refuses the configuration is not started in the place of one that runs.
+fn refused_upgrade(host: &Machine) -> Result<()> {
+    let pid = host.sh("systemctl show -P MainPID vipd")?;
+    fs::write(host.path("/etc/vipd/vipd.toml"), CONFIG.replace("[[vip]]", "[[vip]]\nnmae = \"x\""))?;
+    let told = host.sh(&format!("dpkg -i /debs/vipd_{NEXT}_*.deb 2>&1"))?;
+    ensure!(told.contains("refuses its configuration") && told.contains("nmae"), "{told}");
+    ensure!(host.sh("systemctl show -P MainPID vipd")? == pid, "it was restarted");
+    fs::write(host.path("/etc/vipd/vipd.toml"), CONFIG)?;
+    Ok(())
+}
+
+fn power_off(hosts: &mut [Machine; 2]) -> Result<()> {
+    let load = Load::on(vip());
+    hosts[0].power_off()?;
+    seen_on(&hosts[1])?;
+    planned("poweroff of the owner", &goes_on(load)?)
+}
+
+fn remove(hosts: &[Machine; 2], before: &BTreeSet<String>) -> Result<()> {
+    let host = &hosts[1];
+    host.sh("dpkg -r vipd vipd-dnsd 2>&1")?;
+    ensure!(!host.sh("ip -o address")?.contains(VIP), "the address is still there");
+    ensure!(host.path("/etc/vipd/vipd.toml").exists(), "a removal is no purge");
+    host.sh("dpkg -P vipd vipd-dnsd 2>&1")?;
+    let left: Vec<_> = files(host)?.difference(before).cloned().collect();
+    ensure!(left.is_empty(), "a purge leaves {left:?}");
+    for user in ["vipd", "dnsd"] {
+        ensure!(host.try_sh(&format!("getent passwd {user}"))?.is_empty(), "a purge leaves the user {user}");
+    }
+    Ok(())
+}
+
+/// Files that are not the system's own notes.
+fn files(host: &Machine) -> Result<BTreeSet<String>> {
+    let list = host.sh(
+        "find / -xdev \\( -path /proc -o -path /sys -o -path /dev -o -path /tmp -o -path /var/log \
+         -o -path /var/cache -o -path /var/lib/dpkg -o -path /var/lib/systemd -o -path /etc/systemd/network \\) -prune -o -print; \
+         find /run -name '*vipd*' -o -name '*dnsd*'",
+    )?;
+    // Backups of /etc/passwd and its like.
+    Ok(list.lines().filter(|line| !line.ends_with('-')).map(str::to_owned).collect())
+}
+
+// ---- what is waited for and judged --------------------------------------------
+
+fn under_load(act: impl FnOnce() -> Result<()>) -> Result<Notice> {
+    let load = Load::on(vip());
+    wait_for(SOON, || "the first answer".into(), || Ok((load.good() > 0).then_some(())))?;
+    act()?;
+    goes_on(load)
+}
+
+/// Lets the client ask some more.
+fn goes_on(load: Load) -> Result<Notice> {
+    let until = load.good() + 50;
+    wait_for(SOON, || "clients to be served".into(), || Ok((load.good() > until).then_some(())))?;
+    Ok(load.end())
+}
+
+fn tell_notice(what: &str, notice: &Notice) {
+    let Notice { good, failures, longest } = notice;
+    let failures: Vec<_> = failures.iter().map(ToString::to_string).collect();
+    say(&format!("{what}: {good} connections, longest wait {longest:?}, failed {failures:?}"));
+}
+
+fn planned(what: &str, notice: &Notice) -> Result<()> {
+    tell_notice(what, notice);
+    ensure!(notice.refused() == 0, "{what}: clients were refused: {:?}", notice.failures);
+    // The session that is open when the address moves.
+    ensure!(notice.failures.len() <= 1, "{what}: sessions were cut: {:?}", notice.failures);
+    ensure!(notice.longest < NO_SYN_LOST, "{what}: a client waited {:?}", notice.longest);
+    Ok(())
+}
+
+/// A SYN may be lost, and is repeated after a second; more than that is not needed.
+fn sudden(what: &str, notice: &Notice) -> Result<()> {
+    tell_notice(what, notice);
+    ensure!(notice.longest < Duration::from_millis(1900), "{what}: a client waited {:?}", notice.longest);
+    Ok(())
+}
+
+fn owned_by(hosts: &[Machine; 2], owner: usize) -> Result<()> {
+    seen_on(&hosts[owner])?;
+    let other = &hosts[1 - owner];
+    wait_for(
+        SOON,
+        || format!("{} to be without the address", other.name),
+        || Ok((!other.sh("ip -o address show dev host0")?.contains(VIP)).then_some(())),
+    )
+}
+
+fn seen_on(host: &Machine) -> Result<()> {
+    wait_for(
+        SOON,
+        || format!("{} to own the address", host.name),
+        || {
+            let active = host.try_sh("vipctl status --json")?.contains(r#""state": "active""#);
+            Ok((active && host.sh("ip -o address show dev host0")?.contains(VIP)).then_some(()))
+        },
+    )
+}
+
+fn back_to_first(hosts: &[Machine; 2]) -> Result<()> {
+    let moved = wait_for(
+        SOON,
+        || "px1 to take the address back".into(),
+        || Ok(hosts[1].sh("vipctl switchover main --to px1 --yes").ok()),
+    );
+    moved.map(|_| ())?;
+    owned_by(hosts, 0)
+}
+
+/// systemd starts what was killed.
+fn started_again(host: &Machine, dead: &str) -> Result<()> {
+    wait_for(
+        SOON,
+        || format!("vipd on {} to be started again", host.name),
+        || {
+            let pid = host.sh("systemctl show -P MainPID vipd")?;
+            let active = host.try_sh("systemctl is-active vipd")? == "active";
+            Ok((active && pid != dead && pid != "0").then_some(()))
+        },
+    )
+}
