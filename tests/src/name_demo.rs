@@ -118,7 +118,9 @@ impl Demo {
         let (_, _, failed) = self.clients.totals();
         let event = Instant::now();
         self.daemons[1].ctl(&["maintenance", "on", "--yes"])?;
-        let gone = self.names.wait_for(ADDRESSES[0], PATIENCE)?.at;
+        self.names.wait_for(ADDRESSES[0], PATIENCE)?;
+        let gone = self.names.since(event).into_iter().find(|a| &*a.by == ADDRESSES[0]);
+        let gone = gone.context("px2 is still in the answers")?.at;
         self.draw(event, gone - event)?;
         println!("   Its address was gone from the answers after {}.", millis_text(gone - event));
         println!("   It keeps the sessions it has for three times the TTL, and then closes them.");

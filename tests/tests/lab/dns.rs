@@ -292,10 +292,7 @@ fn stopped(lab: &Lab) -> Result<()> {
     // px2 came into the answers a moment ago: the hold-down of one second counts.
     ensure!(gone.at - began < 1_200 * MS, "gone from the answers after {:?}", gone.at - began);
     // It is px1 itself that wrote that.
-    ensure!(
-        cloud.daemons[0].process().output().iter().any(|l| l.contains("has 10.77.0.12 now")),
-        "px2 wrote"
-    );
+    cloud.daemons[0].process().wait_for_line("has 10.77.0.12 now", PATIENCE)?;
     ask(&mut session)?;
     cloud.session(PX1)?;
     cloud.daemons[1].wait_for_state("active", PATIENCE)?;

@@ -96,7 +96,7 @@ impl Opening {
                     .map_err(|e| format!("key-file {}: {e}", file.display()))?;
                 let store = Rfc2136::new(server, &settings.zone, name, key).map_err(|e| e.to_string())?;
                 let called = store.place();
-                Ok(Store::Rfc2136(Publisher::new(store, called, rfc2136::PACE)))
+                Ok(Store::Rfc2136(Box::new(Publisher::new(store, called, rfc2136::PACE))))
             }
             (Where::Route53, _, Some(settings)) => {
                 let form = match settings.records {
@@ -142,7 +142,7 @@ impl Opening {
 #[derive(Debug)]
 pub(super) enum Store {
     /// A server that takes updates.
-    Rfc2136(Publisher<Rfc2136>),
+    Rfc2136(Box<Publisher<Rfc2136>>),
     /// A hosted zone.
     Route53(Box<Publisher<Route53>>),
 }

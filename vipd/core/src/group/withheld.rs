@@ -23,8 +23,9 @@ impl Group {
     }
 
     /// Whether owning this group would mean nothing: every address is withheld.
+    /// Where only the election counts there is none to withhold.
     pub(crate) fn holds_nothing(&self) -> bool {
-        self.available().next().is_none()
+        !self.vip.addresses.is_empty() && self.available().next().is_none()
     }
 
     /// How this group has an address, if this node answers for it.

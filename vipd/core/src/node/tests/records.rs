@@ -237,3 +237,22 @@ fn a_name_that_goes_with_a_reload_leaves_no_deadline() {
     assert_eq!(node.dns_status(), None);
     assert_eq!(node.records(), None);
 }
+
+#[test]
+fn the_election_of_who_writes_is_handed_over_as_any_other() {
+    let mut node = Node::new(multi(), 1, 0, at(0));
+    let link = Link::Up { interface: LINK, sources: vec![address(12)] };
+    node.handle(Input::Link { group: 0, link }, at(0));
+    obey(&mut node, at(0));
+    let vrid = NonZeroU8::new(DNS).unwrap_or(NonZeroU8::MIN);
+    let message = Message::Prepare { vrid, nonce: 7, to: node_id("px2") };
+    let envelope = Envelope { cluster: cluster_id("orders"), sender: node_id("px1"), message };
+    node.handle(Input::PeerPacket { source: address(11), ttl: 255, payload: &envelope.write() }, at(10));
+    let ready = |output: &Output| match output {
+        Output::Peer { node: 0, bytes } => {
+            Envelope::parse(bytes).is_ok_and(|e| e.message == Message::Ready { vrid, nonce: 7 })
+        }
+        _ => false,
+    };
+    assert!(obey(&mut node, at(10)).iter().any(ready));
+}
