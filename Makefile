@@ -3,7 +3,7 @@
 TEST_PACKAGES  := iproute2 nftables keepalived mariadb-server galera-4 rsync postgresql-15 postgresql-client redis-server haproxy bind9 bind9-dnsutils knot knot-dnsutils pdns-server pdns-backend-sqlite3 sqlite3 python3-venv
 TEST_PYTHON    := moto==5.2.5 flask flask-cors
 DEB_PACKAGES   := debhelper lintian
-TEST_PACKAGES  += $(DEB_PACKAGES) debootstrap systemd-container
+TEST_PACKAGES  += $(DEB_PACKAGES) debootstrap systemd-container chromium prometheus
 BENCH_PACKAGES := iproute2 keepalived haproxy nginx libnginx-mod-stream
 BENCH_DNS_PACKAGES := iproute2 dnsperf bind9 knot pdns-server pdns-backend-bind
 DEMO_PACKAGES  := iproute2
