@@ -99,8 +99,15 @@ async fn serve(dir: &Path) -> Outcome {
     let (handle, actor, mut events, _) = kernel::start(settings).await?;
     tokio::spawn(actor.run());
     let interface = index(HERE);
-    let plan =
-        |group, addresses, hold| GroupPlan { group, generation: 1, interface, addresses, hold, lease: LEASE };
+    let plan = |group, addresses, hold| GroupPlan {
+        group,
+        generation: 1,
+        interface,
+        addresses,
+        hold,
+        lease: LEASE,
+        until: None,
+    };
     let owned = vec![cidr([10, 9, 0, 100], 24), vip6()];
     let silent = vec![cidr([10, 9, 0, 101], 24)];
     handle.submit(plan(0, owned.clone(), Hold::Owned));
@@ -120,6 +127,7 @@ async fn serve(dir: &Path) -> Outcome {
     guard.update(&GuardState {
         addresses: vec![],
         farewells: vec![farewell("10.9.0.1", "10.9.0.2", b"early")?],
+        ..GuardState::default()
     });
     guard.update(&GuardState {
         addresses: owned.into_iter().chain(silent).map(|address| (interface, address)).collect(),
@@ -127,6 +135,7 @@ async fn serve(dir: &Path) -> Outcome {
             farewell("10.9.0.1", "10.9.0.2", b"bye 4")?,
             farewell("fd09::1", "fd09::2", b"bye 6")?,
         ],
+        ..GuardState::default()
     });
     let listener = TcpListener::bind(("0.0.0.0", 7000))?;
     std::thread::spawn(move || listener.incoming().collect::<Vec<_>>());

@@ -33,7 +33,12 @@ pub(super) fn judge(field: Field<Table<ClusterSpec>>, report: &mut Report<'_>) -
     let missing = "add [cluster] with name and nodes";
     let Ok(At { value, span }) = field.need("[cluster]", missing, &(0..0), report) else {
         return Cluster {
-            settings: ClusterSettings { name: String::new(), nodes: vec![], peer_port: DEFAULT_PEER_PORT },
+            settings: ClusterSettings {
+                name: String::new(),
+                nodes: vec![],
+                witnesses: vec![],
+                peer_port: DEFAULT_PEER_PORT,
+            },
             names: Names { what: "node", names: vec![None] },
             addresses: vec![],
             complete: false,
@@ -190,7 +195,12 @@ fn gather(drafts: Vec<Draft>, place: Range<usize>, report: &mut Report<'_>) -> C
         addresses.extend(own.into_iter().map(|a| (position, a)));
     }
     Cluster {
-        settings: ClusterSettings { name: String::new(), nodes, peer_port: DEFAULT_PEER_PORT },
+        settings: ClusterSettings {
+            name: String::new(),
+            nodes,
+            witnesses: vec![],
+            peer_port: DEFAULT_PEER_PORT,
+        },
         names,
         addresses,
         complete,

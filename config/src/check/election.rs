@@ -8,7 +8,7 @@ use crate::spec::ElectionSpec;
 use crate::value::Lease;
 use std::ops::Range;
 use std::time::Duration;
-use vipd_core::settings::{ElectionSettings, Transport, VrrpVersion};
+use vipd_core::settings::{ElectionSettings, OnNoQuorum, Quorum, Transport, VrrpVersion};
 
 /// VRRPv3 counts hundredths of a second in 12 bits (RFC 9568, section 5.2.7).
 const V3_STEP: Duration = Duration::from_millis(10);
@@ -69,6 +69,8 @@ pub(super) fn judge(field: Field<Table<ElectionSpec>>, report: &mut Report<'_>) 
             preempt: preempt.ok().flatten().is_some_and(|p| p.value),
             preempt_delay: delay,
             lease,
+            quorum: Quorum::None,
+            on_no_quorum: OnNoQuorum::Withdraw,
         },
         version_known,
         transport_known,

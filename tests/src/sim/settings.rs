@@ -6,7 +6,7 @@ use std::num::NonZeroU8;
 use std::time::Duration;
 use vipd_core::node::Settings;
 use vipd_core::settings::{
-    Cidr, ClusterSettings, ElectionSettings, Member, Transport, VipGroup, VrrpVersion,
+    Cidr, ClusterSettings, ElectionSettings, Member, OnNoQuorum, Quorum, Transport, VipGroup, VrrpVersion,
 };
 
 pub(super) fn settings(nodes: usize, groups: usize, election: ElectionSettings) -> Settings {
@@ -28,7 +28,12 @@ pub(super) fn settings(nodes: usize, groups: usize, election: ElectionSettings) 
         }
     });
     Settings {
-        cluster: ClusterSettings { name: "orders".into(), nodes: members.collect(), peer_port: 7112 },
+        cluster: ClusterSettings {
+            name: "orders".into(),
+            nodes: members.collect(),
+            witnesses: vec![],
+            peer_port: 7112,
+        },
         vips: vips.collect(),
         election,
         listeners: vec![],
@@ -47,6 +52,8 @@ pub fn election(interval: Duration) -> ElectionSettings {
         preempt: false,
         preempt_delay: Duration::ZERO,
         lease: Duration::from_secs((interval * 3).as_secs().max(1)),
+        quorum: Quorum::None,
+        on_no_quorum: OnNoQuorum::Withdraw,
     }
 }
 

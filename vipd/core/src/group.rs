@@ -4,6 +4,7 @@
 mod addresses;
 mod adverts;
 mod handover;
+pub(crate) mod quorum;
 
 pub(crate) use handover::Purpose;
 
@@ -12,6 +13,7 @@ use handover::Transition;
 use crate::election::{Cause, Election, Event as Happening, Heard, Outcome, Params};
 use crate::event::{Event, Kind, Level, Steps};
 use crate::explain;
+use crate::lease::Lease;
 use crate::node::{GroupStatus, Link, Scope, Settings};
 use crate::plan::Hold;
 use crate::settings::{Cidr, ElectionSettings, Family, VipGroup, VrrpVersion};
@@ -105,6 +107,8 @@ impl Takeover {
                 | Cause::Preempted(..)
                 | Cause::Superior(..)
                 | Cause::Slept(_)
+                | Cause::NoMajority(..)
+                | Cause::WithoutMajority
                 | Cause::GivenUp
                 | Cause::Fault
                 | Cause::Shutdown,
@@ -116,11 +120,11 @@ impl Takeover {
 }
 
 impl Group {
-    pub(crate) fn new(id: usize, vip: VipGroup, params: Params, now: Time) -> Self {
+    pub(crate) fn new(id: usize, vip: VipGroup, params: Params, lease: Option<Lease>, now: Time) -> Self {
         Self {
             id,
             vip,
-            election: Election::new(params),
+            election: Election::new(params).with_lease(lease),
             link: Link::Unknown,
             interface: None,
             hold: Hold::Absent,
@@ -211,6 +215,13 @@ impl Group {
             self.tell_state(before, scope);
             scope.hello_soon = true;
         }
+        if let Some(number) = outcome.give_back {
+            self.tell_given_back(number, scope);
+        }
+        self.give_back(scope);
+        if let Some(request) = outcome.ask {
+            self.ask_voters(request, scope);
+        }
     }
 
     fn carry_out(&mut self, outcome: Outcome, scope: &mut Scope<'_>) {
@@ -235,7 +246,11 @@ impl Group {
         }
         if outcome.advertise {
             self.transmit(self.election.params().priority, scope);
+        }
+        // The kernel's lease is no longer than the quorum's.
+        if outcome.extended || outcome.advertise && self.election.may_own_until().is_none() {
             self.renew_if_due(scope);
+            scope.guard_changed |= outcome.extended;
         }
     }
 
@@ -389,6 +404,10 @@ impl Group {
     pub(crate) fn reconfigure(&mut self, vip: VipGroup, params: Params, scope: &mut Scope<'_>) {
         if *self.election.params() != params {
             self.election.set_params(params, scope.now);
+        }
+        if self.vip.vrid != vip.vrid {
+            // What was promised is another group's number.
+            self.election.set_lease(quorum::lease(scope.settings));
         }
         let moved = self.vip.addresses != vip.addresses;
         let stays = |a: IpAddr| vip.addresses.iter().any(|new| new.address() == a);
