@@ -2,7 +2,9 @@
 
 use crate::report::{Problem, did_you_mean, quote};
 use crate::shape::Shape;
-use vipd_core::settings::{Balance, OnDown, ProxyProtocol, Resolve, Role, Transport, VrrpVersion};
+use vipd_core::settings::{
+    Balance, OnDown, OnNoQuorum, ProxyProtocol, Quorum, Resolve, Role, Transport, VrrpVersion,
+};
 
 /// A word of a few.
 pub(crate) trait Choice: Copy + 'static {
@@ -49,10 +51,34 @@ impl<T: Choice> Shape for T {
 }
 
 impl Choice for Transport {
-    const WHAT: &'static str = "\"unicast\" or \"multicast\"";
+    const WHAT: &'static str = "\"unicast\", \"multicast\" or \"udp\"";
     const WORDS: &'static [(&'static str, Self)] =
-        &[("unicast", Self::Unicast), ("multicast", Self::Multicast)];
-    const LATER: &'static [&'static str] = &["udp"];
+        &[("unicast", Self::Unicast), ("multicast", Self::Multicast), ("udp", Self::Udp)];
+}
+
+/// `[cluster] unsealed`.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Unsealed {
+    Refuse,
+    Accept,
+}
+
+impl Choice for Unsealed {
+    const WHAT: &'static str = "\"refuse\" or \"accept\"";
+    const WORDS: &'static [(&'static str, Self)] = &[("refuse", Self::Refuse), ("accept", Self::Accept)];
+    const OTHER_WORDS: &'static [(&'static str, &'static str)] =
+        &[("deny", "\"refuse\""), ("allow", "\"accept\"")];
+}
+
+impl Choice for Quorum {
+    const WHAT: &'static str = "\"none\" or \"majority\"";
+    const WORDS: &'static [(&'static str, Self)] = &[("none", Self::None), ("majority", Self::Majority)];
+    const LATER: &'static [&'static str] = &["etcd"];
+}
+
+impl Choice for OnNoQuorum {
+    const WHAT: &'static str = "\"withdraw\" or \"keep\"";
+    const WORDS: &'static [(&'static str, Self)] = &[("withdraw", Self::Withdraw), ("keep", Self::Keep)];
 }
 
 impl Choice for Balance {

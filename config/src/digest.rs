@@ -7,9 +7,9 @@ use std::hash::Hasher as _;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 use vipd_core::settings::{
-    Balance, Check, CheckKind, Cidr, ClusterSettings, Galera, Heartbeat, Listener, MysqlCheck, OnDemote,
-    OnDown, Pool, ProxyProtocol, Resolve, Role, Server, Source, TcpCheck, Tls, Transport, VipGroup,
-    VrrpVersion,
+    Balance, Check, CheckKind, Cidr, ClusterSettings, Galera, Heartbeat, Listener, Member, MysqlCheck,
+    OnDemote, OnDown, OnNoQuorum, Pool, ProxyProtocol, Quorum, Resolve, Role, Server, Source, TcpCheck, Tls,
+    Transport, VipGroup, VrrpVersion,
 };
 
 /// The digest of each key, in an order that never changes; see [`Config::digests`].
@@ -30,12 +30,14 @@ pub(crate) fn digests(config: &Config) -> Vec<(&'static str, u32)> {
             match election.transport {
                 Transport::Unicast => "unicast".into(),
                 Transport::Multicast => "multicast".into(),
+                Transport::Udp => "udp".into(),
             },
         ),
         ("election.preempt", election.preempt.to_string()),
         ("vip", sorted(vips, |v| vip(v, config))),
         ("listen", sorted(listeners, |l| listener(l, pools))),
         ("pool", sorted(pools, |p| pool(p, pools))),
+        ("election.quorum", quorum(config)),
     ];
     text.into_iter().map(|(key, text)| (key, hash(key, &text))).collect()
 }
@@ -66,8 +68,24 @@ fn optional<T: ToString>(value: Option<T>) -> String {
     value.map_or_else(|| "-".into(), |v| v.to_string())
 }
 
+/// Who votes, and what for.
+fn quorum(config: &Config) -> String {
+    let election = &config.election;
+    match (election.quorum, election.on_no_quorum) {
+        (Quorum::None, _) => "none".into(),
+        (Quorum::Majority, OnNoQuorum::Withdraw) => {
+            format!("majority {}", members(&config.cluster.witnesses))
+        }
+        (Quorum::Majority, OnNoQuorum::Keep) => format!("keep {}", members(&config.cluster.witnesses)),
+    }
+}
+
 fn nodes(cluster: &ClusterSettings) -> String {
-    joined(cluster.nodes.iter().map(|n| {
+    members(&cluster.nodes)
+}
+
+fn members(members: &[Member]) -> String {
+    joined(members.iter().map(|n| {
         let mut addresses = n.addresses.clone();
         addresses.sort();
         let addresses = joined(addresses.iter().map(ToString::to_string));

@@ -26,7 +26,7 @@ use report::{Problem, Report, did_you_mean, quote, quoted};
 use serde::Deserialize as _;
 use shape::{Section, Table};
 use std::net::{IpAddr, SocketAddr};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use toml::de::DeTable;
 use vipd_core::settings::{ClusterSettings, ElectionSettings, Listener, Member, Pool, VipGroup};
 
@@ -35,6 +35,8 @@ use vipd_core::settings::{ClusterSettings, ElectionSettings, Listener, Member, P
 pub struct Config {
     /// `[cluster]`.
     pub cluster: ClusterSettings,
+    /// `[cluster] key-file`; nothing is sealed when absent.
+    pub key: Option<Key>,
     /// `[election]`.
     pub election: ElectionSettings,
     /// `[[vip]]`, in the file's order.
@@ -47,6 +49,15 @@ pub struct Config {
     pub status: Option<Status>,
     /// What is allowed and probably not meant, sorted by place.
     pub warnings: Vec<Warning>,
+}
+
+/// `[cluster] key-file` and how strictly it is taken.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Key {
+    /// The file that holds the cluster key.
+    pub file: PathBuf,
+    /// Whether what is not sealed counts, too: while a key is brought in or changed.
+    pub accept_unsealed: bool,
 }
 
 /// `[status]`.
@@ -122,6 +133,20 @@ impl Config {
             [] => Err(NodeError::NoneLocal { nodes: show(nodes.iter()) }),
             several => Err(NodeError::SeveralLocal { nodes: show(several.iter().map(|i| &nodes[*i])) }),
         }
+    }
+
+    /// Which of the witnesses the host with these addresses is, as a position
+    /// in the list of voters.
+    #[must_use]
+    pub fn find_witness(&self, local_addresses: &[IpAddr]) -> Option<usize> {
+        let local = |m: &Member| m.addresses.iter().any(|a| local_addresses.contains(a));
+        self.cluster.witnesses.iter().position(local).map(|w| self.cluster.nodes.len() + w)
+    }
+
+    /// The witness with a name, as a position in the list of voters.
+    #[must_use]
+    pub fn witness_named(&self, name: &str) -> Option<usize> {
+        self.cluster.witnesses.iter().position(|w| w.name == name).map(|w| self.cluster.nodes.len() + w)
     }
 
     /// The node with a name, as a position in [`ClusterSettings::nodes`].

@@ -3,7 +3,7 @@
 //! Nothing is missing or wrong at this level; [`crate::check`] judges.
 
 use crate::address::{Endpoint, HostField, HostName, Network, NodeAddress, Socket};
-use crate::choice::{Kind, Version};
+use crate::choice::{Kind, Unsealed, Version};
 use crate::report::{Problem, quote};
 use crate::shape::{Field, List, OneOrMore, Section, Shape, Table, keys_of};
 use crate::value::{
@@ -14,7 +14,8 @@ use serde::Deserialize;
 use serde::de::MapAccess;
 use std::time::Duration;
 use vipd_core::settings::{
-    Balance, Bind, Cidr, Heartbeat, OnDown, ProxyProtocol, Resolve, Role, Source, Transport,
+    Balance, Bind, Cidr, Heartbeat, OnDown, OnNoQuorum, ProxyProtocol, Quorum, Resolve, Role, Source,
+    Transport,
 };
 
 macro_rules! sections {
@@ -33,9 +34,10 @@ macro_rules! sections {
 
 sections! {
     Spec = "the file", later &[("dns", None)];
-    ClusterSpec = "[cluster]", later &[("witnesses", None), ("key-file", None)];
+    ClusterSpec = "[cluster]", later &[];
     NodeSpec = "a node of [cluster]", later &[];
-    ElectionSpec = "[election]", later &[("quorum", Some("none"))];
+    WitnessSpec = "a witness of [cluster]", later &[];
+    ElectionSpec = "[election]", later &[];
     VipSpec = "[[vip]]", later &[];
     ListenSpec = "[[listen]]", later &[];
     PoolSpec = "[[pool]]", later &[];
@@ -66,7 +68,10 @@ pub(crate) struct Spec {
 pub(crate) struct ClusterSpec {
     pub(crate) name: Field<Name>,
     pub(crate) nodes: Field<List<Table<NodeSpec>>>,
+    pub(crate) witnesses: Field<List<Table<WitnessSpec>>>,
     pub(crate) peer_port: Field<Port>,
+    pub(crate) key_file: Field<FilePath>,
+    pub(crate) unsealed: Field<Unsealed>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -80,6 +85,14 @@ pub(crate) struct NodeSpec {
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "kebab-case", default)]
+pub(crate) struct WitnessSpec {
+    pub(crate) name: Field<Name>,
+    pub(crate) address: Field<NodeAddress>,
+    pub(crate) addresses: Field<List<NodeAddress>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "kebab-case", default)]
 pub(crate) struct ElectionSpec {
     pub(crate) advert_interval: Field<Duration>,
     pub(crate) vrrp_version: Field<Version>,
@@ -87,6 +100,8 @@ pub(crate) struct ElectionSpec {
     pub(crate) preempt: Field<bool>,
     pub(crate) preempt_delay: Field<Duration>,
     pub(crate) lease: Field<Lease>,
+    pub(crate) quorum: Field<Quorum>,
+    pub(crate) on_no_quorum: Field<OnNoQuorum>,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -30,7 +30,8 @@ fn digests_name_the_key_that_differs() -> Outcome {
             "election.preempt",
             "vip",
             "listen",
-            "pool"
+            "pool",
+            "election.quorum"
         ]
     );
     let election = |line: &str| format!("{text}\n[election]\n{line}\n");
@@ -162,7 +163,10 @@ fn digests_are_the_same_for_ever() -> Outcome {
         parse(include_str!("digests.toml"))?.digests().into_iter().map(|(_, d)| d).collect();
     assert_eq!(
         digests,
-        [2349193344, 2770451638, 350597619, 2235627884, 1229831814, 411847385, 1207289346, 4165919800]
+        [
+            2349193344, 2770451638, 350597619, 2235627884, 1229831814, 411847385, 1207289346, 4165919800,
+            2525377041
+        ]
     );
     Ok(())
 }

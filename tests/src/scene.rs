@@ -6,6 +6,7 @@ use crate::lab::vipd::{self, Vipd};
 use crate::lab::{Host, Lab, Process};
 use anyhow::{Context, Result};
 use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// The floating IP of the scene.
@@ -54,6 +55,10 @@ pub struct Plan {
     pub groups: Vec<(u8, Vec<String>)>,
     /// For vipd: listeners, pools and the rest.
     pub rest: String,
+    /// For vipd: the cluster key of each proxy.
+    pub keys: [Option<String>; 2],
+    /// For vipd: further lines of `[cluster]`.
+    pub cluster: Vec<String>,
     /// For vipd: further lines of `[election]`.
     pub election: Vec<String>,
     /// Whether the nodes are given their IPv6 addresses too.
@@ -70,6 +75,8 @@ impl Plan {
             interval,
             groups: vec![(51, vec![format!("{VIP}/16")])],
             rest: String::new(),
+            keys: [None, None],
+            cluster: Vec::new(),
             election: Vec::new(),
             both_families: false,
             descriptors: None,
@@ -89,6 +96,7 @@ impl Plan {
                 own.push(v6.to_owned());
             }
         }
+        config.cluster.clone_from(&self.cluster);
         config.election.clone_from(&self.election);
         config.rest.clone_from(&self.rest);
         config.to_text()
@@ -236,12 +244,30 @@ impl Scene {
     }
 }
 
+/// Gives a host its cluster key.
+///
+/// # Errors
+/// If the file cannot be written.
+pub fn write_key(host: &Host, key: &str) -> Result<PathBuf> {
+    let path = host.write_file("cluster.key", key)?;
+    let private = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+    std::fs::set_permissions(host.lab().outside(&path), private)?;
+    Ok(path)
+}
+
 fn start(host: &Host, kind: Kind, plan: &Plan, own: usize) -> Result<Daemon> {
     Ok(match kind {
         Kind::Keepalived => Daemon::Keepalived(keepalived::start(host, &plan.keepalived(own)?)?),
-        Kind::Vipd => Daemon::Vipd(match plan.descriptors {
-            Some(descriptors) => Vipd::start_with_descriptors(host, &plan.vipd_config(), descriptors)?,
-            None => Vipd::start(host, &plan.vipd_config())?,
-        }),
+        Kind::Vipd => {
+            let mut config = plan.vipd_config();
+            if let Some(key) = &plan.keys[own] {
+                let line = format!("[cluster]\nkey-file = {:?}", write_key(host, key)?);
+                config = config.replacen("[cluster]", &line, 1);
+            }
+            Daemon::Vipd(match plan.descriptors {
+                Some(descriptors) => Vipd::start_with_descriptors(host, &config, descriptors)?,
+                None => Vipd::start(host, &config)?,
+            })
+        }
     })
 }

@@ -19,6 +19,8 @@ pub enum Command {
     Run(Run),
     /// Says whether a configuration file is right; exit status 1 and a line for each error if not.
     Check(Check),
+    /// Prints a new cluster key, for the file that `key-file` in `[cluster]` names.
+    Keygen,
     /// Cleans up after a daemon that was killed; started by `vipd run` alone.
     #[command(hide = true)]
     Guard,
@@ -36,6 +38,9 @@ pub struct Run {
     /// Where the control socket and the lock are.
     #[arg(long, value_name = "DIR", default_value = "/run/vipd")]
     pub runtime_dir: PathBuf,
+    /// Where is kept what must outlive a reboot.
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/vipd")]
+    pub state_dir: PathBuf,
 }
 
 /// `vipd check`.
@@ -69,6 +74,7 @@ mod tests {
         let Command::Run(run) = Cli::try_parse_from(["vipd", "run"])?.command else { panic!("not run") };
         assert_eq!(run.config.path.to_str(), Some("/etc/vipd/vipd.toml"));
         assert_eq!(run.runtime_dir.to_str(), Some("/run/vipd"));
+        assert_eq!(run.state_dir.to_str(), Some("/var/lib/vipd"));
         assert_eq!(run.node, None);
         Ok(())
     }

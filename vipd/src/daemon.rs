@@ -14,8 +14,11 @@ use crate::guard::Guard;
 use crate::kernel::{self, KernelError, KernelEvent, KernelHandle, KernelSettings, Leftover};
 use crate::log;
 use crate::net::clock;
+use crate::peer::key::{ClusterKey, KeyError};
+use crate::peer::{Links, Party, epoch};
 use crate::resolve::{Discovery, Resolver};
 use crate::shell::{self, Parts};
+use crate::witness;
 use nix::unistd::Uid;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -24,8 +27,10 @@ use tokio::runtime::{Builder, Handle};
 use tokio::sync::{mpsc, oneshot};
 use tracing::{info, warn};
 use vipd_balancer::Balancer;
-use vipd_config::{Config, Errors, NodeError};
+use vipd_config::{Config, Errors, Key, NodeError};
 use vipd_core::node::Node;
+use vipd_core::settings::Member;
+use vipd_core::witness::Witness;
 
 /// Checks and look-ups that may wait for the shell, which takes one in microseconds.
 const REPORTS: usize = 1024;
@@ -38,6 +43,9 @@ pub enum Error {
     /// The configuration is wrong.
     #[error("{0}")]
     Config(#[from] Errors),
+    /// The cluster key cannot be had.
+    #[error("{0}")]
+    Key(#[from] KeyError),
     /// This host is none of the nodes.
     #[error("{0}")]
     Node(#[from] NodeError),
@@ -91,9 +99,23 @@ pub fn run(run: &Run) -> Result<(), Error> {
     for warning in &config.warnings {
         warn!("{warning}");
     }
+    let key = config.key.as_ref().map(|key| ClusterKey::load(&key.file)).transpose()?;
+    if key.is_none() {
+        warn!(
+            "no key-file in [cluster]: whoever is on the network can speak for a node; `vipd keygen` prints a key"
+        );
+    }
+    let local = local_addresses()?;
+    let witness = match &run.node {
+        Some(name) => config.witness_named(name),
+        None => config.find_witness(&local),
+    };
+    if let Some(me) = witness {
+        return vote(&config, me, key.as_ref(), run);
+    }
     let me = match &run.node {
         Some(name) => config.node_named(name)?,
-        None => config.find_node(&local_addresses()?)?,
+        None => config.find_node(&local)?,
     };
     capabilities()?;
     vipd_balancer::raise_descriptor_limit().map_err(system("raise the limit of descriptors"))?;
@@ -102,19 +124,48 @@ pub fn run(run: &Run) -> Result<(), Error> {
     guard.on_panic();
     let instance = Instance::claim(&run.runtime_dir)?;
     let socket = instance.listen()?;
+    let links = (config.key.clone(), key.map(|key| links(&config, &key, me, run)));
     let status = config.status.as_ref().map(|s| s.http);
     let node = Node::new(shell::settings(config), me, seed(), clock::now());
     let result = Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(system("make the event loop"))
-        .and_then(|runtime| runtime.block_on(serve(node, guard, socket, status, run)));
+        .and_then(|runtime| runtime.block_on(serve(node, links, guard, socket, status, run)));
     drop(instance);
     result
 }
 
+/// This host is a witness: it starts nothing but what votes need.
+fn vote(config: &Config, me: usize, key: Option<&ClusterKey>, run: &Run) -> Result<(), Error> {
+    let own = config.cluster.voter(me).cloned().unwrap_or_else(|| unreachable!("the witness was found"));
+    let links = key.map(|key| links(config, key, me, run));
+    let witness = Witness::new(config.cluster.clone(), &config.election, me, clock::now());
+    witness::announce(&witness, &own.name);
+    let runtime =
+        Builder::new_current_thread().enable_all().build().map_err(system("make the event loop"))?;
+    runtime
+        .block_on(async {
+            notify::ready();
+            let ended = witness::run(witness, links, own.addresses).await;
+            notify::stopping();
+            ended
+        })
+        .map_err(system("run the event loop"))
+}
+
+/// The sealed links to the other nodes.
+fn links(config: &Config, key: &ClusterKey, me: usize, run: &Run) -> Links {
+    let cluster = &config.cluster;
+    let party = |m: &Member| Party { name: m.name.clone(), addresses: m.addresses.clone() };
+    let parties = cluster.voters().map(party).collect();
+    let accept_unsealed = config.key.as_ref().is_some_and(|k| k.accept_unsealed);
+    Links::new(key, &cluster.name, parties, me, epoch::begin(&run.state_dir), accept_unsealed)
+}
+
 async fn serve(
     node: Node,
+    links: (Option<Key>, Option<Links>),
     guard: Guard,
     socket: Socket,
     status: Option<SocketAddr>,
@@ -150,6 +201,7 @@ async fn serve(
     let parts = Parts {
         node,
         kernel: (kernel, kernel_events),
+        links,
         guard,
         balancer,
         checker: (checker, reports_in),

@@ -30,7 +30,7 @@ use nix::sys::socket::{
 };
 use serde::{Deserialize, Serialize};
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
@@ -39,8 +39,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 use tracing::warn;
-use vipd_core::node::{GuardState, Transmit};
+use vipd_core::node::{GuardState, Transmit, Watch};
 use vipd_core::settings::Cidr;
+use vipd_core::time::Time;
 
 /// How long the guard waits, in milliseconds, for the end of a process whose
 /// sockets are being closed; measured well under 1 ms.
@@ -57,6 +58,13 @@ struct State {
     /// Interface, address and prefix length.
     addresses: Vec<(u32, IpAddr, u8)>,
     farewells: Vec<Farewell>,
+    /// What is said to voters: where to, and the datagram.
+    #[serde(default)]
+    releases: Vec<(SocketAddr, Vec<u8>)>,
+    /// What to delete at a time of `CLOCK_BOOTTIME` in nanoseconds, while the
+    /// daemon still lives: it is frozen.
+    #[serde(default)]
+    watched: Vec<(u64, Vec<(u32, IpAddr, u8)>)>,
 }
 
 #[derive(Debug, Deserialize, Serialize)]
@@ -64,35 +72,62 @@ struct Farewell {
     interface: u32,
     source: IpAddr,
     destination: IpAddr,
+    /// Over UDP to this port, if not as protocol 112.
+    port: Option<u16>,
     bytes: Vec<u8>,
 }
 
 impl State {
-    fn new(state: &GuardState, runtime_dir: &Path) -> Self {
+    fn new(
+        state: &GuardState,
+        port: Option<u16>,
+        releases: Vec<(SocketAddr, Vec<u8>)>,
+        runtime_dir: &Path,
+    ) -> Self {
+        let plain = |(interface, a): &(u32, Cidr)| (*interface, a.address(), a.prefix());
+        let watched = |w: &Watch| (w.until.as_nanos(), w.addresses.iter().map(plain).collect());
         let farewell = |packet: &Transmit| Farewell {
             interface: packet.interface,
             source: packet.source,
             destination: packet.destination,
+            port,
             bytes: packet.bytes.clone(),
         };
         Self {
             runtime_dir: runtime_dir.to_owned(),
-            addresses: state.addresses.iter().map(|(i, a)| (*i, a.address(), a.prefix())).collect(),
+            addresses: state.addresses.iter().map(plain).collect(),
             farewells: state.farewells.iter().map(farewell).collect(),
+            releases,
+            watched: state.watched.iter().map(watched).collect(),
         }
     }
 
     /// Where the addresses may be: on their interface, or silently on loopback.
     fn spots(&self) -> Vec<Spot> {
-        let mut spots = vec![];
-        for (interface, address, prefix) in &self.addresses {
-            let host = if address.is_ipv4() { 32 } else { 128 };
-            let on_link = Cidr::new(*address, *prefix).map(|address| Spot { interface: *interface, address });
-            let silent = Cidr::new(*address, host).map(|address| Spot { interface: LOOPBACK, address });
-            spots.extend(on_link.into_iter().chain(silent));
-        }
-        spots
+        spots(&self.addresses)
     }
+
+    /// When the next lease ends.
+    fn next_end(&self) -> Option<Time> {
+        self.watched.iter().map(|(until, _)| Time::from_nanos(*until)).min()
+    }
+
+    /// The addresses whose lease is over, once.
+    fn over(&mut self, now: Time) -> Vec<(u32, IpAddr, u8)> {
+        let over = self.watched.extract_if(.., |(until, _)| *until <= now.as_nanos());
+        over.flat_map(|(_, addresses)| addresses).collect()
+    }
+}
+
+fn spots(addresses: &[(u32, IpAddr, u8)]) -> Vec<Spot> {
+    let mut spots = vec![];
+    for (interface, address, prefix) in addresses {
+        let host = if address.is_ipv4() { 32 } else { 128 };
+        let on_link = Cidr::new(*address, *prefix).map(|address| Spot { interface: *interface, address });
+        let silent = Cidr::new(*address, host).map(|address| Spot { interface: LOOPBACK, address });
+        spots.extend(on_link.into_iter().chain(silent));
+    }
+    spots
 }
 
 // ---- the daemon's side ------------------------------------------------------
@@ -151,9 +186,10 @@ impl Guard {
     }
 
     /// Tells the guard what is held now. Never waits; should the guard not
-    /// take it now, the next call tells it.
-    pub fn update(&self, state: &GuardState) {
-        let state = State::new(state, &self.shared.runtime_dir);
+    /// take it now, the next call tells it. Farewells go to a UDP port if one is
+    /// given; `releases` are the state's, as they are sent.
+    pub fn update(&self, state: &GuardState, port: Option<u16>, releases: Vec<(SocketAddr, Vec<u8>)>) {
+        let state = State::new(state, port, releases, &self.shared.runtime_dir);
         let Ok(bytes) = serde_json::to_vec(&state) else { return };
         let mut link = self.shared.link();
         if link.newest.as_ref() == Some(&bytes) && link.told {
@@ -323,9 +359,10 @@ pub fn main() -> ExitCode {
     let daemon =
         daemon.and_then(|pid| rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()).ok());
     // Opened now: later there may be no memory for it.
-    let requester = Requester::open();
-    let mut last = None;
+    let mut requester = Requester::open();
+    let mut last: Option<State> = None;
     loop {
+        wait_for_word(last.as_mut(), &mut requester);
         match next_message() {
             Ok(Some(state)) => last = Some(state),
             Ok(None) => break,
@@ -342,6 +379,42 @@ pub fn main() -> ExitCode {
         let _ = poll(&mut gone, PollTimeout::from(LAST_WORDS));
     }
     clean_up(&last, requester)
+}
+
+/// Waits until the daemon says something or ends. What a frozen daemon owns by
+/// a lease that is over is deleted meanwhile: another node may own it soon.
+fn wait_for_word(mut last: Option<&mut State>, requester: &mut io::Result<Requester>) {
+    let stdin = io::stdin();
+    loop {
+        let wait = match last.as_ref().and_then(|l| l.next_end()) {
+            // It counts whole milliseconds: late by one at most.
+            Some(end) => {
+                let wait = end.since(clock::now()) + Duration::from_millis(1);
+                PollTimeout::try_from(wait).unwrap_or(PollTimeout::MAX)
+            }
+            None => PollTimeout::NONE,
+        };
+        let mut word = [PollFd::new(stdin.as_fd(), PollFlags::POLLIN)];
+        match poll(&mut word, wait) {
+            Err(Errno::EINTR) | Ok(0) => {}
+            Ok(_) | Err(_) => return,
+        }
+        let over = last.as_mut().map(|l| l.over(clock::now())).unwrap_or_default();
+        if over.is_empty() {
+            continue;
+        }
+        let deleted = match requester {
+            Ok(requester) => requester.delete(&spots(&over)),
+            Err(_) => Requester::open().and_then(|mut r| r.delete(&spots(&over))),
+        };
+        match deleted {
+            Ok(()) => eprintln!(
+                "vipd guard: the daemon stands still and its lease is over: {} floating addresses deleted",
+                over.len()
+            ),
+            Err(error) => eprintln!("vipd guard: cannot delete what a frozen daemon owns: {error}"),
+        }
+    }
 }
 
 /// The next message that is understood; `None` at the end.
@@ -376,9 +449,19 @@ fn clean_up(last: &State, requester: io::Result<Requester>) -> ExitCode {
         complain("delete the floating addresses of a dead daemon", error);
     }
     for farewell in &last.farewells {
-        let sent = send_once(farewell.interface, farewell.source, farewell.destination, &farewell.bytes);
+        let Farewell { interface, source, destination, port, bytes } = farewell;
+        let sent = match port {
+            Some(port) => send_datagram(*source, SocketAddr::new(*destination, *port), bytes),
+            None => send_once(*interface, *source, *destination, bytes),
+        };
         if let Err(error) = sent {
             complain("release for a dead daemon", error);
+        }
+    }
+    for (voter, bytes) in &last.releases {
+        let any: IpAddr = if voter.is_ipv4() { [0, 0, 0, 0].into() } else { [0_u16; 8].into() };
+        if let Err(error) = send_datagram(any, *voter, bytes) {
+            complain("give a dead daemon's votes back", error);
         }
     }
     let took = clock::now() - start;
@@ -391,6 +474,11 @@ fn clean_up(last: &State, requester: io::Result<Requester>) -> ExitCode {
         last.farewells.len()
     );
     if clean { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// The port it leaves from does not matter: the address and the seal say whose it is.
+fn send_datagram(source: IpAddr, destination: SocketAddr, bytes: &[u8]) -> io::Result<()> {
+    std::net::UdpSocket::bind(SocketAddr::new(source, 0))?.send_to(bytes, destination).map(|_| ())
 }
 
 #[cfg(test)]
@@ -407,8 +495,9 @@ mod tests {
                 destination: IpAddr::from([10, 77, 0, 12]),
                 bytes: vec![1, 2, 3],
             }],
+            ..GuardState::default()
         };
-        let bytes = serde_json::to_vec(&State::new(&state, Path::new("/run/vipd")))?;
+        let bytes = serde_json::to_vec(&State::new(&state, None, vec![], Path::new("/run/vipd")))?;
         let read: State = serde_json::from_slice(&bytes)?;
         assert_eq!(read.farewells.len(), 1);
         let spots = read.spots();

@@ -9,8 +9,10 @@
 //! * [`kernel`]: the addresses the kernel holds.
 //! * `log`: whoever logs does not wait for whoever reads.
 //! * [`net`]: adverts, messages between nodes, announcements, the clock.
+//! * [`peer`]: the sealed link between nodes, and sealed adverts.
 //! * [`resolve`]: names of servers.
 //! * [`shell`]: the one loop that drives the decisions.
+//! * [`witness`]: a host that only votes.
 
 pub mod check;
 pub mod cli;
@@ -21,8 +23,10 @@ pub mod guard;
 pub mod kernel;
 mod log;
 pub mod net;
+pub mod peer;
 pub mod resolve;
 pub mod shell;
+pub mod witness;
 
 use std::io;
 

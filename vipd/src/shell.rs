@@ -8,6 +8,7 @@
 pub mod calls;
 mod found;
 pub mod links;
+mod sealing;
 pub mod sockets;
 pub mod status;
 
@@ -18,11 +19,12 @@ use crate::control::events::EventLog;
 use crate::guard::Guard;
 use crate::kernel::{self, KernelEvent, KernelHandle};
 use crate::net::{Announcer, Timer, clock};
+use crate::peer::Links;
 use crate::resolve::{Discovered, Discovery, Resolved, Resolver};
 use calls::{Maintenance, Switchover};
 use found::Found;
 use links::{Interface, Interfaces};
-use sockets::{Packet, Sockets};
+use sockets::Sockets;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -32,14 +34,13 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 use tracing::{error, info, warn};
 use vipd_balancer::{Balancer, ConnectFailure};
-use vipd_config::Config;
+use vipd_config::{Config, Key};
 use vipd_core::event::{Event, Level};
 use vipd_core::node::{Announcement, Input, Link, Node, Output, Settings};
 use vipd_core::plan::{GroupPlan, Hold};
 use vipd_core::pool::ServerKey;
 use vipd_core::probe::Probe;
-use vipd_core::settings::{Family, Pool};
-use vipd_core::time::Time;
+use vipd_core::settings::{Family, Pool, Transport};
 use vipd_core::wire::Mac;
 
 /// The nice value of threads that adverts depend on.
@@ -55,6 +56,8 @@ pub struct Parts {
     pub node: Node,
     /// The rtnetlink owner, and what it tells.
     pub kernel: (KernelHandle, mpsc::Receiver<KernelEvent>),
+    /// The cluster key as the file has it, and the sealed links to the other nodes.
+    pub links: (Option<Key>, Option<Links>),
     /// The crash guard.
     pub guard: Guard,
     /// The data path.
@@ -81,6 +84,8 @@ pub struct Parts {
 /// The loop's state.
 struct Shell {
     node: Node,
+    key: Option<Key>,
+    sealing: Option<Links>,
     kernel: KernelHandle,
     guard: Guard,
     balancer: Balancer,
@@ -118,8 +123,11 @@ pub async fn run(parts: Parts) -> io::Result<Balancer> {
     let (file, discovery, mut discovered) = parts.discovery;
     let mut calls = parts.calls;
     let transport = parts.node.settings().election.transport;
+    let members = parts.node.settings().cluster.voters().flat_map(|n| n.addresses.clone()).collect();
     let mut shell = Shell {
         node: parts.node,
+        key: parts.links.0,
+        sealing: parts.links.1,
         kernel,
         guard: parts.guard,
         balancer: parts.balancer,
@@ -132,7 +140,7 @@ pub async fn run(parts: Parts) -> io::Result<Balancer> {
         http: parts.http,
         config_errors: vec![],
         interfaces: Interfaces::default(),
-        sockets: Sockets::new(transport, packets),
+        sockets: Sockets::new(transport, members, packets),
         announcers: BTreeMap::new(),
         switchovers: vec![],
         maintenances: vec![],
@@ -145,7 +153,7 @@ pub async fn run(parts: Parts) -> io::Result<Balancer> {
     let mut failures = shell.balancer.connect_failures();
     shell.drain();
     while shell.stopped.is_none() {
-        let deadline = shell.node.next_deadline().unwrap_or(Time::MAX);
+        let deadline = shell.deadline();
         tokio::select! {
             biased;
             Some(packet) = packets_in.recv() => shell.packet(&packet),
@@ -159,7 +167,7 @@ pub async fn run(parts: Parts) -> io::Result<Balancer> {
                 while let Ok(packet) = packets_in.try_recv() {
                     shell.packet(&packet);
                 }
-                shell.handle(Input::Tick);
+                shell.due();
             }
             Some(report) = reports.recv() => shell.report(report),
             Some(found) = resolved.recv() => shell.resolved(&found),
@@ -211,13 +219,8 @@ impl Shell {
     fn drain(&mut self) {
         while let Some(output) = self.node.next_output() {
             match output {
-                Output::Advert(packet) => self.sockets.send(&packet),
-                Output::Peer { node, bytes } => {
-                    let cluster = &self.node.settings().cluster;
-                    if let Some(member) = cluster.nodes.get(node) {
-                        self.sockets.send_peer(&member.addresses, cluster.peer_port, &bytes);
-                    }
-                }
+                Output::Advert(packet) => self.send_advert(packet),
+                Output::Peer { node, bytes } => self.send_message(node, &bytes),
                 Output::Addresses(plan) => {
                     if plan.hold != Hold::Absent {
                         self.open_listeners(&plan);
@@ -236,7 +239,7 @@ impl Shell {
                         self.checker.hurry(pool, server);
                     }
                 }
-                Output::Guard(state) => self.guard.update(&state),
+                Output::Guard(state) => self.tell_guard(state),
                 Output::Event(event) => self.tell(event),
                 Output::Forget { group } => self.kernel.forget(Some(group), addresses(self.node.settings())),
                 Output::Stopped { clean } => self.stopped = Some(clean),
@@ -292,21 +295,6 @@ impl Shell {
 
     // ---- what comes in ------------------------------------------------------
 
-    fn packet(&mut self, packet: &Packet) {
-        match packet {
-            Packet::Advert { interface, source, destination, ttl, payload } => self.handle(Input::Packet {
-                interface: *interface,
-                source: *source,
-                destination: *destination,
-                ttl: *ttl,
-                payload,
-            }),
-            Packet::Peer { source, ttl, payload } => {
-                self.handle(Input::PeerPacket { source: *source, ttl: *ttl, payload });
-            }
-        }
-    }
-
     fn kernel_event(&mut self, event: KernelEvent) {
         match event {
             KernelEvent::Applied { group, generation, result } => {
@@ -354,6 +342,9 @@ impl Shell {
 
     fn open_advert_sockets(&mut self, link: Link) -> Link {
         let Link::Up { interface, sources } = &link else { return link };
+        if self.node.settings().election.transport == Transport::Udp {
+            return link;
+        }
         for source in sources {
             if let Err(error) = self.sockets.open_advert(*interface, Family::of(*source)) {
                 let reason = format!("cannot open the socket for adverts: {error}");
@@ -416,10 +407,17 @@ impl Shell {
         match call {
             Call::Status { reply } => {
                 let errors = self.config_errors.clone();
-                let _ = reply.send(status::document(&self.node, &self.balancer.stats(), errors, now));
+                let mut document = status::document(&self.node, &self.balancer.stats(), errors, now);
+                if let Some(links) = &self.sealing {
+                    status::add_links(&mut document, links, self.node.me(), now);
+                }
+                let _ = reply.send(document);
             }
             Call::Why { subject, reply } => {
-                let _ = reply.send(calls::why(&self.node, &self.config_errors, subject.as_deref(), now));
+                let links = self.sealing.as_ref();
+                let links = links.map(|l| status::link_lines(&self.node, l, now)).unwrap_or_default();
+                let why = calls::why(&self.node, &self.config_errors, &links, subject.as_deref(), now);
+                let _ = reply.send(why);
             }
             Call::Switchover { vip, to, reply } => {
                 let begun = Switchover::begin(&mut self.node, vip, to.as_deref(), reply, now);
@@ -502,6 +500,7 @@ impl Shell {
     /// Takes over changed settings, all of them or none.
     fn take_over(&mut self, config: Config) -> Result<String, String> {
         let http = config.status.as_ref().map(|s| s.http);
+        let key = config.key.clone();
         let mut new = settings(config);
         let file = std::mem::take(&mut new.pools);
         new.pools = self.found.preview(&file);
@@ -510,17 +509,24 @@ impl Shell {
         if http != self.http {
             keys.push("status.http");
         }
+        if key.as_ref().map(|k| &k.file) != self.key.as_ref().map(|k| &k.file) {
+            keys.push("cluster.key-file");
+        }
         if !keys.is_empty() {
             return Err(format!("{} cannot change while vipd runs: restart it", keys.join(", ")));
         }
         let changed: Vec<&str> =
             old.digests.iter().zip(&new.digests).filter(|(a, b)| a != b).map(|((key, _), _)| *key).collect();
         let done = match changed.as_slice() {
-            [] if *old == new => "reloaded: nothing changed".to_owned(),
+            [] if *old == new && key == self.key => "reloaded: nothing changed".to_owned(),
             [] => "reloaded".to_owned(),
             keys => format!("reloaded: changed {}", keys.join(", ")),
         };
         self.put_in_use(new)?;
+        if let (Some(links), Some(key)) = (&mut self.sealing, &key) {
+            links.set_accept_unsealed(key.accept_unsealed);
+        }
+        self.key = key;
         self.found.update(file);
         self.kernel.forget(None, addresses(self.node.settings()));
         self.relink();

@@ -124,19 +124,27 @@ async fn serve(dir: &Path) -> Outcome {
         Ok(Transmit { interface, source, destination, bytes: bytes.to_vec() })
     };
     // What was told earlier does not count.
-    guard.update(&GuardState {
-        addresses: vec![],
-        farewells: vec![farewell("10.9.0.1", "10.9.0.2", b"early")?],
-        ..GuardState::default()
-    });
-    guard.update(&GuardState {
-        addresses: owned.into_iter().chain(silent).map(|address| (interface, address)).collect(),
-        farewells: vec![
-            farewell("10.9.0.1", "10.9.0.2", b"bye 4")?,
-            farewell("fd09::1", "fd09::2", b"bye 6")?,
-        ],
-        ..GuardState::default()
-    });
+    guard.update(
+        &GuardState {
+            addresses: vec![],
+            farewells: vec![farewell("10.9.0.1", "10.9.0.2", b"early")?],
+            ..GuardState::default()
+        },
+        None,
+        vec![],
+    );
+    guard.update(
+        &GuardState {
+            addresses: owned.into_iter().chain(silent).map(|address| (interface, address)).collect(),
+            farewells: vec![
+                farewell("10.9.0.1", "10.9.0.2", b"bye 4")?,
+                farewell("fd09::1", "fd09::2", b"bye 6")?,
+            ],
+            ..GuardState::default()
+        },
+        None,
+        vec![],
+    );
     let listener = TcpListener::bind(("0.0.0.0", 7000))?;
     std::thread::spawn(move || listener.incoming().collect::<Vec<_>>());
     for line in std::io::stdin().lines() {

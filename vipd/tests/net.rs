@@ -29,7 +29,7 @@ async fn roundtrip(net: &Net, family: Family, transport: Transport) -> Outcome {
     let there = net.there(|| AdvertSocket::open(index(THERE), family, transport))?;
     let (a, b) = addresses(family);
     let to = match transport {
-        Transport::Unicast => b,
+        Transport::Unicast | Transport::Udp => b,
         Transport::Multicast => multicast_group(family),
     };
     here.send(a, to, b"an advert")?;

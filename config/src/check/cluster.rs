@@ -1,17 +1,23 @@
 //! `[cluster]`.
 
+use super::election::Election;
 use super::{Names, empty_list};
+use crate::Key;
 use crate::address::NodeAddress;
+use crate::choice::Unsealed;
 use crate::report::{At, Problem, Report, quote};
-use crate::shape::{Field, Reported, Table};
-use crate::spec::{ClusterSpec, NodeSpec};
+use crate::shape::{Field, List, Reported, Table};
+use crate::spec::{ClusterSpec, NodeSpec, WitnessSpec};
+use crate::value::FilePath;
 use std::net::IpAddr;
 use std::num::NonZeroU8;
 use std::ops::Range;
-use vipd_core::settings::{ClusterSettings, Family, Member};
+use vipd_core::settings::{ClusterSettings, Family, Member, Quorum, Transport};
 
 /// More than this no election, and no person, keeps in view.
 const MAX_NODES: usize = 64;
+/// Each is asked with every advert.
+const MAX_WITNESSES: usize = 8;
 /// The UDP port of the peer link when the file names none.
 const DEFAULT_PEER_PORT: u16 = 7112;
 
@@ -27,6 +33,9 @@ pub(super) struct Cluster {
     pub(super) priorities: Vec<Option<Range<usize>>>,
     /// Where the list of nodes stands.
     pub(super) place: Range<usize>,
+    pub(super) key: Option<Key>,
+    /// Whether there is a key or none as the settings say.
+    key_known: bool,
 }
 
 pub(super) fn judge(field: Field<Table<ClusterSpec>>, report: &mut Report<'_>) -> Cluster {
@@ -44,9 +53,11 @@ pub(super) fn judge(field: Field<Table<ClusterSpec>>, report: &mut Report<'_>) -
             complete: false,
             priorities: vec![],
             place: 0..0,
+            key: None,
+            key_known: false,
         };
     };
-    let ClusterSpec { name, nodes, peer_port } = value.open(report);
+    let ClusterSpec { name, nodes, witnesses, peer_port, key_file, unsealed } = value.open(report);
     let name = name.need("name", "a name of its own for each cluster: name = \"orders\"", &span, report);
     let missing = "the proxy hosts, by preference: nodes = [{ name = \"px1\", address = \"10.77.0.11\" }]";
     let nodes = nodes.need("nodes", missing, &span, report);
@@ -59,11 +70,87 @@ pub(super) fn judge(field: Field<Table<ClusterSpec>>, report: &mut Report<'_>) -
             tables.into_iter().map(|t| t.map_or_else(Draft::unreadable, |t| draft(t, report))).collect()
         }
     };
-    let mut cluster = gather(drafts, place, report);
+    let witnesses = self::witnesses(witnesses, report);
+    let mut cluster = gather(drafts, witnesses, place, report);
     cluster.settings.name = name.map(|n| n.value.0).unwrap_or_default();
     let port = peer_port.ok("peer-port", report).and_then(|p| u16::try_from(p.value.0).ok());
     cluster.settings.peer_port = port.unwrap_or(DEFAULT_PEER_PORT);
+    (cluster.key, cluster.key_known) = key(key_file, unsealed, report);
     cluster
+}
+
+fn key(file: Field<FilePath>, unsealed: Field<Unsealed>, report: &mut Report<'_>) -> (Option<Key>, bool) {
+    let file = file.get("key-file", report);
+    let unsealed = unsealed.get("unsealed", report).ok().flatten();
+    if let (Ok(None), Some(At { span, .. })) = (&file, &unsealed) {
+        report.warning(
+            span,
+            Problem::new("unsealed has no effect without key-file: nothing is sealed")
+                .hint("`vipd keygen` prints a key"),
+        );
+    }
+    let known = file.is_ok();
+    let accept_unsealed = match &unsealed {
+        Some(At { value: Unsealed::Accept, span }) if known => {
+            report.warning(
+                span,
+                Problem::new("unsealed = \"accept\" takes what anybody says, as if there were no key")
+                    .hint("take it out as soon as every host has the same key"),
+            );
+            true
+        }
+        Some(At { value: Unsealed::Accept, .. }) => true,
+        Some(At { value: Unsealed::Refuse, .. }) | None => false,
+    };
+    let key = file.ok().flatten().map(|At { value, .. }| Key { file: value.0, accept_unsealed });
+    (key, known)
+}
+
+/// Adverts over UDP are known by their seal alone.
+pub(super) fn sealed(cluster: &Cluster, election: &Election, report: &mut Report<'_>) {
+    let udp = election.transport_known && election.settings.transport == Transport::Udp;
+    if udp && cluster.key_known && cluster.key.is_none() {
+        report.error(
+            &election.transport_place,
+            Problem::new(
+                "transport = \"udp\" needs key-file in [cluster]: such adverts may cross routers, so only \
+                          a seal says who sent them",
+            )
+            .hint("`vipd keygen` prints a key: key-file = \"/etc/vipd/cluster.key\", the same on every host"),
+        );
+    }
+}
+
+/// A lease is only as good as the votes: each is known by its seal alone.
+pub(super) fn quorum(cluster: &Cluster, election: &Election, report: &mut Report<'_>) {
+    let (voters, witnesses) = (cluster.settings.voters().count(), cluster.settings.witnesses.len());
+    let place = &election.quorum_place;
+    match election.settings.quorum {
+        Quorum::None if witnesses > 0 && election.quorum_known => report.warning(
+            &cluster.place,
+            Problem::new("witnesses have no effect without quorum = \"majority\" in [election]"),
+        ),
+        Quorum::None => {}
+        Quorum::Majority => {
+            if cluster.key_known && cluster.key.is_none() {
+                let why = "quorum = \"majority\" needs key-file in [cluster]: without a seal anybody on the \
+                           network could vote";
+                let hint = "`vipd keygen` prints a key: key-file = \"/etc/vipd/cluster.key\", the same on every \
+                            host";
+                report.error(place, Problem::new(why).hint(hint));
+            }
+            if cluster.complete && voters > 0 && voters.is_multiple_of(2) {
+                let why = format!(
+                    "{voters} voters bear the loss of {}, no more than {} would: add a witness",
+                    voters / 2 - 1,
+                    voters - 1
+                );
+                let hint = "witnesses = [{ name = \"w1\", address = \"10.77.0.13\" }] in [cluster]: any small host \
+                            that runs `vipd run` with this file";
+                report.warning(place, Problem::new(why).hint(hint));
+            }
+        }
+    }
 }
 
 fn count(nodes: usize, span: &Range<usize>, report: &mut Report<'_>) {
@@ -96,9 +183,48 @@ fn draft(table: At<Table<NodeSpec>>, report: &mut Report<'_>) -> Draft {
     let At { value, span } = table;
     let NodeSpec { name, address, addresses, priority } = value.open(report);
     let name = name.need("name", "each node has a name: name = \"px1\"", &span, report).ok();
+    let addresses = self::addresses(address, addresses, &span, report);
+    let priority = priority.ok("priority", report).and_then(|At { value, span }| {
+        let value = u8::try_from(value.0).ok().and_then(NonZeroU8::new)?;
+        Some(At { value, span })
+    });
+    Draft { name: name.map(|At { value, span }| At { value: value.0, span }), addresses, priority }
+}
+
+/// Those who vote and never own.
+fn witnesses(field: Field<List<Table<WitnessSpec>>>, report: &mut Report<'_>) -> Vec<Draft> {
+    let Some(At { value, span }) = field.ok("witnesses", report) else { return vec![] };
+    let tables = value.open("witnesses", report);
+    if tables.len() > MAX_WITNESSES {
+        report.error(
+            &span,
+            Problem::new(format!(
+                "{} witnesses are too many: a cluster has at most {MAX_WITNESSES}",
+                tables.len()
+            ))
+            .hint("one is enough for two nodes: the number of voters should be odd"),
+        );
+    }
+    tables.into_iter().map(|t| t.map_or_else(Draft::unreadable, |t| witness(t, report))).collect()
+}
+
+fn witness(table: At<Table<WitnessSpec>>, report: &mut Report<'_>) -> Draft {
+    let At { value, span } = table;
+    let WitnessSpec { name, address, addresses } = value.open(report);
+    let name = name.need("name", "each witness has a name: name = \"w1\"", &span, report).ok();
+    let addresses = self::addresses(address, addresses, &span, report);
+    Draft { name: name.map(|At { value, span }| At { value: value.0, span }), addresses, priority: None }
+}
+
+fn addresses(
+    address: Field<NodeAddress>,
+    addresses: Field<List<NodeAddress>>,
+    span: &Range<usize>,
+    report: &mut Report<'_>,
+) -> Result<Vec<At<IpAddr>>, Reported> {
     let address = address.get("address", report);
     let addresses = addresses.get("addresses", report);
-    let addresses = match (address, addresses) {
+    match (address, addresses) {
         (Err(Reported), _) | (_, Err(Reported)) => Err(Reported),
         (Ok(Some(one)), Ok(None)) => Ok(vec![At { value: one.value.0, span: one.span }]),
         (Ok(None), Ok(Some(list))) => {
@@ -118,18 +244,13 @@ fn draft(table: At<Table<NodeSpec>>, report: &mut Report<'_>) -> Draft {
         }
         (Ok(None), Ok(None)) => {
             report.error(
-                &span,
+                span,
                 Problem::new("the node's address is missing")
                     .hint("address = \"10.77.0.11\", or addresses = [\"10.77.0.11\", \"fd77::11\"]"),
             );
             Err(Reported)
         }
-    };
-    let priority = priority.ok("priority", report).and_then(|At { value, span }| {
-        let value = u8::try_from(value.0).ok().and_then(NonZeroU8::new)?;
-        Some(At { value, span })
-    });
-    Draft { name: name.map(|At { value, span }| At { value: value.0, span }), addresses, priority }
+    }
 }
 
 fn one_a_family(
@@ -158,8 +279,16 @@ fn one_a_family(
 }
 
 /// Holds the nodes against each other.
-fn gather(drafts: Vec<Draft>, place: Range<usize>, report: &mut Report<'_>) -> Cluster {
-    let names = Names::new("node", drafts.iter().map(|d| d.name.clone()).collect(), report);
+fn gather(
+    mut drafts: Vec<Draft>,
+    witnesses: Vec<Draft>,
+    place: Range<usize>,
+    report: &mut Report<'_>,
+) -> Cluster {
+    let proxies = drafts.len();
+    drafts.extend(witnesses);
+    // Names and addresses tell all voters apart.
+    let mut names = Names::new("node", drafts.iter().map(|d| d.name.clone()).collect(), report);
     let complete = drafts.iter().all(|d| d.addresses.is_ok());
     let mut addresses: Vec<(usize, At<IpAddr>)> = Vec::new();
     let mut priorities: Vec<Option<At<NonZeroU8>>> = Vec::new();
@@ -194,18 +323,18 @@ fn gather(drafts: Vec<Draft>, place: Range<usize>, report: &mut Report<'_>) -> C
         priorities.push(draft.priority);
         addresses.extend(own.into_iter().map(|a| (position, a)));
     }
+    let witnesses = nodes.split_off(proxies);
+    names.names.truncate(proxies);
+    priorities.truncate(proxies);
     Cluster {
-        settings: ClusterSettings {
-            name: String::new(),
-            nodes,
-            witnesses: vec![],
-            peer_port: DEFAULT_PEER_PORT,
-        },
+        settings: ClusterSettings { name: String::new(), nodes, witnesses, peer_port: DEFAULT_PEER_PORT },
         names,
         addresses,
         complete,
         priorities: priorities.into_iter().map(|p| p.map(|p| p.span)).collect(),
         place,
+        key: None,
+        key_known: true,
     }
 }
 

@@ -30,6 +30,12 @@ pub(super) struct Election {
     pub(super) version_known: bool,
     /// Whether the transport is as the settings say.
     pub(super) transport_known: bool,
+    /// Where the transport stands.
+    pub(super) transport_place: Range<usize>,
+    /// Whether the quorum is as the settings say.
+    pub(super) quorum_known: bool,
+    /// Where the quorum stands.
+    pub(super) quorum_place: Range<usize>,
 }
 
 pub(super) fn judge(field: Field<Table<ElectionSpec>>, report: &mut Report<'_>) -> Election {
@@ -38,13 +44,25 @@ pub(super) fn judge(field: Field<Table<ElectionSpec>>, report: &mut Report<'_>) 
         Ok(None) => (ElectionSpec::default(), true),
         Err(_) => (ElectionSpec::default(), false),
     };
-    let ElectionSpec { advert_interval, vrrp_version, transport, preempt, preempt_delay, lease } = spec;
+    let ElectionSpec {
+        advert_interval,
+        vrrp_version,
+        transport,
+        preempt,
+        preempt_delay,
+        lease,
+        quorum,
+        on_no_quorum,
+    } = spec;
     let version = vrrp_version.get("vrrp-version", report);
     let version_known = readable && version.is_ok();
     let version = version.ok().flatten().map_or(VrrpVersion::V3, |At { value: Version(v), .. }| v);
     let transport = transport.get("transport", report);
     let transport_known = readable && transport.is_ok();
-    let transport = transport.ok().flatten().map_or(Transport::Unicast, |t| t.value);
+    let (transport, transport_place) = match transport.ok().flatten() {
+        Some(At { value, span }) => (value, span),
+        None => (Transport::Unicast, 0..0),
+    };
 
     let default = match version {
         VrrpVersion::V2 => V2_DEFAULT,
@@ -59,6 +77,15 @@ pub(super) fn judge(field: Field<Table<ElectionSpec>>, report: &mut Report<'_>) 
         Ok(Some(_) | None) | Err(_) => Err(()),
     };
     let lease = self::lease(lease.ok("lease", report), interval.ok(), report);
+    let (quorum, quorum_place, quorum_known) = match quorum.get("quorum", report) {
+        Ok(Some(At { value, span })) => (value, span, true),
+        Ok(None) => (Quorum::None, 0..0, readable),
+        Err(_) => (Quorum::None, 0..0, false),
+    };
+    let on_no_quorum = on_no_quorum.ok("on-no-quorum", report);
+    if let (Some(At { span, .. }), Quorum::None, true) = (&on_no_quorum, quorum, quorum_known) {
+        report.warning(span, Problem::new("on-no-quorum has no effect without quorum = \"majority\""));
+    }
     let preempt = preempt.get("preempt", report);
     let delay = self::preempt_delay(preempt_delay.ok("preempt-delay", report), &preempt, report);
     Election {
@@ -69,11 +96,14 @@ pub(super) fn judge(field: Field<Table<ElectionSpec>>, report: &mut Report<'_>) 
             preempt: preempt.ok().flatten().is_some_and(|p| p.value),
             preempt_delay: delay,
             lease,
-            quorum: Quorum::None,
-            on_no_quorum: OnNoQuorum::Withdraw,
+            quorum,
+            on_no_quorum: on_no_quorum.map_or(OnNoQuorum::Withdraw, |o| o.value),
         },
         version_known,
         transport_known,
+        transport_place,
+        quorum_known,
+        quorum_place,
     }
 }
 

@@ -27,6 +27,8 @@ pub(crate) fn config(spec: Spec, report: &mut Report<'_>) -> Config {
     let Spec { cluster, election, vip, listen, pool, status } = spec;
     let cluster = cluster::judge(cluster, report);
     let election = election::judge(election, report);
+    cluster::sealed(&cluster, &election, report);
+    cluster::quorum(&cluster, &election, report);
     let pools = pool::judge(open(pool, "pool", report), report);
     let status = self::status(status, report);
     let listeners = listen::judge(open(listen, "listen", report), &pools.names, status.as_ref(), report);
@@ -48,6 +50,7 @@ pub(crate) fn config(spec: Spec, report: &mut Report<'_>) -> Config {
     listen::nowhere(&listeners, &cluster, &vips.settings, report);
     Config {
         cluster: cluster.settings,
+        key: cluster.key,
         election: election.settings,
         vips: vips.settings,
         listeners: listeners.settings,

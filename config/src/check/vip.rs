@@ -12,7 +12,7 @@ use std::hash::Hasher as _;
 use std::net::IpAddr;
 use std::num::NonZeroU8;
 use std::ops::Range;
-use vipd_core::settings::{Cidr, Family, Transport, VipGroup, VrrpVersion};
+use vipd_core::settings::{Cidr, Family, VipGroup, VrrpVersion};
 
 /// VRRP counts the addresses of an advert in 8 bits.
 const MAX_ADDRESSES: usize = 255;
@@ -253,7 +253,7 @@ fn is_link_local(address: IpAddr) -> bool {
 
 /// Unicast adverts of a family go between addresses of that family.
 fn families(draft: &Draft, cluster: &Cluster, election: &Election, report: &mut Report<'_>) {
-    let unicast = election.transport_known && election.settings.transport == Transport::Unicast;
+    let unicast = election.transport_known && election.settings.transport.is_to_nodes();
     // Alone, a node has nobody to send adverts to.
     let Some(nodes) = draft.nodes.as_ref().filter(|n| n.len() > 1) else { return };
     if !unicast || !cluster.complete || !draft.complete {

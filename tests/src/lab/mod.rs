@@ -16,6 +16,7 @@ pub mod mariadb;
 mod namespace;
 mod packet;
 pub mod process;
+pub mod record;
 mod switch;
 pub mod vipd;
 

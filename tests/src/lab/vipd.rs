@@ -39,6 +39,8 @@ pub fn obstacle() -> Option<String> {
 pub struct Config {
     /// Nodes in order of preference: name and addresses.
     pub nodes: Vec<(String, Vec<String>)>,
+    /// Further lines of `[cluster]`.
+    pub cluster: Vec<String>,
     /// `advert-interval`.
     pub interval: Duration,
     /// Further lines of `[election]`.
@@ -57,6 +59,7 @@ impl Config {
     pub fn new(nodes: &[(&str, &str)], interval: Duration, addresses: &[&str]) -> Self {
         Self {
             nodes: nodes.iter().map(|(n, a)| ((*n).to_owned(), vec![(*a).to_owned()])).collect(),
+            cluster: Vec::new(),
             interval,
             election: Vec::new(),
             vips: vec![("main".to_owned(), 51, addresses.iter().map(ToString::to_string).collect())],
@@ -72,7 +75,11 @@ impl Config {
         for (name, addresses) in &self.nodes {
             let _ = writeln!(text, "  {{ name = \"{name}\", addresses = {addresses:?} }},");
         }
-        let _ = writeln!(text, "]\n\n[election]\nadvert-interval = \"{}ms\"", self.interval.as_millis());
+        let _ = writeln!(text, "]");
+        for line in &self.cluster {
+            let _ = writeln!(text, "{line}");
+        }
+        let _ = writeln!(text, "\n[election]\nadvert-interval = \"{}ms\"", self.interval.as_millis());
         for line in &self.election {
             let _ = writeln!(text, "{line}");
         }
@@ -119,6 +126,7 @@ impl Vipd {
         let path = host.write_file("vipd.toml", config)?;
         command.arg("run").arg("--config").arg(path).args(["--node", host.name()]);
         command.arg("--runtime-dir").arg(host.dir().join("runtime"));
+        command.arg("--state-dir").arg(host.dir().join("state"));
         let process = host.spawn("vipd", &mut command)?;
         Ok(Self { host: host.clone(), process })
     }

@@ -4,6 +4,7 @@ mod balancer;
 mod failover;
 mod interop;
 mod itself;
+mod sealed;
 mod upkeep;
 mod vectors;
 
@@ -55,8 +56,15 @@ fn main() -> std::process::ExitCode {
     } else {
         lab::become_root().err().map(|e| format!("{e:#}")).or_else(lab::obstacle)
     };
-    let cases =
-        [itself::CASES, failover::CASES, upkeep::CASES, balancer::CASES, interop::CASES, vectors::CASES];
+    let cases = [
+        itself::CASES,
+        failover::CASES,
+        sealed::CASES,
+        upkeep::CASES,
+        balancer::CASES,
+        interop::CASES,
+        vectors::CASES,
+    ];
     let trials = cases.into_iter().flatten().map(|case| trial(case, obstacle.clone())).collect();
     libtest_mimic::run(&arguments, trials).exit_code()
 }

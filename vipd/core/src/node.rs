@@ -225,6 +225,12 @@ impl Node {
                     self.reject(cause, source, now);
                 }
             }
+            Input::Refused { source, cause, owns } => {
+                if let Some(vrid) = owns {
+                    self.with_vrid(vrid, now, |g, scope| g.postpone(scope.now));
+                }
+                self.reject(cause, source, now);
+            }
             Input::Applied { group, generation, result } => {
                 self.with_group(group, now, |g, scope| g.applied(generation, result, scope));
             }

@@ -42,6 +42,18 @@ pub enum Reject {
     OwnAddress,
     /// A node's name from an address that is not that node's.
     NodeName,
+    /// Sealed with another cluster key, or not sealed by a node at all.
+    WrongKey,
+    /// Not sealed, where a cluster key is set.
+    Unsealed,
+    /// A copy of what was said before.
+    Replay,
+    /// An advert of a run of its sender that is over.
+    OldRun,
+    /// Changed on its way.
+    Forged,
+    /// More handshakes than a node needs.
+    TooOften,
 }
 
 impl Reject {
@@ -62,7 +74,8 @@ impl Reject {
             },
             Self::Peer(malformed) => match malformed {
                 peer::Malformed::Garbage => "peer-garbage",
-                peer::Malformed::Version => "peer-version",
+                peer::Malformed::Version(_) => "peer-version",
+                peer::Malformed::Sealed => "peer-sealed",
             },
             Self::Ttl => "ttl",
             Self::UnknownVrid => "unknown-vrid",
@@ -73,6 +86,12 @@ impl Reject {
             Self::ForeignCluster => "foreign-cluster",
             Self::OwnAddress => "own-address",
             Self::NodeName => "node-name",
+            Self::WrongKey => "wrong-key",
+            Self::Unsealed => "unsealed",
+            Self::Replay => "replay",
+            Self::OldRun => "old-run",
+            Self::Forged => "forged",
+            Self::TooOften => "too-often",
         }
     }
 
@@ -82,7 +101,10 @@ impl Reject {
         match self {
             Self::Advert(_) => "it is damaged or forged",
             Self::Peer(peer::Malformed::Garbage) => "something else uses the peer port",
-            Self::Peer(peer::Malformed::Version) => "that host runs a newer vipd: upgrade this one",
+            Self::Peer(peer::Malformed::Version(_)) => "that host runs a newer vipd: upgrade this one",
+            Self::Peer(peer::Malformed::Sealed) => {
+                "it seals what it says with a cluster key: give this host the same `key-file`"
+            }
             Self::Ttl => {
                 "its TTL is not 255, so it may come from another link (keepalived over IPv6 unicast needs \
                  `unicast_ttl 255`)"
@@ -101,13 +123,24 @@ impl Reject {
                 "another host uses this host's address, or the network sends this host's packets back"
             }
             Self::NodeName => "another host runs under this node's name",
+            Self::WrongKey => "it speaks with another cluster key: give every host the same `key-file`",
+            Self::Unsealed => "it has no `key-file`: give it this host's, or it is forged",
+            Self::Replay | Self::OldRun => "somebody sends copies of what was said before; they do no harm",
+            Self::Forged => "somebody or something changes packets on their way; they do no harm",
+            Self::TooOften => {
+                "a node asks for sessions again and again, or somebody in its name; they are not answered"
+            }
         }
     }
 }
 
 impl fmt::Display for Reject {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
+        f.write_str(self.as_str())?;
+        if let Self::Peer(peer::Malformed::Version(version)) = self {
+            write!(f, " {version}")?;
+        }
+        Ok(())
     }
 }
 

@@ -14,6 +14,7 @@ pub(super) fn render(doc: &StatusDoc) -> String {
     node(&mut out, doc);
     vips(&mut out, doc);
     peers(&mut out, doc);
+    links(&mut out, doc);
     listeners(&mut out, doc);
     pools(&mut out, doc);
     servers(&mut out, doc);
@@ -118,6 +119,14 @@ fn peers(out: &mut Metrics, doc: &StatusDoc) {
             out.sample("vipd_peer_config_match", &[("peer", &peer.name)], u8::from(same));
         }
     }
+}
+
+fn links(out: &mut Metrics, doc: &StatusDoc) {
+    let all = || doc.peers.iter().map(|p| ([("peer", &*p.name)], p));
+    let help = "Whether the link to the node is sealed now; absent without a cluster key.";
+    out.per(("vipd_peer_link_sealed", "gauge", help), all(), |p| {
+        p.link.as_ref().map(|l| u8::from(l.sealed_since.is_some()))
+    });
 }
 
 fn listeners(out: &mut Metrics, doc: &StatusDoc) {

@@ -1,8 +1,8 @@
 //! The state of a node as text for people: one screen, the worst first.
 
 use super::api::{
-    EventDoc, Level, ListenerDoc, PeerDoc, PeerState, PoolDoc, Rejected, ServerDoc, ServerState, StatusDoc,
-    Steps, VipDoc, VipState,
+    EventDoc, Level, LinkDoc, ListenerDoc, PeerDoc, PeerState, PoolDoc, Rejected, ServerDoc, ServerState,
+    StatusDoc, Steps, VipDoc, VipState,
 };
 use super::table::{self, Cell, Tone, clean, paint};
 use jiff::Timestamp;
@@ -31,7 +31,13 @@ pub fn status(doc: &StatusDoc, now: Timestamp, colour: bool) -> String {
         }
     }
     vips(&mut out, &doc.vips, now, colour);
-    section(&mut out, &["PEER", "ADDRESS", "STATE", "LAST HEARD", "CONFIGURATION"], &doc.peers, peer, colour);
+    section(
+        &mut out,
+        &["PEER", "ADDRESS", "STATE", "LAST HEARD", "CONFIGURATION", "LINK"],
+        &doc.peers,
+        peer,
+        colour,
+    );
     section(
         &mut out,
         &["LISTENER", "BIND", "SESSIONS", "TOTAL", "IN", "OUT"],
@@ -115,7 +121,18 @@ fn peer(peer: &PeerDoc) -> Vec<Cell> {
         Cell::new(peer.state.to_string(), tone),
         heard,
         config,
+        link(peer.link.as_ref()),
     ]
+}
+
+/// A problem is told while there is no link; later it is history, and `why` has it.
+fn link(link: Option<&LinkDoc>) -> Cell {
+    match link {
+        None => Cell::new("not sealed", Tone::Faint),
+        Some(LinkDoc { sealed_since: Some(_), .. }) => Cell::new("sealed", Tone::Good),
+        Some(LinkDoc { problem: Some(problem), .. }) => Cell::new(problem.as_str(), Tone::Bad),
+        Some(_) => Cell::new("none yet", Tone::Odd),
+    }
 }
 
 fn listener(listener: &ListenerDoc) -> Vec<Cell> {

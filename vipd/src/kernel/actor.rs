@@ -75,10 +75,18 @@ struct Group {
 }
 
 impl Group {
-    /// What is left of the lease.
+    /// What is left of the lease: nothing when the quorum's is over.
     fn left(&self, now: Time) -> Duration {
+        if over(&self.plan, now) {
+            return Duration::ZERO;
+        }
         (self.applied + self.plan.lease).since(now)
     }
+}
+
+/// Whether another node may own a plan's addresses by now.
+fn over(plan: &GroupPlan, now: Time) -> bool {
+    plan.hold == Hold::Owned && plan.until.is_some_and(|until| until <= now)
 }
 
 impl KernelActor {
@@ -200,6 +208,9 @@ impl KernelActor {
         let waited = now - made;
         if plan.hold != Hold::Absent && waited > plan.lease / 3 {
             return Err(format!("the plan is {waited:?} old: this process stood still"));
+        }
+        if over(&plan, now) {
+            return Err("the quorum's lease ended before the plan was carried out".to_owned());
         }
         let before = self.groups.remove(&plan.group);
         let moved = before.as_ref().is_none_or(|b| b.plan.addresses != plan.addresses);

@@ -63,7 +63,7 @@ impl AdvertSocket {
     pub fn open(interface: u32, family: Family, transport: Transport) -> io::Result<Self> {
         let socket = open_raw(interface, family)?;
         match (transport, family) {
-            (Transport::Unicast, _) => {}
+            (Transport::Unicast | Transport::Udp, _) => {}
             (Transport::Multicast, Family::V4) => {
                 socket.join_multicast_v4_n(&GROUP_V4, &InterfaceIndexOrAddress::Index(interface))?;
             }

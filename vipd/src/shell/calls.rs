@@ -16,13 +16,15 @@ use vipd_core::wire::peer::State;
 const SWITCHOVER_FOR: Duration = Duration::from_secs(5);
 
 /// Why things are as they are: of a VIP, of a server, or of everything.
-/// `config_errors` are those of a reload that was refused.
+/// `config_errors` are those of a reload that was refused, `links` what is
+/// wrong with the sealed links.
 ///
 /// # Errors
 /// There is no such VIP or server.
 pub fn why(
     node: &Node,
     config_errors: &[String],
+    links: &[String],
     subject: Option<&str>,
     now: Time,
 ) -> Result<String, Refusal> {
@@ -44,6 +46,7 @@ pub fn why(
             let mut lines: Vec<String> = config_lines(config_errors);
             lines.extend(groups.iter().map(group_line));
             lines.extend(peer_lines(node));
+            lines.extend_from_slice(links);
             lines.extend(server_lines(None));
             lines.extend(rejected_lines(node, now));
             lines
@@ -52,6 +55,7 @@ pub fn why(
             (Some(group), _) => {
                 let mut lines = vec![group_line(group)];
                 lines.extend(peer_lines(node));
+                lines.extend_from_slice(links);
                 lines.extend(rejected_lines(node, now));
                 lines
             }

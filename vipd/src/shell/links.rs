@@ -124,6 +124,8 @@ fn sources(vip: &VipGroup, settings: &Settings, me: usize, interface: &Interface
     };
     let source = |family| match (settings.election.transport, family) {
         (Transport::Unicast, _) => of_file(family),
+        // The way to the others need not be the interface of the addresses.
+        (Transport::Udp, _) => own.and_then(|n| n.address(family)),
         (Transport::Multicast, Family::V4) => of_file(family).or_else(|| on_link(family)),
         (Transport::Multicast, Family::V6) => on_link(family),
     };
@@ -132,7 +134,7 @@ fn sources(vip: &VipGroup, settings: &Settings, me: usize, interface: &Interface
 
 fn no_source(vip: &VipGroup, settings: &Settings, me: usize, interface: &Interface) -> String {
     let wanted = match settings.election.transport {
-        Transport::Unicast => own_addresses(settings, me),
+        Transport::Unicast | Transport::Udp => own_addresses(settings, me),
         Transport::Multicast => "an address of its own".to_owned(),
     };
     format!("{} does not have {wanted} (yet), from which {} would be advertised", interface.name, vip.name)

@@ -1,7 +1,8 @@
 //! The sockets of the election, and the tasks that read them.
 
-use crate::net::{AdvertSocket, PeerSocket, advert};
-use std::collections::BTreeMap;
+use crate::net::{AdvertSocket, PeerSocket, advert, clock};
+use crate::peer::{Bucket, OVERHEAD};
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -15,6 +16,14 @@ use vipd_core::wire::peer;
 /// Packets that wait for the loop. It reads them in microseconds; a flood
 /// beyond that is dropped here instead of growing memory.
 pub const WAITING: usize = 4096;
+
+/// Room for the longest message or advert, sealed.
+const BUFFER: usize =
+    OVERHEAD + if peer::MAX_LENGTH > advert::BUFFER { peer::MAX_LENGTH } else { advert::BUFFER };
+
+/// Datagrams of strangers that are counted, a second and at once: others would
+/// push out what nodes say.
+const STRANGERS: (u32, u32) = (100, 100);
 
 /// A packet for the loop.
 #[derive(Debug)]
@@ -36,6 +45,8 @@ pub enum Packet {
     Peer {
         /// Its source.
         source: IpAddr,
+        /// The address of this node that it came to.
+        own: IpAddr,
         /// Its TTL or hop limit.
         ttl: u8,
         /// Its bytes.
@@ -60,15 +71,23 @@ impl<S> Drop for Reading<S> {
 pub struct Sockets {
     transport: Transport,
     packets: mpsc::Sender<Packet>,
+    members: Arc<BTreeSet<IpAddr>>,
     adverts: BTreeMap<(u32, Family), Reading<AdvertSocket>>,
     peers: BTreeMap<IpAddr, Reading<PeerSocket>>,
 }
 
 impl Sockets {
-    /// No sockets yet; what they read goes to `packets`.
+    /// No sockets yet; what they read goes to `packets`. Of datagrams that are
+    /// not from `members` only a few are let through, to be counted.
     #[must_use]
-    pub fn new(transport: Transport, packets: mpsc::Sender<Packet>) -> Self {
-        Self { transport, packets, adverts: BTreeMap::new(), peers: BTreeMap::new() }
+    pub fn new(transport: Transport, members: BTreeSet<IpAddr>, packets: mpsc::Sender<Packet>) -> Self {
+        Self {
+            transport,
+            packets,
+            members: Arc::new(members),
+            adverts: BTreeMap::new(),
+            peers: BTreeMap::new(),
+        }
     }
 
     /// Opens the socket of an interface and family unless it is open.
@@ -94,7 +113,12 @@ impl Sockets {
             return Ok(());
         }
         let socket = Arc::new(PeerSocket::bind(local)?);
-        let task = tokio::spawn(read_peers(Arc::clone(&socket), self.packets.clone()));
+        let task = tokio::spawn(read_peers(
+            Arc::clone(&socket),
+            local.ip(),
+            Arc::clone(&self.members),
+            self.packets.clone(),
+        ));
         self.peers.insert(local.ip(), Reading { socket, task });
         Ok(())
     }
@@ -111,6 +135,14 @@ impl Sockets {
         match reading.socket.send(packet.source, packet.destination, &packet.bytes) {
             Ok(()) => trace!(destination = %packet.destination, "advert sent"),
             Err(error) => debug!(destination = %packet.destination, %error, "advert not sent"),
+        }
+    }
+
+    /// Sends a datagram from one of this node's own addresses.
+    pub fn send_from(&self, own: IpAddr, to: SocketAddr, bytes: &[u8]) {
+        let Some(reading) = self.peers.get(&own) else { return };
+        if let Err(error) = reading.socket.send(to, bytes) {
+            debug!(%to, %error, "advert not sent");
         }
     }
 
@@ -153,13 +185,23 @@ async fn read_adverts(socket: Arc<AdvertSocket>, packets: mpsc::Sender<Packet>) 
     }
 }
 
-async fn read_peers(socket: Arc<PeerSocket>, packets: mpsc::Sender<Packet>) {
-    let mut buffer = vec![0; peer::MAX_LENGTH];
+async fn read_peers(
+    socket: Arc<PeerSocket>,
+    own: IpAddr,
+    members: Arc<BTreeSet<IpAddr>>,
+    packets: mpsc::Sender<Packet>,
+) {
+    let mut buffer = vec![0; BUFFER];
+    let mut strangers = Bucket::new(STRANGERS);
     loop {
         match socket.receive(&mut buffer).await {
             Ok(received) => {
+                if !members.contains(&received.source.ip()) && !strangers.take(clock::now()) {
+                    continue;
+                }
                 let packet = Packet::Peer {
                     source: received.source.ip(),
+                    own,
                     ttl: received.hop_limit,
                     payload: received.payload.to_vec(),
                 };

@@ -1,8 +1,9 @@
 //! The node's state as the documents of the control plane.
 
 use crate::control::api::{
-    Counters, ListenerDoc, PeerDoc, PeerState, PoolDoc, QueueDoc, ServerDoc, StatusDoc, VipDoc,
+    Counters, LinkDoc, ListenerDoc, PeerDoc, PeerState, PoolDoc, QueueDoc, ServerDoc, StatusDoc, VipDoc,
 };
+use crate::peer::{self, Links};
 use jiff::Timestamp;
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -84,8 +85,44 @@ fn peer(member: &Member, known: &Peer, now: Time) -> PeerDoc {
         },
         last_heard_ms: known.heard_at.map(|at| u64::try_from((now - at).as_millis()).unwrap_or(u64::MAX)),
         config_match: known.speaks.then_some(known.differs.is_empty()),
+        link: None,
         config_differs: known.differs.iter().map(|k| (*k).to_owned()).collect(),
     }
+}
+
+/// Adds what the daemon knows of the sealed links.
+pub fn add_links(document: &mut StatusDoc, links: &Links, me: usize, now: Time) {
+    let others = (0..).filter(|n| *n != me);
+    for (peer, number) in document.peers.iter_mut().zip(others) {
+        let status = links.status(number, now);
+        let (problem, problem_ago) = status.problem.unzip();
+        peer.link = Some(LinkDoc {
+            sealed_since: status.sealed_for.map(ago),
+            cipher: peer::CIPHER.to_owned(),
+            problem,
+            problem_ago_ms: problem_ago.map(|a| u64::try_from(a.as_millis()).unwrap_or(u64::MAX)),
+        });
+    }
+}
+
+/// What is wrong with the sealed links: a line each.
+#[must_use]
+pub fn link_lines(node: &Node, links: &Links, now: Time) -> Vec<String> {
+    let others = node.settings().cluster.nodes.iter().enumerate().filter(|(n, _)| *n != node.me());
+    others
+        .filter_map(|(n, member)| {
+            let status = links.status(n, now);
+            let problem =
+                status.problem.map(|(what, ago)| format!("{what} (the last time {} ago)", age(ago)));
+            match (status.sealed_for, problem) {
+                (Some(_), problem) => problem,
+                (None, None) => Some(format!("there is no sealed link to {}", member.name)),
+                (None, Some(problem)) => {
+                    Some(format!("there is no sealed link to {}: {problem}", member.name))
+                }
+            }
+        })
+        .collect()
 }
 
 fn listeners(node: &Node, stats: &Stats) -> Vec<ListenerDoc> {

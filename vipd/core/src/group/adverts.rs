@@ -54,7 +54,7 @@ impl Group {
         match (scope.settings.election.transport, family) {
             (Transport::Multicast, Family::V4) => vec![MULTICAST_V4],
             (Transport::Multicast, Family::V6) => vec![MULTICAST_V6],
-            (Transport::Unicast, _) => {
+            (Transport::Unicast | Transport::Udp, _) => {
                 let others = self.vip.nodes.iter().filter(|n| **n != scope.me);
                 others.filter_map(|n| scope.settings.cluster.nodes.get(*n)?.address(family)).collect()
             }

@@ -5,10 +5,12 @@ use crate::health::Why;
 use crate::plan::GroupPlan;
 use crate::pool::{Pools, ServerKey};
 use crate::probe::Probe;
+use crate::rejects::Reject;
 use crate::settings::Cidr;
 use crate::time::Time;
 use crate::wire::peer::State;
 use std::net::IpAddr;
+use std::num::NonZeroU8;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -61,10 +63,22 @@ pub enum Input<'a> {
     PeerPacket {
         /// Its IP source.
         source: IpAddr,
-        /// Its TTL or hop limit.
+        /// Its TTL or hop limit; 255 for what a seal has proven, which may have come through routers.
         ttl: u8,
-        /// Its bytes.
+        /// Its bytes; if it was sealed, what was inside.
         payload: &'a [u8],
+    },
+    /// A packet counts for nothing by what the cluster key says of it, or was
+    /// not even looked at.
+    Refused {
+        /// Its IP source.
+        source: IpAddr,
+        /// Why.
+        cause: Reject,
+        /// The virtual router that it says to own, where its sender may yet be
+        /// a node of ours with another key: this node does not take that over
+        /// for as long as it hears so.
+        owns: Option<NonZeroU8>,
     },
     /// The kernel answered a plan.
     Applied {

@@ -33,7 +33,7 @@ impl Node {
             .groups
             .iter()
             .chain(&self.leaving)
-            .find(|g| g.vip.vrid == advert.vrid && g.is_on(interface))
+            .find(|g| g.vip.vrid == advert.vrid && self.is_of(g, interface))
             .ok_or_else(|| self.other_number(interface, source, &advert))?;
         let who = self.sender(group, source, &advert)?;
         if advert.version != self.settings.election.version {
@@ -52,11 +52,21 @@ impl Node {
         Ok((group.id, heard))
     }
 
+    /// Whether a group's adverts come in by an interface. Those of UDP take any
+    /// way: their seal says where they are from.
+    fn is_of(&self, group: &Group, interface: u32) -> bool {
+        match self.settings.election.transport {
+            Transport::Unicast | Transport::Multicast => group.is_on(interface),
+            Transport::Udp => true,
+        }
+    }
+
     /// Why no group has an advert's VRID: if a node of ours advertises an address
     /// of ours under it, the files differ.
     fn other_number(&self, interface: u32, source: IpAddr, advert: &Advert) -> Reject {
         let ours = |g: &Group| {
-            g.is_on(interface) && g.vip.addresses.iter().any(|a| advert.addresses.contains(&a.address()))
+            self.is_of(g, interface)
+                && g.vip.addresses.iter().any(|a| advert.addresses.contains(&a.address()))
         };
         match self.groups.iter().find(|g| ours(g)) {
             Some(group) if self.node_at(source).is_some() => Reject::OtherVrid(group.id),
@@ -81,7 +91,7 @@ impl Node {
         match (self.node_at(source), self.settings.election.transport) {
             (Some(node), _) if node == self.me => Err(Reject::OwnAddress),
             (Some(node), _) if group.vip.nodes.contains(&node) => Ok(Who::Node(node)),
-            (_, Transport::Unicast) => Err(Reject::UnknownSender),
+            (_, Transport::Unicast | Transport::Udp) => Err(Reject::UnknownSender),
             (_, Transport::Multicast) => {
                 let ours = |a: &IpAddr| group.vip.addresses.iter().any(|own| own.address() == *a);
                 if advert.addresses.iter().any(ours) {
@@ -118,6 +128,10 @@ impl Node {
             let of = match told.sender {
                 Some(sender) => sender.to_string(),
                 None => format!("several senders, the last {sender},"),
+            };
+            let of = match self.node_at(sender) {
+                Some(node) => format!("{of} ({})", self.settings.cluster.nodes[node].name),
+                None => of,
             };
             let message = format!("{packets} of {of} not accepted ({cause}): {}", cause.advice());
             self.tell(Event::new(Level::Warn, Kind::Advert, message));
@@ -213,7 +227,12 @@ impl Node {
         }
     }
 
-    fn with_vrid(&mut self, vrid: NonZeroU8, now: Time, with: impl FnOnce(&mut Group, &mut Scope<'_>)) {
+    pub(super) fn with_vrid(
+        &mut self,
+        vrid: NonZeroU8,
+        now: Time,
+        with: impl FnOnce(&mut Group, &mut Scope<'_>),
+    ) {
         let mut groups = self.groups.iter().chain(&self.leaving);
         if let Some(id) = groups.find(|g| g.vip.vrid == vrid).map(|g| g.id) {
             self.with_group(id, now, with);

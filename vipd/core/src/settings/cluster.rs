@@ -41,6 +41,20 @@ pub enum Transport {
     Unicast,
     /// IP protocol 112, to 224.0.0.18 and ff02::12.
     Multicast,
+    /// UDP, sealed, on the peer port to each other node's own address: for
+    /// networks that drop IP protocol 112.
+    Udp,
+}
+
+impl Transport {
+    /// Whether each other node is told at its own address.
+    #[must_use]
+    pub const fn is_to_nodes(self) -> bool {
+        match self {
+            Self::Unicast | Self::Udp => true,
+            Self::Multicast => false,
+        }
+    }
 }
 
 /// What a node needs beside winning the election, to own.

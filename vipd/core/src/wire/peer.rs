@@ -29,6 +29,8 @@ use std::time::Duration;
 
 const MAGIC: [u8; 4] = *b"VIPD";
 const VERSION: u8 = 1;
+/// The version of datagrams that are sealed with the cluster key; the core never sees what is in them.
+pub const SEALED_VERSION: u8 = 2;
 /// Of the messages of the quorum lease.
 const VOTE_VERSION: u8 = 1;
 const HEADER: usize = 20;
@@ -213,9 +215,12 @@ pub enum Malformed {
     /// Not a message of vipd's, or cut short.
     #[error("peer-garbage")]
     Garbage,
-    /// A version this program does not speak.
+    /// A version this program does not speak, and which.
     #[error("peer-version")]
-    Version,
+    Version(u8),
+    /// It is sealed, and this node has no key.
+    #[error("peer-sealed")]
+    Sealed,
 }
 
 impl Envelope {
@@ -274,8 +279,10 @@ impl Envelope {
             return Err(Malformed::Garbage);
         }
         let [version, kind, _, _] = reader.take::<4>()?;
-        if version != VERSION {
-            return Err(Malformed::Version);
+        match version {
+            VERSION => {}
+            SEALED_VERSION => return Err(Malformed::Sealed),
+            other => return Err(Malformed::Version(other)),
         }
         let cluster = u64::from_be_bytes(reader.take()?);
         let sender = u32::from_be_bytes(reader.take()?);
@@ -406,7 +413,7 @@ impl Reader<'_> {
         let [vrid, version, flags, _] = self.take()?;
         let vrid = NonZeroU8::new(vrid).ok_or(Malformed::Garbage)?;
         if version != VOTE_VERSION {
-            return Err(Malformed::Version);
+            return Err(Malformed::Version(version));
         }
         let run = u32::from_be_bytes(self.take()?);
         Ok((Ballot { vrid, run, number: u64::from_be_bytes(self.take()?) }, flags))
@@ -478,8 +485,10 @@ mod tests {
     fn a_later_version_is_told_apart_from_garbage() {
         let message = Message::Ready { vrid: NonZeroU8::MIN, nonce: 0 };
         let mut bytes = Envelope { cluster: 1, sender: 2, message }.write();
-        bytes[4] = 2;
-        assert_eq!(Envelope::parse(&bytes), Err(Malformed::Version));
+        bytes[4] = 3;
+        assert_eq!(Envelope::parse(&bytes), Err(Malformed::Version(3)));
+        bytes[4] = SEALED_VERSION;
+        assert_eq!(Envelope::parse(&bytes), Err(Malformed::Sealed));
         bytes[0] = 0;
         assert_eq!(Envelope::parse(&bytes), Err(Malformed::Garbage));
     }

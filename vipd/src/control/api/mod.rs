@@ -15,8 +15,8 @@ mod status;
 pub use event::{Event, EventDoc, EventKind, Level};
 pub use sessions::{SessionDoc, SessionState, SessionsDoc, Which};
 pub use status::{
-    CheckDoc, Counters, DnsDoc, ListenerDoc, PeerDoc, PeerState, PoolDoc, QueueDoc, Rejected, ServerDoc,
-    ServerRole, ServerState, StatusDoc, Steps, VipDoc, VipState,
+    CheckDoc, Counters, DnsDoc, LinkDoc, ListenerDoc, PeerDoc, PeerState, PoolDoc, QueueDoc, Rejected,
+    ServerDoc, ServerRole, ServerState, StatusDoc, Steps, VipDoc, VipState,
 };
 
 /// The version of the protocol spoken here.

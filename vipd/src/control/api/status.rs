@@ -125,6 +125,26 @@ pub struct PeerDoc {
     /// The settings that differ.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub config_differs: Vec<String>,
+    /// The sealed link to it; absent without a cluster key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub link: Option<LinkDoc>,
+}
+
+/// The sealed link to another node.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct LinkDoc {
+    /// Since when it is sealed; absent while there is no link.
+    #[serde(default, with = "stamp::maybe_seconds")]
+    pub sealed_since: Option<Timestamp>,
+    /// What seals it.
+    pub cipher: String,
+    /// What went wrong on it last, in a sentence.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub problem: Option<String>,
+    /// Milliseconds since that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub problem_ago_ms: Option<u64>,
 }
 
 /// The state of another node: its highest in any VIP's election.

@@ -1,6 +1,6 @@
 use super::super::api::{
-    CheckDoc, Counters, Event, EventKind, ListenerDoc, PeerDoc, PoolDoc, QueueDoc, ServerDoc, ServerRole,
-    StatusDoc, VipDoc,
+    CheckDoc, Counters, Event, EventKind, LinkDoc, ListenerDoc, PeerDoc, PoolDoc, QueueDoc, ServerDoc,
+    ServerRole, StatusDoc, VipDoc,
 };
 use super::*;
 
@@ -87,6 +87,12 @@ fn healthy() -> StatusDoc {
             last_heard_ms: Some(12),
             config_match: Some(true),
             config_differs: vec![],
+            link: Some(LinkDoc {
+                sealed_since: Some(at("2026-11-20T12:00:00Z")),
+                cipher: "Noise".into(),
+                problem: None,
+                problem_ago_ms: None,
+            }),
         }],
         listeners: vec![ListenerDoc {
             name: "write".into(),
@@ -130,6 +136,12 @@ pub(crate) fn troubled() -> StatusDoc {
         last_heard_ms: None,
         config_match: None,
         config_differs: vec![],
+        link: Some(LinkDoc {
+            sealed_since: None,
+            cipher: "Noise".into(),
+            problem: Some("px3 speaks with another cluster key".into()),
+            problem_ago_ms: Some(900),
+        }),
     });
     let bad = "the server said \"\x1b[31mno\r\n\x07\" and closed";
     doc.pools[1].queue.waiting = 3;
