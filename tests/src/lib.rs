@@ -2,6 +2,7 @@
 //!
 //! * [`forge`]: adverts as an attacker or a broken router would send them.
 //! * [`lab`]: test hosts, as network namespaces on a bridge.
+//! * [`model`]: every state that election and lease can reach.
 //! * [`probe`]: clients that measure what an outage costs.
 //! * [`relay_bench`]: load and proxies of the balancer's benchmark.
 //! * [`scene`]: a client and two proxies that share a floating IP.
@@ -12,6 +13,7 @@
 
 pub mod forge;
 pub mod lab;
+pub mod model;
 pub mod probe;
 pub mod relay_bench;
 pub mod scene;

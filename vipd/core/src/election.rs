@@ -53,7 +53,7 @@ const OVERSLEPT: Duration = Duration::from_millis(20);
 const SETTLE: Duration = Duration::from_millis(20);
 
 /// What an election runs by.
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub struct Params {
     /// This node's priority, 1 to 255.
     pub priority: u8,
@@ -124,7 +124,7 @@ pub enum Event {
 }
 
 /// Why ownership changed.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub enum Cause {
     /// This node is the addresses' owner (priority 255).
     AddressOwner,
@@ -177,7 +177,7 @@ impl Outcome {
 }
 
 /// The last owner that was followed.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub struct Owner {
     /// Who it is.
     pub who: Who,
@@ -202,7 +202,7 @@ pub enum Restraint {
     Nothing,
 }
 
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
 enum State {
     Init,
     Fault,
@@ -231,7 +231,7 @@ enum State {
 }
 
 /// One virtual router's election.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub struct Election {
     params: Params,
     state: State,
@@ -281,6 +281,32 @@ impl Election {
         let candidate = self.is_candidate();
         if let Some(lease) = self.lease.as_mut().filter(|_| candidate) {
             lease.hurry(now);
+        }
+    }
+
+    /// The same election on a clock that shows `now`: for the exploration of
+    /// all states, where only differences count. What is only told to people
+    /// is forgotten.
+    pub fn rebase(&mut self, now: Time, time: impl Fn(Time) -> Time, number: impl Fn(u64) -> u64) {
+        match &mut self.state {
+            State::Init | State::Fault => {}
+            State::Backup { down_at, owner, preempt_at, candidate, .. } => {
+                *down_at = if candidate.is_some() { now } else { time(*down_at) };
+                *preempt_at = preempt_at.map(&time);
+                if let Some(owner) = owner {
+                    owner.at = now;
+                }
+                if let Some(Cause::Silence(silence)) = candidate {
+                    *silence = None;
+                }
+            }
+            State::Active { advert_at, sent_at, .. } => {
+                (*advert_at, *sent_at) = (time(*advert_at), time(*sent_at));
+            }
+        }
+        self.woke_at = self.woke_at.map(&time).filter(|at| now - *at < SETTLE);
+        if let Some(lease) = &mut self.lease {
+            lease.rebase(now, time, number);
         }
     }
 

@@ -39,7 +39,10 @@ pub const LONGEST: Duration = Duration::from_millis(3 * 40_950);
 /// which three are of use, and seldom some more when it answers losing adverts.
 const OPEN_REQUESTS: usize = 64;
 /// A candidate asks no more often than this.
-const ASK_GAP: Duration = Duration::from_millis(2);
+pub const ASK_GAP: Duration = Duration::from_millis(2);
+/// After a release, voters that refuse are asked again at once so many times:
+/// the release is on its way to them.
+const HURRIES: u8 = 4;
 
 /// How long a voter keeps a promise of a lease, by its own clock.
 ///
@@ -158,6 +161,26 @@ impl Voter {
         }
     }
 
+    /// The same promise on a clock that shows `now`: for the exploration of
+    /// all states, where only differences count. `number` is for the promise's
+    /// and the release's requests. What is over is forgotten.
+    pub fn rebase(
+        &mut self,
+        now: Time,
+        time: impl Fn(Time) -> Time,
+        number: impl Fn(Holder, u64) -> u64,
+    ) {
+        self.mute_until = time(self.mute_until).max(now);
+        self.promise = self.promise.filter(|p| time(p.until) > now);
+        if let Some(promise) = &mut self.promise {
+            promise.until = time(promise.until);
+            promise.number = number(promise.holder, promise.number);
+        }
+        if let Some((holder, last)) = &mut self.released {
+            *last = number(*holder, *last);
+        }
+    }
+
     /// To whom the group is promised.
     #[must_use]
     pub fn promised_to(&self, now: Time) -> Option<Holder> {
@@ -177,6 +200,8 @@ pub struct Terms {
     /// How long to leave the votes to others after a round without a
     /// majority; it differs between nodes.
     pub pause: Duration,
+    /// A candidate asks no more often than this: [`ASK_GAP`].
+    pub gap: Duration,
     /// Whether to own without a majority where nobody else is heard of: plain VRRP.
     pub keep: bool,
 }
@@ -218,8 +243,9 @@ enum State {
         round_until: Time,
         /// When a voter that refuses may be free.
         free_at: Option<Time>,
-        /// The holder has given it back: who still refuses has not heard it yet.
-        hurry: bool,
+        /// The holder has given it back, and who still refuses has not heard it
+        /// yet: how often to ask such again at once.
+        hurry: u8,
     },
     Held,
 }
@@ -254,7 +280,7 @@ pub struct Wanted {
 ///      +------- the majority's time is over; refused; give back -------+
 /// ```
 /// Held ends by this node's own clock, before any promise of its majority does.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub struct Lease {
     terms: Terms,
     state: State,
@@ -263,6 +289,8 @@ pub struct Lease {
     /// Requests up to this one are withdrawn.
     withdrawn: u64,
     preempt: bool,
+    /// When the last request was sent.
+    asked_at: Option<Time>,
     /// Requests that may still be answered: number, and until when this node
     /// may own by the answers.
     open: VecDeque<(u64, Time)>,
@@ -283,6 +311,7 @@ impl Lease {
             number: 0,
             withdrawn: 0,
             preempt: false,
+            asked_at: None,
             open: VecDeque::new(),
             granted: vec![None; voters],
             words: vec![None; voters],
@@ -352,22 +381,28 @@ impl Lease {
         }
     }
 
-    /// A candidate wants the group; one that asks already asks again at once.
+    /// A candidate wants the group; one that asks already begins a new round.
     /// `released` says that its holder gave it back just now.
     pub fn want(&mut self, preempt: bool, released: bool, now: Time) -> Wanted {
         self.preempt = preempt;
-        let round_until = now + self.terms.round();
-        self.state =
-            State::Asking { since: now, ask_at: round_until, round_until, free_at: None, hurry: released };
-        self.ask(now)
+        let ask_at = self.may_ask_at(now);
+        let round_until = ask_at + self.terms.round();
+        let hurry = if released { HURRIES } else { 0 };
+        self.state = State::Asking { since: now, ask_at, round_until, free_at: None, hurry };
+        self.tick(now)
     }
 
     /// The holder gave the group back: a round begins now.
     pub fn hurry(&mut self, now: Time) {
-        let round = self.terms.round();
+        let (start, round) = (self.may_ask_at(now), self.terms.round());
         if let State::Asking { ask_at, round_until, hurry, .. } = &mut self.state {
-            (*ask_at, *round_until, *hurry) = (now, now + round, true);
+            (*ask_at, *round_until, *hurry) = (start, start + round, HURRIES);
         }
+    }
+
+    /// Whatever arrives, and however often, this node does not flood the voters.
+    fn may_ask_at(&self, now: Time) -> Time {
+        self.asked_at.map_or(now, |at| now.max(at + self.terms.gap))
     }
 
     /// The owner advertises: with every advert the lease is renewed.
@@ -381,6 +416,7 @@ impl Lease {
 
     fn ask(&mut self, now: Time) -> Wanted {
         self.number += 1;
+        self.asked_at = Some(now);
         if self.open.len() == OPEN_REQUESTS {
             self.open.pop_front();
         }
@@ -420,8 +456,9 @@ impl Lease {
 
     /// A voter is not free: it is asked again as soon as it may be.
     fn refused(&mut self, left: Duration, now: Time) {
+        let gap = self.terms.gap;
         if let State::Asking { ask_at, round_until, free_at, hurry, .. } = &mut self.state {
-            let free = now + if *hurry { ASK_GAP } else { left.max(ASK_GAP) };
+            let free = now + if *hurry > 0 { gap } else { left.max(gap) };
             *free_at = Some(free_at.map_or(free, |at| at.min(free)));
             if free < *round_until {
                 *ask_at = free.min(*ask_at);
@@ -440,13 +477,13 @@ impl Lease {
                 // Others may have the votes that this node cannot use.
                 let give_back = self.withdraw();
                 let pause = now + self.terms.pause;
-                let ask_at = free_at.map_or(pause, |at| at.max(now + ASK_GAP).min(pause));
+                let ask_at = free_at.map_or(pause, |at| at.max(now + self.terms.gap).min(pause));
                 let round_until = ask_at + self.terms.round();
-                self.state = State::Asking { since, ask_at, round_until, free_at: None, hurry: false };
+                self.state = State::Asking { since, ask_at, round_until, free_at: None, hurry: 0 };
                 Wanted { ask: None, give_back }
             }
             State::Asking { ask_at, since, round_until, hurry, .. } if ask_at <= now => {
-                let (ask_at, free_at) = (round_until, None);
+                let (ask_at, free_at, hurry) = (round_until, None, hurry.saturating_sub(1));
                 self.state = State::Asking { since, ask_at, round_until, free_at, hurry };
                 self.ask(now)
             }
@@ -474,6 +511,34 @@ impl Lease {
             self.withdrawn = self.number;
             self.number
         })
+    }
+
+    /// The same lease on a clock that shows `now`, with other numbers: as
+    /// [`Voter::rebase`]. What is only told to people is forgotten, too.
+    pub fn rebase(&mut self, now: Time, time: impl Fn(Time) -> Time, number: impl Fn(u64) -> u64) {
+        (self.number, self.withdrawn) = (number(self.number), number(self.withdrawn));
+        for (of, end) in &mut self.open {
+            (*of, *end) = (number(*of), time(*end));
+        }
+        self.open.retain(|(_, end)| *end > now);
+        for end in &mut self.granted {
+            *end = end.map(&time).filter(|end| *end > now);
+        }
+        if let State::Asking { since, ask_at, round_until, free_at, hurry: _ } = &mut self.state {
+            (*ask_at, *round_until) = (time(*ask_at), time(*round_until));
+            *free_at = free_at.map(|at| time(at).max(now));
+            // It counts only where an owner may do without a majority.
+            *since = if self.terms.keep { time(*since) } else { now };
+        }
+        let gap = self.terms.gap;
+        self.asked_at = self.asked_at.map(&time).filter(|at| *at + gap > now);
+        self.words.fill(None);
+    }
+
+    /// The number of the last request.
+    #[must_use]
+    pub const fn number(&self) -> u64 {
+        self.number
     }
 
     /// How many voters' promises hold now.

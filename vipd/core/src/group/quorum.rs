@@ -4,7 +4,7 @@
 use super::{Group, Purpose};
 use crate::election::Event as Happening;
 use crate::event::{Kind, Level};
-use crate::lease::{Answer, Lease, Request, Terms};
+use crate::lease::{ASK_GAP, Answer, Lease, Request, Terms};
 use crate::node::{Scope, Settings};
 use crate::plan::Hold;
 use crate::settings::{OnNoQuorum, Quorum, VipGroup};
@@ -19,6 +19,7 @@ pub(crate) fn lease(settings: &Settings) -> Option<Lease> {
             voters: settings.cluster.voters().count(),
             interval: election.advert_interval,
             pause: election.advert_interval,
+            gap: ASK_GAP,
             keep: election.on_no_quorum == OnNoQuorum::Keep,
         })),
     }
