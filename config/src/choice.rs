@@ -4,8 +4,8 @@ use crate::On;
 use crate::report::{Problem, did_you_mean, quote};
 use crate::shape::Shape;
 use vipd_core::settings::{
-    Balance, KeyAlgorithm, OnDown, Policy, ProxyProtocol, RecordForm, Resolve, Role, Transport, VrrpVersion,
-    WhenAllDown,
+    Balance, KeyAlgorithm, OnDown, OnNoQuorum, Policy, ProxyProtocol, Quorum, RecordForm, Resolve, Role,
+    Transport, VrrpVersion, WhenAllDown,
 };
 
 /// A word of a few.
@@ -95,6 +95,17 @@ impl Choice for On {
         ("stop", "\"init\""),
         ("reload", "\"config\""),
     ];
+}
+
+impl Choice for Quorum {
+    const WHAT: &'static str = "\"none\" or \"majority\"";
+    const WORDS: &'static [(&'static str, Self)] = &[("none", Self::None), ("majority", Self::Majority)];
+    const LATER: &'static [&'static str] = &["etcd"];
+}
+
+impl Choice for OnNoQuorum {
+    const WHAT: &'static str = "\"withdraw\" or \"keep\"";
+    const WORDS: &'static [(&'static str, Self)] = &[("withdraw", Self::Withdraw), ("keep", Self::Keep)];
 }
 
 impl Choice for Balance {

@@ -7,9 +7,9 @@ use std::hash::Hasher as _;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 use vipd_core::settings::{
-    Balance, Check, CheckKind, Cidr, ClusterSettings, Dns, Galera, Heartbeat, Listener, MysqlCheck, OnDemote,
-    OnDown, Policy, Pool, ProxyProtocol, RecordForm, Resolve, Rfc2136, Role, Route53, Server, Source,
-    TcpCheck, Tls, Transport, VipGroup, VrrpVersion, WhenAllDown,
+    Balance, Check, CheckKind, Cidr, ClusterSettings, Dns, Galera, Heartbeat, Listener, Member, MysqlCheck,
+    OnDemote, OnDown, OnNoQuorum, Policy, Pool, ProxyProtocol, Quorum, RecordForm, Resolve, Rfc2136, Role,
+    Route53, Server, Source, TcpCheck, Tls, Transport, VipGroup, VrrpVersion, WhenAllDown,
 };
 
 /// The digest of each key, in an order that never changes; see [`Config::digests`].
@@ -38,6 +38,7 @@ pub(crate) fn digests(config: &Config) -> Vec<(&'static str, u32)> {
         ("listen", sorted(listeners, |l| listener(l, pools))),
         ("pool", sorted(pools, |p| pool(p, pools))),
         ("dns", dns.as_ref().map(|d| self::dns(d, config)).unwrap_or_default()),
+        ("election.quorum", quorum(config)),
     ];
     text.into_iter().map(|(key, text)| (key, hash(key, &text))).collect()
 }
@@ -68,8 +69,24 @@ fn optional<T: ToString>(value: Option<T>) -> String {
     value.map_or_else(|| "-".into(), |v| v.to_string())
 }
 
+/// Who votes, and what for.
+fn quorum(config: &Config) -> String {
+    let election = &config.election;
+    match (election.quorum, election.on_no_quorum) {
+        (Quorum::None, _) => "none".into(),
+        (Quorum::Majority, OnNoQuorum::Withdraw) => {
+            format!("majority {}", members(&config.cluster.witnesses))
+        }
+        (Quorum::Majority, OnNoQuorum::Keep) => format!("keep {}", members(&config.cluster.witnesses)),
+    }
+}
+
 fn nodes(cluster: &ClusterSettings) -> String {
-    joined(cluster.nodes.iter().map(|n| {
+    members(&cluster.nodes)
+}
+
+fn members(members: &[Member]) -> String {
+    joined(members.iter().map(|n| {
         let mut addresses = n.addresses.clone();
         addresses.sort();
         let addresses = joined(addresses.iter().map(ToString::to_string));

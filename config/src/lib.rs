@@ -191,6 +191,20 @@ impl Config {
         }
     }
 
+    /// Which of the witnesses the host with these addresses is, as a position
+    /// in the list of voters.
+    #[must_use]
+    pub fn find_witness(&self, local_addresses: &[IpAddr]) -> Option<usize> {
+        let local = |m: &Member| m.addresses.iter().any(|a| local_addresses.contains(a));
+        self.cluster.witnesses.iter().position(local).map(|w| self.cluster.nodes.len() + w)
+    }
+
+    /// The witness with a name, as a position in the list of voters.
+    #[must_use]
+    pub fn witness_named(&self, name: &str) -> Option<usize> {
+        self.cluster.witnesses.iter().position(|w| w.name == name).map(|w| self.cluster.nodes.len() + w)
+    }
+
     /// The node with a name, as a position in [`ClusterSettings::nodes`].
     ///
     /// # Errors

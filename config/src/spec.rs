@@ -16,8 +16,8 @@ use serde::Deserialize;
 use serde::de::MapAccess;
 use std::time::Duration;
 use vipd_core::settings::{
-    Balance, Bind, Cidr, Heartbeat, KeyAlgorithm, OnDown, Policy, ProxyProtocol, RecordForm, Resolve, Role,
-    Source, Transport, WhenAllDown,
+    Balance, Bind, Cidr, Heartbeat, KeyAlgorithm, OnDown, OnNoQuorum, Policy, ProxyProtocol, Quorum,
+    RecordForm, Resolve, Role, Source, Transport, WhenAllDown,
 };
 
 macro_rules! sections {
@@ -36,9 +36,10 @@ macro_rules! sections {
 
 sections! {
     Spec = "the file", later &[];
-    ClusterSpec = "[cluster]", later &[("witnesses", None)];
+    ClusterSpec = "[cluster]", later &[];
     NodeSpec = "a node of [cluster]", later &[];
-    ElectionSpec = "[election]", later &[("quorum", Some("none"))];
+    WitnessSpec = "a witness of [cluster]", later &[];
+    ElectionSpec = "[election]", later &[];
     VipSpec = "[[vip]]", later &[];
     ListenSpec = "[[listen]]", later &[];
     PoolSpec = "[[pool]]", later &[];
@@ -76,6 +77,7 @@ pub(crate) struct Spec {
 pub(crate) struct ClusterSpec {
     pub(crate) name: Field<Name>,
     pub(crate) nodes: Field<List<Table<NodeSpec>>>,
+    pub(crate) witnesses: Field<List<Table<WitnessSpec>>>,
     pub(crate) peer_port: Field<Port>,
     pub(crate) key_file: Field<FilePath>,
     pub(crate) unsealed: Field<Unsealed>,
@@ -92,6 +94,14 @@ pub(crate) struct NodeSpec {
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "kebab-case", default)]
+pub(crate) struct WitnessSpec {
+    pub(crate) name: Field<Name>,
+    pub(crate) address: Field<NodeAddress>,
+    pub(crate) addresses: Field<List<NodeAddress>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "kebab-case", default)]
 pub(crate) struct ElectionSpec {
     pub(crate) advert_interval: Field<Duration>,
     pub(crate) vrrp_version: Field<Version>,
@@ -99,6 +109,8 @@ pub(crate) struct ElectionSpec {
     pub(crate) preempt: Field<bool>,
     pub(crate) preempt_delay: Field<Duration>,
     pub(crate) lease: Field<Lease>,
+    pub(crate) quorum: Field<Quorum>,
+    pub(crate) on_no_quorum: Field<OnNoQuorum>,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -6,8 +6,8 @@ use std::net::IpAddr;
 use std::time::Duration;
 use vipd_config::Config;
 use vipd_core::settings::{
-    Balance, Bind, Check, CheckKind, Cidr, Family, Host, Listener, MysqlCheck, Pool, Role, Server, Transport,
-    VrrpVersion,
+    Balance, Bind, Check, CheckKind, Cidr, Family, Host, Listener, MysqlCheck, OnNoQuorum, Pool, Quorum,
+    Role, Server, Transport, VrrpVersion,
 };
 
 type Outcome = Result<(), Box<dyn Error>>;
@@ -245,26 +245,30 @@ fn addresses_of_a_family_that_no_node_has_follow_the_other() -> Outcome {
     Ok(())
 }
 
-/// What a later version will add may be said already where it changes nothing.
 #[test]
-fn a_later_key_may_say_what_this_version_does() {
-    let text = |quorum: &str| {
-        format!(
-            r#"
-            [cluster]
-            name = "orders"
-            nodes = [{{ name = "px1", address = "10.77.0.11" }}, {{ name = "px2", address = "10.77.0.12" }}]
-            [election]
-            quorum = "{quorum}"
-            [[vip]]
-            name = "main"
-            addresses = ["10.77.0.100/24"]
-            "#
-        )
-    };
-    assert!(Config::parse(&text("none"), "f").is_ok());
-    let refused = Config::parse(&text("majority"), "f").expect_err("not built yet").to_string();
-    assert!(refused.contains("quorum in [election] is not supported by this version"), "{refused}");
+fn a_witness_votes_and_is_no_node() -> Outcome {
+    let text = r#"
+        [cluster]
+        name = "orders"
+        nodes = [{ name = "px1", address = "10.77.0.11" }, { name = "px2", address = "10.77.0.12" }]
+        witnesses = [{ name = "w1", address = "10.77.0.13" }]
+        key-file = "/etc/vipd/cluster.key"
+        [election]
+        quorum = "majority"
+        on-no-quorum = "keep"
+        [[vip]]
+        name = "main"
+        addresses = ["10.77.0.100/24"]
+    "#;
+    let config = parse(text)?;
+    assert_eq!(config.warnings, []);
+    assert_eq!((config.election.quorum, config.election.on_no_quorum), (Quorum::Majority, OnNoQuorum::Keep));
+    assert_eq!(config.find_witness(&["10.77.0.13".parse()?]), Some(2));
+    assert_eq!(config.witness_named("w1"), Some(2));
+    assert_eq!(config.find_witness(&["10.77.0.11".parse()?]), None);
+    assert_eq!(config.vips[0].nodes, [0, 1]);
+    assert_eq!(config.cluster.voters().count(), 3);
+    Ok(())
 }
 
 #[test]

@@ -31,7 +31,8 @@ fn digests_name_the_key_that_differs() -> Outcome {
             "vip",
             "listen",
             "pool",
-            "dns"
+            "dns",
+            "election.quorum"
         ]
     );
     let election = |line: &str| format!("{text}\n[election]\n{line}\n");
@@ -179,7 +180,7 @@ fn digests_are_the_same_for_ever() -> Outcome {
         digests,
         [
             2349193344, 2770451638, 350597619, 2235627884, 1229831814, 411847385, 1207289346, 4165919800,
-            3475526971
+            3475526971, 2525377041
         ]
     );
     Ok(())

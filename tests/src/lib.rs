@@ -4,6 +4,7 @@
 //! * [`forge`]: adverts as an attacker or a broken router would send them.
 //! * [`lab`]: test hosts, as network namespaces on a bridge.
 //! * [`name_demo`]: the demo where no address floats.
+//! * [`model`]: every state that election and lease can reach.
 //! * [`probe`]: clients that measure what an outage costs.
 //! * [`relay_bench`]: load and proxies of the balancer's benchmark.
 //! * [`route53`]: the fake of Route 53 as a process of the lab.
@@ -16,6 +17,7 @@
 pub mod dns_bench;
 pub mod forge;
 pub mod lab;
+pub mod model;
 pub mod name_demo;
 pub mod probe;
 pub mod relay_bench;

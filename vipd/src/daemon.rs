@@ -20,6 +20,7 @@ use crate::peer::{Links, Party, epoch};
 use crate::publish::{self, Publishing};
 use crate::resolve::{Discovery, Resolver};
 use crate::shell::{self, Left, Parts};
+use crate::witness;
 use nix::unistd::Uid;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -33,6 +34,7 @@ use vipd_balancer::Balancer;
 use vipd_config::{Config, Errors, Key, NodeError, Notify, Status};
 use vipd_core::node::{Node, Relay};
 use vipd_core::settings::Member;
+use vipd_core::witness::Witness;
 
 /// Checks and look-ups that may wait for the shell, which takes one in microseconds.
 const REPORTS: usize = 1024;
@@ -112,9 +114,17 @@ pub fn run(run: &Run) -> Result<(), Error> {
             "no key-file in [cluster]: whoever is on the network can speak for a node; `vipd keygen` prints a key"
         );
     }
+    let local = local_addresses()?;
+    let witness = match &run.node {
+        Some(name) => config.witness_named(name),
+        None => config.find_witness(&local),
+    };
+    if let Some(me) = witness {
+        return vote(&config, me, key.as_ref(), run);
+    }
     let me = match &run.node {
         Some(name) => config.node_named(name)?,
-        None => config.find_node(&local_addresses()?)?,
+        None => config.find_node(&local)?,
     };
     capabilities()?;
     vipd_balancer::raise_descriptor_limit().map_err(system("raise the limit of descriptors"))?;
@@ -137,11 +147,29 @@ pub fn run(run: &Run) -> Result<(), Error> {
     result
 }
 
+/// This host is a witness: it starts nothing but what votes need.
+fn vote(config: &Config, me: usize, key: Option<&ClusterKey>, run: &Run) -> Result<(), Error> {
+    let own = config.cluster.voter(me).cloned().unwrap_or_else(|| unreachable!("the witness was found"));
+    let links = key.map(|key| links(config, key, me, run));
+    let witness = Witness::new(config.cluster.clone(), &config.election, me, clock::now());
+    witness::announce(&witness, &own.name);
+    let runtime =
+        Builder::new_current_thread().enable_all().build().map_err(system("make the event loop"))?;
+    runtime
+        .block_on(async {
+            notify::ready();
+            let ended = witness::run(witness, links, own.addresses).await;
+            notify::stopping();
+            ended
+        })
+        .map_err(system("run the event loop"))
+}
+
 /// The sealed links to the other nodes.
 fn links(config: &Config, key: &ClusterKey, me: usize, run: &Run) -> Links {
     let cluster = &config.cluster;
     let party = |m: &Member| Party { name: m.name.clone(), addresses: m.addresses.clone() };
-    let parties = cluster.nodes.iter().map(party).collect();
+    let parties = cluster.voters().map(party).collect();
     let accept_unsealed = config.key.as_ref().is_some_and(|k| k.accept_unsealed);
     Links::new(key, &cluster.name, parties, me, epoch::begin(&run.state_dir), accept_unsealed)
 }

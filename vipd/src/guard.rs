@@ -44,8 +44,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 use tracing::warn;
-use vipd_core::node::{GuardState, Transmit};
+use vipd_core::node::{GuardState, Transmit, Watch};
 use vipd_core::settings::Cidr;
+use vipd_core::time::Time;
 
 /// How long the guard waits, in milliseconds, for the end of a process whose
 /// sockets are being closed; measured well under 1 ms.
@@ -66,6 +67,13 @@ struct State {
     /// Interface, address and prefix length.
     addresses: Vec<(u32, IpAddr, u8)>,
     farewells: Vec<Farewell>,
+    /// What is said to voters: where to, and the datagram.
+    #[serde(default)]
+    releases: Vec<(SocketAddr, Vec<u8>)>,
+    /// What to delete at a time of `CLOCK_BOOTTIME` in nanoseconds, while the
+    /// daemon still lives: it is frozen.
+    #[serde(default)]
+    watched: Vec<(u64, Vec<(u32, IpAddr, u8)>)>,
 }
 
 #[derive(Debug, Deserialize, Serialize)]
@@ -79,7 +87,14 @@ struct Farewell {
 }
 
 impl State {
-    fn new(state: &GuardState, port: Option<u16>, runtime_dir: &Path) -> Self {
+    fn new(
+        state: &GuardState,
+        port: Option<u16>,
+        releases: Vec<(SocketAddr, Vec<u8>)>,
+        runtime_dir: &Path,
+    ) -> Self {
+        let plain = |(interface, a): &(u32, Cidr)| (*interface, a.address(), a.prefix());
+        let watched = |w: &Watch| (w.until.as_nanos(), w.addresses.iter().map(plain).collect());
         let farewell = |packet: &Transmit| Farewell {
             interface: packet.interface,
             source: packet.source,
@@ -90,8 +105,10 @@ impl State {
         Self {
             runtime_dir: runtime_dir.to_owned(),
             daemon: std::process::id(),
-            addresses: state.addresses.iter().map(|(i, a)| (*i, a.address(), a.prefix())).collect(),
+            addresses: state.addresses.iter().map(plain).collect(),
             farewells: state.farewells.iter().map(farewell).collect(),
+            releases,
+            watched: state.watched.iter().map(watched).collect(),
         }
     }
 
@@ -102,15 +119,30 @@ impl State {
 
     /// Where the addresses may be: on their interface, or silently on loopback.
     fn spots(&self) -> Vec<Spot> {
-        let mut spots = vec![];
-        for (interface, address, prefix) in &self.addresses {
-            let host = if address.is_ipv4() { 32 } else { 128 };
-            let on_link = Cidr::new(*address, *prefix).map(|address| Spot { interface: *interface, address });
-            let silent = Cidr::new(*address, host).map(|address| Spot { interface: LOOPBACK, address });
-            spots.extend(on_link.into_iter().chain(silent));
-        }
-        spots
+        spots(&self.addresses)
     }
+
+    /// When the next lease ends.
+    fn next_end(&self) -> Option<Time> {
+        self.watched.iter().map(|(until, _)| Time::from_nanos(*until)).min()
+    }
+
+    /// The addresses whose lease is over, once.
+    fn over(&mut self, now: Time) -> Vec<(u32, IpAddr, u8)> {
+        let over = self.watched.extract_if(.., |(until, _)| *until <= now.as_nanos());
+        over.flat_map(|(_, addresses)| addresses).collect()
+    }
+}
+
+fn spots(addresses: &[(u32, IpAddr, u8)]) -> Vec<Spot> {
+    let mut spots = vec![];
+    for (interface, address, prefix) in addresses {
+        let host = if address.is_ipv4() { 32 } else { 128 };
+        let on_link = Cidr::new(*address, *prefix).map(|address| Spot { interface: *interface, address });
+        let silent = Cidr::new(*address, host).map(|address| Spot { interface: LOOPBACK, address });
+        spots.extend(on_link.into_iter().chain(silent));
+    }
+    spots
 }
 
 // ---- the daemon's side ------------------------------------------------------
@@ -169,9 +201,10 @@ impl Guard {
     }
 
     /// Tells the guard what is held now. Never waits; should the guard not
-    /// take it now, it is told again later. Farewells go to a UDP port if one is given.
-    pub fn update(&self, state: &GuardState, port: Option<u16>) {
-        let state = State::new(state, port, &self.shared.runtime_dir);
+    /// take it now, it is told again later. Farewells go to a UDP port if one is
+    /// given; `releases` are the state's, as they are sent.
+    pub fn update(&self, state: &GuardState, port: Option<u16>, releases: Vec<(SocketAddr, Vec<u8>)>) {
+        let state = State::new(state, port, releases, &self.shared.runtime_dir);
         let Ok(bytes) = serde_json::to_vec(&state) else { return };
         let mut link = self.shared.link();
         if link.newest.as_ref() == Some(&bytes) && link.told {
@@ -358,9 +391,10 @@ pub fn main() -> ExitCode {
     let daemon =
         daemon.and_then(|pid| rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()).ok());
     // Opened now: later there may be no memory for it.
-    let requester = Requester::open();
-    let mut last = None;
+    let mut requester = Requester::open();
+    let mut last: Option<State> = None;
     loop {
+        wait_for_word(last.as_mut(), &mut requester);
         match next_message() {
             Ok(Some(state)) => last = Some(state),
             Ok(None) => break,
@@ -377,6 +411,42 @@ pub fn main() -> ExitCode {
         let _ = poll(&mut gone, PollTimeout::from(LAST_WORDS));
     }
     clean_up(&last, requester)
+}
+
+/// Waits until the daemon says something or ends. What a frozen daemon owns by
+/// a lease that is over is deleted meanwhile: another node may own it soon.
+fn wait_for_word(mut last: Option<&mut State>, requester: &mut io::Result<Requester>) {
+    let stdin = io::stdin();
+    loop {
+        let wait = match last.as_ref().and_then(|l| l.next_end()) {
+            // It counts whole milliseconds: late by one at most.
+            Some(end) => {
+                let wait = end.since(clock::now()) + Duration::from_millis(1);
+                PollTimeout::try_from(wait).unwrap_or(PollTimeout::MAX)
+            }
+            None => PollTimeout::NONE,
+        };
+        let mut word = [PollFd::new(stdin.as_fd(), PollFlags::POLLIN)];
+        match poll(&mut word, wait) {
+            Err(Errno::EINTR) | Ok(0) => {}
+            Ok(_) | Err(_) => return,
+        }
+        let over = last.as_mut().map(|l| l.over(clock::now())).unwrap_or_default();
+        if over.is_empty() {
+            continue;
+        }
+        let deleted = match requester {
+            Ok(requester) => requester.delete(&spots(&over)),
+            Err(_) => Requester::open().and_then(|mut r| r.delete(&spots(&over))),
+        };
+        match deleted {
+            Ok(()) => eprintln!(
+                "vipd guard: the daemon stands still and its lease is over: {} floating addresses deleted",
+                over.len()
+            ),
+            Err(error) => eprintln!("vipd guard: cannot delete what a frozen daemon owns: {error}"),
+        }
+    }
 }
 
 /// The next message that is understood; `None` at the end.
@@ -433,6 +503,12 @@ fn clean_up(last: &State, requester: io::Result<Requester>) -> ExitCode {
             complain("release for a dead daemon", error);
         }
     }
+    for (voter, bytes) in &last.releases {
+        let any: IpAddr = if voter.is_ipv4() { [0, 0, 0, 0].into() } else { [0_u16; 8].into() };
+        if let Err(error) = send_datagram(any, *voter, bytes) {
+            complain("give a dead daemon's votes back", error);
+        }
+    }
     let took = clock::now() - start;
     if let Err(error) = kernel::restore_switches(&last.runtime_dir) {
         complain("restore ARP settings for a dead daemon", error);
@@ -464,8 +540,9 @@ mod tests {
                 destination: IpAddr::from([10, 77, 0, 12]),
                 bytes: vec![1, 2, 3],
             }],
+            ..GuardState::default()
         };
-        let bytes = serde_json::to_vec(&State::new(&state, None, Path::new("/run/vipd")))?;
+        let bytes = serde_json::to_vec(&State::new(&state, None, vec![], Path::new("/run/vipd")))?;
         let read: State = serde_json::from_slice(&bytes)?;
         assert_eq!(read.farewells.len(), 1);
         let spots = read.spots();

@@ -13,6 +13,7 @@
 //! * [`publish`]: the records of the cluster's name.
 //! * [`resolve`]: names of servers.
 //! * [`shell`]: the one loop that drives the decisions.
+//! * [`witness`]: a host that only votes.
 
 pub mod check;
 pub mod cli;
@@ -27,6 +28,7 @@ pub mod peer;
 pub mod publish;
 pub mod resolve;
 pub mod shell;
+pub mod witness;
 
 use std::io;
 

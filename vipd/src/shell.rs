@@ -154,7 +154,7 @@ pub async fn run(parts: Parts) -> io::Result<Left> {
     let (publishing, mut answers) = parts.publishing;
     let mut calls = parts.calls;
     let transport = parts.node.settings().election.transport;
-    let members = parts.node.settings().cluster.nodes.iter().flat_map(|n| n.addresses.clone()).collect();
+    let members = parts.node.settings().cluster.voters().flat_map(|n| n.addresses.clone()).collect();
     let in_force = std::fs::read_to_string(&parts.config).unwrap_or_default();
     let mut shell = Shell {
         node: parts.node,

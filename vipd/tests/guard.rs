@@ -103,8 +103,15 @@ async fn serve(dir: &Path) -> Outcome {
     let (handle, actor, mut events, _) = kernel::start(settings).await?;
     tokio::spawn(actor.run());
     let interface = index(HERE);
-    let plan =
-        |group, addresses, hold| GroupPlan { group, generation: 1, interface, addresses, hold, lease: LEASE };
+    let plan = |group, addresses, hold| GroupPlan {
+        group,
+        generation: 1,
+        interface,
+        addresses,
+        hold,
+        lease: LEASE,
+        until: None,
+    };
     let owned = vec![cidr([10, 9, 0, 100], 24), vip6()];
     let silent = vec![cidr([10, 9, 0, 101], 24)];
     handle.submit(plan(0, owned.clone(), Hold::Owned));
@@ -122,8 +129,13 @@ async fn serve(dir: &Path) -> Outcome {
     };
     // What was told earlier does not count.
     guard.update(
-        &GuardState { addresses: vec![], farewells: vec![farewell("10.9.0.1", "10.9.0.2", b"early")?] },
+        &GuardState {
+            addresses: vec![],
+            farewells: vec![farewell("10.9.0.1", "10.9.0.2", b"early")?],
+            ..GuardState::default()
+        },
         None,
+        vec![],
     );
     let last = GuardState {
         addresses: owned.into_iter().chain(silent).map(|address| (interface, address)).collect(),
@@ -131,8 +143,9 @@ async fn serve(dir: &Path) -> Outcome {
             farewell("10.9.0.1", "10.9.0.2", b"bye 4")?,
             farewell("fd09::1", "fd09::2", b"bye 6")?,
         ],
+        ..GuardState::default()
     };
-    guard.update(&last, None);
+    guard.update(&last, None, vec![]);
     let listener = TcpListener::bind(("0.0.0.0", 7000))?;
     std::thread::spawn(move || listener.incoming().collect::<Vec<_>>());
     for line in std::io::stdin().lines() {
@@ -155,12 +168,13 @@ async fn serve(dir: &Path) -> Outcome {
                     farewells: (0..200)
                         .map(|_| Transmit { bytes: vec![n; 1000], ..last.farewells[0].clone() })
                         .collect(),
+                    ..GuardState::default()
                 };
                 for n in 0..40 {
-                    guard.update(&filler(n), None);
+                    guard.update(&filler(n), None, vec![]);
                 }
                 assert!(!guard.is_told(), "the socket takes everything");
-                guard.update(&last, None);
+                guard.update(&last, None, vec![]);
                 answer("guard is 0")?;
             }
             "take over" => {

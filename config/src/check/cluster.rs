@@ -6,16 +6,18 @@ use crate::Key;
 use crate::address::NodeAddress;
 use crate::choice::Unsealed;
 use crate::report::{At, Problem, Report, quote};
-use crate::shape::{Field, Reported, Table};
-use crate::spec::{ClusterSpec, NodeSpec};
+use crate::shape::{Field, List, Reported, Table};
+use crate::spec::{ClusterSpec, NodeSpec, WitnessSpec};
 use crate::value::FilePath;
 use std::net::IpAddr;
 use std::num::NonZeroU8;
 use std::ops::Range;
-use vipd_core::settings::{ClusterSettings, Family, Member, Transport};
+use vipd_core::settings::{ClusterSettings, Family, Member, Quorum, Transport};
 
 /// More than this no election, and no person, keeps in view.
 const MAX_NODES: usize = 64;
+/// Each is asked with every advert.
+const MAX_WITNESSES: usize = 8;
 /// The UDP port of the peer link when the file names none.
 const DEFAULT_PEER_PORT: u16 = 7112;
 
@@ -40,7 +42,12 @@ pub(super) fn judge(field: Field<Table<ClusterSpec>>, report: &mut Report<'_>) -
     let missing = "add [cluster] with name and nodes";
     let Ok(At { value, span }) = field.need("[cluster]", missing, &(0..0), report) else {
         return Cluster {
-            settings: ClusterSettings { name: String::new(), nodes: vec![], peer_port: DEFAULT_PEER_PORT },
+            settings: ClusterSettings {
+                name: String::new(),
+                nodes: vec![],
+                witnesses: vec![],
+                peer_port: DEFAULT_PEER_PORT,
+            },
             names: Names { what: "node", names: vec![None] },
             addresses: vec![],
             complete: false,
@@ -50,7 +57,7 @@ pub(super) fn judge(field: Field<Table<ClusterSpec>>, report: &mut Report<'_>) -
             key_known: false,
         };
     };
-    let ClusterSpec { name, nodes, peer_port, key_file, unsealed } = value.open(report);
+    let ClusterSpec { name, nodes, witnesses, peer_port, key_file, unsealed } = value.open(report);
     let name = name.need("name", "a name of its own for each cluster: name = \"orders\"", &span, report);
     let missing = "the proxy hosts, by preference: nodes = [{ name = \"px1\", address = \"10.77.0.11\" }]";
     let nodes = nodes.need("nodes", missing, &span, report);
@@ -63,7 +70,8 @@ pub(super) fn judge(field: Field<Table<ClusterSpec>>, report: &mut Report<'_>) -
             tables.into_iter().map(|t| t.map_or_else(Draft::unreadable, |t| draft(t, report))).collect()
         }
     };
-    let mut cluster = gather(drafts, place, report);
+    let witnesses = self::witnesses(witnesses, report);
+    let mut cluster = gather(drafts, witnesses, place, report);
     cluster.settings.name = name.map(|n| n.value.0).unwrap_or_default();
     let port = peer_port.ok("peer-port", report).and_then(|p| u16::try_from(p.value.0).ok());
     cluster.settings.peer_port = port.unwrap_or(DEFAULT_PEER_PORT);
@@ -113,6 +121,38 @@ pub(super) fn sealed(cluster: &Cluster, election: &Election, report: &mut Report
     }
 }
 
+/// A lease is only as good as the votes: each is known by its seal alone.
+pub(super) fn quorum(cluster: &Cluster, election: &Election, report: &mut Report<'_>) {
+    let (voters, witnesses) = (cluster.settings.voters().count(), cluster.settings.witnesses.len());
+    let place = &election.quorum_place;
+    match election.settings.quorum {
+        Quorum::None if witnesses > 0 && election.quorum_known => report.warning(
+            &cluster.place,
+            Problem::new("witnesses have no effect without quorum = \"majority\" in [election]"),
+        ),
+        Quorum::None => {}
+        Quorum::Majority => {
+            if cluster.key_known && cluster.key.is_none() {
+                let why = "quorum = \"majority\" needs key-file in [cluster]: without a seal anybody on the \
+                           network could vote";
+                let hint = "`vipd keygen` prints a key: key-file = \"/etc/vipd/cluster.key\", the same on every \
+                            host";
+                report.error(place, Problem::new(why).hint(hint));
+            }
+            if cluster.complete && voters > 0 && voters.is_multiple_of(2) {
+                let why = format!(
+                    "{voters} voters bear the loss of {}, no more than {} would: add a witness",
+                    voters / 2 - 1,
+                    voters - 1
+                );
+                let hint = "witnesses = [{ name = \"w1\", address = \"10.77.0.13\" }] in [cluster]: any small host \
+                            that runs `vipd run` with this file";
+                report.warning(place, Problem::new(why).hint(hint));
+            }
+        }
+    }
+}
+
 fn count(nodes: usize, span: &Range<usize>, report: &mut Report<'_>) {
     if nodes == 0 {
         empty_list("nodes", span, report);
@@ -143,9 +183,48 @@ fn draft(table: At<Table<NodeSpec>>, report: &mut Report<'_>) -> Draft {
     let At { value, span } = table;
     let NodeSpec { name, address, addresses, priority } = value.open(report);
     let name = name.need("name", "each node has a name: name = \"px1\"", &span, report).ok();
+    let addresses = self::addresses(address, addresses, &span, report);
+    let priority = priority.ok("priority", report).and_then(|At { value, span }| {
+        let value = u8::try_from(value.0).ok().and_then(NonZeroU8::new)?;
+        Some(At { value, span })
+    });
+    Draft { name: name.map(|At { value, span }| At { value: value.0, span }), addresses, priority }
+}
+
+/// Those who vote and never own.
+fn witnesses(field: Field<List<Table<WitnessSpec>>>, report: &mut Report<'_>) -> Vec<Draft> {
+    let Some(At { value, span }) = field.ok("witnesses", report) else { return vec![] };
+    let tables = value.open("witnesses", report);
+    if tables.len() > MAX_WITNESSES {
+        report.error(
+            &span,
+            Problem::new(format!(
+                "{} witnesses are too many: a cluster has at most {MAX_WITNESSES}",
+                tables.len()
+            ))
+            .hint("one is enough for two nodes: the number of voters should be odd"),
+        );
+    }
+    tables.into_iter().map(|t| t.map_or_else(Draft::unreadable, |t| witness(t, report))).collect()
+}
+
+fn witness(table: At<Table<WitnessSpec>>, report: &mut Report<'_>) -> Draft {
+    let At { value, span } = table;
+    let WitnessSpec { name, address, addresses } = value.open(report);
+    let name = name.need("name", "each witness has a name: name = \"w1\"", &span, report).ok();
+    let addresses = self::addresses(address, addresses, &span, report);
+    Draft { name: name.map(|At { value, span }| At { value: value.0, span }), addresses, priority: None }
+}
+
+fn addresses(
+    address: Field<NodeAddress>,
+    addresses: Field<List<NodeAddress>>,
+    span: &Range<usize>,
+    report: &mut Report<'_>,
+) -> Result<Vec<At<IpAddr>>, Reported> {
     let address = address.get("address", report);
     let addresses = addresses.get("addresses", report);
-    let addresses = match (address, addresses) {
+    match (address, addresses) {
         (Err(Reported), _) | (_, Err(Reported)) => Err(Reported),
         (Ok(Some(one)), Ok(None)) => Ok(vec![At { value: one.value.0, span: one.span }]),
         (Ok(None), Ok(Some(list))) => {
@@ -165,18 +244,13 @@ fn draft(table: At<Table<NodeSpec>>, report: &mut Report<'_>) -> Draft {
         }
         (Ok(None), Ok(None)) => {
             report.error(
-                &span,
+                span,
                 Problem::new("the node's address is missing")
                     .hint("address = \"10.77.0.11\", or addresses = [\"10.77.0.11\", \"fd77::11\"]"),
             );
             Err(Reported)
         }
-    };
-    let priority = priority.ok("priority", report).and_then(|At { value, span }| {
-        let value = u8::try_from(value.0).ok().and_then(NonZeroU8::new)?;
-        Some(At { value, span })
-    });
-    Draft { name: name.map(|At { value, span }| At { value: value.0, span }), addresses, priority }
+    }
 }
 
 fn one_a_family(
@@ -205,8 +279,16 @@ fn one_a_family(
 }
 
 /// Holds the nodes against each other.
-fn gather(drafts: Vec<Draft>, place: Range<usize>, report: &mut Report<'_>) -> Cluster {
-    let names = Names::new("node", drafts.iter().map(|d| d.name.clone()).collect(), report);
+fn gather(
+    mut drafts: Vec<Draft>,
+    witnesses: Vec<Draft>,
+    place: Range<usize>,
+    report: &mut Report<'_>,
+) -> Cluster {
+    let proxies = drafts.len();
+    drafts.extend(witnesses);
+    // Names and addresses tell all voters apart.
+    let mut names = Names::new("node", drafts.iter().map(|d| d.name.clone()).collect(), report);
     let complete = drafts.iter().all(|d| d.addresses.is_ok());
     let mut addresses: Vec<(usize, At<IpAddr>)> = Vec::new();
     let mut priorities: Vec<Option<At<NonZeroU8>>> = Vec::new();
@@ -241,8 +323,11 @@ fn gather(drafts: Vec<Draft>, place: Range<usize>, report: &mut Report<'_>) -> C
         priorities.push(draft.priority);
         addresses.extend(own.into_iter().map(|a| (position, a)));
     }
+    let witnesses = nodes.split_off(proxies);
+    names.names.truncate(proxies);
+    priorities.truncate(proxies);
     Cluster {
-        settings: ClusterSettings { name: String::new(), nodes, peer_port: DEFAULT_PEER_PORT },
+        settings: ClusterSettings { name: String::new(), nodes, witnesses, peer_port: DEFAULT_PEER_PORT },
         names,
         addresses,
         complete,

@@ -8,7 +8,7 @@ use crate::spec::ElectionSpec;
 use crate::value::Lease;
 use std::ops::Range;
 use std::time::Duration;
-use vipd_core::settings::{ElectionSettings, Transport, VrrpVersion};
+use vipd_core::settings::{ElectionSettings, OnNoQuorum, Quorum, Transport, VrrpVersion};
 
 /// VRRPv3 counts hundredths of a second in 12 bits (RFC 9568, section 5.2.7).
 const V3_STEP: Duration = Duration::from_millis(10);
@@ -32,6 +32,10 @@ pub(super) struct Election {
     pub(super) transport_known: bool,
     /// Where the transport stands.
     pub(super) transport_place: Range<usize>,
+    /// Whether the quorum is as the settings say.
+    pub(super) quorum_known: bool,
+    /// Where the quorum stands.
+    pub(super) quorum_place: Range<usize>,
 }
 
 pub(super) fn judge(field: Field<Table<ElectionSpec>>, report: &mut Report<'_>) -> Election {
@@ -40,7 +44,16 @@ pub(super) fn judge(field: Field<Table<ElectionSpec>>, report: &mut Report<'_>) 
         Ok(None) => (ElectionSpec::default(), true),
         Err(_) => (ElectionSpec::default(), false),
     };
-    let ElectionSpec { advert_interval, vrrp_version, transport, preempt, preempt_delay, lease } = spec;
+    let ElectionSpec {
+        advert_interval,
+        vrrp_version,
+        transport,
+        preempt,
+        preempt_delay,
+        lease,
+        quorum,
+        on_no_quorum,
+    } = spec;
     let version = vrrp_version.get("vrrp-version", report);
     let version_known = readable && version.is_ok();
     let version = version.ok().flatten().map_or(VrrpVersion::V3, |At { value: Version(v), .. }| v);
@@ -64,6 +77,15 @@ pub(super) fn judge(field: Field<Table<ElectionSpec>>, report: &mut Report<'_>) 
         Ok(Some(_) | None) | Err(_) => Err(()),
     };
     let lease = self::lease(lease.ok("lease", report), interval.ok(), report);
+    let (quorum, quorum_place, quorum_known) = match quorum.get("quorum", report) {
+        Ok(Some(At { value, span })) => (value, span, true),
+        Ok(None) => (Quorum::None, 0..0, readable),
+        Err(_) => (Quorum::None, 0..0, false),
+    };
+    let on_no_quorum = on_no_quorum.ok("on-no-quorum", report);
+    if let (Some(At { span, .. }), Quorum::None, true) = (&on_no_quorum, quorum, quorum_known) {
+        report.warning(span, Problem::new("on-no-quorum has no effect without quorum = \"majority\""));
+    }
     let preempt = preempt.get("preempt", report);
     let delay = self::preempt_delay(preempt_delay.ok("preempt-delay", report), &preempt, report);
     Election {
@@ -74,10 +96,14 @@ pub(super) fn judge(field: Field<Table<ElectionSpec>>, report: &mut Report<'_>) 
             preempt: preempt.ok().flatten().is_some_and(|p| p.value),
             preempt_delay: delay,
             lease,
+            quorum,
+            on_no_quorum: on_no_quorum.map_or(OnNoQuorum::Withdraw, |o| o.value),
         },
         version_known,
         transport_known,
         transport_place,
+        quorum_known,
+        quorum_place,
     }
 }
 

@@ -30,6 +30,7 @@ pub(crate) fn config(spec: Spec, report: &mut Report<'_>) -> Config {
     let cluster = cluster::judge(cluster, report);
     let election = election::judge(election, report);
     cluster::sealed(&cluster, &election, report);
+    cluster::quorum(&cluster, &election, report);
     let pools = pool::judge(open(pool, "pool", report), report);
     let status = notify::status(status, report);
     let http = status.as_ref().map(|s| At { value: s.value.http, span: s.span.clone() });

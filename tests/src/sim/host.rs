@@ -1,5 +1,6 @@
 //! One simulated host: a node, its kernel, its guard.
 
+use super::clock::Clock;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::Duration;
@@ -7,6 +8,7 @@ use vipd_core::node::{GuardState, Node};
 use vipd_core::plan::{GroupPlan, Hold};
 use vipd_core::settings::Cidr;
 use vipd_core::time::Time;
+use vipd_core::witness::Witness;
 
 /// Whether the daemon runs.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -15,8 +17,21 @@ pub enum Power {
     Running,
     /// It is stopped (SIGSTOP, a stalled machine) until then.
     Frozen(Time),
+    /// The whole machine stands still until then: it answers nothing.
+    Stalled(Time),
     /// It is dead; started again then.
     Dead(Time),
+}
+
+/// A simulated witness.
+#[derive(Debug)]
+pub struct WitnessHost {
+    /// It runs, or else is started again at the time of `power`.
+    pub witness: Option<Witness>,
+    /// Whether it runs.
+    pub power: Power,
+    /// Its clock.
+    pub clock: Clock,
 }
 
 /// An address group as the kernel holds it.
@@ -53,6 +68,8 @@ pub struct Host {
     pub ordered: Option<(BTreeSet<IpAddr>, Time)>,
     /// How often the daemon was started.
     pub starts: u32,
+    /// Its clock.
+    pub clock: Clock,
 }
 
 impl Host {
@@ -70,6 +87,7 @@ impl Host {
             guard: GuardState::default(),
             ordered: None,
             starts: 0,
+            clock: Clock::TRUE,
         }
     }
 
@@ -103,22 +121,38 @@ impl Host {
         }
     }
 
-    /// The kernel deletes what was not renewed.
+    /// The kernel deletes what was not renewed, and the guard what a frozen
+    /// daemon should have given up.
     pub fn expire(&mut self, now: Time) {
         self.kernel.retain(|_, held| held.until > now);
+        let shown = self.clock.show(now);
+        let late = |held: &Held| {
+            let over = self.guard.watched.iter().filter(|w| w.until <= shown);
+            over.flat_map(|w| &w.addresses).any(|(_, a)| held.addresses.contains(a))
+        };
+        self.kernel.retain(|_, held| !late(held));
+        self.guard.watched.retain(|w| w.until > shown);
     }
 
     /// Whether it answers ARP for a group.
     #[must_use]
     pub fn answers(&self, group: usize) -> bool {
         self.carrier
+            && !self.is_stalled()
             && self.kernel.get(&group).is_some_and(|h| h.hold == Hold::Owned && !h.addresses.is_empty())
     }
 
     /// Whether it answers ARP for an address, in whatever group.
     #[must_use]
     pub fn answers_for(&self, address: Cidr) -> bool {
-        self.carrier && self.kernel.values().any(|h| h.hold == Hold::Owned && h.addresses.contains(&address))
+        self.carrier
+            && !self.is_stalled()
+            && self.kernel.values().any(|h| h.hold == Hold::Owned && h.addresses.contains(&address))
+    }
+
+    /// Whether the whole machine stands still, its kernel with it.
+    const fn is_stalled(&self) -> bool {
+        matches!(self.power, Power::Stalled(_))
     }
 
     /// Whether the daemon runs now.

@@ -2,11 +2,12 @@
 //! loses, delays, doubles and cuts, and a kernel that answers late. Everything
 //! follows from a seed.
 
+pub mod clock;
 pub mod host;
 pub mod rng;
 pub mod settings;
 pub mod world;
 
-pub use host::{Host, Power};
+pub use host::{Host, Power, WitnessHost};
 pub use rng::Rng;
 pub use world::{Fault, World};

@@ -6,8 +6,8 @@ use std::num::NonZeroU8;
 use std::time::Duration;
 use vipd_core::node::Settings;
 use vipd_core::settings::{
-    Cidr, ClusterSettings, DNS_GROUP, Dns, ElectionSettings, Member, Policy, Transport, VipGroup,
-    VrrpVersion, WhenAllDown,
+    Cidr, ClusterSettings, DNS_GROUP, Dns, ElectionSettings, Member, OnNoQuorum, Policy, Quorum, Transport,
+    VipGroup, VrrpVersion, WhenAllDown,
 };
 
 pub(super) fn settings(nodes: usize, groups: usize, election: ElectionSettings) -> Settings {
@@ -30,7 +30,12 @@ pub(super) fn settings(nodes: usize, groups: usize, election: ElectionSettings) 
     });
     let vips: Vec<VipGroup> = vips.collect();
     Settings {
-        cluster: ClusterSettings { name: "orders".into(), nodes: members.collect(), peer_port: 7112 },
+        cluster: ClusterSettings {
+            name: "orders".into(),
+            nodes: members.collect(),
+            witnesses: vec![],
+            peer_port: 7112,
+        },
         digests: vec![digest(&vips)],
         vips,
         election,
@@ -75,6 +80,8 @@ pub fn election(interval: Duration) -> ElectionSettings {
         preempt: false,
         preempt_delay: Duration::ZERO,
         lease: Duration::from_secs((interval * 3).as_secs().max(1)),
+        quorum: Quorum::None,
+        on_no_quorum: OnNoQuorum::Withdraw,
     }
 }
 

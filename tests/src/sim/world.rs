@@ -1,6 +1,7 @@
 //! The simulated cluster and its invariants.
 
-use super::host::{Host, Power};
+use super::clock::{Clock, DRIFT_MAX};
+use super::host::{Host, Power, WitnessHost};
 use super::rng::Rng;
 use super::settings::{digest, moving_address, second_address, settings};
 use std::collections::{BTreeMap, BTreeSet};
@@ -9,9 +10,10 @@ use std::time::Duration;
 use vipd_core::node::{Input, Link, Node, Output, Settings, Transmit};
 use vipd_core::plan::{GroupPlan, Hold};
 use vipd_core::publish::Records;
-use vipd_core::settings::{Cidr, ElectionSettings, Policy, WhenAllDown};
+use vipd_core::settings::{Cidr, ElectionSettings, Member, OnNoQuorum, Policy, Quorum, WhenAllDown};
 use vipd_core::time::Time;
 use vipd_core::wire::peer::State;
+use vipd_core::witness::Witness;
 
 const INTERFACE: u32 = 2;
 /// The daemon reads a place of records this often.
@@ -27,6 +29,10 @@ pub enum Fault {
     PowerOff(usize, Duration),
     /// The daemon does not run for a while.
     Freeze(usize, Duration),
+    /// The whole host does not run for a while, and answers nothing.
+    Stall(usize, Duration),
+    /// A witness is started anew after a while.
+    KillWitness(usize, Duration),
     /// Nothing from the first reaches the second.
     OneWay(usize, usize),
     /// Neither reaches the other.
@@ -79,6 +85,8 @@ pub struct World {
     pub now: Time,
     /// The hosts, in the order of preference.
     pub hosts: Vec<Host>,
+    /// The witnesses: their numbers in messages follow the hosts'.
+    pub witnesses: Vec<WitnessHost>,
     /// What every host runs by.
     pub settings: Settings,
     /// Where all chance comes from.
@@ -117,6 +125,7 @@ impl World {
         Self {
             now: Time::ZERO + Duration::from_secs(1),
             hosts: (0..nodes).map(|_| Host::new()).collect(),
+            witnesses: vec![],
             rng: Rng::new(seed),
             loss: 0,
             refusals: 0,
@@ -134,6 +143,42 @@ impl World {
             doubly_owned: Duration::ZERO,
             settings,
         }
+    }
+
+    /// The same, with a quorum lease, witnesses, and clocks that drift as far
+    /// as the lease allows for.
+    #[must_use]
+    pub fn with_quorum(
+        seed: u64,
+        nodes: usize,
+        witnesses: usize,
+        groups: usize,
+        election: ElectionSettings,
+    ) -> Self {
+        let mut world =
+            Self::new(seed, nodes, groups, ElectionSettings { quorum: Quorum::Majority, ..election });
+        let mut clock = || {
+            // The ends of the bound often: that is where a fault would show.
+            let drift = match world.rng.below(4) {
+                0 => 0,
+                1 => 2 * DRIFT_MAX,
+                _ => world.rng.below(2 * DRIFT_MAX + 1),
+            };
+            Clock::new(1_000_000 - DRIFT_MAX + drift, world.rng.below(1 << 40))
+        };
+        for host in &mut world.hosts {
+            host.clock = clock();
+        }
+        let new = |clock| WitnessHost { witness: None, power: Power::Dead(Time::ZERO), clock };
+        world.witnesses = (0..witnesses).map(|_| new(clock())).collect();
+        world.settings.cluster.witnesses = (nodes..nodes + witnesses)
+            .map(|n| Member {
+                name: format!("w{}", n + 1 - nodes),
+                addresses: vec![Self::address(n)],
+                priority: None,
+            })
+            .collect();
+        world
     }
 
     /// A node's own address.
@@ -178,26 +223,39 @@ impl World {
         let due = self.due.keys().next().map(|(at, _)| *at);
         let hosts = self.hosts.iter().flat_map(|h| {
             let daemon = match h.power {
-                Power::Running => h.node.as_ref().and_then(Node::next_deadline),
-                Power::Frozen(until) | Power::Dead(until) => Some(until),
+                Power::Running => h.node.as_ref().and_then(Node::next_deadline).map(|at| h.clock.when(at)),
+                Power::Frozen(until) | Power::Stalled(until) | Power::Dead(until) => Some(until),
             };
             let kernel = h.kernel.values().map(|held| held.until).min();
-            [daemon, kernel].into_iter().flatten()
+            let stalled = matches!(h.power, Power::Stalled(_));
+            let guard = h.guard.watched.iter().map(|w| h.clock.when(w.until)).min();
+            [daemon, kernel.filter(|_| !stalled), guard.filter(|_| !stalled)].into_iter().flatten()
         });
-        hosts.chain(due).min()
+        let witnesses = self.witnesses.iter().filter_map(|w| match w.power {
+            Power::Running => None,
+            Power::Frozen(until) | Power::Stalled(until) | Power::Dead(until) => Some(until),
+        });
+        hosts.chain(witnesses).chain(due).min()
     }
 
     fn step(&mut self) {
         for host in 0..self.hosts.len() {
-            self.hosts[host].expire(self.now);
+            if !matches!(self.hosts[host].power, Power::Stalled(until) if until > self.now) {
+                self.hosts[host].expire(self.now);
+            }
             match self.hosts[host].power {
                 Power::Dead(until) if until <= self.now => self.start(host),
-                Power::Frozen(until) if until <= self.now => {
+                Power::Frozen(until) | Power::Stalled(until) if until <= self.now => {
                     self.hosts[host].power = Power::Running;
                     self.note(format!("{host} thaws"));
                     self.tell_links(host);
                 }
-                Power::Dead(_) | Power::Frozen(_) | Power::Running => {}
+                Power::Dead(_) | Power::Frozen(_) | Power::Stalled(_) | Power::Running => {}
+            }
+        }
+        for witness in 0..self.witnesses.len() {
+            if matches!(self.witnesses[witness].power, Power::Dead(until) if until <= self.now) {
+                self.start_witness(witness);
             }
         }
         while let Some(((_, _), due)) = self.pop_due() {
@@ -205,10 +263,11 @@ impl World {
         }
         for host in 0..self.hosts.len() {
             let ticks = self.hosts[host].node.as_ref().and_then(Node::next_deadline);
-            if self.hosts[host].runs() && ticks.is_some_and(|at| at <= self.now) {
+            let shown = self.shown(host);
+            if self.hosts[host].runs() && ticks.is_some_and(|at| at <= shown) {
                 self.input(host, Input::Tick);
                 let next = self.hosts[host].node.as_ref().and_then(Node::next_deadline);
-                assert!(next.is_none_or(|at| at > self.now), "host {host}: a deadline lies in the past");
+                assert!(next.is_none_or(|at| at > shown), "host {host}: a deadline lies in the past");
             }
         }
     }
@@ -222,8 +281,7 @@ impl World {
         match due {
             Due::Packet { to, from, transmit } => {
                 // A frozen daemon's packets wait in its socket.
-                if let Power::Frozen(until) = self.hosts[to].power {
-                    let after = (until - self.now) + Duration::from_nanos(1);
+                if let Some(after) = self.asleep(to) {
                     return self.schedule(after, Due::Packet { to, from, transmit });
                 }
                 let input = Input::Packet {
@@ -235,17 +293,18 @@ impl World {
                 };
                 self.input(to, input);
             }
+            Due::Peer { to, from, bytes } if to >= self.hosts.len() => {
+                self.ask_witness(to - self.hosts.len(), from, &bytes);
+            }
             Due::Peer { to, from, bytes } => {
-                if let Power::Frozen(until) = self.hosts[to].power {
-                    let after = (until - self.now) + Duration::from_nanos(1);
+                if let Some(after) = self.asleep(to) {
                     return self.schedule(after, Due::Peer { to, from, bytes });
                 }
                 self.input(to, Input::PeerPacket { source: Self::address(from), ttl: 255, payload: &bytes });
             }
             Due::Apply { host, start, plan } => self.apply(host, start, &plan),
             Due::Applied { host, start, group, generation, refused } => {
-                if let Power::Frozen(until) = self.hosts[host].power {
-                    let after = (until - self.now) + Duration::from_nanos(1);
+                if let Some(after) = self.asleep(host) {
                     return self.schedule(after, Due::Applied { host, start, group, generation, refused });
                 }
                 if self.hosts[host].starts == start {
@@ -260,15 +319,15 @@ impl World {
                 }
             }
             Due::Reload { host, start } => {
-                if let Power::Frozen(until) = self.hosts[host].power {
-                    let after = (until - self.now) + Duration::from_nanos(1);
+                let now = self.shown(host);
+                if let Some(after) = self.asleep(host) {
                     return self.schedule(after, Due::Reload { host, start });
                 }
                 // One that was started since has read the new file.
                 if self.hosts[host].starts == start
                     && let Some(node) = &mut self.hosts[host].node
                 {
-                    node.reconfigure(self.settings.clone(), self.now);
+                    node.reconfigure(self.settings.clone(), now);
                     self.drain(host);
                 }
             }
@@ -307,6 +366,9 @@ impl World {
                 for farewell in guard.farewells {
                     self.send(host, farewell);
                 }
+                for (voter, bytes) in guard.releases {
+                    self.send_peer(host, voter, bytes);
+                }
             }
         }
     }
@@ -321,7 +383,8 @@ impl World {
             let after = (until - self.now) + Duration::from_nanos(1);
             return self.schedule(after, Due::Apply { host, start, plan: plan.clone() });
         }
-        let refused = plan.hold != Hold::Absent && self.rng.chance(self.refusals);
+        let over = plan.until.is_some_and(|until| until <= self.shown(host));
+        let refused = over || plan.hold != Hold::Absent && self.rng.chance(self.refusals);
         if !refused {
             self.hosts[host].apply(plan, self.now);
         }
@@ -329,11 +392,56 @@ impl World {
         self.schedule(Duration::from_micros(50), Due::Applied { host, start, group, generation, refused });
     }
 
+    /// What a host's clock shows.
+    fn shown(&self, host: usize) -> Time {
+        self.hosts[host].clock.show(self.now)
+    }
+
+    /// Until when a host does nothing: its packets wait in the socket.
+    fn asleep(&self, host: usize) -> Option<Duration> {
+        match self.hosts[host].power {
+            Power::Frozen(until) | Power::Stalled(until) => {
+                Some((until - self.now) + Duration::from_nanos(1))
+            }
+            Power::Running | Power::Dead(_) => None,
+        }
+    }
+
+    fn start_witness(&mut self, witness: usize) {
+        self.note(format!("witness {witness} starts"));
+        let (cluster, me) = (self.settings.cluster.clone(), self.hosts.len() + witness);
+        let w = &mut self.witnesses[witness];
+        let now = w.clock.show(self.now);
+        w.witness = Some(Witness::new(cluster, &self.settings.election, me, now));
+        w.power = Power::Running;
+    }
+
+    /// A datagram for a witness, and its answer.
+    fn ask_witness(&mut self, witness: usize, from: usize, bytes: &[u8]) {
+        let w = &mut self.witnesses[witness];
+        let now = w.clock.show(self.now);
+        let Some(voter) = &mut w.witness else { return };
+        match voter.packet(Self::address(from), 255, bytes, now) {
+            Ok(Some((to, bytes))) => self.send_peer(self.hosts.len() + witness, to, bytes),
+            Ok(None) => {}
+            Err(cause) => panic!("a witness rejects a message of node {from}: {cause}"),
+        }
+    }
+
+    fn send_peer(&mut self, from: usize, to: usize, bytes: Vec<u8>) {
+        let copies = if self.rng.chance(5) { 2 } else { 1 };
+        for _ in 0..copies {
+            if let Some(after) = self.path(from, to) {
+                self.schedule(after, Due::Peer { to, from, bytes: bytes.clone() });
+            }
+        }
+    }
+
     /// Starts a host's daemon; what an earlier run left is deleted first.
     pub fn start(&mut self, host: usize) {
         self.note(format!("{host} starts"));
         let seed = u32::try_from(self.rng.below(1 << 30)).unwrap_or(0);
-        let node = Node::new(self.settings.clone(), host, seed, self.now);
+        let node = Node::new(self.settings.clone(), host, seed, self.shown(host));
         let h = &mut self.hosts[host];
         h.starts += 1;
         h.node = Some(node);
@@ -362,7 +470,7 @@ impl World {
     }
 
     fn input(&mut self, host: usize, input: Input<'_>) {
-        let now = self.now;
+        let now = self.shown(host);
         if !self.hosts[host].runs() {
             return;
         }
@@ -377,11 +485,7 @@ impl World {
         while let Some(output) = self.hosts[host].node.as_mut().and_then(Node::next_output) {
             match output {
                 Output::Advert(transmit) => self.send(host, transmit),
-                Output::Peer { node, bytes } => {
-                    if let Some(after) = self.path(host, node) {
-                        self.schedule(after, Due::Peer { to: node, from: host, bytes });
-                    }
-                }
+                Output::Peer { node, bytes } => self.send_peer(host, node, bytes),
                 Output::Addresses(plan) => {
                     let after = Duration::from_micros(self.rng.between(20, 400));
                     if plan.hold != Hold::Absent {
@@ -395,9 +499,9 @@ impl World {
                     let held = self.hosts[host].kernel.get(&announcement.group);
                     let owned = held.is_some_and(|h| h.hold == Hold::Owned);
                     assert!(owned, "host {host} announces what its kernel does not hold");
-                    let group = announcement.group;
+                    let (group, now) = (announcement.group, self.shown(host));
                     if let Some(node) = &mut self.hosts[host].node {
-                        node.handle(Input::Announced { group }, self.now);
+                        node.handle(Input::Announced { group }, now);
                     }
                 }
                 Output::Guard(state) => self.hosts[host].guard = state,
@@ -468,7 +572,8 @@ impl World {
 
     /// How long a packet takes, unless it is lost.
     fn path(&mut self, from: usize, to: usize) -> Option<Duration> {
-        let whole = self.hosts[from].carrier && self.hosts[to].carrier && !self.cuts.contains(&(from, to));
+        let carrier = |n: usize| self.hosts.get(n).is_none_or(|h| h.carrier);
+        let whole = carrier(from) && carrier(to) && !self.cuts.contains(&(from, to));
         let arrives = whole && !self.rng.chance(self.loss);
         arrives.then(|| Duration::from_micros(self.rng.between(30, 500)))
     }
@@ -488,6 +593,13 @@ impl World {
                 self.hosts[host].guard = vipd_core::node::GuardState::default();
                 self.hosts[host].power = Power::Dead(self.now + down);
             }
+            Fault::KillWitness(witness, down) => {
+                self.witnesses[witness].witness = None;
+                self.witnesses[witness].power = Power::Dead(self.now + down);
+            }
+            Fault::Stall(host, pause) if self.hosts[host].power == Power::Running => {
+                self.hosts[host].power = Power::Stalled(self.now + pause);
+            }
             Fault::Freeze(host, pause) if self.hosts[host].power == Power::Running => {
                 self.hosts[host].power = Power::Frozen(self.now + pause);
             }
@@ -503,10 +615,11 @@ impl World {
             Fault::Stop(host, _) => self.input(host, Input::Stop),
             Fault::Switchover(group) => self.switchover(group),
             Fault::Maintenance(host, on) => {
+                let now = self.shown(host);
                 if self.hosts[host].runs()
                     && let Some(node) = &mut self.hosts[host].node
                 {
-                    node.set_maintenance(on, self.now);
+                    node.set_maintenance(on, now);
                     self.drain(host);
                 }
             }
@@ -543,7 +656,7 @@ impl World {
                 self.settings.vips[b].addresses = ours;
                 self.reload();
             }
-            Fault::Kill(..) | Fault::Freeze(..) => {}
+            Fault::Kill(..) | Fault::Freeze(..) | Fault::Stall(..) => {}
         }
     }
 
@@ -567,9 +680,10 @@ impl World {
     fn switchover(&mut self, group: usize) {
         let name = self.settings.vips[group].name.clone();
         for host in 0..self.hosts.len() {
+            let now = self.shown(host);
             if self.hosts[host].runs() && self.owns(host, group) {
                 if let Some(node) = &mut self.hosts[host].node {
-                    let _ = node.switchover(&name, None, self.now);
+                    let _ = node.switchover(&name, None, now);
                 }
                 self.drain(host);
             }
@@ -577,8 +691,15 @@ impl World {
     }
 
     fn owns(&self, host: usize, group: usize) -> bool {
-        let status = self.hosts[host].node.as_ref().map(|n| n.group_status(self.now));
+        let status = self.hosts[host].node.as_ref().map(|n| n.group_status(self.shown(host)));
         status.is_some_and(|s| s.iter().any(|g| g.id == group && g.state == State::Active))
+    }
+
+    /// Why a group is in the state it is in, as a host tells it.
+    #[must_use]
+    pub fn why(&self, host: usize, group: usize) -> String {
+        let status = self.hosts[host].node.as_ref().map(|n| n.group_status(self.shown(host)));
+        status.into_iter().flatten().find(|g| g.id == group).map(|g| g.why).unwrap_or_default()
     }
 
     /// The hosts that answer for a group.
@@ -602,7 +723,9 @@ impl World {
     /// The invariants that hold at every step.
     fn check(&mut self) {
         for group in 0..self.settings.vips.len() {
-            let clash = self.clash(&self.owners(group));
+            let owners = self.owners(group);
+            self.quorate(&owners, &format!("group {group}"));
+            let clash = self.clash(&owners);
             self.bound(Shared::Group(group), clash);
         }
         // Files may differ in which group has an address.
@@ -610,6 +733,13 @@ impl World {
             let clash = self.clash(&self.answering(address));
             self.bound(Shared::Address(address), clash);
         }
+    }
+
+    /// With a quorum no two ever own the same, whether they can hear each other or not.
+    fn quorate(&self, owners: &[usize], what: &str) {
+        let election = &self.settings.election;
+        let strict = election.quorum == Quorum::Majority && election.on_no_quorum == OnNoQuorum::Withdraw;
+        assert!(!strict || owners.len() < 2, "{}: hosts {owners:?} both own {what}", self.now);
     }
 
     /// Those of some hosts that run, if two of them can hear each other.
@@ -667,7 +797,7 @@ impl World {
                 "owners of group {group}: {owners:?}, able: {able:?}"
             );
             for host in &able {
-                let status = self.hosts[*host].node.as_ref().map(|n| n.group_status(self.now));
+                let status = self.hosts[*host].node.as_ref().map(|n| n.group_status(self.shown(*host)));
                 let state = status.and_then(|s| s.iter().find(|g| g.id == group).map(|g| g.state));
                 let stands_by = matches!(state, Some(State::Backup | State::Active));
                 assert!(stands_by, "host {host} can take group {group} and is in {state:?}");

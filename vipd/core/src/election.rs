@@ -15,6 +15,18 @@
 //!   +--------+------------- Shutdown ----------------+
 //!
 //!   Fault takes any state to Fault; Startup leaves Fault as it leaves Init.
+//!
+//!   With a quorum lease the way to Active leads through a candidacy, and the
+//!   lease's end leads back:
+//!
+//!            |  would become Active                 |
+//!            v                                      |
+//!   Backup, candidate --- a majority grants ---> Active
+//!            |   ^                                  |
+//!            |   |   its timer, once more           | the majority's
+//!            v   |                                  | promises are over
+//!          Backup <---------------------------------+
+//!            an owner is heard
 //! ```
 //!
 //! What is ours and not the RFC's: preemption is off unless asked for, a
@@ -22,6 +34,7 @@
 //! by somebody we do not follow moves no timer, and an owner that slept so
 //! long that another may have taken over steps down before it says a word.
 
+use crate::lease::{Answer, Lease, Request, Wanted};
 use crate::settings::VrrpVersion;
 use crate::time::Time;
 use crate::wire::advert::{PRIORITY_OWNER, PRIORITY_RELEASE};
@@ -40,7 +53,7 @@ const OVERSLEPT: Duration = Duration::from_millis(20);
 const SETTLE: Duration = Duration::from_millis(20);
 
 /// What an election runs by.
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub struct Params {
     /// This node's priority, 1 to 255.
     pub priority: u8,
@@ -99,10 +112,19 @@ pub enum Event {
     /// The program runs again, this long after something was due: comes before
     /// every other event. After a pause what is queued may be old.
     Wake(Duration),
+    /// A voter answered a request of this run.
+    Answer {
+        /// The voter.
+        voter: usize,
+        /// The request's number.
+        number: u64,
+        /// What it says.
+        answer: Answer,
+    },
 }
 
 /// Why ownership changed.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub enum Cause {
     /// This node is the addresses' owner (priority 255).
     AddressOwner,
@@ -116,6 +138,11 @@ pub enum Cause {
     Superior(Who, u8, u8),
     /// This node slept so long that another may have taken over.
     Slept(Duration),
+    /// No majority of the voters promises them to this node any more: how many
+    /// did, of how many.
+    NoMajority(usize, usize),
+    /// Nobody could be asked, and the settings say to own without a majority.
+    WithoutMajority,
     /// This node gave them up on purpose.
     GivenUp,
     /// This node cannot own them.
@@ -135,10 +162,22 @@ pub struct Outcome {
     pub own: Option<Cause>,
     /// They are no longer this node's.
     pub disown: Option<Cause>,
+    /// Ask every voter.
+    pub ask: Option<Request>,
+    /// Tell every voter that requests up to this number are withdrawn.
+    pub give_back: Option<u64>,
+    /// The lease lasts longer than before.
+    pub extended: bool,
+}
+
+impl Outcome {
+    fn and(self, wanted: Wanted) -> Self {
+        Self { ask: wanted.ask.or(self.ask), give_back: wanted.give_back.or(self.give_back), ..self }
+    }
 }
 
 /// The last owner that was followed.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub struct Owner {
     /// Who it is.
     pub who: Who,
@@ -163,7 +202,7 @@ pub enum Restraint {
     Nothing,
 }
 
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
 enum State {
     Init,
     Fault,
@@ -178,6 +217,8 @@ enum State {
         preempt_at: Option<Time>,
         /// This node gave ownership up and does not preempt its successor.
         yielded: bool,
+        /// It would own, and waits for the lease: why.
+        candidate: Option<Cause>,
     },
     Active {
         /// When to advertise next.
@@ -190,7 +231,7 @@ enum State {
 }
 
 /// One virtual router's election.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub struct Election {
     params: Params,
     state: State,
@@ -202,6 +243,8 @@ pub struct Election {
     eager: bool,
     /// The addresses are somebody else's until then, under another number.
     barred: Option<Time>,
+    /// What decides whether it may own; nothing does without a quorum.
+    lease: Option<Lease>,
 }
 
 impl Election {
@@ -209,7 +252,78 @@ impl Election {
     #[must_use]
     pub fn new(params: Params) -> Self {
         let interval = params.interval;
-        Self { params, state: State::Init, interval, woke_at: None, eager: true, barred: None }
+        Self { params, state: State::Init, interval, woke_at: None, eager: true, barred: None, lease: None }
+    }
+
+    /// The same, with a lease that decides whether it may own.
+    #[must_use]
+    pub fn with_lease(self, lease: Option<Lease>) -> Self {
+        Self { lease, ..self }
+    }
+
+    /// The lease, where there is one.
+    #[must_use]
+    pub const fn lease(&self) -> Option<&Lease> {
+        self.lease.as_ref()
+    }
+
+    /// Another lease, of which nothing is held yet.
+    pub fn set_lease(&mut self, lease: Option<Lease>) {
+        self.lease = lease;
+    }
+
+    /// Whether this backup would own and waits for the lease.
+    #[must_use]
+    pub const fn is_candidate(&self) -> bool {
+        matches!(self.state, State::Backup { candidate: Some(_), .. })
+    }
+
+    /// The group was given back by its holder: a candidate asks at once.
+    pub fn hurry(&mut self, now: Time) {
+        let candidate = self.is_candidate();
+        if let Some(lease) = self.lease.as_mut().filter(|_| candidate) {
+            lease.hurry(now);
+        }
+    }
+
+    /// The same election on a clock that shows `now`: for the exploration of
+    /// all states, where only differences count. What is only told to people
+    /// is forgotten.
+    pub fn rebase(&mut self, now: Time, time: impl Fn(Time) -> Time, number: impl Fn(u64) -> u64) {
+        match &mut self.state {
+            State::Init | State::Fault => {}
+            State::Backup { down_at, owner, preempt_at, candidate, .. } => {
+                *down_at = if candidate.is_some() { now } else { time(*down_at) };
+                *preempt_at = preempt_at.map(&time);
+                if let Some(owner) = owner {
+                    owner.at = now;
+                }
+                if let Some(Cause::Silence(silence)) = candidate {
+                    *silence = None;
+                }
+            }
+            State::Active { advert_at, sent_at, .. } => {
+                (*advert_at, *sent_at) = (time(*advert_at), time(*sent_at));
+            }
+        }
+        self.barred = self.barred.map(&time);
+        self.woke_at = self.woke_at.map(&time).filter(|at| now - *at < SETTLE);
+        if let Some(lease) = &mut self.lease {
+            lease.rebase(now, time, number);
+        }
+    }
+
+    /// Until when an owner may hold the addresses; nothing ends that without a quorum.
+    #[must_use]
+    pub fn may_own_until(&self) -> Option<Time> {
+        self.lease.as_ref().filter(|l| !l.keeps()).map(|l| l.until().unwrap_or(Time::ZERO))
+    }
+
+    /// The addresses are not held here: an election that wants none gives its
+    /// promises back. The number up to which requests are withdrawn.
+    pub fn give_back(&mut self) -> Option<u64> {
+        let wants = self.is_candidate() || matches!(self.state, State::Active { .. });
+        self.lease.as_mut().filter(|_| !wants).and_then(Lease::give_back)
     }
 
     /// The parameters in force.
@@ -222,6 +336,10 @@ impl Election {
     /// learn them; its own patience stays what its last advert promised.
     pub fn set_params(&mut self, params: Params, now: Time) {
         self.params = params;
+        let pause = self.skew() * 2;
+        if let Some(lease) = &mut self.lease {
+            lease.set_terms(self.params.interval, pause);
+        }
         match &mut self.state {
             State::Active { advert_at, .. } => {
                 self.interval = self.params.interval;
@@ -309,10 +427,12 @@ impl Election {
     /// When [`Event::Timer`] is due.
     #[must_use]
     pub fn deadline(&self) -> Option<Time> {
+        let lease = self.lease.as_ref().and_then(Lease::deadline);
         match self.state {
             State::Init | State::Fault => None,
+            State::Backup { candidate: Some(_), .. } => lease,
             State::Backup { down_at, .. } => Some(self.due(down_at)),
-            State::Active { advert_at, .. } => Some(advert_at),
+            State::Active { advert_at, .. } => lease.into_iter().chain([advert_at]).min(),
         }
     }
 
@@ -337,28 +457,40 @@ impl Election {
         (self.params.interval * SILENT_INTERVALS).min(self.params.lease)
     }
 
-    /// Takes an event. An owner that slept too long steps down first,
-    /// whatever woke it.
+    /// Takes an event. An owner that slept too long, or whose lease is over,
+    /// steps down first, whatever woke it.
     pub fn handle(&mut self, event: Event, now: Time) -> Outcome {
-        if let State::Active { sent_at, until_lost, .. } = self.state {
-            let slept = now - sent_at;
-            if slept > until_lost {
-                self.become_backup(now, None, false);
-                let outcome = Outcome { disown: Some(Cause::Slept(slept)), ..Outcome::default() };
-                return match event {
-                    Event::Advert(_) | Event::Shutdown | Event::Fault => {
-                        Outcome { disown: outcome.disown, ..self.step(event, now) }
-                    }
-                    Event::Startup | Event::Release | Event::Timer | Event::Wake(_) => outcome,
-                };
+        let Some(cause) = self.lost(now) else { return self.step(event, now) };
+        self.become_backup(now, None, false);
+        let disown = Some(cause);
+        // Those who hear it need not find out by its silence.
+        let release = matches!(cause, Cause::NoMajority(..));
+        match event {
+            Event::Advert(_) | Event::Shutdown | Event::Fault => {
+                Outcome { disown, release, ..self.step(event, now) }
+            }
+            Event::Startup | Event::Release | Event::Timer | Event::Wake(_) | Event::Answer { .. } => {
+                Outcome { disown, release, ..Outcome::default() }
             }
         }
-        self.step(event, now)
+    }
+
+    /// Why an owner is none any more.
+    fn lost(&mut self, now: Time) -> Option<Cause> {
+        let State::Active { sent_at, until_lost, .. } = self.state else { return None };
+        let slept = now - sent_at;
+        if slept > until_lost {
+            return Some(Cause::Slept(slept));
+        }
+        let lease = self.lease.as_mut().filter(|l| !l.holds(now))?;
+        lease.tick(now);
+        (!lease.keeps()).then(|| Cause::NoMajority(lease.promises(now), lease.terms().voters))
     }
 
     fn step(&mut self, event: Event, now: Time) -> Outcome {
         match (&self.state, event) {
             (State::Init | State::Fault, Event::Startup) => self.start(now),
+            (_, Event::Answer { voter, number, answer }) => self.answered(voter, number, answer, now),
             (State::Init, Event::Fault) => {
                 self.state = State::Fault;
                 Outcome::default()
@@ -372,11 +504,11 @@ impl Election {
             (State::Backup { .. }, Event::Timer) => self.backup_timer(now),
             (State::Active { .. }, Event::Advert(heard)) => self.active_hears(heard, now),
             (State::Active { .. }, Event::Timer) => self.active_timer(now),
-            (State::Backup { down_at, .. }, Event::Wake(late)) => {
+            (State::Backup { down_at, candidate, .. }, Event::Wake(late)) => {
                 if late > OVERSLEPT {
                     self.woke_at = Some(now);
                 }
-                if now - self.due(*down_at) > OVERSLEPT.max(self.interval) {
+                if candidate.is_none() && now - self.due(*down_at) > OVERSLEPT.max(self.interval) {
                     self.become_backup(now, None, false);
                 }
                 Outcome::default()
@@ -418,13 +550,50 @@ impl Election {
 
     fn become_backup(&mut self, now: Time, owner: Option<Owner>, yielded: bool) {
         let down_at = now + self.master_down_interval();
-        self.state = State::Backup { down_at, owner, released: false, preempt_at: None, yielded };
+        self.state =
+            State::Backup { down_at, owner, released: false, preempt_at: None, yielded, candidate: None };
     }
 
+    /// Owns, if the lease allows; else it is a candidate from now on.
     fn become_active(&mut self, cause: Cause, now: Time) -> Outcome {
+        let Some(lease) = &mut self.lease else { return self.own(cause, now) };
+        if lease.holds(now) {
+            return self.own(cause, now);
+        }
+        let preempt = matches!(cause, Cause::Preempted(..) | Cause::AddressOwner);
+        let wanted = lease.want(preempt, matches!(cause, Cause::Released(_)), now);
+        if !matches!(self.state, State::Backup { .. }) {
+            self.become_backup(now, None, false);
+        }
+        if let State::Backup { candidate, .. } = &mut self.state {
+            *candidate = Some(cause);
+        }
+        Outcome::default().and(wanted)
+    }
+
+    /// A voter answered: a candidate may own by now, and an owner no more.
+    fn answered(&mut self, voter: usize, number: u64, answer: Answer, now: Time) -> Outcome {
+        let Some(lease) = &mut self.lease else { return Outcome::default() };
+        let extended = lease.answer(voter, number, answer, now);
+        let (holds, keeps) = (lease.holds(now), lease.keeps());
+        let count = (lease.promises(now), lease.terms().voters);
+        match self.state {
+            State::Backup { candidate: Some(cause), .. } if holds => self.own(cause, now),
+            State::Active { .. } if !holds && !keeps => {
+                // Enough of them have promised it to another: this clock stood still.
+                self.become_backup(now, None, false);
+                let disown = Some(Cause::NoMajority(count.0, count.1));
+                Outcome { release: true, disown, ..Outcome::default() }
+            }
+            State::Active { .. } => Outcome { extended, ..Outcome::default() },
+            State::Init | State::Fault | State::Backup { .. } => Outcome::default(),
+        }
+    }
+
+    fn own(&mut self, cause: Cause, now: Time) -> Outcome {
         self.interval = self.params.interval;
-        self.state = self.active(now + self.params.interval, now);
-        Outcome { advertise: true, own: Some(cause), ..Outcome::default() }
+        let own = Some(cause);
+        Outcome { own, ..self.advertise(now) }
     }
 
     /// Active, having advertised just now.
@@ -437,7 +606,7 @@ impl Election {
             return self.backup_hears_release(heard, now);
         }
         let (mine, preempt) = (self.params.priority, self.params.preempt);
-        let State::Backup { owner, preempt_at, yielded, .. } = &mut self.state else {
+        let State::Backup { owner, preempt_at, yielded, candidate, .. } = &mut self.state else {
             return Outcome::default();
         };
         let followed = Owner { who: heard.who, priority: heard.priority, at: now };
@@ -449,6 +618,10 @@ impl Election {
             if now >= at {
                 // Not followed: the timer runs out in spite of it.
                 *owner = Some(followed);
+                if candidate.is_some_and(|cause| !matches!(cause, Cause::Preempted(..))) {
+                    // It asks the owner to hand over from now on.
+                    *candidate = None;
+                }
                 return Outcome::default();
             }
         }
@@ -458,7 +631,7 @@ impl Election {
         }
         let down_at = now + self.master_down_interval();
         let owner = Some(followed);
-        self.state = State::Backup { down_at, owner, released: false, preempt_at, yielded };
+        self.state = State::Backup { down_at, owner, released: false, preempt_at, yielded, candidate: None };
         Outcome::default()
     }
 
@@ -485,9 +658,12 @@ impl Election {
     }
 
     fn backup_timer(&mut self, now: Time) -> Outcome {
-        let State::Backup { down_at, owner, released, preempt_at, .. } = &self.state else {
+        let State::Backup { down_at, owner, released, preempt_at, candidate, .. } = &self.state else {
             return Outcome::default();
         };
+        if candidate.is_some() {
+            return self.candidate_timer(now);
+        }
         if now < self.due(*down_at) {
             return Outcome::default();
         }
@@ -500,6 +676,14 @@ impl Election {
             None => Cause::Silence(None),
         };
         self.become_active(cause, now)
+    }
+
+    fn candidate_timer(&mut self, now: Time) -> Outcome {
+        let Some(lease) = &mut self.lease else { return Outcome::default() };
+        if lease.goes_without(now) {
+            return self.own(Cause::WithoutMajority, now);
+        }
+        Outcome::default().and(lease.tick(now))
     }
 
     fn active_hears(&mut self, heard: Heard, now: Time) -> Outcome {
@@ -539,7 +723,8 @@ impl Election {
 
     fn advertise(&mut self, now: Time) -> Outcome {
         self.state = self.active(now + self.params.interval, now);
-        Outcome { advertise: true, ..Outcome::default() }
+        let wanted = self.lease.as_mut().map(|l| l.renew(now)).unwrap_or_default();
+        Outcome { advertise: true, ..Outcome::default() }.and(wanted)
     }
 }
 

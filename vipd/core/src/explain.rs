@@ -2,6 +2,7 @@
 
 use crate::election::{Cause, Restraint, Who};
 use crate::group::Group;
+use crate::lease::{Answer, Lease};
 use crate::node::{Elsewhere, Link, Scope};
 use crate::wire::peer::State;
 use std::net::IpAddr;
@@ -51,6 +52,7 @@ fn state(group: &Group, scope: &Scope<'_>) -> String {
         },
         State::Fault => group.fault.clone().unwrap_or_else(|| "cause unknown".to_owned()),
         State::Active => change(group, scope),
+        State::Backup if group.election.is_candidate() => waiting(group, scope).unwrap_or_default(),
         State::Backup => match group.election.following() {
             Some(owner) => {
                 let mine = group.election.params().priority;
@@ -67,6 +69,49 @@ fn state(group: &Group, scope: &Scope<'_>) -> String {
             None => "listening for an owner".to_owned(),
         },
     }
+}
+
+/// What a candidate waits for.
+fn waiting(group: &Group, scope: &Scope<'_>) -> Option<String> {
+    let lease = group.election.lease().filter(|_| group.election.is_candidate())?;
+    let (promised, voters) = (lease.promises(scope.now), lease.terms().voters);
+    let majority = lease.terms().majority();
+    let holders: Vec<&str> = refusals(group).map(|holder| scope.name(holder)).collect();
+    let taken = match holders.first() {
+        Some(holder) => format!("; {} of them promised it to {holder}", holders.len()),
+        None => String::new(),
+    };
+    Some(format!(
+        "no majority: {promised} of {voters} voters promise it to this node, {majority} are needed{taken}{}",
+        silent(group, scope)
+    ))
+}
+
+/// To whom voters have promised the group, by their last words.
+fn refusals(group: &Group) -> impl Iterator<Item = usize> + '_ {
+    let words = group.election.lease().map(Lease::words).unwrap_or_default();
+    words.iter().flatten().filter_map(|word| match word.answer {
+        Answer::Refused { holder, .. } => holder,
+        Answer::Granted => None,
+    })
+}
+
+/// The voters that do not answer: "; w1 silent for 3.00 s, px2 never heard".
+fn silent(group: &Group, scope: &Scope<'_>) -> String {
+    let Some(lease) = group.election.lease() else { return String::new() };
+    let patience = lease.terms().length();
+    let voters = scope.settings.cluster.voters().zip(lease.words()).enumerate();
+    let silent: Vec<String> = voters
+        .filter(|(voter, _)| *voter != scope.me)
+        .filter_map(|(_, (member, word))| match word {
+            None => Some(format!("{} never heard", member.name)),
+            Some(word) if scope.now - word.at >= patience => {
+                Some(format!("{} silent for {}", member.name, seconds(scope.now - word.at)))
+            }
+            Some(_) => None,
+        })
+        .collect();
+    if silent.is_empty() { String::new() } else { format!("; {}", silent.join(", ")) }
 }
 
 /// What keeps this node from taking over from an owner of lower priority.
@@ -104,6 +149,12 @@ fn sentence(cause: Cause, group: &Group, scope: &Scope<'_>) -> String {
         }
         Cause::GivenUp if group.holds_nothing() => {
             "by another node's file every address of it belongs to a group there".to_owned()
+        }
+        Cause::NoMajority(promised, voters) => {
+            format!("no majority: {promised} of {voters} voters promised it{}", silent(group, scope))
+        }
+        Cause::WithoutMajority => {
+            format!("no other owner is known, and no majority answers{}", silent(group, scope))
         }
         Cause::GivenUp => "handed over on purpose".to_owned(),
         Cause::Fault => group.fault.clone().unwrap_or_else(|| "cause unknown".to_owned()),

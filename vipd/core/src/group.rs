@@ -4,6 +4,7 @@
 mod addresses;
 mod adverts;
 mod handover;
+pub(crate) mod quorum;
 mod withheld;
 
 pub(crate) use handover::Purpose;
@@ -13,6 +14,7 @@ use handover::Transition;
 use crate::election::{Cause, Election, Event as Happening, Heard, Outcome, Params, Who};
 use crate::event::{Event, Kind, Level, Steps};
 use crate::explain;
+use crate::lease::Lease;
 use crate::node::{Elsewhere, GroupStatus, Link, Scope, Settings};
 use crate::plan::Hold;
 use crate::settings::{Cidr, ElectionSettings, Family, VipGroup, VrrpVersion};
@@ -121,6 +123,8 @@ impl Takeover {
                 | Cause::Preempted(..)
                 | Cause::Superior(..)
                 | Cause::Slept(_)
+                | Cause::NoMajority(..)
+                | Cause::WithoutMajority
                 | Cause::GivenUp
                 | Cause::Fault
                 | Cause::Shutdown,
@@ -132,11 +136,11 @@ impl Takeover {
 }
 
 impl Group {
-    pub(crate) fn new(id: usize, vip: VipGroup, params: Params, now: Time) -> Self {
+    pub(crate) fn new(id: usize, vip: VipGroup, params: Params, lease: Option<Lease>, now: Time) -> Self {
         Self {
             id,
             vip,
-            election: Election::new(params),
+            election: Election::new(params).with_lease(lease),
             link: Link::Unknown,
             interface: None,
             hold: Hold::Absent,
@@ -233,6 +237,13 @@ impl Group {
             self.tell_state(before, scope);
             scope.hello_soon = true;
         }
+        if let Some(number) = outcome.give_back {
+            self.tell_given_back(number, scope);
+        }
+        self.give_back(scope);
+        if let Some(request) = outcome.ask {
+            self.ask_voters(request, scope);
+        }
     }
 
     fn carry_out(&mut self, outcome: Outcome, scope: &mut Scope<'_>) {
@@ -258,7 +269,11 @@ impl Group {
         }
         if outcome.advertise {
             self.transmit(self.election.params().priority, scope);
+        }
+        // The kernel's lease is no longer than the quorum's.
+        if outcome.extended || outcome.advertise && self.election.may_own_until().is_none() {
             self.renew_if_due(scope);
+            scope.guard_changed |= outcome.extended;
         }
     }
 
@@ -277,6 +292,8 @@ impl Group {
             | Cause::Preempted(..)
             | Cause::Superior(..)
             | Cause::Slept(_)
+            | Cause::NoMajority(..)
+            | Cause::WithoutMajority
             | Cause::GivenUp
             | Cause::Fault
             | Cause::Shutdown => None,
@@ -435,6 +452,10 @@ impl Group {
     ) {
         if *self.election.params() != params {
             self.election.set_params(params, scope.now);
+        }
+        if self.vip.vrid != vip.vrid {
+            // What was promised is another group's number.
+            self.election.set_lease(quorum::lease(scope.settings));
         }
         let moved = self.vip.addresses != vip.addresses;
         let stays = |a: IpAddr| vip.addresses.iter().any(|new| new.address() == a);

@@ -7,6 +7,7 @@
 //! * [`discover`]: servers that are found by name.
 //! * [`election`]: one virtual router's state machine.
 //! * [`health`]: what a probe's result means for a server.
+//! * [`lease`]: the quorum lease: who may own, until when.
 //! * [`plan`]: the addresses a node should hold.
 //! * [`pool`]: which server takes a connection.
 //! * [`probe`]: what a check saw of a server.
@@ -14,6 +15,7 @@
 //! * [`settings`]: what may be configured, as types that cannot hold a bad value.
 //! * [`time`]: a point on a clock that only goes forward.
 //! * [`wire`]: bytes of the network, and the types they stand for.
+//! * [`witness`]: a host that votes and never owns.
 
 pub mod discover;
 pub mod election;
@@ -21,6 +23,7 @@ pub mod event;
 pub mod explain;
 mod group;
 pub mod health;
+pub mod lease;
 pub mod node;
 pub mod peers;
 pub mod plan;
@@ -31,3 +34,4 @@ pub mod rejects;
 pub mod settings;
 pub mod time;
 pub mod wire;
+pub mod witness;

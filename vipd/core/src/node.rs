@@ -12,7 +12,7 @@ mod servers;
 #[cfg(test)]
 mod tests;
 
-pub use io::{Announcement, GroupStatus, GuardState, Input, Link, Output, Transmit};
+pub use io::{Announcement, GroupStatus, GuardState, Input, Link, Output, Transmit, Watch};
 
 pub(crate) use claims::{Elsewhere, Own};
 
@@ -23,6 +23,7 @@ use crate::event::{Event, Kind, Level};
 use crate::explain;
 use crate::group::{self, Group};
 use crate::health::PoolsState;
+use crate::lease::Votes;
 use crate::peers::Peer;
 use crate::rejects::{Rejected, Rejects};
 use crate::settings::{ClusterSettings, Dns, ElectionSettings, Listener, Pool, VipGroup};
@@ -36,7 +37,7 @@ use std::time::Duration;
 pub use records::{DnsStatus, Relay};
 
 /// The only TTL or hop limit that is taken (RFC 9568 section 7.1, RFC 5082).
-const TTL: u8 = 255;
+pub(crate) const TTL: u8 = 255;
 /// Bounds of the rhythm of hellos, which otherwise follows the adverts.
 const HELLO_MIN: Duration = Duration::from_millis(250);
 const HELLO_MAX: Duration = Duration::from_secs(1);
@@ -76,6 +77,8 @@ pub(crate) struct Scope<'a> {
     /// A peer that owned was silent or let go unasked: until it is heard again
     /// it is gone.
     pub(crate) gone: Option<usize>,
+    pub(crate) votes: &'a mut Votes,
+    pub(crate) run: u32,
     nonce: &'a mut u32,
 }
 
@@ -97,9 +100,22 @@ impl Scope<'_> {
 
     /// Sends a message to a node.
     pub(crate) fn send(&mut self, node: usize, message: Message) {
-        let cluster = peer::cluster_id(&self.settings.cluster.name);
-        let bytes = Envelope { cluster, sender: self.id_of(self.me), message }.write();
+        let bytes = self.envelope(message);
         self.out.push_back(Output::Peer { node, bytes });
+    }
+
+    /// A message as it is sent.
+    pub(crate) fn envelope(&self, message: Message) -> Vec<u8> {
+        let cluster = peer::cluster_id(&self.settings.cluster.name);
+        Envelope { cluster, sender: self.id_of(self.me), message }.write()
+    }
+
+    /// Sends a message to every other voter.
+    pub(crate) fn send_voters(&mut self, message: &Message) {
+        let me = self.me;
+        for voter in (0..self.settings.cluster.voters().count()).filter(|v| *v != me) {
+            self.send(voter, message.clone());
+        }
     }
 
     pub(crate) fn event(&mut self, event: Event) {
@@ -129,8 +145,10 @@ pub struct Node {
     warm_at: Option<Time>,
     publishing: Publishing,
     nonce: u32,
-    /// This run's number in hellos, which those of other runs do not have.
+    /// Tells this run's hellos and requests for votes from those of others.
     run: u32,
+    /// What this node promised to others, and to itself.
+    votes: Votes,
     maintenance: bool,
     stopping: Option<Time>,
     stopped: bool,
@@ -159,6 +177,7 @@ impl Node {
             publishing: Publishing::default(),
             nonce: seed,
             run: seed.max(1),
+            votes: Votes::new(&settings.election, now),
             maintenance: false,
             stopping: None,
             stopped: false,
@@ -177,7 +196,8 @@ impl Node {
     fn add_group(&mut self, vip: VipGroup, now: Time) {
         let params = group::params(&vip, self.me, &self.settings);
         if let Some(params) = params {
-            let mut group = Group::new(self.next_group, vip, params, now);
+            let mut group =
+                Group::new(self.next_group, vip, params, group::quorum::lease(&self.settings), now);
             group.warm = self.warm_at.is_none();
             group.taking_part = !self.maintenance && self.stopping.is_none();
             self.groups.push(group);
@@ -344,6 +364,8 @@ impl Node {
             hello_soon: false,
             guard_changed: false,
             gone: None,
+            votes: &mut self.votes,
+            run: self.run,
             nonce: &mut self.nonce,
         };
         for group in self.groups.iter_mut().chain(&mut self.leaving) {
@@ -381,13 +403,15 @@ impl Node {
         self.read_groups(now, |group, scope| {
             state.addresses.extend(group.held());
             state.farewells.extend(group.farewells(scope));
+            state.watched.extend(group.watched());
+            state.releases.extend(group.last_releases(scope));
         });
         self.out.push_back(Output::Guard(state));
     }
 
     /// Looks at every group with what it needs of the whole.
     fn read_groups(&self, now: Time, mut with: impl FnMut(&Group, &Scope<'_>)) {
-        let (mut out, mut nonce) = (VecDeque::new(), 0);
+        let (mut out, mut nonce, mut votes) = (VecDeque::new(), 0, self.votes.clone());
         let scope = Scope {
             settings: &self.settings,
             me: self.me,
@@ -396,6 +420,8 @@ impl Node {
             hello_soon: false,
             guard_changed: false,
             gone: None,
+            votes: &mut votes,
+            run: self.run,
             nonce: &mut nonce,
         };
         for group in self.groups.iter().chain(&self.leaving) {

@@ -2,6 +2,7 @@
 //! actor makes it so, and may do so again at any time.
 
 use crate::settings::Cidr;
+use crate::time::Time;
 use std::time::Duration;
 
 /// What the kernel should hold of one VIP group. A plan replaces the group's
@@ -21,6 +22,9 @@ pub struct GroupPlan {
     pub hold: Hold,
     /// The life each address gets from the moment the plan is applied.
     pub lease: Duration,
+    /// When it may be put there no more, on this node's clock: a plan that
+    /// waited for longer, or an address that somebody deleted, stays out.
+    pub until: Option<Time>,
 }
 
 /// How a node holds an address.

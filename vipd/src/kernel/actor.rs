@@ -75,10 +75,18 @@ struct Group {
 }
 
 impl Group {
-    /// What is left of the lease.
+    /// What is left of the lease: nothing when the quorum's is over.
     fn left(&self, now: Time) -> Duration {
+        if over(&self.plan, now) {
+            return Duration::ZERO;
+        }
         (self.applied + self.plan.lease).since(now)
     }
+}
+
+/// Whether another node may own a plan's addresses by now.
+fn over(plan: &GroupPlan, now: Time) -> bool {
+    plan.hold == Hold::Owned && plan.until.is_some_and(|until| until <= now)
 }
 
 impl KernelActor {
@@ -204,6 +212,9 @@ impl KernelActor {
             plan.addresses.retain(|a| !elsewhere(a));
         }
         let now = clock::now();
+        if over(&plan, now) {
+            return Err("the quorum's lease ended before the plan was carried out".to_owned());
+        }
         let before = self.groups.remove(&plan.group);
         let moved = before.as_ref().is_none_or(|b| b.plan.addresses != plan.addresses);
         if moved {

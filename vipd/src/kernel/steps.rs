@@ -98,7 +98,15 @@ mod tests {
 
     fn plan(hold: Hold) -> GroupPlan {
         let addresses = vec![cidr("10.77.0.100", 24), cidr("fd77::100", 64)];
-        GroupPlan { group: 0, generation: 1, interface: 7, addresses, hold, lease: Duration::from_secs(3) }
+        GroupPlan {
+            group: 0,
+            generation: 1,
+            interface: 7,
+            addresses,
+            hold,
+            lease: Duration::from_secs(3),
+            until: None,
+        }
     }
 
     fn on_interface() -> Vec<Spot> {

@@ -201,6 +201,11 @@ impl Link {
         self.out.extend(sealed.and_then(Result::ok));
     }
 
+    /// A sealed message that somebody else sends, or nobody.
+    pub(super) fn seal_for_later(&mut self, message: &[u8]) -> Option<Vec<u8>> {
+        self.current.as_mut()?.seal(message).ok()
+    }
+
     fn send_waiting(&mut self, now: Time) {
         let waiting = std::mem::take(&mut self.waiting);
         for (at, message) in waiting {

@@ -189,6 +189,14 @@ impl Links {
         }
     }
 
+    /// A message as it would be sent now, for the crash guard, which has no
+    /// key; none while there is no session.
+    pub fn seal_for_later(&mut self, party: usize, message: &[u8], now: Time) -> Option<Vec<u8>> {
+        let link = self.parties.get_mut(party)?.link.as_mut()?;
+        link.up_since(now)?;
+        link.seal_for_later(message)
+    }
+
     /// Opens a datagram of the peer port that arrived at `own`, an address of this node.
     pub fn receive(&mut self, source: IpAddr, own: IpAddr, datagram: &[u8], now: Time) -> Received {
         let Some(party) = self.party_at(source) else { return Received::Refused(Reject::UnknownSender) };

@@ -378,7 +378,7 @@ pub(super) mod tests {
     use tokio::sync::oneshot;
     use vipd_core::node::{Input, Link, Output, Settings};
     use vipd_core::settings::{
-        Cidr, ClusterSettings, ElectionSettings, Member, Transport, VipGroup, VrrpVersion,
+        Cidr, ClusterSettings, ElectionSettings, Member, OnNoQuorum, Quorum, Transport, VipGroup, VrrpVersion,
     };
     use vipd_core::wire::peer::{Envelope, GroupReport, Message, cluster_id, node_id};
 
@@ -405,6 +405,7 @@ pub(super) mod tests {
             cluster: ClusterSettings {
                 name: "orders".into(),
                 nodes: vec![member(1), member(2)],
+                witnesses: vec![],
                 peer_port: 7112,
             },
             election: ElectionSettings {
@@ -414,6 +415,8 @@ pub(super) mod tests {
                 preempt: false,
                 preempt_delay: Duration::ZERO,
                 lease: Duration::from_secs(3),
+                quorum: Quorum::None,
+                on_no_quorum: OnNoQuorum::Withdraw,
             },
             vips: vec![vip],
             listeners: vec![],

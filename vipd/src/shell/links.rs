@@ -164,7 +164,7 @@ mod tests {
     use super::*;
     use std::num::NonZeroU8;
     use std::time::Duration;
-    use vipd_core::settings::{ClusterSettings, ElectionSettings, Member};
+    use vipd_core::settings::{ClusterSettings, ElectionSettings, Member, OnNoQuorum, Quorum, VrrpVersion};
 
     fn cidr(text: &str) -> Cidr {
         let (address, prefix) = text.split_once('/').expect("a prefix");
@@ -191,6 +191,7 @@ mod tests {
                     addresses: own.iter().map(|a| a.parse().expect("an address")).collect(),
                     priority: None,
                 }],
+                witnesses: vec![],
                 peer_port: 7112,
             },
             election: ElectionSettings {
@@ -200,6 +201,8 @@ mod tests {
                 preempt: false,
                 preempt_delay: Duration::ZERO,
                 lease: Duration::from_secs(3),
+                quorum: Quorum::None,
+                on_no_quorum: OnNoQuorum::Withdraw,
             },
             vips: vec![],
             listeners: vec![],

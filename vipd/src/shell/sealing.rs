@@ -54,7 +54,7 @@ impl Shell {
 
     fn send_datagram(&self, node: usize, bytes: &[u8]) {
         let cluster = &self.node.settings().cluster;
-        if let Some(member) = cluster.nodes.get(node) {
+        if let Some(member) = cluster.voter(node) {
             self.sockets.send_peer(&member.addresses, cluster.peer_port, bytes);
         }
     }
@@ -79,7 +79,7 @@ impl Shell {
     }
 
     /// The guard has no key: its farewells are sealed beforehand.
-    pub(super) fn tell_guard(&self, mut state: GuardState) {
+    pub(super) fn tell_guard(&mut self, mut state: GuardState) {
         let port = self.port_of_adverts();
         for (position, packet) in state.farewells.iter_mut().enumerate() {
             if let Some(links) = &self.sealing {
@@ -90,7 +90,22 @@ impl Shell {
                 packet.bytes = Links::advert_datagram(&packet.bytes);
             }
         }
-        self.guard.update(&state, port);
+        let releases = std::mem::take(&mut state.releases);
+        let releases =
+            releases.iter().filter_map(|(voter, bytes)| self.last_release(*voter, bytes)).collect();
+        self.guard.update(&state, port, releases);
+    }
+
+    /// What the guard says to a voter, and where to.
+    fn last_release(&mut self, voter: usize, bytes: &[u8]) -> Option<(SocketAddr, Vec<u8>)> {
+        let now = clock::now();
+        let bytes = match &mut self.sealing {
+            Some(links) if !links.speaks_plainly(voter, now) => links.seal_for_later(voter, bytes, now)?,
+            Some(_) | None => bytes.to_vec(),
+        };
+        let cluster = &self.node.settings().cluster;
+        let address = cluster.voter(voter)?.addresses.first()?;
+        Some((SocketAddr::new(*address, cluster.peer_port), bytes))
     }
 
     // ---- in ---------------------------------------------------------------------

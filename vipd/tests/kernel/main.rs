@@ -74,6 +74,7 @@ impl Rig {
                 addresses,
                 hold,
                 lease,
+                until: None,
             });
             let answer = self.event(|event| match event {
                 KernelEvent::Applied { generation: g, result, .. } if g == generation => Some(Some(result)),
@@ -117,7 +118,15 @@ impl Rig {
         self.generation += 1;
         let (generation, addresses) = (self.generation, vips.iter().map(|v| cidr(v)).collect());
         let hold = Hold::Owned;
-        self.handle.submit(GroupPlan { group: 0, generation, interface, addresses, hold, lease: LEASE });
+        self.handle.submit(GroupPlan {
+            group: 0,
+            generation,
+            interface,
+            addresses,
+            hold,
+            lease: LEASE,
+            until: None,
+        });
         self.event(|event| match event {
             KernelEvent::Applied { result, .. } => Some(result),
             _ => None,
@@ -233,6 +242,7 @@ fn a_frozen_process_brings_nothing_back() {
             addresses: vec![cidr(V4)],
             hold: Hold::Owned,
             lease: Duration::from_secs(1),
+            until: None,
         };
         rig.handle.submit(frozen);
         std::thread::sleep(Duration::from_millis(1500));

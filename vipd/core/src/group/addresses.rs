@@ -5,9 +5,10 @@ use super::{Announcing, Group, Parting, RETRY_AFTER};
 use crate::election::Event as Happening;
 use crate::event::{Event, Kind, Level, Steps};
 use crate::explain;
-use crate::node::{Announcement, Link, Output, Scope};
+use crate::node::{Announcement, Link, Output, Scope, Watch};
 use crate::plan::{GroupPlan, Hold};
 use crate::settings::Cidr;
+use crate::time::Time;
 use crate::wire::peer::State;
 use std::net::IpAddr;
 use std::time::Duration;
@@ -40,6 +41,17 @@ impl Group {
         scope.guard_changed = true;
     }
 
+    fn may_own_until(&self) -> Option<Time> {
+        self.election.may_own_until().filter(|_| self.hold == Hold::Owned)
+    }
+
+    /// When the guard deletes what is owned, if this process does not.
+    pub(crate) fn watched(&self) -> Option<Watch> {
+        let lease = self.election.lease()?;
+        let until = self.may_own_until()? + lease.grace();
+        Some(Watch { until, addresses: self.held() })
+    }
+
     pub(super) fn emit_plan(&mut self, scope: &mut Scope<'_>) {
         let Some(interface) = self.interface else {
             // Nothing was ever held.
@@ -63,6 +75,7 @@ impl Group {
             addresses: self.planned(),
             hold: self.hold,
             lease: self.election.params().lease,
+            until: self.may_own_until(),
         }));
     }
 
@@ -90,6 +103,7 @@ impl Group {
                 if !std::mem::replace(&mut self.confirmed, true) {
                     self.hold_confirmed(scope);
                 }
+                self.give_back(scope);
             }
             (Hold::Owned, Err(reason)) => self.refused(&reason, scope),
             (Hold::Silent, Err(reason)) => self.cannot_be_silent(&reason, scope),

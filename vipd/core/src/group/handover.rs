@@ -12,6 +12,7 @@
 use super::{Group, RETRY_AFTER};
 use crate::election::{Cause, Event as Happening, Who};
 use crate::event::{Kind, Level};
+use crate::lease::Lease;
 use crate::node::Scope;
 use crate::plan::Hold;
 use crate::time::Time;
@@ -257,6 +258,9 @@ impl Group {
             *releases += 1;
             *release_at = (*releases < RELEASES).then_some(now + RELEASE_AGAIN);
             self.transmit(PRIORITY_RELEASE, scope);
+            if let Some(number) = self.election.lease().map(Lease::withdrawn) {
+                self.tell_given_back(number, scope);
+            }
         }
     }
 

@@ -216,6 +216,12 @@ impl Node {
         if old.election.transport != new.election.transport {
             keys.push("election.transport");
         }
+        if old.election.quorum != new.election.quorum {
+            keys.push("election.quorum");
+        }
+        if old.election.on_no_quorum != new.election.on_no_quorum {
+            keys.push("election.on-no-quorum");
+        }
         keys
     }
 }

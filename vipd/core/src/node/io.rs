@@ -8,6 +8,7 @@ use crate::probe::Probe;
 use crate::publish::Records;
 use crate::rejects::Reject;
 use crate::settings::Cidr;
+use crate::time::Time;
 use crate::wire::peer::State;
 use std::net::IpAddr;
 use std::num::NonZeroU8;
@@ -192,6 +193,20 @@ pub struct GuardState {
     pub addresses: Vec<(u32, Cidr)>,
     /// The packets to send then.
     pub farewells: Vec<Transmit>,
+    /// Datagrams to send then, when the addresses are deleted: to which voter,
+    /// and what.
+    pub releases: Vec<(usize, Vec<u8>)>,
+    /// What to delete even while the program lives, because it is frozen.
+    pub watched: Vec<Watch>,
+}
+
+/// Addresses that a quorum lease has ended for.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Watch {
+    /// When, on this node's clock.
+    pub until: Time,
+    /// The addresses, with the interface of each.
+    pub addresses: Vec<(u32, Cidr)>,
 }
 
 /// What must be done.

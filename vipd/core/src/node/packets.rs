@@ -5,12 +5,13 @@ use crate::election::{Heard, Who};
 use crate::event::{Event, Kind, Level};
 use crate::explain;
 use crate::group::{self, Group};
+use crate::lease::{self, Answer};
 use crate::peers;
 use crate::rejects::Reject;
 use crate::settings::{Family, Transport};
 use crate::time::Time;
 use crate::wire::advert::Advert;
-use crate::wire::peer::{self, Envelope, GroupReport, Message};
+use crate::wire::peer::{self, Ballot, Envelope, GroupReport, Message};
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::num::NonZeroU8;
@@ -174,15 +175,19 @@ impl Node {
         if envelope.cluster != peer::cluster_id(&self.settings.cluster.name) {
             return Err(Reject::ForeignCluster);
         }
-        let nodes = &self.settings.cluster.nodes;
-        let from = nodes.iter().position(|n| n.addresses.contains(&source)).ok_or(Reject::UnknownSender)?;
+        let cluster = &self.settings.cluster;
+        let from =
+            cluster.voters().position(|n| n.addresses.contains(&source)).ok_or(Reject::UnknownSender)?;
         if from == self.me {
             return Err(Reject::OwnAddress);
         }
-        if envelope.sender != peer::node_id(&nodes[from].name) {
+        if cluster.voter(from).is_none_or(|n| envelope.sender != peer::node_id(&n.name)) {
             return Err(Reject::NodeName);
         }
-        let own_id = peer::node_id(&nodes[self.me].name);
+        let own_id = peer::node_id(&cluster.nodes[self.me].name);
+        if from >= cluster.nodes.len() {
+            return self.witness_says(from, envelope.message, now);
+        }
         self.hear_peer(from, now);
         match envelope.message {
             Message::Hello { groups, digests, sources, incumbents, run } => {
@@ -198,8 +203,52 @@ impl Node {
             Message::Ready { vrid, nonce } => {
                 self.with_vrid(vrid, now, |g, scope| g.peer_ready(from, nonce, scope));
             }
+            Message::Request { ballot, lease, preempt } => {
+                let answer = self.votes.request(from, ballot, lease, now);
+                let reply = lease::reply(ballot, answer, &self.settings.cluster);
+                self.with_vrid(ballot.vrid, now, |g, scope| {
+                    if preempt {
+                        g.asked_to_yield(from, scope);
+                    }
+                });
+                self.send(from, reply);
+            }
+            Message::Release(ballot) => {
+                self.votes.release(from, ballot);
+                self.with_vrid(ballot.vrid, now, Group::given_back);
+            }
+            Message::Grant(ballot) => self.answered(from, ballot, Answer::Granted, now),
+            Message::Refuse { ballot, holder, left } => {
+                let answer = lease::refusal(holder, left, &self.settings.cluster);
+                self.answered(from, ballot, answer, now);
+            }
         }
         Ok(())
+    }
+
+    /// A witness votes, and says nothing else.
+    fn witness_says(&mut self, from: usize, message: Message, now: Time) -> Result<(), Reject> {
+        match message {
+            Message::Grant(ballot) => self.answered(from, ballot, Answer::Granted, now),
+            Message::Refuse { ballot, holder, left } => {
+                let answer = lease::refusal(holder, left, &self.settings.cluster);
+                self.answered(from, ballot, answer, now);
+            }
+            // That it is there is known by its votes.
+            Message::Hello { .. } => {}
+            Message::Prepare { .. }
+            | Message::Ready { .. }
+            | Message::Request { .. }
+            | Message::Release(_) => return Err(Reject::UnknownSender),
+        }
+        Ok(())
+    }
+
+    /// A voter answers this run, or an earlier one.
+    fn answered(&mut self, voter: usize, ballot: Ballot, answer: Answer, now: Time) {
+        if ballot.run == self.run {
+            self.with_vrid(ballot.vrid, now, |g, scope| g.answered(voter, ballot.number, answer, scope));
+        }
     }
 
     pub(super) fn with_vrid(
@@ -266,11 +315,16 @@ impl Node {
         let digests = self.settings.digests.iter().map(|(_, digest)| *digest).collect();
         let incumbents = self.pools.incumbents().collect();
         let message = Message::Hello { groups, digests, sources, incumbents, run: self.run };
+        let me = self.me;
+        for node in (0..self.settings.cluster.voters().count()).filter(|n| *n != me) {
+            self.send(node, message.clone());
+        }
+    }
+
+    fn send(&mut self, node: usize, message: Message) {
         let cluster = peer::cluster_id(&self.settings.cluster.name);
         let sender = peer::node_id(&self.settings.cluster.nodes[self.me].name);
         let bytes = Envelope { cluster, sender, message }.write();
-        for node in (0..self.peers.len()).filter(|n| *n != self.me) {
-            self.out.push_back(Output::Peer { node, bytes: bytes.clone() });
-        }
+        self.out.push_back(Output::Peer { node, bytes });
     }
 }

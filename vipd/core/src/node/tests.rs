@@ -12,7 +12,9 @@ use crate::event::Kind;
 use crate::plan::Hold;
 use crate::pool::ServerKey;
 use crate::probe::{Observation, Probe};
-use crate::settings::{Bind, Check, CheckKind, Cidr, Host, Member, Server, TcpCheck, Transport, VrrpVersion};
+use crate::settings::{
+    Bind, Check, CheckKind, Cidr, Host, Member, OnNoQuorum, Quorum, Server, TcpCheck, Transport, VrrpVersion,
+};
 use crate::wire::advert::Advert;
 use crate::wire::peer::{GroupReport, State, cluster_id, node_id};
 use std::net::{IpAddr, Ipv4Addr};
@@ -46,6 +48,7 @@ fn settings() -> Settings {
         cluster: ClusterSettings {
             name: "orders".into(),
             nodes: vec![member(1), member(2)],
+            witnesses: vec![],
             peer_port: 7112,
         },
         election: ElectionSettings {
@@ -55,6 +58,8 @@ fn settings() -> Settings {
             preempt: false,
             preempt_delay: Duration::ZERO,
             lease: 3 * SECOND,
+            quorum: Quorum::None,
+            on_no_quorum: OnNoQuorum::Withdraw,
         },
         vips: vec![vip("main", 100)],
         listeners: vec![],

@@ -57,6 +57,24 @@ impl Transport {
     }
 }
 
+/// What a node needs beside winning the election, to own.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub enum Quorum {
+    /// Nothing: plain VRRP.
+    None,
+    /// The promises of a majority of nodes and witnesses.
+    Majority,
+}
+
+/// What an owner does that no majority promises the addresses to.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub enum OnNoQuorum {
+    /// It gives them up: rather no owner than two.
+    Withdraw,
+    /// It keeps them, as plain VRRP does: rather two owners than none.
+    Keep,
+}
+
 /// `[election]`.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct ElectionSettings {
@@ -74,6 +92,10 @@ pub struct ElectionSettings {
     /// The life the kernel gives to a floating address without renewal: whole
     /// seconds, one or more.
     pub lease: Duration,
+    /// What an owner needs beside winning the election.
+    pub quorum: Quorum,
+    /// What becomes of an owner without it.
+    pub on_no_quorum: OnNoQuorum,
 }
 
 /// `[[vip]]`: addresses that live on one node at a time, and move together.
@@ -134,8 +156,24 @@ pub struct ClusterSettings {
     pub name: String,
     /// The proxy hosts, by preference; at most 64.
     pub nodes: Vec<Member>,
+    /// Hosts that vote and never own; at most 8.
+    pub witnesses: Vec<Member>,
     /// The UDP port on which nodes tell each other their state.
     pub peer_port: u16,
+}
+
+impl ClusterSettings {
+    /// Who votes: the nodes, then the witnesses. A position in the list of
+    /// nodes is the same in this one.
+    pub fn voters(&self) -> impl Iterator<Item = &Member> + '_ {
+        self.nodes.iter().chain(&self.witnesses)
+    }
+
+    /// The voter at a position.
+    #[must_use]
+    pub fn voter(&self, position: usize) -> Option<&Member> {
+        self.voters().nth(position)
+    }
 }
 
 #[cfg(test)]

@@ -13,19 +13,27 @@
 //!                  run of 4 bytes, absent in earlier releases
 //! prepare  kind 2: vrid, 3 x 0, nonce of 4 bytes, next owner of 4 bytes
 //! ready    kind 3: vrid, 3 x 0, nonce of 4 bytes
+//! request  kind 4: vrid, vote version 1, flags, 0, run of 4 bytes, number of 8 bytes, lease in milliseconds of 4 bytes
+//! grant    kind 5: vrid, vote version 1, 0, 0, run, number
+//! refuse   kind 6: vrid, vote version 1, 0, 0, run, number, holder of 4 bytes (0: none), milliseconds left of 4 bytes
+//! release  kind 7: vrid, vote version 1, 0, 0, run, number
 //! ```
+//! Kinds 4 to 7 are the quorum lease's ([`crate::lease`]).
 //! Numbers are big-endian; nodes are named by a hash of their name, so that
 //! files that differ between hosts cannot make one node pass for another.
 
 use siphasher::sip::SipHasher13;
 use std::hash::Hasher;
 use std::net::{IpAddr, Ipv6Addr};
-use std::num::NonZeroU8;
+use std::num::{NonZeroU8, NonZeroU32};
+use std::time::Duration;
 
 const MAGIC: [u8; 4] = *b"VIPD";
 const VERSION: u8 = 1;
 /// The version of datagrams that are sealed with the cluster key; the core never sees what is in them.
 pub const SEALED_VERSION: u8 = 2;
+/// Of the messages of the quorum lease.
+const VOTE_VERSION: u8 = 1;
 const HEADER: usize = 20;
 /// Longest message: everything that a hello may hold.
 pub const MAX_LENGTH: usize =
@@ -110,6 +118,39 @@ pub enum Message {
         /// The question's.
         nonce: u32,
     },
+    /// "Promise me the group."
+    Request {
+        /// Of which group, in which run.
+        ballot: Ballot,
+        /// For how long: whole milliseconds.
+        lease: Duration,
+        /// The sender wants it from a living owner of lower priority.
+        preempt: bool,
+    },
+    /// "I do", in answer to a request.
+    Grant(Ballot),
+    /// "I cannot", in answer to a request.
+    Refuse {
+        /// The request's.
+        ballot: Ballot,
+        /// [`node_id`] of the node that has the promise, if one has.
+        holder: Option<NonZeroU32>,
+        /// For how long still: whole milliseconds.
+        left: Duration,
+    },
+    /// "I own nothing by requests up to this one."
+    Release(Ballot),
+}
+
+/// A request of a run of a node.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Ballot {
+    /// The group.
+    pub vrid: NonZeroU8,
+    /// The asking node's run.
+    pub run: u32,
+    /// The request's number in that run.
+    pub number: u64,
 }
 
 /// The server that a pool follows as its primary.
@@ -194,6 +235,10 @@ impl Envelope {
             Message::Hello { .. } => 1,
             Message::Prepare { .. } => 2,
             Message::Ready { .. } => 3,
+            Message::Request { .. } => 4,
+            Message::Grant(_) => 5,
+            Message::Refuse { .. } => 6,
+            Message::Release(_) => 7,
         };
         let mut bytes = Vec::with_capacity(MAX_LENGTH);
         bytes.extend(MAGIC);
@@ -214,6 +259,16 @@ impl Envelope {
             Message::Ready { vrid, nonce } => {
                 bytes.extend([vrid.get(), 0, 0, 0]);
                 bytes.extend(nonce.to_be_bytes());
+            }
+            Message::Request { ballot, lease, preempt } => {
+                write_ballot(&mut bytes, *ballot, u8::from(*preempt));
+                bytes.extend(millis(*lease).to_be_bytes());
+            }
+            Message::Grant(ballot) | Message::Release(ballot) => write_ballot(&mut bytes, *ballot, 0),
+            Message::Refuse { ballot, holder, left } => {
+                write_ballot(&mut bytes, *ballot, 0);
+                bytes.extend(holder.map_or(0, NonZeroU32::get).to_be_bytes());
+                bytes.extend(millis(*left).to_be_bytes());
             }
         }
         bytes
@@ -244,10 +299,32 @@ impl Envelope {
                 to: u32::from_be_bytes(reader.take()?),
             },
             3 => Message::Ready { vrid: reader.vrid()?, nonce: u32::from_be_bytes(reader.take()?) },
+            4 => {
+                let (ballot, flags) = reader.ballot()?;
+                Message::Request { ballot, lease: reader.millis()?, preempt: flags & 1 != 0 }
+            }
+            5 => Message::Grant(reader.ballot()?.0),
+            6 => Message::Refuse {
+                ballot: reader.ballot()?.0,
+                holder: NonZeroU32::new(u32::from_be_bytes(reader.take()?)),
+                left: reader.millis()?,
+            },
+            7 => Message::Release(reader.ballot()?.0),
             _ => return Err(Malformed::Garbage),
         };
         Ok(Self { cluster, sender, message })
     }
+}
+
+fn write_ballot(bytes: &mut Vec<u8>, ballot: Ballot, flags: u8) {
+    bytes.extend([ballot.vrid.get(), VOTE_VERSION, flags, 0]);
+    bytes.extend(ballot.run.to_be_bytes());
+    bytes.extend(ballot.number.to_be_bytes());
+}
+
+/// Whole milliseconds, rounded up.
+fn millis(duration: Duration) -> u32 {
+    u32::try_from(duration.as_nanos().div_ceil(1_000_000)).unwrap_or(u32::MAX)
 }
 
 fn write_hello(bytes: &mut Vec<u8>, groups: &[GroupReport], digests: &[u32], sources: &[IpAddr]) {
@@ -337,6 +414,21 @@ impl Reader<'_> {
         Ok(*taken)
     }
 
+    /// A ballot and its flags.
+    fn ballot(&mut self) -> Result<(Ballot, u8), Malformed> {
+        let [vrid, version, flags, _] = self.take()?;
+        let vrid = NonZeroU8::new(vrid).ok_or(Malformed::Garbage)?;
+        if version != VOTE_VERSION {
+            return Err(Malformed::Version(version));
+        }
+        let run = u32::from_be_bytes(self.take()?);
+        Ok((Ballot { vrid, run, number: u64::from_be_bytes(self.take()?) }, flags))
+    }
+
+    fn millis(&mut self) -> Result<Duration, Malformed> {
+        Ok(Duration::from_millis(u32::from_be_bytes(self.take()?).into()))
+    }
+
     fn vrid(&mut self) -> Result<NonZeroU8, Malformed> {
         let [vrid, _, _, _] = self.take()?;
         NonZeroU8::new(vrid).ok_or(Malformed::Garbage)
@@ -350,6 +442,7 @@ mod tests {
 
     fn messages() -> Vec<Message> {
         let vrid = NonZeroU8::MAX;
+        let ballot = Ballot { vrid, run: 7, number: u64::MAX };
         let groups = State::ALL
             .into_iter()
             .map(|state| GroupReport { vrid, state, priority: 200, serving: state == State::Active })
@@ -365,6 +458,11 @@ mod tests {
             Message::Hello { groups: vec![], digests: vec![], sources: vec![], incumbents: vec![], run: 9 },
             Message::Prepare { vrid, nonce: 7, to: node_id("px2") },
             Message::Ready { vrid, nonce: 7 },
+            Message::Request { ballot, lease: Duration::from_millis(750), preempt: true },
+            Message::Grant(ballot),
+            Message::Refuse { ballot, holder: NonZeroU32::new(3), left: Duration::from_millis(9) },
+            Message::Refuse { ballot, holder: None, left: Duration::ZERO },
+            Message::Release(ballot),
         ]
     }
 
@@ -414,7 +512,7 @@ mod tests {
             if real && bytes.len() > 5 {
                 bytes[..4].copy_from_slice(&MAGIC);
                 bytes[4] = VERSION;
-                bytes[5] %= 4;
+                bytes[5] %= 8;
             }
             let _ = Envelope::parse(&bytes);
         }

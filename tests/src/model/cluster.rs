@@ -1,0 +1,452 @@
+//! One state of the model, and what may happen in it.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::time::Duration;
+use vipd_core::election::{Election, Event, Heard, Outcome, Params, Who};
+use vipd_core::lease::{Answer, Holder, Lease, Request, Terms, Voter};
+use vipd_core::settings::VrrpVersion;
+use vipd_core::time::Time;
+use vipd_core::wire::advert::PRIORITY_RELEASE;
+
+const INTERVAL: Duration = Duration::from_secs(1);
+/// What every clock shows in every state: times are kept relative to it.
+const NOW: Time = Time::from_nanos(1_000_000_000_000);
+/// What lies further back is all the same.
+const PAST: Duration = Duration::from_secs(8);
+/// The number of a run's last request in every state.
+const NUMBER: u64 = 12;
+
+/// How far the voters' clocks are from the holders'.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub enum Drift {
+    /// Holders are slow and voters fast, as far as the bound allows: when the
+    /// holder has counted its lease, the promise ends.
+    Worst,
+    /// All run alike: a promise outlasts the lease by the padding.
+    None,
+}
+
+impl Drift {
+    /// What a voter must be asked for to keep a promise for as long, in steps of true time.
+    fn asked(self, lease: Duration) -> Duration {
+        match self {
+            // Times 11/9 it is the lease, to the nanosecond.
+            Self::Worst => lease * 9 / 11,
+            Self::None => lease,
+        }
+    }
+}
+
+/// What the search covers.
+#[derive(Clone, Debug)]
+pub struct Bounds {
+    /// Hosts that may own.
+    pub nodes: usize,
+    /// Hosts that only vote.
+    pub witnesses: usize,
+    /// Whether a lease decides.
+    pub quorum: bool,
+    /// Clocks.
+    pub drift: Drift,
+    /// Length of a step.
+    pub step: Duration,
+    /// How often messages outlive a step, and arrive in a later one or never;
+    /// at other steps what has not arrived is lost.
+    pub delays: u8,
+    /// Crashes with restart, of nodes and witnesses together.
+    pub crashes: u8,
+    /// How often a node is stopped for any time (SIGSTOP).
+    pub pauses: u8,
+    /// Planned switchovers.
+    pub switchovers: u8,
+}
+
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+enum Said {
+    Advert { priority: u8 },
+    Request { run: u32, number: u64 },
+    Grant { run: u32, number: u64 },
+    Refuse { run: u32, number: u64, holder: Option<usize>, left: Duration },
+    Release { run: u32, number: u64 },
+}
+
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+struct Message {
+    from: usize,
+    to: usize,
+    said: Said,
+}
+
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
+struct Host {
+    /// None on a witness.
+    election: Option<Election>,
+    voter: Voter,
+    run: u32,
+    stopped: bool,
+    /// Whether it answers for the address; when the guard or the kernel ends
+    /// that for a stopped daemon.
+    owns_until: Option<Time>,
+}
+
+/// A state.
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
+pub struct Cluster {
+    hosts: Vec<Host>,
+    /// What arrived stays and may arrive again, until the step ends.
+    messages: BTreeSet<Message>,
+    delays: u8,
+    crashes: u8,
+    pauses: u8,
+    switchovers: u8,
+}
+
+/// What happens.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Action {
+    /// A step of time; timers go off. What has not arrived is lost.
+    Step,
+    /// The same, and what is on its way stays on its way.
+    LateStep,
+    /// A message arrives: its position among those on their way.
+    Arrive(usize),
+    /// A node's processes stand still.
+    Stop(usize),
+    /// They go on.
+    Continue(usize),
+    /// A host's daemon dies and starts anew.
+    Crash(usize),
+    /// An owner hands over.
+    HandOver(usize),
+}
+
+impl Cluster {
+    /// Every daemon starts now.
+    #[must_use]
+    pub fn new(bounds: &Bounds) -> Self {
+        let hosts = (0..bounds.nodes + bounds.witnesses).map(|n| Host::new(n, 0, bounds)).collect();
+        let Bounds { delays, crashes, pauses, switchovers, .. } = *bounds;
+        let mut cluster = Self { hosts, messages: BTreeSet::new(), delays, crashes, pauses, switchovers };
+        for node in 0..bounds.nodes {
+            cluster.happen(node, Event::Startup, NOW, bounds);
+        }
+        cluster
+    }
+
+    /// Who answers for the address.
+    #[must_use]
+    pub fn owners(&self) -> Vec<usize> {
+        (0..self.hosts.len()).filter(|h| self.hosts[*h].owns_until.is_some()).collect()
+    }
+
+    /// Everything that may happen now.
+    #[must_use]
+    pub fn actions(&self) -> Vec<Action> {
+        let mut actions = vec![Action::Step];
+        if self.delays > 0 && !self.messages.is_empty() {
+            actions.push(Action::LateStep);
+        }
+        let arrives = |m: &Message| !self.hosts[m.to].stopped;
+        let messages = self.messages.iter().enumerate().filter(|(_, m)| arrives(m));
+        actions.extend(messages.map(|(n, _)| Action::Arrive(n)));
+        for (n, host) in self.hosts.iter().enumerate() {
+            let node = host.election.is_some();
+            if host.stopped {
+                actions.push(Action::Continue(n));
+            } else if node && self.pauses > 0 {
+                actions.push(Action::Stop(n));
+            }
+            if self.crashes > 0 {
+                actions.push(Action::Crash(n));
+            }
+            if node && !host.stopped && host.owns_until.is_some() && self.switchovers > 0 {
+                actions.push(Action::HandOver(n));
+            }
+        }
+        actions
+    }
+
+    /// The state after an action.
+    #[must_use]
+    pub fn after(&self, action: Action, bounds: &Bounds) -> Self {
+        let mut next = self.clone();
+        match action {
+            Action::Step => {
+                next.messages.clear();
+                next.step(bounds);
+            }
+            Action::LateStep => {
+                next.delays -= 1;
+                next.step(bounds);
+            }
+            Action::Arrive(n) => {
+                if let Some(message) = self.messages.iter().nth(n) {
+                    next.arrive(*message, bounds);
+                }
+            }
+            Action::Stop(n) => {
+                next.pauses -= 1;
+                next.hosts[n].stopped = true;
+            }
+            Action::Continue(n) => {
+                next.hosts[n].stopped = false;
+                next.timers(n, NOW, bounds);
+            }
+            Action::Crash(n) => next.crash(n, bounds),
+            Action::HandOver(n) => {
+                next.switchovers -= 1;
+                next.happen(n, Event::Release, NOW, bounds);
+            }
+        }
+        next.rebase(Duration::ZERO);
+        next
+    }
+
+    /// What an action is, in this state, for people.
+    #[must_use]
+    pub fn tell(&self, action: Action) -> String {
+        match action {
+            Action::Step => "a step of time".to_owned(),
+            Action::LateStep => "a step of time, and messages are late".to_owned(),
+            Action::Arrive(n) => match self.messages.iter().nth(n) {
+                Some(m) => format!("{} hears {}: {:?}", name(m.to), name(m.from), m.said),
+                None => String::new(),
+            },
+            Action::Stop(n) => format!("{} is stopped", name(n)),
+            Action::Continue(n) => format!("{} goes on", name(n)),
+            Action::Crash(n) => format!("{} crashes and starts anew", name(n)),
+            Action::HandOver(n) => format!("{} hands over", name(n)),
+        }
+    }
+
+    // ---- what happens -----------------------------------------------------------
+
+    fn step(&mut self, bounds: &Bounds) {
+        let end = NOW + bounds.step;
+        for host in 0..self.hosts.len() {
+            if !self.hosts[host].stopped {
+                self.timers(host, end, bounds);
+            }
+            let h = &mut self.hosts[host];
+            h.owns_until = h.owns_until.filter(|until| *until > end);
+        }
+        self.rebase(bounds.step);
+    }
+
+    /// Timers go off at their time; a daemon that was stopped is late.
+    fn timers(&mut self, host: usize, end: Time, bounds: &Bounds) {
+        let due = |c: &Self| c.hosts[host].election.as_ref().and_then(Election::deadline);
+        // As the node does, which never leaves a deadline in the past.
+        for _ in 0..64 {
+            let Some(at) = due(self).filter(|at| *at <= end) else { return };
+            self.happen(host, Event::Timer, at.max(NOW), bounds);
+        }
+        panic!("{}: a timer stays due: {:?}", name(host), self.hosts[host]);
+    }
+
+    fn arrive(&mut self, message: Message, bounds: &Bounds) {
+        let Message { from, to, said, .. } = message;
+        let lease = Terms::length_of(INTERVAL);
+        match said {
+            Said::Advert { priority } => {
+                let release = priority == PRIORITY_RELEASE;
+                let wait = release.then(|| Duration::from_millis(250) * u32::from(to > 1));
+                let who = Who::Node(from);
+                let heard = Heard { who, priority, interval: INTERVAL, source_is_greater: from > to, wait };
+                self.happen(to, Event::Advert(heard), NOW, bounds);
+            }
+            Said::Request { run, number } => {
+                let holder = Holder { node: from, run };
+                let answer = self.hosts[to].voter.request(holder, number, bounds.drift.asked(lease), NOW);
+                let said = match answer {
+                    Answer::Granted => Said::Grant { run, number },
+                    Answer::Refused { holder, left } => Said::Refuse { run, number, holder, left },
+                };
+                self.send(to, from, said);
+            }
+            Said::Grant { run, number } => self.answer(to, from, run, number, Answer::Granted, bounds),
+            Said::Refuse { run, number, holder, left } => {
+                self.answer(to, from, run, number, Answer::Refused { holder, left }, bounds);
+            }
+            Said::Release { run, number } => {
+                self.hosts[to].voter.release(Holder { node: from, run }, number);
+                if let Some(election) = &mut self.hosts[to].election {
+                    election.hurry(NOW);
+                    self.timers(to, NOW, bounds);
+                }
+            }
+        }
+    }
+
+    fn answer(&mut self, to: usize, voter: usize, run: u32, number: u64, answer: Answer, bounds: &Bounds) {
+        if self.hosts[to].run == run {
+            self.happen(to, Event::Answer { voter, number, answer }, NOW, bounds);
+        }
+    }
+
+    fn crash(&mut self, host: usize, bounds: &Bounds) {
+        self.crashes -= 1;
+        let owned = self.hosts[host].owns_until.is_some();
+        let run = self.hosts[host].run;
+        self.hosts[host] = Host::new(host, run + 1, bounds);
+        if owned {
+            // The guard deletes the address, and then says so; a power failure
+            // is the same, and what it says is lost.
+            self.say(host, Said::Advert { priority: PRIORITY_RELEASE }, bounds.nodes);
+            if bounds.quorum {
+                self.say(host, Said::Release { run, number: u64::MAX }, self.hosts.len());
+            }
+        }
+        self.happen(host, Event::Startup, NOW, bounds);
+    }
+
+    /// An event, as the node hands it to the election, and what follows.
+    fn happen(&mut self, host: usize, event: Event, now: Time, bounds: &Bounds) {
+        let Some(mut election) = self.hosts[host].election.take() else { return };
+        let late = election.deadline().map_or(Duration::ZERO, |at| now - at);
+        let slept = election.handle(Event::Wake(late), now);
+        self.follow(host, &mut election, slept, now, bounds);
+        let outcome = election.handle(event, now);
+        self.follow(host, &mut election, outcome, now, bounds);
+        self.hosts[host].election = Some(election);
+    }
+
+    fn follow(&mut self, host: usize, election: &mut Election, outcome: Outcome, now: Time, bounds: &Bounds) {
+        if outcome.disown.is_some() {
+            self.hosts[host].owns_until = None;
+            if outcome.release {
+                self.say(host, Said::Advert { priority: PRIORITY_RELEASE }, bounds.nodes);
+            }
+        }
+        if outcome.own.is_some() || self.hosts[host].owns_until.is_some() {
+            self.hosts[host].owns_until = Some(match election.lease() {
+                Some(lease) => lease.until().unwrap_or(now) + lease.grace(),
+                // The kernel's lifetime, renewed with each advert.
+                None if outcome.advertise => now + election.params().lease,
+                None => self.hosts[host].owns_until.unwrap_or(now),
+            });
+        }
+        if outcome.advertise {
+            self.say(host, Said::Advert { priority: election.params().priority }, bounds.nodes);
+        }
+        let owns = self.hosts[host].owns_until.is_some();
+        let free = if owns { None } else { election.give_back() };
+        for number in outcome.give_back.into_iter().chain(free) {
+            let run = self.hosts[host].run;
+            self.hosts[host].voter.release(Holder { node: host, run }, number);
+            self.say(host, Said::Release { run, number }, self.hosts.len());
+        }
+        if let Some(Request { number, lease, preempt: _ }) = outcome.ask {
+            let run = self.hosts[host].run;
+            self.say(host, Said::Request { run, number }, self.hosts.len());
+            let holder = Holder { node: host, run };
+            // Its own promise is by its own clock.
+            let answer = self.hosts[host].voter.request(holder, number, lease, now);
+            let answered = election.handle(Event::Answer { voter: host, number, answer }, now);
+            self.follow(host, election, answered, now, bounds);
+        }
+    }
+
+    fn say(&mut self, from: usize, said: Said, among: usize) {
+        for to in (0..among).filter(|to| *to != from) {
+            self.send(from, to, said);
+        }
+    }
+
+    fn send(&mut self, from: usize, to: usize, said: Said) {
+        self.messages.insert(Message { from, to, said });
+    }
+
+    /// Brings the clock back to where it was, and numbers with it.
+    fn rebase(&mut self, passed: Duration) {
+        let oldest = NOW.before(PAST);
+        let time = |at: Time| if at == Time::MAX { at } else { at.before(passed).max(oldest) };
+        let last: Vec<(u32, u64)> = self
+            .hosts
+            .iter()
+            .map(|h| (h.run, h.election.as_ref().and_then(Election::lease).map_or(NUMBER, Lease::number)))
+            .collect();
+        // Of an earlier run only the end of all numbers is of use, or that it is over.
+        let number = |node: usize, run: u32, n: u64| match last[node] {
+            _ if n == u64::MAX => n,
+            (of, newest) if of == run => (n + NUMBER).saturating_sub(newest),
+            _ => n,
+        };
+        for (node, host) in self.hosts.iter_mut().enumerate() {
+            host.voter.rebase(NOW, time, |holder, n| number(holder.node, holder.run, n));
+            host.owns_until = host.owns_until.map(time);
+            let run = host.run;
+            if let Some(election) = &mut host.election {
+                election.rebase(NOW, time, |n| number(node, run, n));
+            }
+        }
+        let of = |m: &Message| {
+            let said = match m.said {
+                Said::Advert { priority } => Said::Advert { priority },
+                Said::Request { run, number: n } => Said::Request { run, number: number(m.from, run, n) },
+                Said::Release { run, number: n } => Said::Release { run, number: number(m.from, run, n) },
+                Said::Grant { run, number: n } => Said::Grant { run, number: number(m.to, run, n) },
+                Said::Refuse { run, number: n, holder, left } => {
+                    Said::Refuse { run, number: number(m.to, run, n), holder, left }
+                }
+            };
+            Message { said, ..*m }
+        };
+        self.messages = self.messages.iter().map(of).collect();
+        self.forget();
+    }
+
+    /// Answers to earlier runs count for nothing.
+    fn forget(&mut self) {
+        let hosts = &self.hosts;
+        let of_this_run = |m: &Message| match m.said {
+            Said::Grant { run, .. } | Said::Refuse { run, .. } => hosts[m.to].run == run,
+            Said::Advert { .. } | Said::Request { .. } | Said::Release { .. } => true,
+        };
+        self.messages.retain(of_this_run);
+    }
+}
+
+impl Host {
+    fn new(host: usize, run: u32, bounds: &Bounds) -> Self {
+        let length = Terms::length_of(INTERVAL);
+        let election = (host < bounds.nodes).then(|| {
+            let terms = Terms {
+                voters: bounds.nodes + bounds.witnesses,
+                interval: INTERVAL,
+                pause: INTERVAL / 2 * (1 + u32::try_from(host).unwrap_or(0)),
+                gap: bounds.step,
+                keep: false,
+            };
+            let params = Params {
+                priority: 192_u8.saturating_sub(64 * u8::try_from(host).unwrap_or(0)).max(1),
+                interval: INTERVAL,
+                version: VrrpVersion::V3,
+                preempt: false,
+                preempt_delay: Duration::ZERO,
+                lease: INTERVAL * 3,
+            };
+            Election::new(params).with_lease(bounds.quorum.then(|| Lease::new(terms)))
+        });
+        let voter = Voter::new(bounds.drift.asked(length), NOW);
+        Self { election, voter, run, stopped: false, owns_until: None }
+    }
+}
+
+fn name(host: usize) -> String {
+    format!("host {}", host + 1)
+}
+
+impl fmt::Display for Bounds {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { nodes, witnesses, quorum, drift, step, delays, crashes, pauses, switchovers } = self;
+        let lease = if *quorum { "quorum" } else { "no quorum" };
+        write!(
+            f,
+            "{nodes} nodes, {witnesses} witnesses, {lease}, drift {drift:?}, steps of {}/1000 interval, messages \
+             late {delays} times, {crashes} crashes, {pauses} stops, {switchovers} switchovers",
+            step.as_millis()
+        )
+    }
+}

@@ -1,0 +1,90 @@
+//! The quorum lease of a group: requests go out, promises come in, and what
+//! is owned by them goes back.
+
+use super::{Group, Purpose};
+use crate::election::Event as Happening;
+use crate::event::{Kind, Level};
+use crate::lease::{ASK_GAP, Answer, Lease, Request, Terms};
+use crate::node::{Scope, Settings};
+use crate::plan::Hold;
+use crate::settings::{OnNoQuorum, Quorum, VipGroup};
+use crate::wire::peer::{Ballot, Message, State};
+
+/// A lease of which nothing is held, where the settings ask for one.
+pub(crate) fn lease(settings: &Settings) -> Option<Lease> {
+    let election = &settings.election;
+    match election.quorum {
+        Quorum::None => None,
+        Quorum::Majority => Some(Lease::new(Terms {
+            voters: settings.cluster.voters().count(),
+            interval: election.advert_interval,
+            pause: election.advert_interval,
+            gap: ASK_GAP,
+            keep: election.on_no_quorum == OnNoQuorum::Keep,
+        })),
+    }
+}
+
+impl Group {
+    /// Asks every voter, this node's own included.
+    pub(super) fn ask_voters(&mut self, request: Request, scope: &mut Scope<'_>) {
+        let Request { number, lease, preempt } = request;
+        let ballot = Ballot { vrid: self.vip.vrid, run: scope.run, number };
+        scope.send_voters(&Message::Request { ballot, lease, preempt });
+        let answer = scope.votes.request(scope.me, ballot, lease, scope.now);
+        self.answered(scope.me, number, answer, scope);
+    }
+
+    /// A voter answers.
+    pub(crate) fn answered(&mut self, voter: usize, number: u64, answer: Answer, scope: &mut Scope<'_>) {
+        self.happen(Happening::Answer { voter, number, answer }, scope);
+    }
+
+    /// A holder gave the group back, and this node may want it.
+    pub(crate) fn given_back(&mut self, scope: &mut Scope<'_>) {
+        self.election.hurry(scope.now);
+    }
+
+    /// Gives the promises back once nothing is owned by them: the kernel has said so.
+    pub(super) fn give_back(&mut self, scope: &mut Scope<'_>) {
+        if self.hold == Hold::Owned || !self.confirmed {
+            return;
+        }
+        if let Some(number) = self.election.give_back() {
+            self.tell_given_back(number, scope);
+        }
+    }
+
+    pub(super) fn tell_given_back(&self, number: u64, scope: &mut Scope<'_>) {
+        let ballot = Ballot { vrid: self.vip.vrid, run: scope.run, number };
+        scope.votes.release(scope.me, ballot);
+        scope.send_voters(&Message::Release(ballot));
+    }
+
+    /// What the guard tells every other voter when this process is gone and
+    /// its addresses are deleted: of this run no request counts any more.
+    pub(crate) fn last_releases(&self, scope: &Scope<'_>) -> Vec<(usize, Vec<u8>)> {
+        if self.election.lease().is_none() || self.held().is_empty() {
+            return vec![];
+        }
+        let ballot = Ballot { vrid: self.vip.vrid, run: scope.run, number: u64::MAX };
+        let bytes = scope.envelope(Message::Release(ballot));
+        let voters = 0..scope.settings.cluster.voters().count();
+        voters.filter(|v| *v != scope.me).map(|v| (v, bytes.clone())).collect()
+    }
+
+    /// A node of higher priority wants the group: it gets it as in a planned switchover.
+    pub(crate) fn asked_to_yield(&mut self, to: usize, scope: &mut Scope<'_>) {
+        let nodes = &scope.settings.cluster.nodes;
+        let before = |vip: &VipGroup| vip.priority(to, nodes) > vip.priority(scope.me, nodes);
+        let free = self.election.word() == State::Active && !self.in_transition();
+        if !free || !before(&self.vip) || scope.now < self.step_back_at {
+            return;
+        }
+        let name = scope.name(to).to_owned();
+        let message =
+            format!("{} goes to {name}, which comes before this node and preempts it", self.vip.name);
+        scope.event(self.event(Level::Info, Kind::Switchover, message).of_peer(&name));
+        self.hand_over(Some(to), Purpose::Switchover, scope);
+    }
+}
