@@ -145,12 +145,13 @@ fn a_name_has_the_nodes_that_serve_after_every_kind_of_fault() {
         settle(world);
         world.check_settled();
         for _ in 0..10 {
-            let fault = match random_fault(world) {
-                // Without an address there is nothing to delete or to add.
-                Fault::Delete(host, _) => Fault::Carrier(host, true),
-                Fault::Readdress(group) => Fault::Switchover(group),
-                other => other,
-            };
+            let mut fault = random_fault(world);
+            // Without an address there is nothing to delete or to add.
+            if let Fault::Delete(host, _) = fault {
+                fault = Fault::Carrier(host, true);
+            } else if let Fault::Readdress(group) = fault {
+                fault = Fault::Switchover(group);
+            }
             world.inject(fault);
             let pause = Duration::from_millis(world.rng.between(0, 3000));
             world.run(pause);

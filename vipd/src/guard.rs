@@ -58,14 +58,16 @@ const TELL_AFTER: u16 = 1_000;
 /// Room for the largest state: 64 groups of 255 addresses in two families.
 const SEND_BUFFER: usize = 8 << 20;
 
+/// Interface, address and prefix length.
+type Held = (u32, IpAddr, u8);
+
 /// What the daemon tells its guard; each replaces what was told before.
 #[derive(Debug, Default, Deserialize, Serialize)]
 struct State {
     runtime_dir: PathBuf,
     /// The daemon's process id.
     daemon: u32,
-    /// Interface, address and prefix length.
-    addresses: Vec<(u32, IpAddr, u8)>,
+    addresses: Vec<Held>,
     farewells: Vec<Farewell>,
     /// What is said to voters: where to, and the datagram.
     #[serde(default)]
@@ -73,7 +75,7 @@ struct State {
     /// What to delete at a time of `CLOCK_BOOTTIME` in nanoseconds, while the
     /// daemon still lives: it is frozen.
     #[serde(default)]
-    watched: Vec<(u64, Vec<(u32, IpAddr, u8)>)>,
+    watched: Vec<(u64, Vec<Held>)>,
 }
 
 #[derive(Debug, Deserialize, Serialize)]
@@ -128,13 +130,13 @@ impl State {
     }
 
     /// The addresses whose lease is over, once.
-    fn over(&mut self, now: Time) -> Vec<(u32, IpAddr, u8)> {
+    fn over(&mut self, now: Time) -> Vec<Held> {
         let over = self.watched.extract_if(.., |(until, _)| *until <= now.as_nanos());
         over.flat_map(|(_, addresses)| addresses).collect()
     }
 }
 
-fn spots(addresses: &[(u32, IpAddr, u8)]) -> Vec<Spot> {
+fn spots(addresses: &[Held]) -> Vec<Spot> {
     let mut spots = vec![];
     for (interface, address, prefix) in addresses {
         let host = if address.is_ipv4() { 32 } else { 128 };

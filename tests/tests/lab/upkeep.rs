@@ -126,7 +126,7 @@ fn reload_moves_an_address(lab: &Lab) -> Result<()> {
     let why = scene.vipd(1)?.ctl(&["why", &second])?;
     ensure!(why.contains("10.77.0.150 is withheld here: px1"), "{why}");
     std::thread::sleep(SECOND);
-    lab.addresses().wait_for(moving.into(), &["px1"], 0 * MS)?;
+    lab.addresses().wait_for(moving.into(), &["px1"], Duration::ZERO)?;
     reload(0, &there)?;
     lab.addresses().wait_for(moving.into(), &["px2"], SECOND)?;
     let why = scene.vipd(1)?.ctl(&["why", &second])?;
