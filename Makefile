@@ -38,7 +38,7 @@ test-packages: ## the release's packages on two hosts with a real systemd, and t
 	@packaging/build-deb --out target/deb-of-release
 	@packaging/build-deb --out target/deb-of-release --version 0.1.1-1
 	@ls -l target/deb-of-release/*_0.1.0-1_*.deb | awk '{ print $$5, "bytes", $$9 }'
-	@VIPD_DEBS=target/deb-of-release LAB_NEEDS_ARE_MET=yes cargo test --quiet --package vipd-packaging --test packages
+	@VIPD_DEBS=$(CURDIR)/target/deb-of-release LAB_NEEDS_ARE_MET=yes cargo test --quiet --package vipd-packaging --test packages
 
 bench-balancer: ## what vipd costs a connection, beside HAProxy and nginx; ARGS='--rounds 5 --only connect --seconds 3'
 	@tests/install-packages $(BENCH_PACKAGES)

@@ -120,6 +120,10 @@ fn start(hosts: &mut [Machine; 2]) -> Result<()> {
         let checked = host.sh("vipctl status --json")?;
         ensure!(checked.contains(r#""state": "up""#), "ready before the first check: {checked}");
     }
+    for host in hosts.iter() {
+        host.sh("cp /usr/share/doc/vipd-dnsd/examples/dnsd.toml /etc/dnsd/ && systemctl start dnsd && systemctl reload dnsd")?;
+        ensure!(host.try_sh("systemctl is-active dnsd")? == "active", "dnsd does not run on {}", host.name);
+    }
     owned_by(hosts, 0)?;
     load::ask(vip())?;
     for host in hosts.iter() {
