@@ -51,12 +51,14 @@ const RESTART_AFTER: Duration = Duration::from_secs(1);
 /// Room for the largest state: 64 groups of 255 addresses in two families.
 const SEND_BUFFER: usize = 8 << 20;
 
+/// Interface, address and prefix length.
+type Place = (u32, IpAddr, u8);
+
 /// What the daemon tells its guard; each replaces what was told before.
 #[derive(Debug, Default, Deserialize, Serialize)]
 struct State {
     runtime_dir: PathBuf,
-    /// Interface, address and prefix length.
-    addresses: Vec<(u32, IpAddr, u8)>,
+    addresses: Vec<Place>,
     farewells: Vec<Farewell>,
     /// What is said to voters: where to, and the datagram.
     #[serde(default)]
@@ -64,7 +66,7 @@ struct State {
     /// What to delete at a time of `CLOCK_BOOTTIME` in nanoseconds, while the
     /// daemon still lives: it is frozen.
     #[serde(default)]
-    watched: Vec<(u64, Vec<(u32, IpAddr, u8)>)>,
+    watched: Vec<(u64, Vec<Place>)>,
 }
 
 #[derive(Debug, Deserialize, Serialize)]
@@ -113,13 +115,13 @@ impl State {
     }
 
     /// The addresses whose lease is over, once.
-    fn over(&mut self, now: Time) -> Vec<(u32, IpAddr, u8)> {
+    fn over(&mut self, now: Time) -> Vec<Place> {
         let over = self.watched.extract_if(.., |(until, _)| *until <= now.as_nanos());
         over.flat_map(|(_, addresses)| addresses).collect()
     }
 }
 
-fn spots(addresses: &[(u32, IpAddr, u8)]) -> Vec<Spot> {
+fn spots(addresses: &[Place]) -> Vec<Spot> {
     let mut spots = vec![];
     for (interface, address, prefix) in addresses {
         let host = if address.is_ipv4() { 32 } else { 128 };

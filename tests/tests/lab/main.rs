@@ -4,6 +4,7 @@ mod balancer;
 mod failover;
 mod interop;
 mod itself;
+mod quorum;
 mod sealed;
 mod upkeep;
 mod vectors;
@@ -59,6 +60,7 @@ fn main() -> std::process::ExitCode {
     let cases = [
         itself::CASES,
         failover::CASES,
+        quorum::CASES,
         sealed::CASES,
         upkeep::CASES,
         balancer::CASES,

@@ -219,7 +219,8 @@ fn a_longer_interval_lengthens_no_promise_that_was_given() {
 #[test]
 fn two_majorities_share_a_voter() {
     for voters in 1..=72 {
-        let majority = Terms { voters, interval: INTERVAL, pause: ms(1), gap: ASK_GAP, keep: false }.majority();
+        let majority =
+            Terms { voters, interval: INTERVAL, pause: ms(1), gap: ASK_GAP, keep: false }.majority();
         assert!(2 * majority > voters && majority <= voters, "{voters}");
     }
 }
