@@ -11,7 +11,7 @@ ifeq ($(DB),mariadb)
 DEMO_PACKAGES  += mariadb-server
 endif
 
-.PHONY: help demo test deb test-packages bench-balancer bench-dns bench-failover bench-pick
+.PHONY: help demo model test deb test-packages bench-balancer bench-dns bench-failover bench-pick
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -21,6 +21,10 @@ demo: ## a failover in a small network of its own; DB=mariadb with real database
 	@tests/install-packages $(DEMO_PACKAGES)
 	@cargo build --package vipd --package vipd-tests $(if $(DNS),--package dnsd) --bins
 	@target/debug/demo $(if $(DB),--db $(DB)) $(if $(DNS),--dns)
+
+model: ## every state of election and lease: never two owners with a quorum, a shortest way to two without; ARGS='--only 0'
+	@cargo build --quiet --release --package vipd-tests --bin model
+	@target/release/model $(ARGS)
 
 test: ## everything a change must pass
 	@tests/install-packages $(TEST_PACKAGES)

@@ -15,7 +15,7 @@ const NOW: Time = Time::from_nanos(1_000_000_000_000);
 /// What lies further back is all the same.
 const PAST: Duration = Duration::from_secs(8);
 /// The number of a run's last request in every state.
-const NUMBER: u64 = 12;
+const NUMBER: u64 = 16;
 
 /// How far the voters' clocks are from the holders'.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
@@ -25,6 +25,8 @@ pub enum Drift {
     Worst,
     /// All run alike: a promise outlasts the lease by the padding.
     None,
+    /// Twice the bound: what no lease survives, to see that the search finds it.
+    Beyond,
 }
 
 impl Drift {
@@ -34,6 +36,7 @@ impl Drift {
             // Times 11/9 it is the lease, to the nanosecond.
             Self::Worst => lease * 9 / 11,
             Self::None => lease,
+            Self::Beyond => lease * 3 / 5,
         }
     }
 }
@@ -51,9 +54,9 @@ pub struct Bounds {
     pub drift: Drift,
     /// Length of a step.
     pub step: Duration,
-    /// How often messages outlive a step, and arrive in a later one or never;
-    /// at other steps what has not arrived is lost.
-    pub delays: u8,
+    /// Messages that go astray: such a one arrives at any later time, any
+    /// number of times, or never. Every other arrives within its step or is lost.
+    pub strays: u8,
     /// Crashes with restart, of nodes and witnesses together.
     pub crashes: u8,
     /// How often a node is stopped for any time (SIGSTOP).
@@ -76,6 +79,7 @@ struct Message {
     from: usize,
     to: usize,
     said: Said,
+    stray: bool,
 }
 
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
@@ -94,9 +98,8 @@ struct Host {
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub struct Cluster {
     hosts: Vec<Host>,
-    /// What arrived stays and may arrive again, until the step ends.
     messages: BTreeSet<Message>,
-    delays: u8,
+    strays: u8,
     crashes: u8,
     pauses: u8,
     switchovers: u8,
@@ -107,10 +110,15 @@ pub struct Cluster {
 pub enum Action {
     /// A step of time; timers go off. What has not arrived is lost.
     Step,
-    /// The same, and what is on its way stays on its way.
-    LateStep,
-    /// A message arrives: its position among those on their way.
+    /// A message arrives: its position among those on their way. What is
+    /// answered to it arrives, too.
     Arrive(usize),
+    /// A request arrives, and the answer is lost.
+    ArriveOnly(usize),
+    /// A request arrives, and the answer goes astray.
+    ArriveStray(usize),
+    /// A message goes astray.
+    Stray(usize),
     /// A node's processes stand still.
     Stop(usize),
     /// They go on.
@@ -126,8 +134,8 @@ impl Cluster {
     #[must_use]
     pub fn new(bounds: &Bounds) -> Self {
         let hosts = (0..bounds.nodes + bounds.witnesses).map(|n| Host::new(n, 0, bounds)).collect();
-        let Bounds { delays, crashes, pauses, switchovers, .. } = *bounds;
-        let mut cluster = Self { hosts, messages: BTreeSet::new(), delays, crashes, pauses, switchovers };
+        let Bounds { strays, crashes, pauses, switchovers, .. } = *bounds;
+        let mut cluster = Self { hosts, messages: BTreeSet::new(), strays, crashes, pauses, switchovers };
         for node in 0..bounds.nodes {
             cluster.happen(node, Event::Startup, NOW, bounds);
         }
@@ -144,12 +152,19 @@ impl Cluster {
     #[must_use]
     pub fn actions(&self) -> Vec<Action> {
         let mut actions = vec![Action::Step];
-        if self.delays > 0 && !self.messages.is_empty() {
-            actions.push(Action::LateStep);
+        for (n, message) in self.messages.iter().enumerate() {
+            if !self.hosts[message.to].stopped {
+                let asks = matches!(message.said, Said::Request { .. });
+                if !asks || !self.hosts[message.from].stopped {
+                    actions.push(Action::Arrive(n));
+                }
+                actions.extend(asks.then_some(Action::ArriveOnly(n)));
+                actions.extend((asks && self.strays > 0).then_some(Action::ArriveStray(n)));
+            }
+            if self.strays > 0 && !message.stray {
+                actions.push(Action::Stray(n));
+            }
         }
-        let arrives = |m: &Message| !self.hosts[m.to].stopped;
-        let messages = self.messages.iter().enumerate().filter(|(_, m)| arrives(m));
-        actions.extend(messages.map(|(n, _)| Action::Arrive(n)));
         for (n, host) in self.hosts.iter().enumerate() {
             let node = host.election.is_some();
             if host.stopped {
@@ -173,17 +188,29 @@ impl Cluster {
         let mut next = self.clone();
         match action {
             Action::Step => {
-                next.messages.clear();
-                next.step(bounds);
-            }
-            Action::LateStep => {
-                next.delays -= 1;
+                next.messages.retain(|m| m.stray);
                 next.step(bounds);
             }
             Action::Arrive(n) => {
-                if let Some(message) = self.messages.iter().nth(n) {
-                    next.arrive(*message, bounds);
+                let message = next.take(n);
+                if let Some(answer) = next.arrive(message, bounds) {
+                    next.arrive(answer, bounds);
                 }
+            }
+            Action::ArriveOnly(n) => {
+                let message = next.take(n);
+                next.arrive(message, bounds);
+            }
+            Action::ArriveStray(n) => {
+                next.strays -= 1;
+                let message = next.take(n);
+                let answer = next.arrive(message, bounds);
+                next.messages.extend(answer.map(|m| Message { stray: true, ..m }));
+            }
+            Action::Stray(n) => {
+                next.strays -= 1;
+                let message = next.take(n);
+                next.messages.insert(Message { stray: true, ..message });
             }
             Action::Stop(n) => {
                 next.pauses -= 1;
@@ -208,16 +235,30 @@ impl Cluster {
     pub fn tell(&self, action: Action) -> String {
         match action {
             Action::Step => "a step of time".to_owned(),
-            Action::LateStep => "a step of time, and messages are late".to_owned(),
-            Action::Arrive(n) => match self.messages.iter().nth(n) {
-                Some(m) => format!("{} hears {}: {:?}", name(m.to), name(m.from), m.said),
-                None => String::new(),
-            },
+            Action::Arrive(n) => self.tell_message(n, ""),
+            Action::ArriveOnly(n) => self.tell_message(n, ", and the answer is lost"),
+            Action::ArriveStray(n) => self.tell_message(n, ", and the answer goes astray"),
+            Action::Stray(n) => self.tell_message(n, "... not yet: this goes astray"),
             Action::Stop(n) => format!("{} is stopped", name(n)),
             Action::Continue(n) => format!("{} goes on", name(n)),
             Action::Crash(n) => format!("{} crashes and starts anew", name(n)),
             Action::HandOver(n) => format!("{} hands over", name(n)),
         }
+    }
+
+    fn tell_message(&self, n: usize, more: &str) -> String {
+        let Some(m) = self.messages.iter().nth(n) else { return String::new() };
+        format!("{} hears {}: {:?}{more}", name(m.to), name(m.from), m.said)
+    }
+
+    /// A message arrives: one that went astray stays on its way.
+    fn take(&mut self, n: usize) -> Message {
+        let message =
+            self.messages.iter().nth(n).copied().unwrap_or_else(|| unreachable!("it is on its way"));
+        if !message.stray {
+            self.messages.remove(&message);
+        }
+        message
     }
 
     // ---- what happens -----------------------------------------------------------
@@ -245,7 +286,8 @@ impl Cluster {
         panic!("{}: a timer stays due: {:?}", name(host), self.hosts[host]);
     }
 
-    fn arrive(&mut self, message: Message, bounds: &Bounds) {
+    /// The answer, if there is one.
+    fn arrive(&mut self, message: Message, bounds: &Bounds) -> Option<Message> {
         let Message { from, to, said, .. } = message;
         let lease = Terms::length_of(INTERVAL);
         match said {
@@ -263,7 +305,7 @@ impl Cluster {
                     Answer::Granted => Said::Grant { run, number },
                     Answer::Refused { holder, left } => Said::Refuse { run, number, holder, left },
                 };
-                self.send(to, from, said);
+                return Some(Message { from: to, to: from, said, stray: false });
             }
             Said::Grant { run, number } => self.answer(to, from, run, number, Answer::Granted, bounds),
             Said::Refuse { run, number, holder, left } => {
@@ -277,6 +319,7 @@ impl Cluster {
                 }
             }
         }
+        None
     }
 
     fn answer(&mut self, to: usize, voter: usize, run: u32, number: u64, answer: Answer, bounds: &Bounds) {
@@ -355,7 +398,7 @@ impl Cluster {
     }
 
     fn send(&mut self, from: usize, to: usize, said: Said) {
-        self.messages.insert(Message { from, to, said });
+        self.messages.insert(Message { from, to, said, stray: false });
     }
 
     /// Brings the clock back to where it was, and numbers with it.
@@ -373,8 +416,23 @@ impl Cluster {
             (of, newest) if of == run => (n + NUMBER).saturating_sub(newest),
             _ => n,
         };
+        // What a number would be compared with must be on its way to the voter.
+        let messages = &self.messages;
+        let coming = |to: usize, by: Holder, at_most: u64, requests: bool| {
+            messages.iter().filter(|m| m.to == to && m.from == by.node).any(|m| match m.said {
+                Said::Request { run, number } => requests && run == by.run && number <= at_most,
+                Said::Release { run, number } => !requests && run == by.run && number < at_most,
+                Said::Advert { .. } | Said::Grant { .. } | Said::Refuse { .. } => false,
+            })
+        };
         for (node, host) in self.hosts.iter_mut().enumerate() {
-            host.voter.rebase(NOW, time, |holder, n| number(holder.node, holder.run, n));
+            let promised = |by: Holder, n: u64| match coming(node, by, n, false) {
+                true => number(by.node, by.run, n),
+                // Whatever comes will be newer.
+                false => 0,
+            };
+            let released = |by: Holder, n: u64| coming(node, by, n, true).then(|| number(by.node, by.run, n));
+            host.voter.rebase(NOW, time, promised, released);
             host.owns_until = host.owns_until.map(time);
             let run = host.run;
             if let Some(election) = &mut host.election {
@@ -440,12 +498,12 @@ fn name(host: usize) -> String {
 
 impl fmt::Display for Bounds {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { nodes, witnesses, quorum, drift, step, delays, crashes, pauses, switchovers } = self;
+        let Self { nodes, witnesses, quorum, drift, step, strays, crashes, pauses, switchovers } = self;
         let lease = if *quorum { "quorum" } else { "no quorum" };
         write!(
             f,
-            "{nodes} nodes, {witnesses} witnesses, {lease}, drift {drift:?}, steps of {}/1000 interval, messages \
-             late {delays} times, {crashes} crashes, {pauses} stops, {switchovers} switchovers",
+            "{nodes} nodes, {witnesses} witnesses, {lease}, drift {drift:?}, steps of {}/1000 interval, {strays} \
+             messages astray, {crashes} crashes, {pauses} stops, {switchovers} switchovers",
             step.as_millis()
         )
     }

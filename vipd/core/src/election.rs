@@ -292,15 +292,14 @@ impl Election {
     pub fn rebase(&mut self, now: Time, time: impl Fn(Time) -> Time, number: impl Fn(u64) -> u64) {
         match &mut self.state {
             State::Init | State::Fault => {}
-            State::Backup { down_at, owner, preempt_at, candidate, .. } => {
+            State::Backup { down_at, owner, preempt_at, candidate, released, .. } => {
                 *down_at = if candidate.is_some() { now } else { time(*down_at) };
                 *preempt_at = preempt_at.map(&time);
                 if let Some(owner) = owner {
-                    owner.at = now;
+                    (owner.at, owner.priority) = (now, PRIORITY_OWNER);
                 }
-                if let Some(Cause::Silence(silence)) = candidate {
-                    *silence = None;
-                }
+                *candidate = candidate.map(|_| Cause::Silence(None));
+                *released = false;
             }
             State::Active { advert_at, sent_at, .. } => {
                 (*advert_at, *sent_at) = (time(*advert_at), time(*sent_at));

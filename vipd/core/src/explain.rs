@@ -66,7 +66,10 @@ fn state(group: &Group, scope: &Scope<'_>) -> String {
                 let ago = seconds(scope.now - owner.at);
                 format!("{} ({relation}) advertised {ago} ago", who(owner.who, scope))
             }
-            None => "listening for an owner".to_owned(),
+            None => match group.cause {
+                Some(cause @ Cause::NoMajority(..)) => sentence(cause, group, scope),
+                Some(_) | None => "listening for an owner".to_owned(),
+            },
         },
     }
 }

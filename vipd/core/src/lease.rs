@@ -162,18 +162,23 @@ impl Voter {
     }
 
     /// The same promise on a clock that shows `now`: for the exploration of
-    /// all states, where only differences count. `number` is for the promise's
-    /// and the release's requests. What is over is forgotten.
-    pub fn rebase(&mut self, now: Time, time: impl Fn(Time) -> Time, number: impl Fn(Holder, u64) -> u64) {
+    /// all states, where only differences count. `promised` and `released` give
+    /// the new numbers of the promise's and the last release's requests, or
+    /// none where the release is of no use any more. What is over is forgotten.
+    pub fn rebase(
+        &mut self,
+        now: Time,
+        time: impl Fn(Time) -> Time,
+        promised: impl Fn(Holder, u64) -> u64,
+        released: impl Fn(Holder, u64) -> Option<u64>,
+    ) {
         self.mute_until = time(self.mute_until).max(now);
         self.promise = self.promise.filter(|p| time(p.until) > now);
         if let Some(promise) = &mut self.promise {
             promise.until = time(promise.until);
-            promise.number = number(promise.holder, promise.number);
+            promise.number = promised(promise.holder, promise.number);
         }
-        if let Some((holder, last)) = &mut self.released {
-            *last = number(*holder, *last);
-        }
+        self.released = self.released.and_then(|(by, last)| Some((by, released(by, last)?)));
     }
 
     /// To whom the group is promised.
@@ -511,7 +516,10 @@ impl Lease {
     /// The same lease on a clock that shows `now`, with other numbers: as
     /// [`Voter::rebase`]. What is only told to people is forgotten, too.
     pub fn rebase(&mut self, now: Time, time: impl Fn(Time) -> Time, number: impl Fn(u64) -> u64) {
-        (self.number, self.withdrawn) = (number(self.number), number(self.withdrawn));
+        // Of what is withdrawn nothing is open: only whether it is all is of use.
+        let rest = u64::from(self.withdrawn < self.number);
+        self.number = number(self.number);
+        self.withdrawn = self.number - rest;
         for (of, end) in &mut self.open {
             (*of, *end) = (number(*of), time(*end));
         }

@@ -110,6 +110,79 @@ fn transition_table() {
     }
 }
 
+/// The same with a lease of three voters: (state, event, state after, owns, asks, candidate).
+#[test]
+fn transition_table_with_a_lease() {
+    use crate::lease::{ASK_GAP, Answer, Lease, Terms};
+    let lease = || {
+        let (interval, pause) = (SECOND, SECOND);
+        Some(Lease::new(Terms { voters: 3, interval, pause, gap: ASK_GAP, keep: false }))
+    };
+    let granted = |voter, number| Event::Answer { voter, number, answer: Answer::Granted };
+    let refused = |voter, number| {
+        let answer = Answer::Refused { holder: Some(1), left: SECOND };
+        Event::Answer { voter, number, answer }
+    };
+    // A candidate since 4 s, who has its own vote; an owner since then.
+    let backup = || {
+        let mut election = Election::new(params(128)).with_lease(lease());
+        election.handle(Event::Startup, at(500));
+        election
+    };
+    let candidate = || {
+        let mut election = backup();
+        assert!(election.handle(Event::Timer, at(4000)).ask.is_some());
+        election.handle(granted(0, 1), at(4000));
+        election
+    };
+    let active = || {
+        let mut election = candidate();
+        assert!(election.handle(granted(1, 1), at(4000)).own.is_some());
+        election.handle(granted(0, 2), at(4000));
+        election.handle(granted(1, 2), at(4000));
+        election
+    };
+    let advert = |p| Event::Advert(heard(p));
+    let release_now = Event::Advert(Heard { wait: Some(Duration::ZERO), ..heard(0) });
+    type Row = (Election, Event, u64, Word, bool, bool, bool);
+    let (no, yes) = (false, true);
+    let rows: Vec<Row> = vec![
+        (backup(), Event::Timer, 4000, Word::Backup, no, yes, yes),
+        (backup(), release_now, 1000, Word::Backup, no, yes, yes),
+        (backup(), granted(1, 1), 1000, Word::Backup, no, no, no),
+        (candidate(), granted(1, 1), 4001, Word::Active, yes, yes, no),
+        (candidate(), refused(1, 1), 4001, Word::Backup, no, no, yes),
+        (candidate(), granted(1, 9), 4001, Word::Backup, no, no, yes),
+        (candidate(), Event::Timer, 4001, Word::Backup, no, no, yes),
+        (candidate(), advert(200), 4001, Word::Backup, no, no, no),
+        (candidate(), advert(100), 4001, Word::Backup, no, no, no),
+        (candidate(), Event::Shutdown, 4001, Word::Init, no, no, no),
+        (candidate(), Event::Fault, 4001, Word::Fault, no, no, no),
+        (candidate(), Event::Startup, 4001, Word::Backup, no, no, yes),
+        (candidate(), Event::Release, 4001, Word::Backup, no, no, yes),
+        (candidate(), Event::Wake(SECOND), 9000, Word::Backup, no, no, yes),
+        (active(), granted(2, 2), 4001, Word::Active, no, no, no),
+        (active(), refused(2, 2), 4001, Word::Active, no, no, no),
+        // Two of three refuse what they granted: this clock stood still.
+        (active(), refused(1, 2), 4001, Word::Backup, no, no, no),
+        (active(), Event::Timer, 5000, Word::Active, no, yes, no),
+        (active(), Event::Timer, 6500, Word::Backup, no, no, no),
+        (active(), Event::Wake(Duration::ZERO), 6500, Word::Backup, no, no, no),
+        (active(), advert(100), 6500, Word::Backup, no, no, no),
+        (active(), Event::Fault, 6500, Word::Fault, no, no, no),
+    ];
+    for (row, (mut election, event, now, word, owns, asks, candidate)) in rows.into_iter().enumerate() {
+        let outcome = election.handle(event, at(now));
+        assert_eq!((outcome.own.is_some(), outcome.ask.is_some()), (owns, asks), "row {row}: {event:?}");
+        assert_eq!((election.word(), election.is_candidate()), (word, candidate), "row {row}: {event:?}");
+        assert_eq!(
+            election.give_back().is_some(),
+            row > 6 && !owns && !candidate && word != Word::Active,
+            "row {row}"
+        );
+    }
+}
+
 #[test]
 fn the_skew_is_exact() {
     let skew = |priority, interval, version| {
