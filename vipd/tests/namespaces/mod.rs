@@ -67,6 +67,8 @@ impl Net {
         sh(&format!(
             "ip link set {HERE} up; ip addr add 10.9.0.1/24 dev {HERE}; ip addr add fd09::1/64 dev {HERE} nodad"
         ))?;
+        net.there(|| carries(THERE))?;
+        carries(HERE)?;
         Ok(net)
     }
 
@@ -77,6 +79,12 @@ impl Net {
         setns(&self.here, CloneFlags::CLONE_NEWNET).expect("the namespace is held open");
         result
     }
+}
+
+/// Waits until an interface carries: a while after both its ends are up, what
+/// is sent by it is lost without an error.
+fn carries(interface: &str) -> Result<(), String> {
+    sh(&format!("until ip -br link show {interface} | grep -q ' UP '; do sleep 0.01; done"))
 }
 
 /// Loopback up, and no duplicate address detection to wait for.
