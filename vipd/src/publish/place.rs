@@ -11,7 +11,8 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until};
 use tracing::{info, warn};
-use vipd_cloud::{Desired, Outcome};
+use vipd_cloud::{Desired, Error, Outcome};
+use vipd_core::publish::Records;
 
 /// A key file that is missing or wrong is read again this often.
 const OPEN_AGAIN: Duration = Duration::from_secs(5);
@@ -79,7 +80,7 @@ impl Place {
 
     /// Does what an order asks for; gives the time for the next look.
     async fn attempt(&self, store: &mut Store, order: &Order, memory: &mut Memory) -> Instant {
-        let desired = match self.opening.desired(&order.records) {
+        let desired = match self.opening.desired(self.place, &order.records) {
             Ok(desired) => desired,
             Err(why) => {
                 self.complain(memory, Level::Error, &why);
@@ -96,7 +97,7 @@ impl Place {
                 Ok(Outcome::Due(_)) => store.publish(&desired, by).await,
                 other => other,
             },
-            (false, _) => store.check(&desired, by).await,
+            (false, _) => self.look(store, order, &desired, by).await,
         };
         self.note(store, outcome.as_ref().ok());
         match outcome {
@@ -108,6 +109,22 @@ impl Place {
                 self.answer(order, Err(why));
                 store.status().paused_until.unwrap_or_else(|| Instant::now() + OPEN_AGAIN)
             }
+        }
+    }
+
+    /// Looks for a node that does not write: whether a change is near is for
+    /// the one to judge that does, so both TTLs are right.
+    async fn look(
+        &self,
+        store: &mut Store,
+        order: &Order,
+        desired: &Desired,
+        by: Instant,
+    ) -> Result<Outcome, Error> {
+        let near = self.opening.desired(self.place, &Records { near: true, ..order.records.clone() });
+        match (store.check(desired, by).await, near) {
+            (Ok(Outcome::Due(_)), Ok(near)) if near.ttl != desired.ttl => store.check(&near, by).await,
+            (outcome, _) => outcome,
         }
     }
 
@@ -206,8 +223,9 @@ impl Place {
         });
         let millis = |d: Duration| format!("{}.{} ms", d.as_millis(), d.subsec_micros() / 100 % 10);
         let message = self.sentence(&format!(
-            "has {} now (epoch {epoch}): sent {} after the decision, acknowledged after {}",
+            "has {} now (epoch {epoch}, TTL {} s): sent {} after the decision, acknowledged after {}",
             list(&desired.addresses),
+            desired.ttl,
             millis(sent),
             millis(acknowledged)
         ));
