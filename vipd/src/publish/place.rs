@@ -11,7 +11,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until};
 use tracing::{info, warn};
-use vipd_cloud::{Desired, Error, Outcome};
+use vipd_cloud::{Desired, Error, Outcome, Problem};
 use vipd_core::publish::Records;
 
 /// A key file that is missing or wrong is read again this often.
@@ -42,6 +42,8 @@ struct Memory {
     lost: u32,
     /// A change that not everybody answers by yet, and when it was ordered.
     pending: Option<(String, Instant)>,
+    /// The server does not take the key: the file may have a new one by now.
+    bad_key: bool,
     /// What was complained of last: each complaint is told once.
     complaint: Option<String>,
 }
@@ -66,6 +68,11 @@ impl Place {
                 Some(order) => self.attempt(&mut store, &order, &mut memory).await,
                 None => Instant::now() + self.place.look_every(),
             };
+            if std::mem::take(&mut memory.bad_key)
+                && let Ok(anew) = self.opening.open(self.place).await
+            {
+                store = anew;
+            }
             let change = memory.pending.as_ref().map(|(change, _)| change.as_str());
             tokio::select! {
                 changed = self.orders.changed() => match changed {
@@ -102,11 +109,17 @@ impl Place {
         self.note(store, outcome.as_ref().ok());
         match outcome {
             Ok(outcome) => self.succeeded(store, order, &desired, outcome, memory),
+            // An order came during the pause after an error, which was told.
+            Err(Error { problem: Problem::Paused { wait, .. }, .. }) => Instant::now() + wait,
             Err(error) => {
+                memory.bad_key = is_about_the_key(&error.problem);
                 self.told.send_modify(|doc| doc.errors += 1);
                 let why = error.problem.to_string();
                 self.complain(memory, Level::Error, &why);
                 self.answer(order, Err(why));
+                if memory.bad_key {
+                    return Instant::now() + OPEN_AGAIN;
+                }
                 store.status().paused_until.unwrap_or_else(|| Instant::now() + OPEN_AGAIN)
             }
         }
@@ -187,8 +200,11 @@ impl Place {
     fn note(&self, store: &Store, outcome: Option<&Outcome>) {
         let status = store.status();
         self.told.send_modify(|doc| {
-            doc.published = status.published.iter().map(ToString::to_string).collect();
-            doc.epoch = status.epoch.unwrap_or(0);
+            // With a key that was read anew nothing is known yet: the last is kept.
+            if status.error.is_none() || status.epoch.is_some() {
+                doc.published = status.published.iter().map(ToString::to_string).collect();
+                doc.epoch = status.epoch.unwrap_or(0);
+            }
             let fits = |o: &Outcome| match o {
                 Outcome::InSync | Outcome::KeepLast | Outcome::Written { .. } => true,
                 Outcome::Due(_) | Outcome::Drift(_) | Outcome::Lost(_) => false,
@@ -277,6 +293,11 @@ impl Place {
         }
         self.events.push(event);
     }
+}
+
+/// Whether a server refuses what the key file said.
+fn is_about_the_key(problem: &Problem) -> bool {
+    matches!(problem, Problem::BadKey { .. } | Problem::BadSignature { .. } | Problem::BadTsig { .. })
 }
 
 /// Up to a quarter less, by chance.

@@ -119,7 +119,7 @@ impl Opening {
         let check = |n| health_checks.iter().find(|(node, _)| *node == n).map(|(_, id)| id.clone());
         let one = |(n, member): (usize, &Member)| route53::Member {
             name: member.name.clone(),
-            addresses: member.addresses.iter().copied().collect(),
+            addresses: self.dns.addresses_of(n, &self.members).iter().copied().collect(),
             health_check: check(n),
         };
         self.members.iter().enumerate().map(one).collect()

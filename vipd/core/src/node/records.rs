@@ -51,7 +51,9 @@ pub(super) struct Publishing {
     is_in: bool,
     /// Whether this node was in the records, and should not be any more.
     left: bool,
-    /// It is not meant any more: its sessions are closed then.
+    /// It is not meant to be there: it left, and that was not for want of a server.
+    demoted: bool,
+    /// Its sessions are closed then.
     close_at: Option<Time>,
 }
 
@@ -169,10 +171,10 @@ impl Node {
             return None;
         }
         let owner = self.dns_owner(dns);
-        let nodes = self.settings.cluster.nodes.iter().enumerate();
-        let candidates: Vec<_> = nodes
-            .map(|(n, member)| Candidate {
-                addresses: &member.addresses,
+        let nodes = &self.settings.cluster.nodes;
+        let candidates: Vec<_> = (0..nodes.len())
+            .map(|n| Candidate {
+                addresses: dns.addresses_of(n, nodes),
                 healthy: self.absence(n, group).is_none(),
                 owner: owner == Some(n),
             })
@@ -244,16 +246,20 @@ impl Node {
         let late_at = late_at.filter(|at| write && *at > now).min();
         let (hold_down, ttl) = (dns.hold_down, dns.ttl);
         let demotes = dns.policy == Policy::Owner || self.maintenance;
-        let me = self.settings.cluster.nodes.get(self.me).map_or(&[][..], |m| &m.addresses);
+        let me = dns.addresses_of(self.me, &self.settings.cluster.nodes).to_vec();
         let publishing = &mut self.publishing;
         publishing.late_at = late_at;
         if let Some(set) = &wanted {
             let is_in = me.iter().any(|a| set.contains(a));
             let was_in = std::mem::replace(&mut publishing.is_in, is_in);
             publishing.left = !is_in && (publishing.left || was_in);
-            if is_in {
+            // Without a usable server it keeps what lives: what does not is the
+            // pools' `on-down` to end.
+            let demoted = publishing.left && demotes;
+            let was_demoted = std::mem::replace(&mut publishing.demoted, demoted);
+            if !demoted {
                 publishing.close_at = None;
-            } else if was_in && demotes && self.stopping.is_none() {
+            } else if !was_demoted && self.stopping.is_none() {
                 publishing.close_at = Some(now + ttl * RELAY_TTLS);
             }
         }
@@ -268,8 +274,12 @@ impl Node {
 
     /// Clients whose answers are this old will not learn of the change by themselves.
     fn close_own_sessions(&mut self, ttl: Duration) {
-        let own = self.settings.cluster.nodes.get(self.me).map(|m| m.addresses.clone());
-        self.out.push_back(Output::CloseSessions { addresses: own.unwrap_or_default() });
+        let nodes = &self.settings.cluster.nodes;
+        let own = nodes.get(self.me).map_or(&[][..], |m| &m.addresses);
+        // Behind a NAT sessions are by the former; a host may have the latter itself.
+        let public = self.settings.dns.as_ref().map_or(&[][..], |d| d.addresses_of(self.me, nodes));
+        let addresses: BTreeSet<IpAddr> = own.iter().chain(public).copied().collect();
+        self.out.push_back(Output::CloseSessions { addresses: addresses.into_iter().collect() });
         let waited = explain::seconds(ttl * RELAY_TTLS);
         let message = format!("this node left the records {waited} ago: sessions by its own addresses end");
         self.tell(Event::new(Level::Info, Kind::Dns, message));
@@ -290,7 +300,8 @@ impl Node {
 
     fn end_removal(&mut self, now: Time) {
         let Some(until) = self.publishing.removing else { return };
-        let own = self.settings.cluster.nodes.get(self.me).map_or(&[][..], |m| &m.addresses);
+        let dns = self.settings.dns.as_ref();
+        let own = dns.map_or(&[][..], |d| d.addresses_of(self.me, &self.settings.cluster.nodes));
         if until > now && self.publishing.is_pending(own) {
             return;
         }

@@ -16,6 +16,7 @@ fn with_dns(policy: Policy, when_all_down: WhenAllDown) -> Settings {
         when_all_down,
         hold_down: SECOND,
         repair: false,
+        public_addresses: vec![],
         election: 0,
         owner: 0,
         rfc2136: None,
@@ -236,22 +237,45 @@ fn maintenance_takes_a_node_out_and_closes_what_old_answers_brought() {
     px2_says(&mut node, State::Backup, true, at(4_400));
     node.set_maintenance(true, at(4_400));
     assert_eq!(orders(&mut node, at(4_400)).pop().and_then(|r| r.wanted), set(&[12]));
+    assert_eq!(closes(&mut node, 4_500, 24_400), [at(19_400)]);
+}
+
+/// When sessions by the node's own address are closed, as long as the other
+/// node serves.
+fn closes(node: &mut Node, from: u64, until: u64) -> Vec<Time> {
     let mut closed = vec![];
-    for step in 1..=200 {
-        let now = at(4_400 + step * 100);
-        px2_is(&mut node, State::Active, true, now);
+    for now in (from..=until).step_by(100).map(at) {
+        px2_is(node, State::Active, true, now);
         if node.next_deadline().is_some_and(|due| due <= now) {
             node.handle(Input::Tick, now);
         }
-        for output in obey(&mut node, now) {
-            if let Output::CloseSessions { addresses } = output
-                && addresses == [address(11)]
-            {
-                closed.push(now);
-            }
-        }
+        let own =
+            |o: &Output| matches!(o, Output::CloseSessions { addresses } if *addresses == [address(11)]);
+        closed.extend(obey(node, now).iter().filter(|o| own(o)).map(|_| now));
     }
-    assert_eq!(closed, [at(19_400)]);
+    closed
+}
+
+#[test]
+fn a_node_without_a_server_keeps_its_sessions_until_maintenance() {
+    let mut settings = multi();
+    settings.pools = vec![Pool::new("db", vec![Server::new("db1", Host::Address(address(21)), 3306)])];
+    settings.listeners = vec![Listener::new("db", Bind { address: None, port: 3306 }, 0)];
+    settings.vips[0].track = vec![0];
+    let mut node = writer(settings);
+    run_to(&mut node, 4_400);
+    px2_says(&mut node, State::Backup, true, at(4_400));
+    let admin = crate::health::Admin::Drain;
+    node.set_admin("db", "db1", admin, at(4_400)).expect("a server");
+    assert_eq!(orders(&mut node, at(4_400)).pop().and_then(|r| r.wanted), set(&[12]));
+    assert_eq!(closes(&mut node, 4_500, 40_000), []);
+    node.set_maintenance(true, at(40_000));
+    assert_eq!(closes(&mut node, 40_100, 60_000), [at(55_000)]);
+    // And not when it was taken back.
+    node.set_maintenance(false, at(60_000));
+    node.set_maintenance(true, at(61_000));
+    node.set_maintenance(false, at(62_000));
+    assert_eq!(closes(&mut node, 62_100, 90_000), []);
 }
 
 #[test]
@@ -296,6 +320,31 @@ fn only_the_owner_is_published_when_the_policy_says_so() {
     let status = node.dns_status(at(3_300)).expect("a name");
     assert_eq!(status.writer.as_deref(), Some("px1"));
     assert_eq!(status.why, ["px1 is in", "px2 is out: it is not the owner"]);
+}
+
+#[test]
+fn public_addresses_are_published_in_place_of_a_nodes_own() {
+    let mut settings = multi();
+    let public = vec![IpAddr::from([203, 0, 113, 11])];
+    settings.dns.as_mut().expect("a name").public_addresses = vec![(0, public.clone())];
+    let mut node = node(settings);
+    px2_says(&mut node, State::Backup, true, at(10));
+    let ordered = run_to(&mut node, 3_300).pop().and_then(|r| r.wanted);
+    assert_eq!(ordered, Some([public[0], address(12)].into()));
+    // In maintenance it is out by that address, and sessions by either end.
+    px2_says(&mut node, State::Backup, true, at(4_500));
+    node.set_maintenance(true, at(4_500));
+    assert_eq!(orders(&mut node, at(4_500)).pop().and_then(|r| r.wanted), set(&[12]));
+    let mut closed = vec![];
+    for millis in (4_600..=20_000).step_by(100) {
+        px2_is(&mut node, State::Active, true, at(millis));
+        node.handle(Input::Tick, at(millis));
+        closed.extend(obey(&mut node, at(millis)).into_iter().filter_map(|o| match o {
+            Output::CloseSessions { addresses } => Some(addresses),
+            _ => None,
+        }));
+    }
+    assert!(closed.contains(&vec![address(11), public[0]]), "{closed:?}");
 }
 
 #[test]
