@@ -121,6 +121,12 @@ fn dns(dns: &Dns, config: &Config) -> String {
     let owner = optional(config.vips.get(dns.owner).map(|v| v.name.as_str()));
     let mut text =
         format!("{name} {} {policy} {down} {} {repair} {owner}", ttl.as_secs(), hold_down.as_nanos());
+    for (node, addresses) in &dns.public_addresses {
+        let name = config.cluster.nodes.get(*node).map_or("-", |m| m.name.as_str());
+        let mut addresses = addresses.clone();
+        addresses.sort();
+        let _ = write!(text, " {name} [{}]", joined(addresses.iter().map(ToString::to_string)));
+    }
     if let Some(Rfc2136 { servers, zone, key_name, key_algorithm, .. }) = &dns.rfc2136 {
         let mut servers: Vec<_> = servers.iter().map(ToString::to_string).collect();
         servers.sort();

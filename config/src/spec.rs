@@ -49,6 +49,7 @@ sections! {
     DnsSpec = "[dns]", later &[];
     Rfc2136Spec = "[dns.rfc2136]", later &[];
     Route53Spec = "[dns.route53]", later &[];
+    PublicAddressesSpec = "public addresses of [dns]", later &[];
     HealthCheckSpec = "a health check of [dns.route53]", later &[];
     StatusSpec = "[status]", later &[];
     NotifySpec = "[[notify]]", later &[];
@@ -227,8 +228,16 @@ pub(crate) struct DnsSpec {
     pub(crate) when_all_down: Field<WhenAllDown>,
     pub(crate) hold_down: Field<Duration>,
     pub(crate) repair: Field<bool>,
+    pub(crate) public_addresses: Field<List<Table<PublicAddressesSpec>>>,
     pub(crate) rfc2136: Field<Table<Rfc2136Spec>>,
     pub(crate) route53: Field<Table<Route53Spec>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "kebab-case", default)]
+pub(crate) struct PublicAddressesSpec {
+    pub(crate) node: Field<Reference>,
+    pub(crate) addresses: Field<List<NodeAddress>>,
 }
 
 #[derive(Debug, Default, Deserialize)]

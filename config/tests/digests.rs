@@ -60,6 +60,7 @@ fn digests_name_the_key_that_differs() -> Outcome {
         ("when-all-down = \"last-good\"", "when-all-down = \"all\""),
         ("GHIJ", "GHIX"),
         ("[dns]\n", "[dns]\nrepair = true\n"),
+        ("[dns]\n", "[dns]\npublic-addresses = [{ node = \"px1\", addresses = [\"203.0.113.11\"] }]\n"),
         ("id = \"0a1b2c3d-", "id = \"1a1b2c3d-"),
         ("name = \"db.corp", "name = \"db2.corp"),
     ] {

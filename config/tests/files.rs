@@ -164,6 +164,7 @@ proptest! {
             "the file" => format!("{key} = {value}\n"),
             "a node of [cluster]" => format!("[cluster]\nnodes = [{{ {key} = {value} }}]\n"),
             "a server of [[pool]]" => format!("[[pool]]\nservers = [{{ {key} = {value} }}]\n"),
+            "public addresses of [dns]" => format!("[dns]\npublic-addresses = [{{ {key} = {value} }}]\n"),
             "a health check of [dns.route53]" => format!("[dns.route53]\nhealth-checks = [{{ {key} = {value} }}]\n"),
             "on-demote of [[pool]]" => format!("[[pool]]\non-demote = {{ {key} = {value} }}\n"),
             "[pool.check]" => format!("[[pool]]\n[pool.check]\n{key} = {value}\n"),

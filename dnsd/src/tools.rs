@@ -51,6 +51,11 @@ pub fn keygen(order: &Keygen) -> Result<String, String> {
     let mut secret = vec![0; length];
     getrandom::fill(&mut secret).map_err(|error| format!("cannot get random bytes: {error}"))?;
     let secret = BASE64.encode(&secret);
+    // vipd's default needs no line.
+    let for_vipd = match order.algorithm {
+        Hash::HmacSha256 => String::new(),
+        Hash::HmacSha384 | Hash::HmacSha512 => format!("key-algorithm = \"{algorithm}\"\n"),
+    };
     Ok(format!(
         r#"# The secret, alone in a file that only the daemon may read (chmod 600):
 # /etc/dnsd/{name}.key here, /etc/vipd/tsig.key on each host of vipd.
@@ -68,7 +73,7 @@ grant = [ {{ name = "db.corp.example.", types = ["A", "AAAA", "TXT"] }} ]
 servers = ["10.77.0.11:53"]
 zone = "corp.example."
 key-name = "{name}."
-key-file = "/etc/vipd/tsig.key"
+{for_vipd}key-file = "/etc/vipd/tsig.key"
 
 # The proof, with your server, zone and name:
 printf 'server 10.77.0.11 53\nzone corp.example.\nupdate add _proof.db.corp.example. 5 TXT works\nshow\nsend\nanswer\nupdate delete _proof.db.corp.example. TXT\nsend\n' | nsupdate -y "{algorithm}:{name}.:$(cat /etc/dnsd/{name}.key)"
@@ -87,6 +92,9 @@ mod tests {
         let secret = |text: &str| text.lines().nth(2).map(str::to_owned).unwrap();
         assert_eq!(BASE64.decode(secret(&one).as_bytes()).unwrap().len(), 64);
         assert!(one.contains("name = \"vipd.\"") && one.contains("hmac-sha512:vipd.:"));
+        assert!(one.contains("key-name = \"vipd.\"\nkey-algorithm = \"hmac-sha512\"\nkey-file"));
+        let default = order("vipd", Hash::HmacSha256).unwrap();
+        assert!(default.contains("key-name = \"vipd.\"\nkey-file"), "{default}");
         assert_ne!(secret(&one), secret(&order("vipd.", Hash::HmacSha512).unwrap()));
         assert!(order("a b", Hash::HmacSha256).is_err());
     }

@@ -189,6 +189,20 @@ mod tests {
         assert_eq!(publishing.states(), []);
     }
 
+    #[test]
+    fn the_ttl_falls_in_servers_of_ones_own_only() {
+        let settings = settings();
+        let dns = settings.dns.clone().expect("a name");
+        let opening = Opening::new(dns, &settings.cluster.nodes, 0);
+        let ttl = |place, near| {
+            let records = Records { generation: 1, write: true, wanted: None, near };
+            opening.desired(place, &records).map(|d| d.ttl)
+        };
+        let server = Where::Server("10.77.0.11:53".parse().expect("an address"));
+        assert_eq!([ttl(server, false), ttl(server, true)], [Ok(5), Ok(1)]);
+        assert_eq!([ttl(Where::Route53, false), ttl(Where::Route53, true)], [Ok(5), Ok(5)]);
+    }
+
     #[tokio::test]
     async fn a_key_file_that_is_missing_is_said() {
         let (publishing, _answers) = start(&settings());

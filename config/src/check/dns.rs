@@ -5,13 +5,13 @@ use super::cluster::Cluster;
 use super::election::within;
 use super::listen::Listeners;
 use super::vip::{Vips, free_vrid};
-use crate::address::Socket;
+use crate::address::{NodeAddress, Socket};
 use crate::dnsd::DnsName;
 use crate::duration::show;
 use crate::report::{At, Problem, Report, quote};
 use crate::shape::{Field, List, Table};
-use crate::spec::{DnsSpec, HealthCheckSpec, Rfc2136Spec, Route53Spec};
-use std::net::SocketAddr;
+use crate::spec::{DnsSpec, HealthCheckSpec, PublicAddressesSpec, Rfc2136Spec, Route53Spec};
+use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -72,7 +72,8 @@ pub(super) fn judge(
     let rfc2136 = rfc2136.map(|table| self::rfc2136(table, name.as_ref(), report));
     let route53 = route53.map(|table| self::route53(table, cluster, report));
     nodes(cluster, &span, report);
-    reachable(cluster, listeners, &span, report);
+    let public_addresses = public_addresses(spec.public_addresses, cluster, report);
+    reachable(cluster, listeners, &public_addresses, &span, report);
     let owner = owner.or((!vips.settings.is_empty()).then_some(0));
     let election = add_election(cluster, track, vips, &span, report);
     Some(Dns {
@@ -82,6 +83,7 @@ pub(super) fn judge(
         when_all_down: spec.when_all_down.or("when-all-down", WhenAllDown::LastGood, report),
         hold_down: hold_down.map_or(SECOND, |h| h.value),
         repair: spec.repair.or("repair", false, report),
+        public_addresses,
         election,
         owner: owner.unwrap_or(election),
         rfc2136,
@@ -148,11 +150,19 @@ fn nodes(cluster: &Cluster, span: &Range<usize>, report: &mut Report<'_>) {
 }
 
 /// The name leads to the nodes' own addresses: somebody has to listen there.
-fn reachable(cluster: &Cluster, listeners: &Listeners, span: &Range<usize>, report: &mut Report<'_>) {
+fn reachable(
+    cluster: &Cluster,
+    listeners: &Listeners,
+    public: &[(usize, Vec<IpAddr>)],
+    span: &Range<usize>,
+    report: &mut Report<'_>,
+) {
     let own = |bind: &vipd_core::settings::Bind| match bind.address {
         None => true,
         Some(address) => {
-            address.is_unspecified() || cluster.addresses.iter().any(|(_, a)| a.value == address)
+            address.is_unspecified()
+                || cluster.addresses.iter().any(|(_, a)| a.value == address)
+                || public.iter().any(|(_, list)| list.contains(&address))
         }
     };
     let binds = &listeners.binds;
@@ -164,6 +174,59 @@ fn reachable(cluster: &Cluster, listeners: &Listeners, span: &Range<usize>, repo
                 .hint(format!("bind = \":{port}\" listens on every address")),
         );
     }
+}
+
+/// What clients reach the nodes by, where that is not what the nodes reach each other by.
+fn public_addresses(
+    field: Field<List<Table<PublicAddressesSpec>>>,
+    cluster: &Cluster,
+    report: &mut Report<'_>,
+) -> Vec<(usize, Vec<IpAddr>)> {
+    let Some(At { value, span: place }) = field.ok("public-addresses", report) else { return vec![] };
+    let tables = value.open("public-addresses", report);
+    let complete = cluster.complete && !tables.is_empty() && tables.iter().all(Option::is_some);
+    if tables.is_empty() {
+        super::empty_list("public-addresses", &place, report);
+    }
+    let mut all: Vec<(usize, Vec<IpAddr>)> = Vec::new();
+    for At { value, span } in tables.into_iter().flatten() {
+        let PublicAddressesSpec { node, addresses } = value.open(report);
+        let node = node.need("node", "whose they are: node = \"px1\"", &span, report).ok();
+        let missing = "by which clients reach it: addresses = [\"203.0.113.11\"]";
+        let list = addresses.need("addresses", missing, &span, report).ok();
+        let (Some(node), Some(list)) = (node, list) else { continue };
+        let wanted = At { value: node.value.0, span: node.span };
+        let Some(position) = cluster.names.find("node", &wanted, report) else { continue };
+        if all.iter().any(|(n, _)| *n == position) {
+            let problem = format!("public-addresses: node {} has some already", quote(&wanted.value));
+            report.error(&wanted.span, Problem::new(problem).hint("one list for each node"));
+        }
+        let several = list.value.open("addresses", report);
+        if several.is_empty() {
+            super::empty_list("addresses", &list.span, report);
+        }
+        let mut own = Vec::new();
+        for At { value: NodeAddress(address), span } in several.into_iter().flatten() {
+            if own.contains(&address) || all.iter().any(|(_, known)| known.contains(&address)) {
+                let problem = format!("public-addresses: {address} stands here twice");
+                let hint = "an address leads to one node, or it would stay in the records when that is out";
+                report.error(&span, Problem::new(problem).hint(hint));
+            }
+            own.push(address);
+        }
+        all.push((position, own));
+    }
+    let without: Vec<usize> =
+        (0..cluster.settings.nodes.len()).filter(|n| all.iter().all(|(known, _)| known != n)).collect();
+    if complete && !without.is_empty() && !all.is_empty() {
+        let problem = format!(
+            "public-addresses: {} has none, so what stands in [cluster] is published of it",
+            cluster.show(&without)
+        );
+        report.warning(&place, Problem::new(problem).hint("give every node its own"));
+    }
+    all.sort();
+    all
 }
 
 fn rfc2136(table: At<Table<Rfc2136Spec>>, name: Option<&At<String>>, report: &mut Report<'_>) -> Rfc2136 {

@@ -95,6 +95,14 @@ impl Resolver {
     /// # Errors
     /// If none comes in time, or it makes no sense.
     pub fn ask(&self) -> Result<Vec<IpAddr>> {
+        Ok(self.ask_with_ttl()?.0)
+    }
+
+    /// The same with the lowest TTL of the answer, in seconds; 0 if it is empty.
+    ///
+    /// # Errors
+    /// If none comes in time, or it makes no sense.
+    pub fn ask_with_ttl(&self) -> Result<(Vec<IpAddr>, u32)> {
         let mut query = Message::query();
         query.add_query(Query::query(self.name.clone(), RecordType::A));
         let id = query.metadata.id;
@@ -108,7 +116,8 @@ impl Resolver {
             // One that comes late is to a question before.
             if answer.metadata.id == id {
                 let address = |data: &RData| data.ip_addr();
-                return Ok(answer.answers.iter().filter_map(|r| address(&r.data)).collect());
+                let ttl = answer.answers.iter().map(|r| r.ttl).min().unwrap_or(0);
+                return Ok((answer.answers.iter().filter_map(|r| address(&r.data)).collect(), ttl));
             }
         }
     }

@@ -11,7 +11,7 @@ pub mod sql;
 
 pub use answers::{Answer, Answers, Gap};
 pub use connect::ConnectProbe;
-pub use dns::DnsProbe;
+pub use dns::{DnsProbe, Resolver};
 pub use echo::EchoProbe;
 pub use sql::SqlClient;
 

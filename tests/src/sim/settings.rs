@@ -63,6 +63,7 @@ pub fn add_name(settings: &mut Settings, policy: Policy, hold_down: Duration) {
         when_all_down: WhenAllDown::LastGood,
         hold_down,
         repair: false,
+        public_addresses: vec![],
         election,
         owner: election,
         rfc2136: None,

@@ -9,7 +9,7 @@ use std::net::TcpStream;
 use std::time::{Duration, Instant};
 use vipd_tests::lab::vipd::{Config, Vipd};
 use vipd_tests::lab::{Host, Lab, Process, dnsd, poll_until};
-use vipd_tests::probe::DnsProbe;
+use vipd_tests::probe::{DnsProbe, Resolver};
 use vipd_tests::route53;
 use vipd_tests::scene::write_key;
 
@@ -22,6 +22,7 @@ pub(crate) const CASES: &[Case] = &[
     Case { name: "dns::a_dnsd_that_was_away_is_caught_up", needs: NEEDS, run: dnsd_restarts },
     Case { name: "dns::an_edit_is_reported_and_repaired_on_request", needs: EDITS, run: edited },
     Case { name: "dns::maintenance_relays_and_then_closes", needs: NEEDS, run: maintenance },
+    Case { name: "dns::the_ttl_falls_while_a_change_is_near", needs: NEEDS, run: near },
     Case { name: "dns::a_stop_leaves_the_answers_first", needs: NEEDS, run: stopped },
 ];
 
@@ -62,9 +63,13 @@ fn config(dns: &str) -> String {
 impl Cloud {
     /// Sets it up with dnsd, and waits until both proxies are in the answers.
     fn new(lab: &Lab, more: &str) -> Result<Self> {
+        Self::with_settings(lab, |host| dnsd::settings(host, &[NS1], more))
+    }
+
+    fn with_settings(lab: &Lab, settings: impl Fn(&Host) -> Result<String>) -> Result<Self> {
         let ns1 = lab.host("ns1", &[&format!("{NS1}/16")])?;
         let dnsd = dnsd::start(&ns1, NS1)?;
-        Self::with(lab, ns1, dnsd, &[], |host| Ok(config(&dnsd::settings(host, &[NS1], more)?)))
+        Self::with(lab, ns1, dnsd, &[], |host| Ok(config(&settings(host)?)))
     }
 
     fn with(
@@ -281,6 +286,33 @@ fn maintenance(lab: &Lab) -> Result<()> {
     cloud.daemons[0].ctl(&["maintenance", "off", "--yes"])?;
     cloud.probe.wait_for(BOTH, PATIENCE)?;
     Ok(())
+}
+
+fn near(lab: &Lab) -> Result<()> {
+    let cloud = Cloud::with_settings(lab, |host| {
+        let text = dnsd::settings(host, &[NS1], "hold-down = \"3s\"")?;
+        Ok(text.replacen("ttl = \"1s\"", "ttl = \"5s\"", 1))
+    })?;
+    let resolver = Resolver::new(&cloud.client, format!("{NS1}:53").parse()?, dnsd::NAME)?;
+    let wait_for = |count: usize, ttl: u32| {
+        poll_until(&format!("the answer is of {count} addresses with a TTL of {ttl} s"), PATIENCE, || {
+            Ok(resolver.ask_with_ttl().is_ok_and(|(addresses, t)| addresses.len() == count && t == ttl))
+        })
+    };
+    // The start was calm, or has calmed down.
+    wait_for(2, 5)?;
+    cloud.daemons[1].ctl(&["maintenance", "on", "--yes"])?;
+    wait_for(1, 5)?;
+    // It waits for the hold-down to come back: until then clients ask often.
+    cloud.daemons[1].ctl(&["maintenance", "off", "--yes"])?;
+    wait_for(1, 1)?;
+    let why = cloud.daemons[0].ctl(&["why", "db.corp.example"])?;
+    ensure!(why.contains("a change is near: it waits for the hold-down"), "{why}");
+    wait_for(2, 1)?;
+    // Who does not write does not take that for a fault.
+    wait_for_sync(&cloud.daemons[1])?;
+    wait_for(2, 5)?;
+    wait_for_sync(&cloud.daemons[1])
 }
 
 fn stopped(lab: &Lab) -> Result<()> {

@@ -10,6 +10,10 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::time::Duration;
 
+/// A change counts as near for so long after the last sign of it: a link that
+/// loses hellos now and then shall not have the TTL written down and up again.
+pub const CALM_AFTER: Duration = Duration::from_secs(10);
+
 /// A node, as far as records are concerned.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Candidate<'a> {
@@ -60,6 +64,9 @@ pub struct Records {
     pub write: bool,
     /// What the name should have.
     pub wanted: Wanted,
+    /// The next change is suspected, planned or waited for: clients should ask
+    /// again soon. Only of the node that writes.
+    pub near: bool,
 }
 
 /// Turns views into orders, at most one change of the set in each hold-down.
@@ -70,41 +77,63 @@ pub struct Publish {
     /// The set that this node ordered to be written last, and when.
     written: Option<(BTreeSet<IpAddr>, Time)>,
     due: Option<Time>,
+    /// Until then the next change counts as near.
+    calm_at: Option<Time>,
 }
 
 impl Publish {
-    /// Takes the present view; gives an order if it follows from it now.
+    /// Takes the present view, and whether there is a sign that it is about to
+    /// change; gives an order if it follows from that now.
     pub fn observe(
         &mut self,
         wanted: Wanted,
         write: bool,
+        sign: bool,
         hold_down: Duration,
         now: Time,
     ) -> Option<Records> {
-        self.due = None;
-        if self.last.as_ref().is_some_and(|l| l.write == write && l.wanted == wanted) {
+        self.due = self.held_until(&wanted, write, hold_down, now);
+        let wanted = match (self.due, &self.last) {
+            (None, _) => wanted,
+            (Some(_), Some(last)) if last.write => last.wanted.clone(),
+            (Some(_), Some(_) | None) => return None,
+        };
+        if sign || self.due.is_some() {
+            self.calm_at = Some(now + CALM_AFTER);
+        }
+        // What another node suspects is its own to say.
+        self.calm_at = self.calm_at.filter(|at| write && *at > now);
+        let near = self.calm_at.is_some();
+        if self.last.as_ref().is_some_and(|l| l.write == write && l.wanted == wanted && l.near == near) {
             return None;
         }
         if let (true, Some(set)) = (write, &wanted)
             && self.written.as_ref().is_none_or(|(before, _)| before != set)
         {
-            let ready = self.written.as_ref().map(|(_, at)| *at + hold_down);
-            if let Some(ready) = ready.filter(|at| *at > now) {
-                self.due = Some(ready);
-                return None;
-            }
             self.written = Some((set.clone(), now));
         }
         self.generation += 1;
-        let order = Records { generation: self.generation, write, wanted };
+        let order = Records { generation: self.generation, write, wanted, near };
         self.last = Some(order.clone());
         Some(order)
     }
 
+    /// When a change may be ordered that comes too soon after the last one.
+    fn held_until(&self, wanted: &Wanted, write: bool, hold_down: Duration, now: Time) -> Option<Time> {
+        let (set, (before, at)) = (wanted.as_ref()?, self.written.as_ref()?);
+        Some(*at + hold_down).filter(|ready| write && before != set && *ready > now)
+    }
+
     /// When [`Publish::observe`] has something to say though nothing changed.
     #[must_use]
-    pub const fn deadline(&self) -> Option<Time> {
-        self.due
+    pub fn deadline(&self) -> Option<Time> {
+        [self.due, self.calm_at].into_iter().flatten().min()
+    }
+
+    /// Whether a change waits for the hold-down.
+    #[must_use]
+    pub const fn is_held(&self) -> bool {
+        self.due.is_some()
     }
 
     /// The newest order.
@@ -175,37 +204,64 @@ mod tests {
         let mut publish = Publish::default();
         let hold = Duration::from_secs(1);
         let order = |publish: &mut Publish, last: &[u8], write, now| {
-            publish.observe(Some(set(last)), write, hold, at(now)).map(|r| r.generation)
+            let order = publish.observe(Some(set(last)), write, false, hold, at(now))?;
+            Some((order.generation, order.wanted?, order.near))
         };
-        assert_eq!(order(&mut publish, &[1, 2], false, 0), Some(1));
-        assert_eq!(order(&mut publish, &[2], true, 10), Some(2));
+        assert_eq!(order(&mut publish, &[1, 2], false, 0), Some((1, set(&[1, 2]), false)));
+        assert_eq!(order(&mut publish, &[2], true, 10), Some((2, set(&[2]), false)));
         assert_eq!(order(&mut publish, &[2], true, 11), None);
-        assert_eq!(order(&mut publish, &[1, 2], true, 20), None);
-        assert_eq!(publish.deadline(), Some(at(1010)));
+        // What waits is a change that is near.
+        assert_eq!(order(&mut publish, &[1, 2], true, 20), Some((3, set(&[2]), true)));
+        assert_eq!((publish.deadline(), publish.is_held()), (Some(at(1010)), true));
         // It goes back before it was told: nothing happened.
         assert_eq!(order(&mut publish, &[2], true, 30), None);
-        assert_eq!(publish.deadline(), None);
+        assert_eq!((publish.deadline(), publish.is_held()), (Some(at(10_020)), false));
         // To leave things as they are is no change, and neither is what is there.
-        assert_eq!(publish.observe(None, true, hold, at(40)).map(|r| r.generation), Some(3));
-        assert_eq!(order(&mut publish, &[2], true, 50), Some(4));
+        let leave = publish.observe(None, true, false, hold, at(40));
+        assert_eq!(leave, Some(Records { generation: 4, write: true, wanted: None, near: true }));
+        assert_eq!(order(&mut publish, &[2], true, 50), Some((5, set(&[2]), true)));
         assert_eq!(order(&mut publish, &[1, 2], true, 1009), None);
-        assert_eq!(order(&mut publish, &[1, 2], true, 1010), Some(5));
-        // Another node writes, and this one again: it has to wait all the same.
-        assert_eq!(order(&mut publish, &[1, 2], false, 1020), Some(6));
+        assert_eq!(order(&mut publish, &[1, 2], true, 1010), Some((6, set(&[1, 2]), true)));
+        // Another node writes, and this one again: it has to wait all the same,
+        // and does not know what it would lower the TTL of.
+        assert_eq!(order(&mut publish, &[1, 2], false, 1020), Some((7, set(&[1, 2]), false)));
         assert_eq!(order(&mut publish, &[2], true, 1030), None);
         assert_eq!(publish.deadline(), Some(at(2010)));
+    }
+
+    #[test]
+    fn a_change_counts_as_near_until_its_signs_have_been_gone_for_a_while() {
+        let mut publish = Publish::default();
+        let mut see = |write, sign, now| {
+            let order = publish.observe(Some(set(&[1, 2])), write, sign, Duration::ZERO, at(now));
+            (order.map(|o| o.near), publish.deadline())
+        };
+        // Who does not write only looks, whatever it suspects.
+        assert_eq!(see(false, true, 0), (Some(false), None));
+        assert_eq!(see(true, false, 100), (Some(false), None));
+        assert_eq!(see(true, true, 200), (Some(true), Some(at(10_200))));
+        // Signs that come and go are one suspicion.
+        assert_eq!(see(true, false, 5_000), (None, Some(at(10_200))));
+        assert_eq!(see(true, true, 10_199), (None, Some(at(20_199))));
+        assert_eq!(see(true, false, 20_198), (None, Some(at(20_199))));
+        assert_eq!(see(true, false, 20_199), (Some(false), None));
+        // It ends with the right to write.
+        assert_eq!(see(true, true, 30_000).0, Some(true));
+        assert_eq!(see(false, true, 30_100), (Some(false), None));
+        assert_eq!(see(true, false, 30_200), (Some(false), None));
     }
 
     proptest! {
         /// Whatever happens: no empty set unless the policy says so, no set of
         /// an unhealthy node while there is a healthy one, no two changes
-        /// within the hold-down, and what is wanted is ordered in the end.
+        /// within the hold-down, no TTL that is raised while there are signs or
+        /// sooner than they have calmed down, and what is wanted is ordered in the end.
         #[test]
         fn never_empty_never_too_fast(
             policy in prop::sample::select(vec![Policy::Multi, Policy::Owner]),
             down in prop::sample::select(vec![WhenAllDown::LastGood, WhenAllDown::All, WhenAllDown::Empty]),
             steps in prop::collection::vec(
-                (0_u64..1500, prop::collection::vec(1_u8..=3, 0..4), prop::option::of(1_u8..=3), any::<bool>()),
+                (0_u64..1500, prop::collection::vec(1_u8..=3, 0..4), prop::option::of(1_u8..=3), any::<bool>(), any::<bool>()),
                 1..40,
             ),
         ) {
@@ -220,20 +276,29 @@ mod tests {
                     changes.insert(now, set);
                 }
             };
-            for (wait, healthy, owner, write) in steps {
+            let (mut lowered, mut signed) = (false, None);
+            for (wait, healthy, owner, write, sign) in steps {
                 now += wait;
                 let wanted = ask(policy, down, &healthy, owner);
                 if let Some(wanted) = &wanted {
                     prop_assert!(!wanted.is_empty() || (down == WhenAllDown::Empty && healthy.is_empty()));
                     prop_assert!(healthy.is_empty() || wanted.is_subset(&set(&healthy)));
                 }
-                note(publish.observe(wanted.clone(), write, hold, at(now)), now);
+                note(publish.observe(wanted.clone(), write, sign, hold, at(now)), now);
+                signed = if sign { Some(now) } else { signed };
+                let near = publish.last().is_some_and(|l| l.near);
+                prop_assert!(!near || write);
+                prop_assert!(!(sign && write) || near || publish.is_held());
+                let calm = signed.is_none_or(|then| at(now) - at(then) >= CALM_AFTER);
+                prop_assert!(!(lowered && write && !near) || calm || publish.is_held());
+                lowered = near;
                 if let Some(due) = publish.deadline() {
                     prop_assert!(due > at(now));
                     let then = now + u64::try_from((due - at(now)).as_millis()).unwrap();
                     if wait % 2 == 0 {
                         now = then;
-                        note(publish.observe(wanted.clone(), write, hold, at(now)), now);
+                        note(publish.observe(wanted.clone(), write, false, hold, at(now)), now);
+                        lowered = publish.last().is_some_and(|l| l.near);
                         let last = publish.last().cloned();
                         prop_assert_eq!(last.map(|l| (l.write, l.wanted)), Some((write, wanted)));
                     }

@@ -11,7 +11,8 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until};
 use tracing::{info, warn};
-use vipd_cloud::{Desired, Outcome};
+use vipd_cloud::{Desired, Error, Outcome, Problem};
+use vipd_core::publish::Records;
 
 /// A key file that is missing or wrong is read again this often.
 const OPEN_AGAIN: Duration = Duration::from_secs(5);
@@ -41,6 +42,8 @@ struct Memory {
     lost: u32,
     /// A change that not everybody answers by yet, and when it was ordered.
     pending: Option<(String, Instant)>,
+    /// The server does not take the key: the file may have a new one by now.
+    bad_key: bool,
     /// What was complained of last: each complaint is told once.
     complaint: Option<String>,
 }
@@ -65,6 +68,11 @@ impl Place {
                 Some(order) => self.attempt(&mut store, &order, &mut memory).await,
                 None => Instant::now() + self.place.look_every(),
             };
+            if std::mem::take(&mut memory.bad_key)
+                && let Ok(anew) = self.opening.open(self.place).await
+            {
+                store = anew;
+            }
             let change = memory.pending.as_ref().map(|(change, _)| change.as_str());
             tokio::select! {
                 changed = self.orders.changed() => match changed {
@@ -79,7 +87,7 @@ impl Place {
 
     /// Does what an order asks for; gives the time for the next look.
     async fn attempt(&self, store: &mut Store, order: &Order, memory: &mut Memory) -> Instant {
-        let desired = match self.opening.desired(&order.records) {
+        let desired = match self.opening.desired(self.place, &order.records) {
             Ok(desired) => desired,
             Err(why) => {
                 self.complain(memory, Level::Error, &why);
@@ -96,18 +104,40 @@ impl Place {
                 Ok(Outcome::Due(_)) => store.publish(&desired, by).await,
                 other => other,
             },
-            (false, _) => store.check(&desired, by).await,
+            (false, _) => self.look(store, order, &desired, by).await,
         };
         self.note(store, outcome.as_ref().ok());
         match outcome {
             Ok(outcome) => self.succeeded(store, order, &desired, outcome, memory),
+            // An order came during the pause after an error, which was told.
+            Err(Error { problem: Problem::Paused { wait, .. }, .. }) => Instant::now() + wait,
             Err(error) => {
+                memory.bad_key = is_about_the_key(&error.problem);
                 self.told.send_modify(|doc| doc.errors += 1);
                 let why = error.problem.to_string();
                 self.complain(memory, Level::Error, &why);
                 self.answer(order, Err(why));
+                if memory.bad_key {
+                    return Instant::now() + OPEN_AGAIN;
+                }
                 store.status().paused_until.unwrap_or_else(|| Instant::now() + OPEN_AGAIN)
             }
+        }
+    }
+
+    /// Looks for a node that does not write: whether a change is near is for
+    /// the one to judge that does, so both TTLs are right.
+    async fn look(
+        &self,
+        store: &mut Store,
+        order: &Order,
+        desired: &Desired,
+        by: Instant,
+    ) -> Result<Outcome, Error> {
+        let near = self.opening.desired(self.place, &Records { near: true, ..order.records.clone() });
+        match (store.check(desired, by).await, near) {
+            (Ok(Outcome::Due(_)), Ok(near)) if near.ttl != desired.ttl => store.check(&near, by).await,
+            (outcome, _) => outcome,
         }
     }
 
@@ -170,8 +200,11 @@ impl Place {
     fn note(&self, store: &Store, outcome: Option<&Outcome>) {
         let status = store.status();
         self.told.send_modify(|doc| {
-            doc.published = status.published.iter().map(ToString::to_string).collect();
-            doc.epoch = status.epoch.unwrap_or(0);
+            // With a key that was read anew nothing is known yet: the last is kept.
+            if status.error.is_none() || status.epoch.is_some() {
+                doc.published = status.published.iter().map(ToString::to_string).collect();
+                doc.epoch = status.epoch.unwrap_or(0);
+            }
             let fits = |o: &Outcome| match o {
                 Outcome::InSync | Outcome::KeepLast | Outcome::Written { .. } => true,
                 Outcome::Due(_) | Outcome::Drift(_) | Outcome::Lost(_) => false,
@@ -206,8 +239,9 @@ impl Place {
         });
         let millis = |d: Duration| format!("{}.{} ms", d.as_millis(), d.subsec_micros() / 100 % 10);
         let message = self.sentence(&format!(
-            "has {} now (epoch {epoch}): sent {} after the decision, acknowledged after {}",
+            "has {} now (epoch {epoch}, TTL {} s): sent {} after the decision, acknowledged after {}",
             list(&desired.addresses),
+            desired.ttl,
             millis(sent),
             millis(acknowledged)
         ));
@@ -259,6 +293,11 @@ impl Place {
         }
         self.events.push(event);
     }
+}
+
+/// Whether a server refuses what the key file said.
+fn is_about_the_key(problem: &Problem) -> bool {
+    matches!(problem, Problem::BadKey { .. } | Problem::BadSignature { .. } | Problem::BadTsig { .. })
 }
 
 /// Up to a quarter less, by chance.

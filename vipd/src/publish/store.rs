@@ -119,21 +119,26 @@ impl Opening {
         let check = |n| health_checks.iter().find(|(node, _)| *node == n).map(|(_, id)| id.clone());
         let one = |(n, member): (usize, &Member)| route53::Member {
             name: member.name.clone(),
-            addresses: member.addresses.iter().copied().collect(),
+            addresses: self.dns.addresses_of(n, &self.members).iter().copied().collect(),
             health_check: check(n),
         };
         self.members.iter().enumerate().map(one).collect()
     }
 
-    /// An order in the words of the stores.
-    pub(super) fn desired(&self, records: &Records) -> Result<Desired, String> {
-        Ok(Desired {
+    /// An order in the words of a place. While a change is near the TTL falls,
+    /// but not in Route 53, where that would come too late.
+    pub(super) fn desired(&self, place: Where, records: &Records) -> Result<Desired, String> {
+        let desired = Desired {
             addresses: records.wanted.clone().unwrap_or_default(),
             ttl: u32::try_from(self.dns.ttl.as_secs()).unwrap_or(u32::MAX),
             owner: Owner::new(&self.me).map_err(|e| e.to_string())?,
             // An empty set is ordered only where the policy says so.
             may_be_empty: records.wanted.is_some(),
             repair: self.dns.repair,
+        };
+        Ok(match place {
+            Where::Server(_) if records.near => desired.while_a_change_is_near(),
+            Where::Server(_) | Where::Route53 => desired,
         })
     }
 }

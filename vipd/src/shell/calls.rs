@@ -23,7 +23,7 @@ const SWITCHOVER_FOR: Duration = Duration::from_secs(5);
 /// There is no such VIP, name, pool or server.
 pub fn why(known: &Known<'_>, subject: Option<&str>) -> Result<String, Refusal> {
     let Known { node, stores, links, config_errors, now, .. } = *known;
-    let dns = status::dns(node, stores.to_vec());
+    let dns = status::dns(node, stores.to_vec(), now);
     let dns = dns.as_ref();
     let link_lines = || links.map(|l| status::link_lines(node, l, now)).unwrap_or_default();
     let groups = node.group_status(now);

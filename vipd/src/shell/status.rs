@@ -57,7 +57,7 @@ pub fn document(known: &Known<'_>) -> StatusDoc {
         peers: others.map(|(_, (member, known))| peer(member, known, now)).collect(),
         listeners: listeners(node, stats),
         pools: pools(known),
-        dns: dns(node, stores.to_vec()).into_iter().collect(),
+        dns: dns(node, stores.to_vec(), now).into_iter().collect(),
         config_errors: config_errors.to_vec(),
         counters: Counters {
             adverts_rejected: node.rejected(now).into_iter().map(Into::into).collect(),
@@ -76,8 +76,8 @@ pub fn document(known: &Known<'_>) -> StatusDoc {
 
 /// The name that leads to the nodes, if the settings have one.
 #[must_use]
-pub fn dns(node: &Node, stores: Vec<DnsStoreDoc>) -> Option<DnsDoc> {
-    let status = node.dns_status()?;
+pub fn dns(node: &Node, stores: Vec<DnsStoreDoc>, now: Time) -> Option<DnsDoc> {
+    let status = node.dns_status(now)?;
     let published: BTreeSet<&String> = stores.iter().flat_map(|s| &s.published).collect();
     let published: Vec<String> = published.into_iter().cloned().collect();
     let desired = match status.desired {

@@ -322,7 +322,13 @@ impl PoolState {
 
     /// Whether some server of its own gets connections.
     pub(super) fn serves(&self) -> bool {
-        self.servers.iter().zip(&self.settings.servers).any(|(s, settings)| s.is_up() && s.serves(settings))
+        self.usable().next().is_some()
+    }
+
+    /// Its servers that get connections.
+    pub(super) fn usable(&self) -> impl Iterator<Item = &Server> {
+        let all = self.servers.iter().zip(&self.settings.servers);
+        all.filter(|(s, settings)| s.is_up() && s.serves(settings)).map(|(s, _)| s)
     }
 
     /// Whether [`PoolState::build`] gives what it gave before.

@@ -261,6 +261,26 @@ impl PoolsState {
         self.pools.get(pool).is_some_and(PoolState::serves)
     }
 
+    /// Whether every server that the pool and its fallbacks have left fails its
+    /// checks, though not yet often enough to be down.
+    #[must_use]
+    pub fn is_failing(&self, pool: usize) -> bool {
+        let mut next = Some(pool);
+        let mut left = false;
+        // Chains of checked settings have an end.
+        for _ in 0..self.pools.len() {
+            let Some(state) = next.and_then(|at| self.pools.get(at)) else { break };
+            for server in state.usable() {
+                if !matches!(server.reason, Reason::Failing { .. }) {
+                    return false;
+                }
+                left = true;
+            }
+            next = state.settings.fallback;
+        }
+        left
+    }
+
     /// Runs `input` on a pool and judges it anew.
     fn change(
         &mut self,

@@ -5,7 +5,7 @@ use super::{Node, Output};
 use crate::event::{Event, Kind, Level};
 use crate::explain;
 use crate::group::Group;
-use crate::publish::{Candidate, Publish, Records, Wanted, wanted};
+use crate::publish::{CALM_AFTER, Candidate, Publish, Records, Wanted, wanted};
 use crate::settings::{Dns, Policy};
 use crate::time::Time;
 use crate::wire::peer::State;
@@ -20,6 +20,11 @@ const REMOVE_FOR: Duration = Duration::from_secs(2);
 /// Clients keep answers for the TTL, and some for longer: a node that is not
 /// in the records any more keeps its sessions for this many TTLs.
 const RELAY_TTLS: u32 = 3;
+
+/// A peer that was not heard for this many quarters of a hello interval has
+/// missed one hello, and the next is late: it may be gone, and counts as gone
+/// after fourteen.
+const LATE_QUARTERS: u32 = 9;
 
 /// How long a node that left the records goes on for clients with old answers.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -40,11 +45,15 @@ pub(super) struct Publishing {
     pub(super) settling: Option<Time>,
     /// This node stops, and its own address has to go first; until then.
     removing: Option<Time>,
+    /// When the first peer is suspected to be gone, unless it is heard before.
+    late_at: Option<Time>,
     /// Whether this node should be in the records.
     is_in: bool,
     /// Whether this node was in the records, and should not be any more.
     left: bool,
-    /// It is not meant any more: its sessions are closed then.
+    /// It is not meant to be there: it left, and that was not for want of a server.
+    demoted: bool,
+    /// Its sessions are closed then.
     close_at: Option<Time>,
 }
 
@@ -68,6 +77,17 @@ impl fmt::Display for Absence {
     }
 }
 
+/// Why a change of the records is near.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Sign {
+    /// The node at this position misses hellos.
+    Late(usize),
+    /// The last usable servers of a listener fail their checks on this node.
+    Failing,
+    /// The owner that [`Policy::Owner`] means is about to be another.
+    Switchover,
+}
+
 /// The records as users see them.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct DnsStatus {
@@ -85,7 +105,8 @@ pub struct DnsStatus {
 
 impl Publishing {
     pub(super) fn deadline(&self) -> Option<Time> {
-        [self.publish.deadline(), self.settling, self.removing, self.close_at].into_iter().flatten().min()
+        let others = [self.settling, self.removing, self.late_at, self.close_at];
+        others.into_iter().chain([self.publish.deadline()]).flatten().min()
     }
 
     /// Whether the newest order is to be waited for: it takes this node out.
@@ -93,7 +114,7 @@ impl Publishing {
         let Some(last) = self.publish.last() else { return false };
         let removes = |set: &BTreeSet<IpAddr>| !own.iter().any(|a| set.contains(a));
         let ordered = last.write && last.wanted.as_ref().is_some_and(removes);
-        self.publish.deadline().is_some() || ordered && self.done < last.generation
+        self.publish.is_held() || ordered && self.done < last.generation
     }
 }
 
@@ -150,15 +171,63 @@ impl Node {
             return None;
         }
         let owner = self.dns_owner(dns);
-        let nodes = self.settings.cluster.nodes.iter().enumerate();
-        let candidates: Vec<_> = nodes
-            .map(|(n, member)| Candidate {
-                addresses: &member.addresses,
+        let nodes = &self.settings.cluster.nodes;
+        let candidates: Vec<_> = (0..nodes.len())
+            .map(|n| Candidate {
+                addresses: dns.addresses_of(n, nodes),
                 healthy: self.absence(n, group).is_none(),
                 owner: owner == Some(n),
             })
             .collect();
         wanted(dns.policy, dns.when_all_down, &candidates)
+    }
+
+    /// When a peer in the records is suspected to be gone.
+    fn late_at(&self, node: usize, group: &Group) -> Option<Time> {
+        let heard = self.peers[node].heard_at.filter(|_| self.absence(node, group).is_none())?;
+        Some(heard + self.hello_interval() * LATE_QUARTERS / 4)
+    }
+
+    /// What tells that the records are about to change, if something does.
+    ///
+    /// A switchover of the election that this node owns is none: it is over
+    /// in milliseconds, and a write before it would only hold up the next
+    /// owner's.
+    fn sign(&self, dns: &Dns, group: &Group, now: Time) -> Option<Sign> {
+        let others = || (0..self.peers.len()).filter(|n| *n != self.me);
+        let late = || others().find(|n| self.late_at(*n, group).is_some_and(|at| at <= now));
+        // Who slept has not heard anybody.
+        if self.publishing.settling.is_none()
+            && let Some(node) = late()
+        {
+            return Some(Sign::Late(node));
+        }
+        let pool = |l: &usize| self.settings.listeners.get(*l).map(|l| l.pool);
+        let mut tracked = group.vip.track.iter().filter_map(pool);
+        if self.absence(self.me, group).is_none() && tracked.any(|p| self.pools.is_failing(p)) {
+            return Some(Sign::Failing);
+        }
+        let moves = dns.policy == Policy::Owner
+            && dns.owner != dns.election
+            && self.group_at(dns.owner).is_some_and(Group::in_transition);
+        moves.then_some(Sign::Switchover)
+    }
+
+    /// Why clients are told to ask again soon, for people.
+    fn why_near(&self, dns: &Dns, group: &Group, now: Time) -> Option<String> {
+        let publish = &self.publishing.publish;
+        publish.last().filter(|l| l.near)?;
+        let why = match self.sign(dns, group, now) {
+            _ if publish.is_held() => "it waits for the hold-down".to_owned(),
+            Some(Sign::Late(node)) => {
+                let name = self.settings.cluster.nodes.get(node).map_or("?", |m| m.name.as_str());
+                format!("{name} misses hellos")
+            }
+            Some(Sign::Failing) => "the last usable servers of a listener fail their checks here".to_owned(),
+            Some(Sign::Switchover) => "the owner is about to change".to_owned(),
+            None => format!("there was a sign of one within the last {}", explain::seconds(CALM_AFTER)),
+        };
+        Some(format!("a change is near: {why}"))
     }
 
     /// Looks what the records should be, and orders it if it is time.
@@ -172,21 +241,29 @@ impl Node {
         };
         let wanted = self.records_wanted(dns, group);
         let write = group.election.word() == State::Active;
+        let sign = self.sign(dns, group, now).is_some();
+        let late_at = (0..self.peers.len()).filter(|n| *n != self.me).filter_map(|n| self.late_at(n, group));
+        let late_at = late_at.filter(|at| write && *at > now).min();
         let (hold_down, ttl) = (dns.hold_down, dns.ttl);
         let demotes = dns.policy == Policy::Owner || self.maintenance;
-        let me = self.settings.cluster.nodes.get(self.me).map_or(&[][..], |m| &m.addresses);
+        let me = dns.addresses_of(self.me, &self.settings.cluster.nodes).to_vec();
         let publishing = &mut self.publishing;
+        publishing.late_at = late_at;
         if let Some(set) = &wanted {
             let is_in = me.iter().any(|a| set.contains(a));
             let was_in = std::mem::replace(&mut publishing.is_in, is_in);
             publishing.left = !is_in && (publishing.left || was_in);
-            if is_in {
+            // Without a usable server it keeps what lives: what does not is the
+            // pools' `on-down` to end.
+            let demoted = publishing.left && demotes;
+            let was_demoted = std::mem::replace(&mut publishing.demoted, demoted);
+            if !demoted {
                 publishing.close_at = None;
-            } else if was_in && demotes && self.stopping.is_none() {
+            } else if !was_demoted && self.stopping.is_none() {
                 publishing.close_at = Some(now + ttl * RELAY_TTLS);
             }
         }
-        let order = publishing.publish.observe(wanted, write, hold_down, now);
+        let order = publishing.publish.observe(wanted, write, sign, hold_down, now);
         self.out.extend(order.map(Output::Records));
         if self.publishing.close_at.is_some_and(|at| at <= now) {
             self.publishing.close_at = None;
@@ -197,8 +274,12 @@ impl Node {
 
     /// Clients whose answers are this old will not learn of the change by themselves.
     fn close_own_sessions(&mut self, ttl: Duration) {
-        let own = self.settings.cluster.nodes.get(self.me).map(|m| m.addresses.clone());
-        self.out.push_back(Output::CloseSessions { addresses: own.unwrap_or_default() });
+        let nodes = &self.settings.cluster.nodes;
+        let own = nodes.get(self.me).map_or(&[][..], |m| &m.addresses);
+        // Behind a NAT sessions are by the former; a host may have the latter itself.
+        let public = self.settings.dns.as_ref().map_or(&[][..], |d| d.addresses_of(self.me, nodes));
+        let addresses: BTreeSet<IpAddr> = own.iter().chain(public).copied().collect();
+        self.out.push_back(Output::CloseSessions { addresses: addresses.into_iter().collect() });
         let waited = explain::seconds(ttl * RELAY_TTLS);
         let message = format!("this node left the records {waited} ago: sessions by its own addresses end");
         self.tell(Event::new(Level::Info, Kind::Dns, message));
@@ -219,7 +300,8 @@ impl Node {
 
     fn end_removal(&mut self, now: Time) {
         let Some(until) = self.publishing.removing else { return };
-        let own = self.settings.cluster.nodes.get(self.me).map_or(&[][..], |m| &m.addresses);
+        let dns = self.settings.dns.as_ref();
+        let own = dns.map_or(&[][..], |d| d.addresses_of(self.me, &self.settings.cluster.nodes));
         if until > now && self.publishing.is_pending(own) {
             return;
         }
@@ -239,7 +321,7 @@ impl Node {
 
     /// The records as users see them; none unless the settings have a name.
     #[must_use]
-    pub fn dns_status(&self) -> Option<DnsStatus> {
+    pub fn dns_status(&self, now: Time) -> Option<DnsStatus> {
         let (dns, group) = self.dns_group()?;
         let desired = self.records_wanted(dns, group);
         let writer = match group.election.word() {
@@ -263,6 +345,7 @@ impl Node {
         if desired.is_none() {
             why.push("what is there is left as it is".to_owned());
         }
+        why.extend(self.why_near(dns, group, now));
         Some(DnsStatus {
             name: dns.name.clone(),
             desired,

@@ -1,6 +1,7 @@
 //! `[dns]`.
 
-use std::net::SocketAddr;
+use super::Member;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -42,6 +43,9 @@ pub struct Dns {
     pub hold_down: Duration,
     /// Whether a person's edit is overwritten.
     pub repair: bool,
+    /// What is published of the node at a position instead of its own
+    /// addresses, by position.
+    pub public_addresses: Vec<(usize, Vec<IpAddr>)>,
     /// The group whose owner writes: a position in the list of groups. It has
     /// no addresses, and tracks the listeners that make a node healthy.
     pub election: usize,
@@ -51,6 +55,15 @@ pub struct Dns {
     pub rfc2136: Option<Rfc2136>,
     /// `[dns.route53]`.
     pub route53: Option<Route53>,
+}
+
+impl Dns {
+    /// The addresses by which clients reach the node at a position.
+    #[must_use]
+    pub fn addresses_of<'a>(&'a self, node: usize, nodes: &'a [Member]) -> &'a [IpAddr] {
+        let public = self.public_addresses.iter().find(|(n, _)| *n == node).map(|(_, a)| a);
+        public.or(nodes.get(node).map(|m| &m.addresses)).map_or(&[], Vec::as_slice)
+    }
 }
 
 /// `[dns.rfc2136]`: servers that take dynamic updates, each on its own.

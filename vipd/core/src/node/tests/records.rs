@@ -16,6 +16,7 @@ fn with_dns(policy: Policy, when_all_down: WhenAllDown) -> Settings {
         when_all_down,
         hold_down: SECOND,
         repair: false,
+        public_addresses: vec![],
         election: 0,
         owner: 0,
         rfc2136: None,
@@ -74,7 +75,7 @@ fn writer(settings: Settings) -> Node {
     run_to(&mut node, 3_200);
     px2_says(&mut node, State::Backup, true, at(3_200));
     let ordered = run_to(&mut node, 3_300);
-    assert_eq!(ordered, [Records { generation: 3, write: true, wanted: set(&[11, 12]) }]);
+    assert_eq!(ordered, [Records { generation: 3, write: true, wanted: set(&[11, 12]), near: false }]);
     node
 }
 
@@ -93,7 +94,8 @@ fn whoever_wins_the_election_writes_and_adverts_have_an_address() {
     let advert = advert.expect("an advert");
     let parsed = Advert::parse(&advert.bytes, advert.source, advert.destination).expect("a good one");
     assert_eq!(parsed.addresses, [address(11)]);
-    let orders: Vec<_> = outputs.iter().filter(|o| matches!(o, Output::Records(r) if r.write)).collect();
+    let orders: Vec<_> =
+        outputs.iter().filter(|o| matches!(o, Output::Records(r) if r.write && !r.near)).collect();
     assert_eq!(orders.len(), 1);
 }
 
@@ -112,15 +114,84 @@ fn a_peer_that_serves_nobody_or_leaves_or_falls_silent_is_out() {
         let mut node = writer(multi());
         run_to(&mut node, 4_300);
         let ordered = px2_says(&mut node, state, serving, at(4_310));
-        assert_eq!(ordered, [Records { generation: 4, write: true, wanted: set(&[11]) }]);
-        // Back, but not within the hold-down.
-        assert_eq!(px2_says(&mut node, State::Backup, true, at(4_400)), []);
+        assert_eq!(ordered, [Records { generation: 4, write: true, wanted: set(&[11]), near: false }]);
+        // Back, but not within the hold-down: until then clients should ask again soon.
+        let ordered = px2_says(&mut node, State::Backup, true, at(4_400));
+        assert_eq!(ordered, [Records { generation: 5, write: true, wanted: set(&[11]), near: true }]);
+        assert_eq!(why(&node, at(4_400)), "a change is near: it waits for the hold-down");
         assert_eq!(run_to(&mut node, 5_309), []);
-        assert_eq!(run_to(&mut node, 5_310).pop().and_then(|r| r.wanted), set(&[11, 12]));
+        let ordered = run_to(&mut node, 5_310);
+        assert_eq!(ordered, [Records { generation: 6, write: true, wanted: set(&[11, 12]), near: true }]);
     }
     let mut node = writer(multi());
+    run_to(&mut node, 5_500);
     assert_eq!(run_to(&mut node, 6_699), []);
     assert_eq!(run_to(&mut node, 6_700).pop().and_then(|r| r.wanted), set(&[11]));
+}
+
+/// The last line of the reasons.
+fn why(node: &Node, now: Time) -> String {
+    node.dns_status(now).and_then(|s| s.why.last().cloned()).unwrap_or_default()
+}
+
+#[test]
+fn a_peer_that_misses_hellos_has_the_ttl_fall_and_come_back() {
+    let mut node = writer(multi());
+    let near = |near, generation| [Records { generation, write: true, wanted: set(&[11, 12]), near }];
+    // Heard at 3.2 s: one hello is missing, and the next is late.
+    assert_eq!(run_to(&mut node, 5_449), []);
+    assert_eq!(run_to(&mut node, 5_450), near(true, 4));
+    assert_eq!(why(&node, at(5_450)), "a change is near: px2 misses hellos");
+    // It speaks again, and loses another: that is one suspicion.
+    for millis in (5_500..=9_500).step_by(1_000).chain([12_000]) {
+        run_to(&mut node, millis);
+        assert_eq!(px2_says(&mut node, State::Backup, true, at(millis)), []);
+    }
+    assert!(why(&node, at(12_000)).starts_with("a change is near: there was a sign of one"));
+    let mut ordered = vec![];
+    for millis in (13_000..=23_000).step_by(1_000) {
+        ordered.extend(run_to(&mut node, millis).into_iter().map(|o| (millis, o)));
+        ordered.extend(px2_says(&mut node, State::Backup, true, at(millis)).into_iter().map(|o| (millis, o)));
+    }
+    let [back] = near(false, 5);
+    // Its last sign was the hello of 12 s, which came when it was late already.
+    assert_eq!(ordered, [(22_000, back)]);
+    assert_eq!(why(&node, at(23_000)), "px2 is in");
+}
+
+#[test]
+fn the_last_servers_that_fail_their_checks_have_the_ttl_fall() {
+    let server = |n: u8| Server::new(format!("db{n}"), Host::Address(address(20 + n)), 3306);
+    let mut pool = Pool::new("db", vec![server(1), server(2)]);
+    pool.check = Some(Check { rise: 1, fall: 3, ..Check::new(CheckKind::Tcp(TcpCheck::default())) });
+    let mut settings = multi();
+    settings.pools = vec![pool];
+    settings.listeners = vec![Listener::new("db", Bind { address: None, port: 3306 }, 0)];
+    settings.vips[0].track = vec![0];
+    let mut node = node(settings);
+    let says = |node: &mut Node, server: usize, good: bool, millis: u64| {
+        let probe = match good {
+            true => Probe::Answered(Observation::default()),
+            false => Probe::Failed("refused".into()),
+        };
+        let server = ServerKey { pool: 0, server };
+        node.handle(Input::Probe { server, probe, took: Duration::ZERO }, at(millis));
+        orders(node, at(millis)).pop().map(|o| (o.wanted, o.near))
+    };
+    says(&mut node, 0, true, 10);
+    says(&mut node, 1, true, 10);
+    px2_says(&mut node, State::Backup, true, at(10));
+    run_to(&mut node, 3_200);
+    px2_says(&mut node, State::Backup, true, at(3_200));
+    run_to(&mut node, 4_400);
+    assert_eq!(says(&mut node, 0, false, 4_410), None, "the other is good");
+    assert_eq!(says(&mut node, 1, false, 4_420), Some((set(&[11, 12]), true)));
+    assert!(why(&node, at(4_420)).contains("the last usable servers of a listener fail"));
+    for (server, millis) in [(0, 4_430), (1, 4_440), (0, 4_450)] {
+        assert_eq!(says(&mut node, server, false, millis), None);
+    }
+    // Now the last one is down: what was suspected has come.
+    assert_eq!(says(&mut node, 1, false, 4_460), Some((set(&[12]), true)));
 }
 
 #[test]
@@ -153,7 +224,7 @@ fn an_owner_that_falls_silent_is_out_with_the_takeover() {
         let destination = address(12);
         node.handle(Input::Packet { interface: LINK, source, destination, ttl: 255, payload: &payload }, now);
     }
-    assert_eq!(node.dns_status().and_then(|s| s.desired), set(&[11, 12]));
+    assert_eq!(node.dns_status(at(2_000)).and_then(|s| s.desired), set(&[11, 12]));
     assert!(run_to(&mut node, 2_340).iter().all(|o| !o.write));
     let ordered = run_to(&mut node, 2_342).pop();
     assert_eq!(ordered.map(|r| (r.write, r.wanted)), Some((true, set(&[12]))));
@@ -166,22 +237,45 @@ fn maintenance_takes_a_node_out_and_closes_what_old_answers_brought() {
     px2_says(&mut node, State::Backup, true, at(4_400));
     node.set_maintenance(true, at(4_400));
     assert_eq!(orders(&mut node, at(4_400)).pop().and_then(|r| r.wanted), set(&[12]));
+    assert_eq!(closes(&mut node, 4_500, 24_400), [at(19_400)]);
+}
+
+/// When sessions by the node's own address are closed, as long as the other
+/// node serves.
+fn closes(node: &mut Node, from: u64, until: u64) -> Vec<Time> {
     let mut closed = vec![];
-    for step in 1..=200 {
-        let now = at(4_400 + step * 100);
-        px2_is(&mut node, State::Active, true, now);
+    for now in (from..=until).step_by(100).map(at) {
+        px2_is(node, State::Active, true, now);
         if node.next_deadline().is_some_and(|due| due <= now) {
             node.handle(Input::Tick, now);
         }
-        for output in obey(&mut node, now) {
-            if let Output::CloseSessions { addresses } = output
-                && addresses == [address(11)]
-            {
-                closed.push(now);
-            }
-        }
+        let own =
+            |o: &Output| matches!(o, Output::CloseSessions { addresses } if *addresses == [address(11)]);
+        closed.extend(obey(node, now).iter().filter(|o| own(o)).map(|_| now));
     }
-    assert_eq!(closed, [at(19_400)]);
+    closed
+}
+
+#[test]
+fn a_node_without_a_server_keeps_its_sessions_until_maintenance() {
+    let mut settings = multi();
+    settings.pools = vec![Pool::new("db", vec![Server::new("db1", Host::Address(address(21)), 3306)])];
+    settings.listeners = vec![Listener::new("db", Bind { address: None, port: 3306 }, 0)];
+    settings.vips[0].track = vec![0];
+    let mut node = writer(settings);
+    run_to(&mut node, 4_400);
+    px2_says(&mut node, State::Backup, true, at(4_400));
+    let admin = crate::health::Admin::Drain;
+    node.set_admin("db", "db1", admin, at(4_400)).expect("a server");
+    assert_eq!(orders(&mut node, at(4_400)).pop().and_then(|r| r.wanted), set(&[12]));
+    assert_eq!(closes(&mut node, 4_500, 40_000), []);
+    node.set_maintenance(true, at(40_000));
+    assert_eq!(closes(&mut node, 40_100, 60_000), [at(55_000)]);
+    // And not when it was taken back.
+    node.set_maintenance(false, at(60_000));
+    node.set_maintenance(true, at(61_000));
+    node.set_maintenance(false, at(62_000));
+    assert_eq!(closes(&mut node, 62_100, 90_000), []);
 }
 
 #[test]
@@ -223,9 +317,34 @@ fn only_the_owner_is_published_when_the_policy_says_so() {
     let mut node = node(with_dns(Policy::Owner, WhenAllDown::LastGood));
     px2_says(&mut node, State::Backup, true, at(10));
     assert_eq!(run_to(&mut node, 3_300).pop().and_then(|r| r.wanted), set(&[11]));
-    let status = node.dns_status().expect("a name");
+    let status = node.dns_status(at(3_300)).expect("a name");
     assert_eq!(status.writer.as_deref(), Some("px1"));
     assert_eq!(status.why, ["px1 is in", "px2 is out: it is not the owner"]);
+}
+
+#[test]
+fn public_addresses_are_published_in_place_of_a_nodes_own() {
+    let mut settings = multi();
+    let public = vec![IpAddr::from([203, 0, 113, 11])];
+    settings.dns.as_mut().expect("a name").public_addresses = vec![(0, public.clone())];
+    let mut node = node(settings);
+    px2_says(&mut node, State::Backup, true, at(10));
+    let ordered = run_to(&mut node, 3_300).pop().and_then(|r| r.wanted);
+    assert_eq!(ordered, Some([public[0], address(12)].into()));
+    // In maintenance it is out by that address, and sessions by either end.
+    px2_says(&mut node, State::Backup, true, at(4_500));
+    node.set_maintenance(true, at(4_500));
+    assert_eq!(orders(&mut node, at(4_500)).pop().and_then(|r| r.wanted), set(&[12]));
+    let mut closed = vec![];
+    for millis in (4_600..=20_000).step_by(100) {
+        px2_is(&mut node, State::Active, true, at(millis));
+        node.handle(Input::Tick, at(millis));
+        closed.extend(obey(&mut node, at(millis)).into_iter().filter_map(|o| match o {
+            Output::CloseSessions { addresses } => Some(addresses),
+            _ => None,
+        }));
+    }
+    assert!(closed.contains(&vec![address(11), public[0]]), "{closed:?}");
 }
 
 #[test]
@@ -234,7 +353,7 @@ fn a_name_that_goes_with_a_reload_leaves_no_deadline() {
     node.set_maintenance(true, at(4_400));
     orders(&mut node, at(4_400));
     node.reconfigure(settings(), at(4_500));
-    assert_eq!(node.dns_status(), None);
+    assert_eq!(node.dns_status(at(4_500)), None);
     assert_eq!(node.records(), None);
 }
 
