@@ -120,14 +120,14 @@ impl Balancer {
         self.swap(&mut control, pools);
     }
 
-    /// Tells how many new sessions a server may get until it is told again, by
-    /// its position in the pools that are in use: what its own limit leaves.
-    /// Each connection that is tried uses up one. At 0 it counts as full, and
-    /// clients wait for it; without a number nothing is held back.
+    /// Tells how many sessions a server may have beside those that it has now,
+    /// until it is told again, by its position in the pools that are in use:
+    /// what its own limit leaves. Above that it counts as full, and clients wait
+    /// until a session ends; without a number nothing is held back.
     pub fn set_room(&self, server: ServerKey, free: Option<u32>) {
         let view = self.shared.view.load();
         if let Some(tally) = view.server(server) {
-            tally.set_room(free);
+            tally.sessions.set_room(free);
             self.shared.freed(&tally.pool);
         }
     }

@@ -216,7 +216,7 @@ impl Search<'_> {
             // since the pick: the next pick sees that, unless it is of a view
             // that is just being replaced.
             let Some(place) = server.acquire(limit, borrowed, &worker.shared) else { continue };
-            if server.use_up(now) {
+            if server.rate.take(now) {
                 return Ok((picked, place));
             }
         }

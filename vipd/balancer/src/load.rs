@@ -2,15 +2,18 @@
 
 use crate::shared;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 use vipd_core::pool::Changes;
+
+/// Stands for no limit in [`Load::limit`].
+const NO_LIMIT: u32 = u32::MAX;
 
 /// The number of a server's sessions.
 #[derive(Debug)]
 pub(crate) struct Load {
     sessions: AtomicU32,
-    /// Whether the server takes no more, whatever the number.
-    closed: AtomicBool,
+    /// Sessions that the server's own limit allows, as of the last word on that.
+    limit: AtomicU32,
     /// Its position in the pool's list, in the newest view.
     position: AtomicU32,
     /// Of all servers of the pool.
@@ -19,9 +22,9 @@ pub(crate) struct Load {
 
 impl Load {
     pub(crate) fn new(changes: Arc<Changes>) -> Self {
-        let (sessions, closed, position) =
-            (AtomicU32::new(0), AtomicBool::new(false), AtomicU32::new(u32::MAX));
-        Self { sessions, closed, position, changes }
+        let (sessions, limit, position) =
+            (AtomicU32::new(0), AtomicU32::new(NO_LIMIT), AtomicU32::new(u32::MAX));
+        Self { sessions, limit, position, changes }
     }
 
     /// The sessions now.
@@ -31,13 +34,14 @@ impl Load {
 
     /// The sessions now, or `u32::MAX` if the server takes no more.
     pub(crate) fn seen(&self) -> u32 {
-        if self.closed.load(Ordering::Relaxed) { u32::MAX } else { self.sessions.load(Ordering::Relaxed) }
+        let sessions = self.sessions.load(Ordering::Relaxed);
+        if sessions < self.limit.load(Ordering::Relaxed) { sessions } else { u32::MAX }
     }
 
-    /// Counts one more, if there are fewer than `limit`. The count never goes
-    /// above it, not even for a moment.
+    /// Counts one more, if there are fewer than `limit` and than the server's
+    /// own limit allows. The count never goes above it, not even for a moment.
     pub(crate) fn take(&self, limit: u32) -> bool {
-        let taken = shared::take(&self.sessions, limit);
+        let taken = shared::take(&self.sessions, limit.min(self.limit.load(Ordering::SeqCst)));
         if taken {
             self.changed();
         }
@@ -50,10 +54,19 @@ impl Load {
         self.changed();
     }
 
-    /// Makes the server one that takes no more, or no longer.
-    pub(crate) fn close(&self, closed: bool) {
-        self.closed.store(closed, Ordering::SeqCst);
+    /// The server's own limit leaves this many sessions beside those it has
+    /// now. One that ends makes room for another: a limit on how many there are
+    /// at a time must not become one on how fast they come and go.
+    pub(crate) fn set_room(&self, free: Option<u32>) {
+        let limit = free.map_or(NO_LIMIT, |free| self.get().saturating_add(free).min(NO_LIMIT - 1));
+        self.limit.store(limit, Ordering::SeqCst);
         self.changed();
+    }
+
+    /// What the server's own limit allows now, if there is one.
+    pub(crate) fn room(&self) -> Option<u32> {
+        let limit = self.limit.load(Ordering::SeqCst);
+        (limit != NO_LIMIT).then(|| limit.saturating_sub(self.get()))
     }
 
     /// Tells the server's place in a view that is about to be used. A change
@@ -153,20 +166,25 @@ mod tests {
         const SERVERS: usize = 50;
         let pool = Arc::new(PoolTally::new("pool"));
         let view = view(pools(1, &[1; SERVERS], None), &pool, tallies(&pool, SERVERS));
-        let mut state = PickState::default();
+        let (mut state, shared) = (PickState::default(), shared());
         let mut picked = |view: &View| {
             let picked = (0..SERVERS).filter_map(|_| pick(view, &mut state, 1)).map(|k| k.server);
             picked.collect::<BTreeSet<_>>().len()
         };
         assert_eq!(picked(&view), SERVERS);
+        let mut places = vec![];
         for (i, server) in view.servers[0].iter().enumerate() {
-            server.set_room(Some(1));
-            assert!(server.use_up(0) && !server.use_up(0));
+            server.sessions.set_room(Some(1));
+            places.extend(server.acquire(None, None, &shared));
+            assert!(server.acquire(None, None, &shared).is_none());
             assert_eq!(picked(&view), SERVERS - 1 - i);
         }
-        view.servers[0][40].set_room(Some(1));
-        view.servers[0][3].set_room(None);
-        assert_eq!(picked(&view), 2);
+        view.servers[0][40].sessions.set_room(Some(1));
+        view.servers[0][3].sessions.set_room(None);
+        assert_eq!((places.len(), picked(&view)), (SERVERS, 2));
+        places.remove(17);
+        let next = pick(&view, &mut state, 1).map(|k| k.server);
+        assert_eq!(next, Some(17), "the end of a session makes room");
     }
 
     /// Workers that count at the same time lose no count, overfill no server,

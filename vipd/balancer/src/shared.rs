@@ -257,17 +257,12 @@ impl Drop for Borrowed {
     }
 }
 
-/// Stands for no limit in [`ServerTally::room`].
-const NO_LIMIT: u32 = u32::MAX;
-
 /// One server's numbers, which outlive a change of its position.
 #[derive(Debug)]
 pub(crate) struct ServerTally {
     pub(crate) pool: String,
     pub(crate) name: String,
     pub(crate) sessions: Load,
-    /// What its own limit still allows.
-    room: AtomicU32,
     pub(crate) rate: Rate,
     pub(crate) total: AtomicU64,
     pub(crate) connect_errors: AtomicU64,
@@ -282,7 +277,6 @@ impl ServerTally {
             pool: pool.name.clone(),
             name: name.to_owned(),
             sessions: Load::new(Arc::clone(&pool.changes)),
-            room: AtomicU32::new(NO_LIMIT),
             rate: Rate::default(),
             total: AtomicU64::new(0),
             connect_errors: AtomicU64::new(0),
@@ -291,41 +285,9 @@ impl ServerTally {
         }
     }
 
-    pub(crate) fn set_room(&self, free: Option<u32>) {
-        self.room.store(free.map_or(NO_LIMIT, |free| free.min(NO_LIMIT - 1)), Ordering::SeqCst);
-        self.close_or_open();
-    }
-
-    /// Uses up a token of its connect rate, and some of its room.
-    pub(crate) fn use_up(&self, now: u64) -> bool {
-        if !self.rate.take(now) {
-            return false;
-        }
-        if self.room.load(Ordering::Relaxed) == NO_LIMIT {
-            return true;
-        }
-        let less = |room: u32| (room > 0).then(|| if room == NO_LIMIT { room } else { room - 1 });
-        let before = self.room.fetch_update(Ordering::SeqCst, Ordering::SeqCst, less);
-        if before == Ok(1) {
-            self.close_or_open();
-        }
-        before.is_ok()
-    }
-
-    /// Makes picks see whether there is room; whoever changes that last is right.
-    fn close_or_open(&self) {
-        let full = || self.room.load(Ordering::SeqCst) == 0;
-        loop {
-            let closed = full();
-            self.sessions.close(closed);
-            if full() == closed {
-                break;
-            }
-        }
-    }
-
-    /// A place on the server, unless it has `limit` sessions already: workers
-    /// that picked it at the same time must not overfill it.
+    /// A place on the server, unless it has `limit` sessions already, or as many
+    /// as its own limit allows: workers that picked it at the same time must not
+    /// overfill it.
     pub(crate) fn acquire(
         self: &Arc<Self>,
         limit: Option<u32>,
@@ -352,7 +314,7 @@ impl ServerTally {
             total: self.total.load(Ordering::Relaxed),
             connect_errors: self.connect_errors.load(Ordering::Relaxed),
             resets: self.resets.load(Ordering::Relaxed),
-            room: Some(self.room.load(Ordering::Relaxed)).filter(|room| *room != NO_LIMIT),
+            room: self.sessions.room(),
             rate_used_up: self.rate.wait(now) > 0,
         }
     }

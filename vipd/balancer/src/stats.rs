@@ -235,8 +235,8 @@ pub struct ServerStats {
     pub connect_errors: u64,
     /// Sessions that it reset, or in which it stopped answering.
     pub resets: u64,
-    /// New sessions it may have until the next word on its own limit; absent
-    /// while that is not known.
+    /// Sessions it may have beside these until the next word on its own limit;
+    /// absent while that is not known.
     pub room: Option<u32>,
     /// Whether its connect rate allows no connection at this moment.
     pub rate_used_up: bool,

@@ -157,26 +157,48 @@ fn one_place_that_two_pools_share_serves_both() {
     });
 }
 
+const DB1: ServerKey = ServerKey { pool: 0, server: 0 };
+
 #[test]
-fn the_room_that_a_server_has_of_its_own_is_used_up() {
-    const DB1: ServerKey = ServerKey { pool: 0, server: 0 };
+fn the_room_that_a_server_has_of_its_own_is_for_sessions_at_a_time() {
     let mut pool = pool("pool", &[named(b"one")]);
     pool.queue_timeout = PATIENCE;
     let balancer = start(&listener("main"), &pool);
-    balancer.set_room(DB1, Some(1));
     let mut first = connect(&balancer);
     assert_eq!(name(&mut first), "one");
-    let mut waiting = [queued(&balancer, 1), queued(&balancer, 2)];
-    assert_eq!(balancer.stats().servers[0].room, Some(0));
-    drop(first);
-    until("it is gone", || balancer.stats().servers[0].sessions == 0);
-    waiting.iter_mut().for_each(assert_waits);
+    // One beside the one that it has.
     balancer.set_room(DB1, Some(1));
+    let mut second = connect(&balancer);
+    assert_eq!(name(&mut second), "one");
+    let mut waiting = [queued(&balancer, 1), queued(&balancer, 2), queued(&balancer, 3)];
+    assert_eq!(balancer.stats().servers[0].room, Some(0));
+    waiting.iter_mut().for_each(assert_waits);
+    // The end of a session is room for another, at once.
+    drop(first);
     assert_eq!(name(&mut waiting[0]), "one");
-    assert_waits(&mut waiting[1]);
-    balancer.set_room(DB1, None);
+    waiting[1..].iter_mut().for_each(assert_waits);
+    balancer.set_room(DB1, Some(1));
     assert_eq!(name(&mut waiting[1]), "one");
+    assert_waits(&mut waiting[2]);
+    balancer.set_room(DB1, None);
+    assert_eq!(name(&mut waiting[2]), "one");
     assert_eq!(balancer.stats().servers[0].room, None);
+}
+
+/// Short sessions, as of a program without a pool of connections: many more
+/// than the server's own limit, one after the other, between two checks.
+#[test]
+fn the_room_that_a_server_has_of_its_own_does_not_limit_how_fast_sessions_come() {
+    let balancer = start(&listener("main"), &pool("pool", &[echo()]));
+    balancer.set_room(DB1, Some(20));
+    thread::scope(|s| {
+        for _ in 0..4 {
+            s.spawn(|| (0..50).for_each(|_| ask(&mut connect(&balancer))));
+        }
+    });
+    assert_closed(&balancer, CloseCause::ClientClosed, 200);
+    assert_eq!(pool_stats(&balancer, 0).queued_total, 0);
+    assert_eq!(balancer.stats().servers[0].room, Some(20));
 }
 
 #[test]
@@ -185,9 +207,9 @@ fn a_server_without_room_does_not_open_the_way_to_the_fallback() {
     main.fallback = Some(1);
     let fallback = pool("fallback", &[named(b"two")]);
     let balancer = Balancer::start(&[listener("main")], build(&[main, fallback]), Some(1)).expect("starts");
-    balancer.set_room(ServerKey { pool: 0, server: 0 }, Some(0));
+    balancer.set_room(DB1, Some(0));
     let mut client = queued(&balancer, 1);
-    balancer.set_room(ServerKey { pool: 0, server: 0 }, Some(1));
+    balancer.set_room(DB1, Some(1));
     assert_eq!(name(&mut client), "one");
 }
 

@@ -223,7 +223,7 @@ fn server_traffic<'a, I: Iterator<Item = Server<'a>>>(out: &mut Metrics, all: im
     out.per(("vipd_server_connect_errors_total", "counter", help), all(), |s| Some(s.connect_errors));
     let help = "Sessions that the server reset, or in which it stopped answering.";
     out.per(("vipd_server_resets_total", "counter", help), all(), |s| Some(s.resets));
-    let help = "New sessions that the server's own limit leaves until its next check, where that is known.";
+    let help = "Sessions that the server's own limit leaves beside those that it has, where that is known.";
     out.per(("vipd_server_room", "gauge", help), all(), |s| s.room);
     let help = "Connections of everybody by the server's own count, where its check can ask.";
     out.per(("vipd_server_connections_used", "gauge", help), all(), |s| s.connections_used);

@@ -324,13 +324,16 @@ fn full(why: &mut String, status: &ServerStatus<'_>, counted: &ServerStats) {
     if let Some(most) = status.server.max_connections.filter(|most| sessions >= *most) {
         let _ = write!(why, "; full: {sessions} sessions, max-connections is {most}");
     }
-    if let (Some(0), Some(Connections { used, max })) = (counted.room, status.connections) {
-        let headroom = status.pool.headroom;
-        let _ = write!(
-            why,
-            "; full until its next check: of its own {max} connections it had {used} in use at the last one, \
-             and headroom is {headroom}"
-        );
+    if counted.room == Some(0) {
+        let _ = match status.connections {
+            Some(Connections { used, max }) => write!(
+                why,
+                "; full: of its own {max} connections it had {used} in use at its last check, \
+                 and headroom is {}",
+                status.pool.headroom
+            ),
+            None => write!(why, "; full: its own limit, as of its last word on that"),
+        };
     }
     if let (true, Some(rate)) = (counted.rate_used_up, status.server.max_rate) {
         let _ = write!(why, "; new sessions wait: max-rate is {rate} a second, and used up");
@@ -454,8 +457,8 @@ mod tests {
         assert_eq!(why(&stats), "its check succeeds, for 0 s; full: 200 sessions, max-connections is 200");
         stats.servers[0] =
             ServerStats { sessions: 9, room: Some(0), rate_used_up: true, ..stats.servers[0].clone() };
-        let expected = "its check succeeds, for 0 s; full until its next check: of its own 151 connections it had \
-                        141 in use at the last one, and headroom is 10; new sessions wait: max-rate is 50 a second, \
+        let expected = "its check succeeds, for 0 s; full: of its own 151 connections it had \
+                        141 in use at its last check, and headroom is 10; new sessions wait: max-rate is 50 a second, \
                         and used up";
         assert_eq!(why(&stats), expected);
     }

@@ -45,7 +45,8 @@ impl Changes {
 pub struct Room {
     /// The server.
     pub key: ServerKey,
-    /// New sessions it may get until its next check; unbounded when absent.
+    /// Sessions it may have beside those that it has, until its next check;
+    /// unbounded when absent.
     pub free: Option<u32>,
 }
 

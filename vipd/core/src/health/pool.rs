@@ -78,10 +78,10 @@ impl PoolState {
         }
         let answered = matches!(probe, Probe::Answered(_));
         let before = s.health.role;
-        let told = s.health.connections.is_some();
         s.health.observe(probe, demands, now);
-        if answered && (told || s.health.connections.is_some()) {
-            changes.rooms.push(super::Room { key, free: s.room(self.settings.headroom) });
+        if let (true, free @ Some(_)) = (answered, s.room(self.settings.headroom)) {
+            s.room_told = true;
+            changes.rooms.push(super::Room { key, free });
         }
         let after = s.health.role;
         if after == Some(ObservedRole::Primary) {
@@ -187,6 +187,10 @@ impl PoolState {
         for (server, reason) in reasons.into_iter().enumerate() {
             let key = ServerKey { pool: at, server };
             let s = &mut self.servers[server];
+            // Whoever knows no limit any more holds nothing back by an old one.
+            if s.health.connections.is_none() && std::mem::take(&mut s.room_told) {
+                changes.rooms.push(super::Room { key, free: None });
+            }
             let old = s.become_of(reason, self.settings.slow_start, now);
             let new = &s.reason;
             if new.is_broken() && !old.is_broken() && self.settings.on_down == OnDown::Close {

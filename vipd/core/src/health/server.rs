@@ -46,6 +46,8 @@ pub(super) struct Server {
     /// Sessions on it may be at a place where it is no more, and nothing is
     /// known of what is there.
     pub(super) moved: bool,
+    /// Whether the balancer was told of its own limit's room.
+    pub(super) room_told: bool,
     /// A connection that failed was counted since its last check.
     pub(super) passive_counted: bool,
     /// What this host lacked to check it the last time.
@@ -101,6 +103,7 @@ impl Server {
             close_at: None,
             changed: None,
             moved: false,
+            room_told: false,
             passive_counted: false,
             unable: None,
             slowly: joins,
@@ -255,7 +258,7 @@ impl Server {
         matches!(self.reason.state(), State::Up | State::Drain)
     }
 
-    /// New sessions it may get until its next check, if it told.
+    /// Sessions it may have beside those that it has until its next check, if it told.
     pub(super) fn room(&self, headroom: u32) -> Option<u32> {
         let Connections { used, max } = self.health.connections?;
         Some(max.saturating_sub(headroom).saturating_sub(used))

@@ -4,7 +4,7 @@ mod changes;
 
 use super::*;
 use crate::pool::{Connection, NoServer, PickState, ServerKey};
-use crate::settings::{Balance, CheckKind, Host, MysqlCheck, Pool, Server};
+use crate::settings::{Balance, CheckKind, Host, MysqlCheck, Pool, Server, TcpCheck};
 use crate::time::Time;
 use proptest::prelude::*;
 use std::net::IpAddr;

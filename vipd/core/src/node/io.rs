@@ -239,11 +239,12 @@ pub enum Output {
         /// Why.
         why: Why,
     },
-    /// Give a server no more new sessions than this until its next check.
+    /// Give a server no more sessions than this beside those that it has, until
+    /// its next check.
     Room {
         /// The server.
         server: ServerKey,
-        /// New sessions; unbounded when absent.
+        /// Further sessions; unbounded when absent.
         free: Option<u32>,
     },
     /// Check a server now rather than at its turn.

@@ -292,8 +292,8 @@ pub struct ServerDoc {
     /// Sessions that it reset, or in which it stopped answering.
     #[serde(default)]
     pub resets: u64,
-    /// New sessions that its own limit leaves until its next check, where the
-    /// check can ask and the pool has `headroom`.
+    /// Sessions that its own limit, less the pool's `headroom`, leaves beside
+    /// those that it has, where the check can ask.
     #[serde(default)]
     pub room: Option<u32>,
 }

@@ -100,6 +100,39 @@ fn the_room_a_server_has_is_told_after_each_answer() {
     }
 }
 
+/// Of a limit that nobody asks for any more nothing is held back.
+#[test]
+fn a_room_is_forgotten_with_what_told_it() {
+    let with = |check: Option<Check>| vec![pool("p", &["db1", "db2"], check)];
+    let asks = || Some(check(Role::Any, None));
+    let mut moved = with(asks());
+    moved[0].servers[0].port = 3307;
+    let tcp = Check::new(CheckKind::Tcp(TcpCheck::default()));
+    for (name, settings, free) in [
+        ("another kind of check", with(Some(tcp)), true),
+        ("no check", with(None), true),
+        ("another place", moved, true),
+        ("nothing new", with(asks()), false),
+    ] {
+        let mut state = PoolsState::new(with(asks()), Time::ZERO);
+        let connections = Some(Connections { used: 9, max: 9 });
+        let full = Probe::Answered(Observation { connections, ..Observation::default() });
+        assert_eq!(see(&mut state, DB1, full, 0).rooms, [Room { key: DB1, free: Some(0) }]);
+        let expected: &[Room] = if free { &[Room { key: DB1, free: None }] } else { &[] };
+        assert_eq!(state.reconfigure(settings.clone(), second(1)).rooms, expected, "{name}");
+        assert_eq!(state.reconfigure(settings, second(2)).rooms, [], "{name}: told once");
+    }
+    let mut settings = with(asks());
+    settings[0].servers[0].host = Host::Name("db1.internal".into());
+    let mut state = PoolsState::new(settings, Time::ZERO);
+    let place = |n| [IpAddr::from([10, 77, 0, n])];
+    state.set_addresses(DB1, &place(31), None, second(0));
+    let connections = Some(Connections { used: 9, max: 9 });
+    see(&mut state, DB1, Probe::Answered(Observation { connections, ..Observation::default() }), 1);
+    let moved = state.set_addresses(DB1, &place(32), None, second(2)).unwrap_or_default();
+    assert_eq!(moved.rooms, [Room { key: DB1, free: None }]);
+}
+
 #[test]
 fn a_server_that_comes_back_grows_to_its_weight() {
     let slow = Some(Duration::from_secs(9));
@@ -523,8 +556,7 @@ fn what_is_found_at_the_start_does_not_start_slowly() {
 
 #[test]
 fn a_reload_that_changes_every_check_leaves_no_gap() {
-    let settings =
-        pool("p", &["db1"], Some(Check::new(CheckKind::Tcp(crate::settings::TcpCheck::default()))));
+    let settings = pool("p", &["db1"], Some(Check::new(CheckKind::Tcp(TcpCheck::default()))));
     let mut state = PoolsState::new(vec![settings], Time::ZERO);
     see(&mut state, DB1, CLIENT, 0);
     state.reconfigure(vec![pool("p", &["db1"], Some(check(Role::Any, None)))], second(1));
