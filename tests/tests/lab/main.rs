@@ -5,6 +5,7 @@ mod dns;
 mod failover;
 mod interop;
 mod itself;
+mod nemesis;
 mod sealed;
 mod upkeep;
 mod vectors;
@@ -68,6 +69,7 @@ fn main() -> std::process::ExitCode {
     let cases = [
         itself::CASES,
         failover::CASES,
+        nemesis::CASES,
         sealed::CASES,
         upkeep::CASES,
         balancer::CASES,
