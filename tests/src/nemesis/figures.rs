@@ -54,8 +54,9 @@ pub fn figures(runs: usize) -> Result<Figures> {
     for case in CASES {
         let measure = |quorum| (0..runs).map(|run| gap(case, quorum, run, runs)).collect::<Result<Vec<_>>>();
         let (without, with) = (spread(measure(false)?), spread(measure(true)?));
-        let times = with.0.as_secs_f64() / without.0.as_secs_f64().max(1e-6);
-        let _ = writeln!(text, "| {} | {} | {} | {times:.2} |", case.0, without.1, with.1);
+        let hundredths = with.0.as_micros() * 100 / without.0.as_micros().max(1);
+        let times = format!("{}.{:02}", hundredths / 100, hundredths % 100);
+        let _ = writeln!(text, "| {} | {} | {} | {times} |", case.0, without.1, with.1);
     }
     let _ = writeln!(
         text,
@@ -102,9 +103,10 @@ fn witness(groups: u8, interval: Duration) -> Result<String> {
     sleep(SECOND);
     let (start, before) = (Instant::now(), process.cpu_time());
     sleep(WATCHED);
-    let used = process.cpu_time().saturating_sub(before).as_secs_f64() / start.elapsed().as_secs_f64();
+    let used = process.cpu_time().saturating_sub(before).as_micros();
+    let per_mille = used * 1000 / start.elapsed().as_micros();
     let (own, all) = (process.memory_kib("RssAnon"), process.memory_kib("VmRSS"));
-    let votes = f64::from(groups) / interval.as_secs_f64();
+    let votes = u128::from(groups) * 1000 / interval.as_millis();
     let what = format!("{groups} group(s), {} ms adverts", interval.as_millis());
-    Ok(format!("| {what} | {votes:.0} | {:.1} % | {own} KiB | {all} KiB |", used * 100.0))
+    Ok(format!("| {what} | {votes} | {}.{} % | {own} KiB | {all} KiB |", per_mille / 10, per_mille % 10))
 }

@@ -1,6 +1,6 @@
 //! Carries a schedule out in a lab of its own.
 
-use super::schedule::{Fault, Layout, Schedule};
+use super::schedule::{Fault, Layout, Schedule, Step};
 use super::verdict::{Verdict, doubles};
 use crate::lab::vipd::{self, Vipd, program};
 use crate::lab::{Host, Lab, Process};
@@ -21,9 +21,11 @@ const PATIENCE: Duration = Duration::from_secs(10);
 pub(super) struct Cluster {
     pub(super) lab: Lab,
     pub(super) hosts: Vec<Host>,
-    /// None while a fault has ended it.
+    /// Each voter's, also one that has ended.
     pub(super) daemons: Vec<Option<Vipd>>,
     pub(super) probe: EchoProbe,
+    /// Voters whose daemons faults have ended, once a fault.
+    ended: Vec<usize>,
     layout: Layout,
     config: String,
     _echoes: Vec<Process>,
@@ -32,7 +34,7 @@ pub(super) struct Cluster {
 }
 
 impl Cluster {
-    /// Starts all daemons and waits until `px1` owns and answers the client.
+    /// Starts all daemons and waits until one owns and answers the client.
     pub(super) fn start(
         lab: &Lab,
         layout: Layout,
@@ -62,6 +64,7 @@ impl Cluster {
             daemons: (0..hosts.len()).map(|_| None).collect(),
             probe: EchoProbe::start(&client, Scene::echo(), Duration::from_millis(1))?,
             hosts,
+            ended: Vec::new(),
             layout,
             config: config.to_text(),
             _echoes: echoes,
@@ -108,10 +111,12 @@ impl Cluster {
             Fault::Partition(..) | Fault::Isolate(_) | Fault::OneWay(..) | Fault::Loss(..) => Ok(()),
             Fault::LinkFlap(voter) => self.lab.cut(&self.hosts[voter]),
             Fault::Kill(voter) => {
+                self.ended.push(voter);
                 self.signal(voter, Signal::SIGKILL);
                 Ok(())
             }
             Fault::Restart(voter) => {
+                self.ended.push(voter);
                 self.signal(voter, Signal::SIGTERM);
                 Ok(())
             }
@@ -139,7 +144,8 @@ impl Cluster {
         match fault {
             Fault::Partition(..) | Fault::Isolate(_) | Fault::OneWay(..) | Fault::Loss(..) => Ok(()),
             Fault::LinkFlap(voter) => self.lab.mend(&self.hosts[voter]),
-            Fault::Kill(voter) | Fault::Restart(voter) => self.bring_back(voter),
+            Fault::Kill(voter) => self.bring_back(voter, Signal::SIGKILL),
+            Fault::Restart(voter) => self.bring_back(voter, Signal::SIGTERM),
             Fault::Freeze(voter) | Fault::FreezeAll(voter) => {
                 self.process(voter).map_or(Ok(()), |p| p.signal_tree(Signal::SIGCONT))
             }
@@ -147,13 +153,24 @@ impl Cluster {
         }
     }
 
-    /// Starts a daemon that was ended, as systemd does: when the old one is gone.
-    fn bring_back(&mut self, voter: usize) -> Result<()> {
-        if let Some(old) = self.daemons[voter].take() {
-            // One that is frozen has its end still before it.
-            let _ = old.process().signal_tree(Signal::SIGCONT);
-            // One that does not end is killed with its handle.
-            let _ = old.process().wait(Duration::from_secs(3));
+    /// Starts a daemon that was ended again, when the old one is gone. One that
+    /// another fault's end has brought back already is left alone.
+    fn bring_back(&mut self, voter: usize, ended_by: Signal) -> Result<()> {
+        let still = self.ended.iter().filter(|v| **v == voter).count();
+        if let Some(first) = self.ended.iter().position(|v| *v == voter) {
+            self.ended.remove(first);
+        }
+        if still > 1 {
+            return Ok(());
+        }
+        if let Some(process) = self.process(voter) {
+            // One that is frozen has its SIGTERM still before it.
+            self.signal(voter, Signal::SIGCONT);
+            if process.wait(Duration::from_secs(3)).is_err() {
+                // Its guard lives and withdraws.
+                self.signal(voter, Signal::SIGKILL);
+                process.wait(PATIENCE).with_context(|| format!("{ended_by} did not end it"))?;
+            }
         }
         self.launch(voter)
     }
@@ -183,16 +200,20 @@ impl Cluster {
         self.lab.filter(&drops)
     }
 
-    /// Carries the faults out, each at its time.
-    fn attack(&mut self, schedule: &Schedule, start: Instant) -> Result<()> {
-        let begin = schedule.steps.iter().map(|s| (s.at, true, s.fault));
-        let end = schedule.steps.iter().map(|s| (s.at + s.lasts, false, s.fault));
-        let mut moments: Vec<(Duration, bool, Fault)> = begin.chain(end).collect();
+    /// Carries the faults out, each at its time, or as soon as those before it
+    /// let it; gives the times at which they were.
+    fn attack(&mut self, schedule: &Schedule, start: Instant) -> Result<Vec<Step>> {
+        let begin = schedule.steps.iter().enumerate().map(|(n, s)| (s.at, true, n));
+        let end = schedule.steps.iter().enumerate().map(|(n, s)| (s.at + s.lasts, false, n));
+        let mut moments: Vec<(Duration, bool, usize)> = begin.chain(end).collect();
         moments.sort_by_key(|(at, ..)| *at);
+        let mut done = schedule.steps.clone();
         let mut active: Vec<Fault> = Vec::new();
-        for (at, begins, fault) in moments {
+        for (at, begins, number) in moments {
+            let fault = schedule.steps[number].fault;
             sleep((start + at).saturating_duration_since(Instant::now()));
             if begins {
+                done[number].at = start.elapsed();
                 active.push(fault);
             } else if let Some(first) = active.iter().position(|f| *f == fault) {
                 active.remove(first);
@@ -201,9 +222,14 @@ impl Cluster {
             {
                 self.filter(&active)?;
             }
-            if begins { self.begin(fault)? } else { self.end(fault)? }
+            if begins {
+                self.begin(fault)?;
+            } else {
+                self.end(fault)?;
+                done[number].lasts = start.elapsed().saturating_sub(done[number].at);
+            }
         }
-        Ok(())
+        Ok(done)
     }
 }
 
@@ -217,7 +243,7 @@ pub fn run(schedule: &Schedule, quorum: bool) -> Result<(Verdict, Lab)> {
         .with_context(|| format!("the cluster does not start\n{}", lab.report()))?;
     let _ = cluster.probe.take_lateness();
     let start = Instant::now();
-    cluster.attack(schedule, start)?;
+    let done = Schedule { steps: cluster.attack(schedule, start)?, ..schedule.clone() };
     // Every fault is over: one owner comes back, and stays alone.
     let settle = PATIENCE + schedule.interval * 10;
     let one = lab.addresses().wait_for_one(Scene::vip(), settle);
@@ -232,6 +258,6 @@ pub fn run(schedule: &Schedule, quorum: bool) -> Result<(Verdict, Lab)> {
     let outage = cluster.probe.longest_gap(start).map_or(Duration::ZERO, |g| g.length);
     let since = start.checked_sub(Duration::from_secs(60)).unwrap_or(start);
     let changes = lab.addresses().changes(Scene::vip(), since);
-    let verdict = Verdict { doubles: doubles(&changes, start, end, schedule), outage, late, owner };
+    let verdict = Verdict { doubles: doubles(&changes, start, end, &done), outage, late, owner };
     Ok((verdict, lab))
 }

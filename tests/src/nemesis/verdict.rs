@@ -46,7 +46,8 @@ pub struct Verdict {
     pub owner: Option<String>,
 }
 
-/// The times between `start` and `end` with more than one owner.
+/// The times between `start` and `end` with more than one owner; the
+/// schedule's times are those at which its faults really were.
 pub(super) fn doubles(changes: &[Change], start: Instant, end: Instant, schedule: &Schedule) -> Vec<Double> {
     let mut owners: BTreeSet<Arc<str>> = BTreeSet::new();
     let mut found: Vec<Double> = Vec::new();
