@@ -63,7 +63,11 @@ pub fn figures(runs: usize) -> Result<Figures> {
         "\n| witness of | votes/s | CPU of a core | memory of its own (RssAnon) | resident (VmRSS) |\n|---|---|---|---|---|"
     );
     for (groups, ms) in [(1, 10), (1, 100), (GROUPS, 100), (GROUPS, 1000)] {
-        let _ = writeln!(text, "{}", witness(groups, MS * ms)?);
+        // A machine too slow for so many is no reason to hide the rest.
+        let row = witness(groups, MS * ms).unwrap_or_else(|e| {
+            format!("| {groups} group(s), {ms} ms adverts | not measured: {} |", e.root_cause())
+        });
+        let _ = writeln!(text, "{row}");
     }
     Ok(Figures(text))
 }
@@ -98,7 +102,7 @@ fn spread(mut gaps: Vec<Duration>) -> (Duration, String) {
 fn witness(groups: u8, interval: Duration) -> Result<String> {
     let lab = Lab::new()?;
     let cluster = Cluster::start(&lab, Layout::TwoAndWitness, interval, groups, true)
-        .with_context(|| format!("{groups} groups\n{}", lab.report()))?;
+        .with_context(|| format!("{groups} groups do not start"))?;
     let process: &Process = cluster.process(2).context("the witness runs")?;
     sleep(SECOND);
     let (start, before) = (Instant::now(), process.cpu_time());
