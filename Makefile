@@ -6,12 +6,13 @@ DEB_PACKAGES   := debhelper lintian
 TEST_PACKAGES  += $(DEB_PACKAGES) debootstrap systemd-container chromium prometheus
 BENCH_PACKAGES := iproute2 keepalived haproxy nginx libnginx-mod-stream
 BENCH_DNS_PACKAGES := iproute2 dnsperf bind9 knot pdns-server pdns-backend-bind
+NEMESIS_PACKAGES := iproute2 nftables
 DEMO_PACKAGES  := iproute2
 ifeq ($(DB),mariadb)
 DEMO_PACKAGES  += mariadb-server
 endif
 
-.PHONY: help demo model test deb test-packages bench-balancer bench-dns bench-failover bench-pick
+.PHONY: help demo model test deb test-packages bench-balancer bench-dns bench-failover bench-pick nemesis
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -30,6 +31,11 @@ test: ## everything a change must pass
 	@tests/install-packages $(TEST_PACKAGES)
 	@tests/install-python $${CARGO_TARGET_DIR:-target}/python $(TEST_PYTHON)
 	@tests/run-all
+
+nemesis: ## random faults against real daemons: never two owners with a quorum, each time listed without; SEED=7 replays one, SCHEDULES=20, ARGS='--quorum none'
+	@tests/install-packages $(NEMESIS_PACKAGES)
+	@cargo build --quiet --release --package vipd --package vipd-tests --bins
+	@target/release/nemesis $(if $(SEED),--seed $(SEED)) $(if $(SCHEDULES),--schedules $(SCHEDULES)) $(ARGS)
 
 deb: ## the Debian packages of this machine's architecture, in target/deb
 	@tests/install-packages $(DEB_PACKAGES)

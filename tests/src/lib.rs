@@ -5,6 +5,7 @@
 //! * [`lab`]: test hosts, as network namespaces on a bridge.
 //! * [`name_demo`]: the demo where no address floats.
 //! * [`model`]: every state that election and lease can reach.
+//! * [`nemesis`]: random faults against real daemons, and who owned meanwhile.
 //! * [`probe`]: clients that measure what an outage costs.
 //! * [`relay_bench`]: load and proxies of the balancer's benchmark.
 //! * [`route53`]: the fake of Route 53 as a process of the lab.
@@ -19,6 +20,7 @@ pub mod forge;
 pub mod lab;
 pub mod model;
 pub mod name_demo;
+pub mod nemesis;
 pub mod probe;
 pub mod relay_bench;
 pub mod route53;

@@ -7,16 +7,15 @@
 use super::Host;
 use super::process::lock;
 use anyhow::{Context, Result, ensure};
-use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, poll};
 use nix::sys::socket::{
     AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, send, setsockopt,
     socket, sockopt,
 };
-use nix::sys::time::TimeVal;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt::Write as _;
 use std::net::IpAddr;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd as _, AsRawFd, OwnedFd};
 use std::sync::{Arc, Condvar, Mutex, Weak};
 use std::time::{Duration, Instant};
 
@@ -43,6 +42,7 @@ struct State {
 #[derive(Debug, Default)]
 struct Board {
     state: Mutex<State>,
+    sources: Mutex<Vec<Source>>,
     changed: Condvar,
 }
 
@@ -197,27 +197,63 @@ impl State {
 
 /// Starts to watch a host; that ends with the lab.
 pub(super) fn watch(host: &Host, log: &AddressLog) -> Result<()> {
-    let socket = host.inside(subscribe)?;
+    let socket = Arc::new(host.inside(subscribe)?);
     let name: Arc<str> = host.name().into();
+    lock(&log.board.sources).push(Source {
+        host: name,
+        socket: Arc::clone(&socket),
+        pending: VecDeque::new(),
+    });
     let board: Weak<Board> = Arc::downgrade(&log.board);
     std::thread::spawn(move || {
-        let mut buffer = vec![0; 256 * 1024];
         loop {
-            let received = recv(socket.as_raw_fd(), &mut buffer, MsgFlags::empty());
+            let mut fds = [PollFd::new(socket.as_fd(), PollFlags::POLLIN)];
+            let _ = poll(&mut fds, 200_u16);
             let Some(board) = board.upgrade() else { return };
-            let log = AddressLog { board };
-            match received {
-                Ok(length) => {
-                    for_each_address(&buffer[..length], |address, interface, present| {
-                        log.record(&name, address, interface, present);
-                    });
-                }
-                Err(Errno::EAGAIN | Errno::EINTR) => {}
-                Err(_) => return,
-            }
+            AddressLog { board }.gather();
         }
     });
     Ok(())
+}
+
+/// A host's kernel, and what it has told and is not in the log yet.
+#[derive(Debug)]
+struct Source {
+    host: Arc<str>,
+    socket: Arc<OwnedFd>,
+    /// Address, interface, and whether it is there now.
+    pending: VecDeque<(IpAddr, u32, bool)>,
+}
+
+impl Source {
+    fn read(&mut self) {
+        let mut buffer = vec![0; 64 * 1024];
+        while let Ok(length) = recv(self.socket.as_raw_fd(), &mut buffer, MsgFlags::MSG_DONTWAIT) {
+            let add = |address, interface, present| self.pending.push_back((address, interface, present));
+            for_each_address(&buffer[..length], add);
+        }
+    }
+}
+
+impl AddressLog {
+    /// Takes in what the kernels have told so far. A test that is late must not
+    /// see two hosts hold what one handed to the other: all are read twice, so
+    /// that whatever went before an address came is known with it, and of what
+    /// is then pending the goings are taken first.
+    fn gather(&self) {
+        let mut sources = lock(&self.board.sources);
+        for _ in 0..2 {
+            sources.iter_mut().for_each(Source::read);
+        }
+        loop {
+            let gone = sources.iter().position(|s| s.pending.front().is_some_and(|(.., present)| !present));
+            let next = gone.or_else(|| sources.iter().position(|s| !s.pending.is_empty()));
+            let Some(source) = next.and_then(|n| sources.get_mut(n)) else { return };
+            if let Some((address, interface, present)) = source.pending.pop_front() {
+                self.record(&source.host, address, interface, present);
+            }
+        }
+    }
 }
 
 /// The index of the loopback interface in every network namespace.
@@ -233,8 +269,6 @@ fn subscribe() -> Result<OwnedFd> {
     // A burst of some hundred addresses must not overflow it. Only the
     // machine's own root may; others make do with less.
     let _ = setsockopt(&socket, sockopt::RcvBufForce, &(8 << 20));
-    setsockopt(&socket, sockopt::ReceiveTimeout, &TimeVal::new(0, 200_000))
-        .context("cannot set a netlink socket's time-out")?;
     let groups = nix::libc::RTMGRP_IPV4_IFADDR | nix::libc::RTMGRP_IPV6_IFADDR;
     let groups = u32::try_from(groups).context("netlink groups are positive")?;
     bind(socket.as_raw_fd(), &NetlinkAddr::new(0, groups)).context("cannot bind a netlink socket")?;

@@ -130,6 +130,16 @@ impl Lab {
         self.one_way(b, a)
     }
 
+    /// Drops a share of the packets from one host to another, in per cent, for
+    /// each of these; what was cut or dropped before and is not among them is
+    /// whole again.
+    ///
+    /// # Errors
+    /// If `nft` is missing or the kernel refuses.
+    pub fn filter(&self, drops: &[(&str, &str, u8)]) -> Result<()> {
+        self.shared.switch.filter(drops)
+    }
+
     /// Takes back every [`one_way`](Self::one_way) and [`partition`](Self::partition).
     ///
     /// # Errors

@@ -160,6 +160,15 @@ impl Process {
         self.tree().into_iter().map(cpu_time_of).sum()
     }
 
+    /// Its memory in KiB: a field of proc(5) `status`, as `VmRSS`. Zero if it
+    /// has ended.
+    #[must_use]
+    pub fn memory_kib(&self, field: &str) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap_or_default();
+        let line = status.lines().find_map(|l| l.strip_prefix(field)?.strip_prefix(':'));
+        line.and_then(|l| l.split_whitespace().next()?.parse().ok()).unwrap_or(0)
+    }
+
     /// Writes a line to its standard input.
     ///
     /// # Errors

@@ -2,6 +2,7 @@
 
 use super::namespace::{enter_net, new_net, on_thread};
 use anyhow::{Context, Result, bail};
+use std::fmt::Write as _;
 use std::fs::File;
 use std::io::Write as _;
 use std::os::fd::AsRawFd;
@@ -39,6 +40,20 @@ impl Switch {
              add chain bridge lab cuts {{ type filter hook forward priority 0; }}\n\
              add rule bridge lab cuts iifname {from} oifname {to} drop\n"
         ))
+    }
+
+    /// Drops so many per cent of the packets from one port to another, for each
+    /// of these and nothing else, from one moment to the next.
+    pub(crate) fn filter(&self, drops: &[(&str, &str, u8)]) -> Result<()> {
+        let mut script =
+            String::from("add table bridge lab\ndelete table bridge lab\nadd table bridge lab\n");
+        script.push_str("add chain bridge lab cuts { type filter hook forward priority 0; }\n");
+        for (from, to, percent) in drops {
+            let share =
+                if *percent < 100 { format!("numgen random mod 100 < {percent} ") } else { String::new() };
+            let _ = writeln!(script, "add rule bridge lab cuts iifname {from} oifname {to} {share}drop");
+        }
+        self.nft(&script)
     }
 
     pub(crate) fn unblock(&self) -> Result<()> {

@@ -5,6 +5,7 @@ mod dns;
 mod failover;
 mod interop;
 mod itself;
+mod nemesis;
 mod quorum;
 mod sealed;
 mod upkeep;
@@ -70,6 +71,7 @@ fn main() -> std::process::ExitCode {
         itself::CASES,
         failover::CASES,
         quorum::CASES,
+        nemesis::CASES,
         sealed::CASES,
         upkeep::CASES,
         balancer::CASES,

@@ -1,0 +1,116 @@
+//! What a quorum costs: failover gaps beside those without, and a witness.
+
+use super::run::Cluster;
+use super::schedule::Layout;
+use crate::lab::{Lab, Process};
+use crate::scene::Scene;
+use anyhow::{Context, Result};
+use nix::sys::signal::Signal;
+use std::fmt::Write as _;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+const MS: Duration = Duration::from_millis(1);
+const SECOND: Duration = Duration::from_secs(1);
+/// How long a witness is watched.
+const WATCHED: Duration = Duration::from_secs(5);
+/// Groups of the busy witness: as many leases as 100 clusters of one group.
+const GROUPS: u8 = 100;
+
+/// A failover: what happens to the owner, and the time between adverts.
+type Case = (&'static str, Duration, fn(&Lab, &Cluster, usize) -> Result<()>);
+
+const CASES: [Case; 4] = [
+    ("link cut, 10 ms adverts", Duration::from_millis(10), |lab, c, owner| lab.cut(&c.hosts[owner])),
+    ("link cut, 100 ms adverts", Duration::from_millis(100), |lab, c, owner| lab.cut(&c.hosts[owner])),
+    ("SIGKILL, 1 s adverts", SECOND, |_, c, owner| {
+        c.process(owner).context("the owner runs")?.signal(Signal::SIGKILL)
+    }),
+    ("SIGSTOP with guard, 1 s adverts", SECOND, |_, c, owner| {
+        c.process(owner).context("the owner runs")?.signal_tree(Signal::SIGSTOP)
+    }),
+];
+
+/// What was measured, as a table.
+#[derive(Clone, Debug)]
+pub struct Figures(String);
+
+impl std::fmt::Display for Figures {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Measures failover gaps, `runs` times each, and a witness.
+///
+/// # Errors
+/// If a lab cannot be made or a failover does not come about.
+pub fn figures(runs: usize) -> Result<Figures> {
+    let mut text = format!("median (least .. greatest) of {runs} runs, as a client sees it\n\n");
+    let _ = writeln!(
+        text,
+        "| no answer after | quorum = \"none\" | quorum = \"majority\" | times |\n|---|---|---|---|"
+    );
+    for case in CASES {
+        let measure = |quorum| (0..runs).map(|run| gap(case, quorum, run, runs)).collect::<Result<Vec<_>>>();
+        let (without, with) = (spread(measure(false)?), spread(measure(true)?));
+        let hundredths = with.0.as_micros() * 100 / without.0.as_micros().max(1);
+        let times = format!("{}.{:02}", hundredths / 100, hundredths % 100);
+        let _ = writeln!(text, "| {} | {} | {} | {times} |", case.0, without.1, with.1);
+    }
+    let _ = writeln!(
+        text,
+        "\n| witness of | votes/s | CPU of a core | memory of its own (RssAnon) | resident (VmRSS) |\n|---|---|---|---|---|"
+    );
+    for (groups, ms) in [(1, 10), (1, 100), (GROUPS, 100), (GROUPS, 1000)] {
+        // A machine too slow for so many is no reason to hide the rest.
+        let row = witness(groups, MS * ms).unwrap_or_else(|e| {
+            format!("| {groups} group(s), {ms} ms adverts | not measured: {} |", e.root_cause())
+        });
+        let _ = writeln!(text, "{row}");
+    }
+    Ok(Figures(text))
+}
+
+fn gap(case: Case, quorum: bool, run: usize, runs: usize) -> Result<Duration> {
+    let (name, interval, fault) = case;
+    let lab = Lab::new()?;
+    let measured: Result<Duration> = (|| {
+        let cluster = Cluster::start(&lab, Layout::TwoAndWitness, interval, 1, quorum)?;
+        let first = lab.addresses().wait_for_one(Scene::vip(), SECOND)?;
+        let (owner, other) = if first == "px1" { (0, "px2") } else { (1, "px1") };
+        // The fault falls at another point between two adverts each time.
+        let phase = interval * u32::try_from(2 * run + 1)? / u32::try_from(2 * runs.max(1))?;
+        sleep(interval * 2 + phase);
+        let start = Instant::now();
+        fault(&lab, &cluster, owner)?;
+        cluster.probe.wait_for(other, 10 * SECOND)?;
+        Ok(cluster.probe.longest_gap(start).context("no answer")?.length)
+    })();
+    measured.with_context(|| format!("{name}\n{}", lab.report()))
+}
+
+/// The median, and all as text.
+fn spread(mut gaps: Vec<Duration>) -> (Duration, String) {
+    gaps.sort_unstable();
+    let (Some(least), Some(most)) = (gaps.first(), gaps.last()) else { return Default::default() };
+    let median = gaps[gaps.len() / 2];
+    (median, format!("{median:.1?} ({least:.1?} .. {most:.1?})"))
+}
+
+/// A witness at its work: a vote is an answer to a request of an owner.
+fn witness(groups: u8, interval: Duration) -> Result<String> {
+    let lab = Lab::new()?;
+    let cluster = Cluster::start(&lab, Layout::TwoAndWitness, interval, groups, true)
+        .with_context(|| format!("{groups} groups do not start"))?;
+    let process: &Process = cluster.process(2).context("the witness runs")?;
+    sleep(SECOND);
+    let (start, before) = (Instant::now(), process.cpu_time());
+    sleep(WATCHED);
+    let used = process.cpu_time().saturating_sub(before).as_micros();
+    let per_mille = used * 1000 / start.elapsed().as_micros();
+    let (own, all) = (process.memory_kib("RssAnon"), process.memory_kib("VmRSS"));
+    let votes = u128::from(groups) * 1000 / interval.as_millis();
+    let what = format!("{groups} group(s), {} ms adverts", interval.as_millis());
+    Ok(format!("| {what} | {votes} | {}.{} % | {own} KiB | {all} KiB |", per_mille / 10, per_mille % 10))
+}
