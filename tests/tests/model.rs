@@ -15,6 +15,8 @@ fn bounds() -> Bounds {
         crashes: 0,
         pauses: 0,
         switchovers: 0,
+        settled: false,
+        steps: None,
     }
 }
 

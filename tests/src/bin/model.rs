@@ -15,6 +15,9 @@ struct Args {
     /// Stop after so many states.
     #[arg(long, default_value_t = 20_000_000)]
     limit: usize,
+    /// Steps of time of the larger runs.
+    #[arg(long, default_value_t = 5)]
+    steps: u8,
     /// Only the run of this number.
     #[arg(long)]
     only: Option<usize>,
@@ -33,16 +36,22 @@ fn main() -> anyhow::Result<ExitCode> {
         crashes: 0,
         pauses: 0,
         switchovers: 0,
+        settled: false,
+        steps: None,
     };
-    let three = Bounds { nodes: 3, witnesses: 0, ..two.clone() };
+    // With these the search would go on for hours: a takeover takes five steps.
+    let bounded = Bounds { settled: true, steps: Some(args.steps), ..two.clone() };
+    let three = Bounds { nodes: 3, witnesses: 0, ..bounded.clone() };
     let runs = [
         two.clone(),
         Bounds { drift: Drift::None, ..two.clone() },
         Bounds { pauses: 1, ..two.clone() },
-        Bounds { crashes: 1, ..two.clone() },
-        Bounds { switchovers: 1, ..two.clone() },
-        Bounds { strays: 1, ..two.clone() },
+        Bounds { crashes: 1, ..bounded.clone() },
+        Bounds { switchovers: 1, ..bounded.clone() },
+        Bounds { strays: 1, ..bounded.clone() },
+        Bounds { pauses: 1, crashes: 1, switchovers: 1, ..bounded },
         three.clone(),
+        Bounds { pauses: 1, ..three.clone() },
         Bounds { quorum: false, ..two },
         Bounds { quorum: false, ..three },
     ];

@@ -25,7 +25,7 @@ pub enum Drift {
     Worst,
     /// All run alike: a promise outlasts the lease by the padding.
     None,
-    /// Twice the bound: what no lease survives, to see that the search finds it.
+    /// Far beyond the bound: what no lease survives, to see that the search finds it.
     Beyond,
 }
 
@@ -36,7 +36,7 @@ impl Drift {
             // Times 11/9 it is the lease, to the nanosecond.
             Self::Worst => lease * 9 / 11,
             Self::None => lease,
-            Self::Beyond => lease * 3 / 5,
+            Self::Beyond => lease / 3,
         }
     }
 }
@@ -63,6 +63,11 @@ pub struct Bounds {
     pub pauses: u8,
     /// Planned switchovers.
     pub switchovers: u8,
+    /// Whether it begins with an owner to whom every voter has promised, or
+    /// with the start of every daemon.
+    pub settled: bool,
+    /// Steps of time; without a bound the search goes on until nothing is new.
+    pub steps: Option<u8>,
 }
 
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
@@ -103,6 +108,7 @@ pub struct Cluster {
     crashes: u8,
     pauses: u8,
     switchovers: u8,
+    steps: Option<u8>,
 }
 
 /// What happens.
@@ -130,12 +136,31 @@ pub enum Action {
 }
 
 impl Cluster {
-    /// Every daemon starts now.
+    /// The first state.
     #[must_use]
     pub fn new(bounds: &Bounds) -> Self {
+        if !bounds.settled {
+            return Self::started(bounds);
+        }
+        // Everything arrives at once, until there has been an owner for long.
+        let calm = Bounds { strays: 0, crashes: 0, pauses: 0, switchovers: 0, steps: None, ..bounds.clone() };
+        let mut cluster = Self::started(&calm);
+        for _ in 0..20 {
+            cluster = cluster.after(Action::Step, &calm);
+            while !cluster.messages.is_empty() {
+                cluster = cluster.after(Action::Arrive(0), &calm);
+            }
+        }
+        let Bounds { strays, crashes, pauses, switchovers, steps, .. } = *bounds;
+        Self { strays, crashes, pauses, switchovers, steps, ..cluster }
+    }
+
+    /// Every daemon starts now.
+    fn started(bounds: &Bounds) -> Self {
         let hosts = (0..bounds.nodes + bounds.witnesses).map(|n| Host::new(n, 0, bounds)).collect();
-        let Bounds { strays, crashes, pauses, switchovers, .. } = *bounds;
-        let mut cluster = Self { hosts, messages: BTreeSet::new(), strays, crashes, pauses, switchovers };
+        let Bounds { strays, crashes, pauses, switchovers, steps, .. } = *bounds;
+        let mut cluster =
+            Self { hosts, messages: BTreeSet::new(), strays, crashes, pauses, switchovers, steps };
         for node in 0..bounds.nodes {
             cluster.happen(node, Event::Startup, NOW, bounds);
         }
@@ -151,7 +176,8 @@ impl Cluster {
     /// Everything that may happen now.
     #[must_use]
     pub fn actions(&self) -> Vec<Action> {
-        let mut actions = vec![Action::Step];
+        let mut actions = vec![];
+        actions.extend((self.steps != Some(0)).then_some(Action::Step));
         for (n, message) in self.messages.iter().enumerate() {
             if !self.hosts[message.to].stopped {
                 let asks = matches!(message.said, Said::Request { .. });
@@ -188,6 +214,7 @@ impl Cluster {
         let mut next = self.clone();
         match action {
             Action::Step => {
+                next.steps = next.steps.map(|left| left - 1);
                 next.messages.retain(|m| m.stray);
                 next.step(bounds);
             }
@@ -498,11 +525,25 @@ fn name(host: usize) -> String {
 
 impl fmt::Display for Bounds {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { nodes, witnesses, quorum, drift, step, strays, crashes, pauses, switchovers } = self;
+        let Self {
+            nodes,
+            witnesses,
+            quorum,
+            drift,
+            step,
+            strays,
+            crashes,
+            pauses,
+            switchovers,
+            settled,
+            steps,
+        } = self;
+        let from = if *settled { "an owner" } else { "the start" };
+        let steps = steps.map_or("any number".to_owned(), |steps| steps.to_string());
         let lease = if *quorum { "quorum" } else { "no quorum" };
         write!(
             f,
-            "{nodes} nodes, {witnesses} witnesses, {lease}, drift {drift:?}, steps of {}/1000 interval, {strays} \
+            "{nodes} nodes, {witnesses} witnesses, {lease}, drift {drift:?}, from {from} on, {steps} of steps of {}/1000 interval, {strays} \
              messages astray, {crashes} crashes, {pauses} stops, {switchovers} switchovers",
             step.as_millis()
         )
