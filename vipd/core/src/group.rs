@@ -391,6 +391,11 @@ impl Group {
         matches!(self.link, Link::Up { interface, .. } if interface == index)
     }
 
+    /// Whether the group's interface is not known, or down.
+    pub(crate) const fn has_no_link(&self) -> bool {
+        matches!(self.link, Link::Unknown | Link::Down { .. })
+    }
+
     /// This node's own address of a family to advertise from.
     pub(crate) fn source(&self, family: Family) -> Option<IpAddr> {
         match &self.link {

@@ -241,7 +241,11 @@ impl Node {
         self.wake(now);
         match input {
             Input::Tick => self.tick(now),
-            Input::Link { group, link } => self.with_group(group, now, |g, scope| g.set_link(link, scope)),
+            Input::Link { group, link } => {
+                self.with_group(group, now, |g, scope| g.set_link(link, scope));
+                // What counts for it is what comes by its interface.
+                self.look_at_claims(now);
+            }
             Input::Packet { interface, source, destination, ttl, payload } => {
                 if let Err(cause) = self.packet(interface, source, destination, ttl, payload, now) {
                     self.reject(cause, source, now);

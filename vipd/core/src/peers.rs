@@ -26,6 +26,8 @@ pub struct Peer {
     pub sources: Vec<IpAddr>,
     /// The keys in which its settings differ from this node's.
     pub differs: Vec<&'static str>,
+    /// A digest for each key that must agree, by its last hello.
+    pub digests: Vec<u32>,
     /// Whether it has ever said hello: a host that runs something else does not.
     pub speaks: bool,
     /// Its run, by its last hello, and the one before.

@@ -114,7 +114,7 @@ impl Reject {
             }
             Self::UnknownVrid => "no VIP here has this VRID: another cluster, or files that differ",
             Self::OtherVrid => {
-                "it advertises an address of ours under another VRID: the files differ; this node does not take it over"
+                "it advertises an address of ours under another VRID: the files differ, or it is forged"
             }
             Self::VersionMismatch => "set `[election] vrrp-version` alike on every host",
             Self::IntervalMismatch => "VRRPv2 wants the same `advert-interval` on every host",

@@ -5,9 +5,16 @@
 //! two owners of two VRIDs may have the same address, and no election sees it.
 //! So an address that another node advertises under another VRID is withheld
 //! here until that node says so no more.
+//!
+//! Such an advert counts only if it passes what any of that VRID must pass
+//! (`packets`); where this file has no such VRID, or not that node in it, that
+//! node's hello must say that its file differs. It counts for groups on the
+//! interface it came by, and for no longer than a detection: without a cluster
+//! key a forged one can do what any forged advert can, and no more.
 
 use super::Node;
 use crate::election::Who;
+use crate::group::Group;
 use crate::settings::{Family, VipGroup};
 use crate::time::Time;
 use crate::wire::advert::{Advert, PRIORITY_RELEASE};
@@ -20,6 +27,8 @@ use std::time::Duration;
 /// An owner that was silent for so many of its intervals owns no more: the
 /// three of a detection and the longest skew.
 pub(super) const SILENT_INTERVALS: u32 = 4;
+/// The key in which files differ whose owners are silent for another time.
+const ADVERT_INTERVAL: &str = "election.advert-interval";
 /// After a release the next owner by rank speaks within this time a node.
 const RANK: Duration = Duration::from_millis(10);
 
@@ -41,6 +50,8 @@ struct Claim {
     addresses: Vec<IpAddr>,
     priority: u8,
     source: IpAddr,
+    /// Where it was heard; a presumed one was not.
+    interface: Option<u32>,
     presumed: bool,
     until: Time,
 }
@@ -60,37 +71,33 @@ pub(crate) struct Own {
 }
 
 impl Claims {
-    /// Notes a node's advert, as far as it is of this file's `addresses`.
-    fn note(
-        &mut self,
-        node: usize,
-        nodes: usize,
-        source: IpAddr,
-        advert: &Advert,
-        addresses: Vec<IpAddr>,
-        now: Time,
-    ) {
+    /// Notes a node's advert, which tells of `addresses` of this file.
+    fn note(&mut self, key: (NonZeroU8, usize, Family), claim: Claim, nodes: usize, now: Time) {
         self.0.retain(|_, claim| claim.until > now);
-        let key = (advert.vrid, node, Family::of(source));
-        if advert.priority == PRIORITY_RELEASE {
-            if let Some(claim) = self.0.get_mut(&key) {
+        if claim.priority == PRIORITY_RELEASE {
+            if let Some(former) = self.0.get_mut(&key) {
                 let ranks = u32::try_from(nodes).unwrap_or(u32::MAX);
-                claim.until = claim.until.min(now + RANK.saturating_mul(ranks));
+                former.until = former.until.min(now + RANK.saturating_mul(ranks));
             }
-        } else if addresses.is_empty() {
+        } else if claim.addresses.is_empty() {
             self.0.remove(&key);
         } else {
-            let until = now + advert.interval.saturating_mul(SILENT_INTERVALS);
-            self.0
-                .insert(key, Claim { addresses, priority: advert.priority, source, presumed: false, until });
+            self.0.insert(key, claim);
         }
     }
 }
 
 impl Node {
-    /// Notes which addresses a node of the cluster advertises; true if the
-    /// groups have to look at them.
-    pub(super) fn note_claim(&mut self, node: usize, source: IpAddr, advert: &Advert, now: Time) -> bool {
+    /// Notes which addresses a node of the cluster advertises, by an advert that
+    /// counts, and has the groups look at them.
+    pub(super) fn note_claim(
+        &mut self,
+        node: usize,
+        interface: u32,
+        source: IpAddr,
+        advert: &Advert,
+        now: Time,
+    ) {
         let mut addresses = advert.addresses.clone();
         let mut foreign = false;
         addresses.retain(|a| {
@@ -98,8 +105,21 @@ impl Node {
             foreign |= is_foreign(advert.vrid, node, home);
             true
         });
-        self.claims.note(node, self.peers.len(), source, advert, addresses, now);
-        foreign || self.groups.iter().any(|g| !g.withheld().is_empty())
+        let own = self.settings.election.advert_interval;
+        let other = self.peers.get(node).is_some_and(|p| p.differs.contains(&ADVERT_INTERVAL));
+        let interval = if other { own.max(advert.interval) } else { own };
+        let claim = Claim {
+            addresses,
+            priority: advert.priority,
+            source,
+            interface: Some(interface),
+            presumed: false,
+            until: now + interval.saturating_mul(SILENT_INTERVALS),
+        };
+        self.claims.note((advert.vrid, node, Family::of(source)), claim, self.peers.len(), now);
+        if foreign || self.groups.iter().any(|g| !g.withheld().is_empty()) {
+            self.look_at_claims(now);
+        }
     }
 
     /// Before a reload: a node that has not listened for a detection time since
@@ -126,6 +146,7 @@ impl Node {
                     addresses,
                     priority: group.election.params().priority,
                     source,
+                    interface: None,
                     presumed: true,
                     until,
                 };
@@ -134,29 +155,19 @@ impl Node {
         }
     }
 
-    /// The addresses of a group that other nodes answer for under another
-    /// number, or without being of the group. `own` tells of those that this
-    /// node answers for itself: of two that both do, the one with the lower
-    /// priority or source yields, provided that the other's file is known to
-    /// differ; else its adverts may be forged or belong to nobody here.
-    pub(super) fn elsewhere(
-        &self,
-        vip: &VipGroup,
-        own: impl Fn(IpAddr, Family) -> Option<Own>,
-        now: Time,
-    ) -> BTreeMap<IpAddr, Elsewhere> {
+    /// The addresses that a group has by `vip` and other nodes answer for under
+    /// another number, or without being of the group. Of two that both answer for
+    /// one, the one with the lower priority or source yields.
+    pub(super) fn elsewhere(&self, group: &Group, vip: &VipGroup, now: Time) -> BTreeMap<IpAddr, Elsewhere> {
         let mut elsewhere = BTreeMap::new();
         for ((vrid, node, family), claim) in &self.claims.0 {
-            if claim.until <= now || !is_foreign(*vrid, *node, vip) {
+            let heard = claim.interface.is_none_or(|i| self.may_hear(group, i));
+            if claim.until <= now || !heard || !is_foreign(*vrid, *node, vip) {
                 continue;
             }
-            let known = self.settings.vips.iter().any(|v| v.vrid == *vrid)
-                || self.peers.get(*node).is_some_and(|p| !p.differs.is_empty());
             for address in vip.addresses.iter().map(|a| a.address()).filter(|a| claim.addresses.contains(a)) {
-                let keeps = own(address, *family).is_some_and(|own| {
-                    !known
-                        || claim.presumed
-                        || (own.priority, own.source) > (claim.priority, Some(claim.source))
+                let keeps = group.own(address, *family).is_some_and(|own| {
+                    claim.presumed || (own.priority, own.source) > (claim.priority, Some(claim.source))
                 });
                 if !keeps {
                     elsewhere.insert(
@@ -171,11 +182,7 @@ impl Node {
 
     /// Every group lets go what is another node's, and takes what is no more.
     pub(super) fn look_at_claims(&mut self, now: Time) {
-        let found: Vec<_> = self
-            .groups
-            .iter()
-            .map(|g| (g.id, self.elsewhere(&g.vip, |a, family| g.own(a, family), now)))
-            .collect();
+        let found: Vec<_> = self.groups.iter().map(|g| (g.id, self.elsewhere(g, &g.vip, now))).collect();
         for (id, elsewhere) in found {
             self.with_group(id, now, |g, scope| {
                 g.withhold(elsewhere, scope);

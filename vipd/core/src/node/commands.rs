@@ -165,6 +165,10 @@ impl Node {
         self.presume_claims(now);
         self.settings = settings;
         self.homes = claims::homes(&self.settings.vips);
+        for node in 0..self.peers.len() {
+            // Their files are what they were; this one is not.
+            self.compare_settings(node);
+        }
         let changes = self.pools.reconfigure(self.settings.pools.clone(), now);
         let vips = self.settings.vips.clone();
         let (stay, go): (Vec<Group>, Vec<Group>) = std::mem::take(&mut self.groups)
@@ -191,7 +195,7 @@ impl Node {
             match self.groups.iter().find(|g| is_same(&vip, &g.vip, &all)).map(|g| g.id) {
                 Some(id) => {
                     let own = self.groups.iter().find(|g| g.id == id);
-                    let elsewhere = self.elsewhere(&vip, |a, family| own?.own(a, family), now);
+                    let elsewhere = own.map(|g| self.elsewhere(g, &vip, now)).unwrap_or_default();
                     self.with_group(id, now, |g, scope| g.reconfigure(vip, params, elsewhere, scope));
                 }
                 None => self.add_group(vip, now),

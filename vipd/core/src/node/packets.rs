@@ -32,37 +32,34 @@ impl Node {
         }
         let advert = Advert::parse(payload, source, destination).map_err(Reject::Advert)?;
         let node = self.node_at(source).filter(|n| *n != self.me);
-        if let Some(node) = node
-            && self.note_claim(node, source, &advert, now)
-        {
-            self.look_at_claims(now);
-        }
         let groups = self.groups.iter().chain(&self.leaving);
-        let Some(group) = groups.into_iter().find(|g| g.vip.vrid == advert.vrid && self.is_of(g, interface))
-        else {
-            return match node {
-                Some(node) if self.is_of_others(advert.vrid) => {
-                    self.hear_peer(node, now);
-                    Ok(())
-                }
-                Some(_) | None => Err(self.other_number(interface, source, &advert)),
-            };
+        let group = groups.into_iter().find(|g| g.vip.vrid == advert.vrid && self.is_of(g, interface));
+        let heard = match group {
+            Some(group) => self.accept(group, source, &advert).map(|heard| Some((group.id, heard))),
+            None => self.accept_of_others(node, interface, source, &advert).map(|()| None),
         };
-        let id = group.id;
-        let heard = self.accept(group, source, &advert)?;
-        self.hear(id, heard, now);
+        let heard = match (heard, node) {
+            (Err(Reject::UnknownVrid | Reject::OtherVrid | Reject::UnknownSender), Some(node))
+                if self.claims_elsewhere(node, interface, &advert) =>
+            {
+                None
+            }
+            (heard, _) => heard?,
+        };
+        if let Some(node) = node {
+            self.hear_peer(node, now);
+            self.note_claim(node, interface, source, &advert, now);
+        }
+        if let Some((id, heard)) = heard {
+            self.hear(id, heard, now);
+        }
         Ok(())
     }
 
     /// What an advert says to its group; or why it counts for nothing.
     fn accept(&self, group: &Group, source: IpAddr, advert: &Advert) -> Result<Heard, Reject> {
         let who = self.sender(group, source, advert)?;
-        if advert.version != self.settings.election.version {
-            return Err(Reject::VersionMismatch);
-        }
-        if group::interval_disagrees(advert, &self.settings.election) {
-            return Err(Reject::IntervalMismatch);
-        }
+        self.fits(advert)?;
         Ok(Heard {
             who,
             priority: advert.priority,
@@ -72,9 +69,48 @@ impl Node {
         })
     }
 
-    /// Whether a VRID is that of a group in which this node has no part.
-    fn is_of_others(&self, vrid: NonZeroU8) -> bool {
-        self.settings.vips.iter().any(|v| v.vrid == vrid && !v.nodes.contains(&self.me))
+    /// Whether an advert is as those of this cluster are.
+    fn fits(&self, advert: &Advert) -> Result<(), Reject> {
+        if advert.version != self.settings.election.version {
+            return Err(Reject::VersionMismatch);
+        }
+        if group::interval_disagrees(advert, &self.settings.election) {
+            return Err(Reject::IntervalMismatch);
+        }
+        Ok(())
+    }
+
+    /// Whether an advert is of a group in which this node has no part, or none
+    /// for want of an interface.
+    fn accept_of_others(
+        &self,
+        node: Option<usize>,
+        interface: u32,
+        source: IpAddr,
+        advert: &Advert,
+    ) -> Result<(), Reject> {
+        let has_part = self.groups.iter().any(|g| g.vip.vrid == advert.vrid && !g.has_no_link());
+        let others = self.settings.vips.iter().find(|v| v.vrid == advert.vrid && !has_part);
+        match (others, node) {
+            (Some(vip), Some(node)) if vip.nodes.contains(&node) => self.fits(advert),
+            (Some(_), Some(_)) => Err(Reject::UnknownSender),
+            (_, Some(_) | None) => Err(self.other_number(interface, source, advert)),
+        }
+    }
+
+    /// Whether an advert that no group of this file takes is one by another file: that
+    /// node said that its own differs, and it comes by an interface of ours.
+    fn claims_elsewhere(&self, node: usize, interface: u32, advert: &Advert) -> bool {
+        self.peers.get(node).is_some_and(|p| !p.differs.is_empty())
+            && self.groups.iter().any(|g| self.may_hear(g, interface))
+            && advert.addresses.iter().any(|a| self.homes.contains_key(a))
+            && self.fits(advert).is_ok()
+    }
+
+    /// Whether what comes in by an interface may be of a group's addresses: until
+    /// its own interface is known, any may.
+    pub(super) fn may_hear(&self, group: &Group, interface: u32) -> bool {
+        group.has_no_link() || self.is_of(group, interface)
     }
 
     /// Whether a group's adverts come in by an interface. Those of UDP take any
@@ -264,34 +300,38 @@ impl Node {
     }
 
     fn hear_hello(&mut self, from: usize, groups: Vec<GroupReport>, digests: &[u32], now: Time) {
-        let own = &self.settings.digests;
-        let differs: Vec<&'static str> = own
-            .iter()
-            .enumerate()
-            .filter(|(i, (_, digest))| digests.get(*i) != Some(digest))
-            .map(|(_, (key, _))| *key)
-            .collect();
-        let name = self.settings.cluster.nodes[from].name.clone();
         let peer = &mut self.peers[from];
         peer.reports = groups;
+        peer.digests = digests.to_vec();
         let newcomer = !std::mem::replace(&mut peer.speaks, true);
-        if peer.differs != differs {
-            peer.differs.clone_from(&differs);
-            let event = if differs.is_empty() {
-                Event::new(Level::Info, Kind::Peer, format!("{name} has the same settings again"))
-            } else {
-                let keys = differs.join(", ");
-                let message =
-                    format!("{name} has other settings than this node: {keys}; give both the same file");
-                Event::new(Level::Warn, Kind::Peer, message)
-            };
-            self.tell(event.of_peer(&name));
-        }
+        self.compare_settings(from);
         if newcomer {
             // Let it know at once whom it may count on.
             self.say_hello(now);
         }
         self.step_back(now);
+    }
+
+    /// Notes in which keys a node's file differs from this node's.
+    pub(super) fn compare_settings(&mut self, node: usize) {
+        let Some(peer) = self.peers.get_mut(node).filter(|p| p.speaks) else { return };
+        let own = self.settings.digests.iter().enumerate();
+        let differs: Vec<&'static str> =
+            own.filter(|(i, (_, d))| peer.digests.get(*i) != Some(d)).map(|(_, (key, _))| *key).collect();
+        if peer.differs == differs {
+            return;
+        }
+        peer.differs.clone_from(&differs);
+        let name = self.settings.cluster.nodes[node].name.clone();
+        let event = if differs.is_empty() {
+            Event::new(Level::Info, Kind::Peer, format!("{name} has the same settings again"))
+        } else {
+            let keys = differs.join(", ");
+            let message =
+                format!("{name} has other settings than this node: {keys}; give both the same file");
+            Event::new(Level::Warn, Kind::Peer, message)
+        };
+        self.tell(event.of_peer(&name));
     }
 
     /// Over unicast two hosts with the same name and address hear nothing of

@@ -226,6 +226,7 @@ fn why_tells_what_keeps_a_node_from_preempting() {
 #[test]
 fn an_owner_under_another_number_is_not_taken_over_from() {
     let mut node = node(settings());
+    peer_says(&mut node, &hello(State::Active, true, vec![1, 9]), at(100));
     let theirs = Advert { vrid: NonZeroU8::MIN, ..advert(150) };
     let payload = theirs.write(address(12), address(11));
     for now in (500..20_000).step_by(500) {

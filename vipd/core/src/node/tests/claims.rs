@@ -1,0 +1,132 @@
+//! What another node's adverts say of addresses that this file has elsewhere.
+
+use super::*;
+use proptest::prelude::*;
+
+/// A group that is ours, one that has no part of this node, and one on another interface.
+fn three() -> Settings {
+    let mut three = settings();
+    let others = VipGroup { nodes: vec![1], ..vip("others", 52) };
+    three.vips.extend([others, vip("apart", 53)]);
+    three
+}
+
+fn started(active: bool) -> Node {
+    let mut node = Node::new(three(), 0, 0, at(0));
+    for (group, interface) in [(0, LINK), (1, LINK + 1)] {
+        let link = Link::Up { interface, sources: vec![address(11)] };
+        node.handle(Input::Link { group, link }, at(0));
+    }
+    for now in (0..5_000).step_by(500) {
+        if !active {
+            hear(&mut node, LINK, &advert(250), at(now));
+        }
+        node.handle(Input::Tick, at(now));
+        obey(&mut node, at(now));
+    }
+    node
+}
+
+fn hear(node: &mut Node, interface: u32, advert: &Advert, now: Time) {
+    let (source, destination) = (address(12), address(11));
+    let payload = advert.write(source, destination);
+    node.handle(Input::Packet { interface, source, destination, ttl: 255, payload: &payload }, now);
+}
+
+/// Its outputs over the next minutes but for what is said of rejected packets;
+/// everything is obeyed.
+fn future(node: &mut Node) -> String {
+    let told = |o: &Output| !matches!(o, Output::Event(e) if e.kind == Kind::Advert);
+    let mut all = String::new();
+    for now in (5_000..200_000).step_by(1_000) {
+        node.handle(Input::Tick, at(now));
+        let outputs: Vec<Output> = obey(node, at(now)).into_iter().filter(told).collect();
+        all.push_str(&format!("{now}: {outputs:?} {:?}\n", node.group_status(at(now))));
+    }
+    all
+}
+
+fn forged() -> impl Strategy<Value = (Advert, u32)> {
+    let addresses = proptest::sample::subsequence(vec![100, 52, 53, 150], 1..=4);
+    let versions = proptest::sample::select(vec![VrrpVersion::V2, VrrpVersion::V3]);
+    let vrids = proptest::sample::select(vec![1_u8, 52, 53, 100]);
+    (versions, vrids, any::<u8>(), 1_u64..=40, addresses, 1_u32..5).prop_map(
+        |(version, vrid, priority, seconds, addresses, interface)| {
+            let advert = Advert {
+                version,
+                vrid: NonZeroU8::new(vrid).unwrap_or(NonZeroU8::MIN),
+                priority,
+                interval: SECOND * u32::try_from(seconds).unwrap_or(1),
+                addresses: addresses.into_iter().map(address).collect(),
+            };
+            (advert, interface)
+        },
+    )
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+
+    /// Whatever is counted as not accepted changes nothing, not even later; and what
+    /// comes by another interface or under a number that nobody has, by another file.
+    #[test]
+    fn an_advert_that_is_rejected_never_changes_state(
+        (advert, interface) in forged(), active: bool, differs: bool,
+    ) {
+        let [mut with, mut without] = [(); 2].map(|()| {
+            let mut node = started(active);
+            peer_says(&mut node, &hello(State::Backup, true, vec![1, if differs { 9 } else { 2 }]), at(4_600));
+            obey(&mut node, at(4_600));
+            node
+        });
+        hear(&mut with, interface, &advert, at(4_700));
+        without.handle(Input::Announced { group: 99 }, at(4_700));
+        let rejected = !with.rejected_totals().is_empty();
+        prop_assert!(rejected || advert.version == VrrpVersion::V3);
+        prop_assert!(rejected || advert.vrid.get() != 1 || differs);
+        if rejected {
+            prop_assert_eq!(future(&mut with), future(&mut without));
+        }
+    }
+}
+
+/// A claim lasts as long as a detection takes here, whatever interval it names,
+/// and is of groups on the interface that it came by.
+#[test]
+fn a_claim_is_bounded_by_this_nodes_own_interval_and_interface() {
+    let withheld = |node: &Node, group: usize, now| {
+        let status = node.group_status(now);
+        status[group].why.contains("withheld")
+    };
+    let claim = |vrid: u8, last: u8, seconds: u32| Advert {
+        vrid: NonZeroU8::new(vrid).unwrap_or(NonZeroU8::MIN),
+        interval: SECOND * seconds,
+        addresses: vec![address(last)],
+        ..advert(250)
+    };
+    let mut node = started(true);
+    hear(&mut node, LINK, &claim(52, 100, 40), at(4_700));
+    assert!(withheld(&node, 0, at(4_700)));
+    node.handle(Input::Tick, at(8_700));
+    assert!(!withheld(&node, 0, at(8_700)));
+
+    let mut node = started(true);
+    hear(&mut node, LINK, &claim(52, 53, 1), at(4_700));
+    assert!(!withheld(&node, 1, at(4_700)), "it is on another interface");
+    hear(&mut node, LINK + 1, &claim(52, 53, 1), at(4_700));
+    assert!(withheld(&node, 1, at(4_700)));
+}
+
+/// Under a VRID that this file has not, only a node whose file differs has anything.
+#[test]
+fn an_unknown_number_counts_if_the_other_file_is_said_to_differ() {
+    for (digest, counts) in [(2, false), (9, true)] {
+        let mut node = started(false);
+        peer_says(&mut node, &hello(State::Backup, true, vec![1, digest]), at(4_600));
+        let moved = Advert { vrid: NonZeroU8::MIN, ..advert(250) };
+        hear(&mut node, LINK, &moved, at(4_700));
+        let why = node.group_status(at(4_700))[0].why.clone();
+        assert_eq!(why.contains("withheld"), counts, "{why}");
+        assert_eq!(node.rejected_totals().is_empty(), counts);
+    }
+}
