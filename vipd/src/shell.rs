@@ -275,6 +275,7 @@ impl Shell {
                     stalled(self.balancer.close_local(&addresses));
                 }
                 Output::Pools(pools) => self.balancer.set_pools(pools),
+                Output::CloseElsewhere(only) => stalled(self.balancer.close_elsewhere(&only)),
                 Output::CloseServer { server, why } => stalled(self.balancer.close_server(server, why)),
                 Output::Room { server, free } => self.balancer.set_room(server, free),
                 Output::Hurry { server } => {

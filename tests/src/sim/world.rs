@@ -525,6 +525,7 @@ impl World {
                 }
                 Output::Records(records) => self.order(host, start, records),
                 Output::Pools(_)
+                | Output::CloseElsewhere(_)
                 | Output::CloseServer { .. }
                 | Output::Room { .. }
                 | Output::Hurry { .. } => {}

@@ -1,6 +1,7 @@
 //! The handle on all workers.
 
 use crate::patience::Limits;
+use crate::registry::{Closed, Elsewhere};
 use crate::sessions::{self, Sessions, Wanted, Which};
 use crate::shared::{ListenerShared, PoolTally, Route, ServerTally, Shared, View};
 use crate::stats::Stats;
@@ -13,7 +14,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
-use vipd_core::health::Why;
+use vipd_core::health::{Only, Why};
 use vipd_core::pool::{Pools, ServerKey};
 use vipd_core::settings::{Listener, Server};
 
@@ -236,10 +237,38 @@ impl Balancer {
     /// [`Error::Stalled`] when a worker hangs; the others close theirs, and it
     /// does as soon as it can.
     pub fn close_server(&self, server: ServerKey, why: Why) -> Result<(), Error> {
-        match self.shared.view.load().server(server) {
-            Some(tally) => self.owe(|owed| owed.close_server(tally, why.into())),
+        let view = self.shared.view.load();
+        match view.server(server) {
+            Some(tally) => {
+                let places = view.pools.server(server).map_or(vec![], |s| s.addresses().to_vec());
+                let which = Closed::On(Arc::clone(tally), places);
+                self.owe(|owed| owed.close_servers(&which, why.into()))
+            }
             None => Ok(()),
         }
+    }
+
+    /// Resets the sessions of a pool that are not where its primary is. Those
+    /// of pools that are gone are among them if it came in their place, by
+    /// `only` or by the listener.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Stalled`] as for [`close_server`](Self::close_server).
+    pub fn close_elsewhere(&self, only: &Only) -> Result<(), Error> {
+        let view = self.shared.view.load();
+        let pools = view.pools.pools();
+        let name = |p: &usize| pools.get(*p).map(|p| p.name().to_owned());
+        let routed = |slot: &usize| view.route(*slot).is_some_and(|r| r.pool == only.pool);
+        // What is read from replicas by design is nobody's write.
+        let gone = pools.iter().filter(|p| p.settings().is_gone() && !p.settings().wants_replicas());
+        let which = Closed::Elsewhere(Elsewhere {
+            pools: std::iter::once(&only.pool).chain(&only.before).filter_map(name).collect(),
+            gone: gone.map(|p| p.name().to_owned()).collect(),
+            listeners: (0..view.routes.len()).filter(routed).collect(),
+            places: only.places.clone(),
+        });
+        self.owe(|owed| owed.close_servers(&which, Why::Superseded.into()))
     }
 
     /// Adds to what every worker owes, and wakes those that have to be told.

@@ -291,12 +291,12 @@ impl Search<'_> {
             Err(io::Error::new(io::ErrorKind::TimedOut, late).into())
         });
         match result {
-            Ok(stream) => {
+            Ok((stream, at)) => {
                 if self.withdrawn() {
                     return Ok(None);
                 }
                 tally.total.fetch_add(1, Ordering::Relaxed);
-                self.session.enter(State::Relaying(Arc::clone(tally)));
+                self.session.enter(State::Relaying(Arc::clone(tally), at));
                 Ok(Some(stream))
             }
             Err(failure) => {
@@ -311,7 +311,7 @@ impl Search<'_> {
 
     /// A connection to an address, whose other end knows who the client is if
     /// the pool says so.
-    async fn open(&self, address: SocketAddr, pool: &Pool) -> Result<TcpStream, Failure> {
+    async fn open(&self, address: SocketAddr, pool: &Pool) -> Result<(TcpStream, SocketAddr), Failure> {
         let socket = match address {
             SocketAddr::V4(_) => TcpSocket::new_v4(),
             SocketAddr::V6(_) => TcpSocket::new_v6(),
@@ -336,7 +336,7 @@ impl Search<'_> {
         if let Some(version) = pool.proxy_protocol {
             stream.write_all(&proxy_protocol::header(version, self.session.ends)).await?;
         }
-        Ok(stream)
+        Ok((stream, address))
     }
 
     fn withdrawn(&self) -> bool {

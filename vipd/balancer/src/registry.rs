@@ -52,8 +52,55 @@ pub(crate) enum State {
     Queued,
     /// It is being connected to one; `withdrawn` if that must not have sessions any more.
     Connecting { server: Arc<ServerTally>, withdrawn: bool },
-    /// It has one.
-    Relaying(Arc<ServerTally>),
+    /// It has one, at this place.
+    Relaying(Arc<ServerTally>, SocketAddr),
+}
+
+/// Which sessions are to end.
+#[derive(Clone, Debug)]
+pub(crate) enum Closed {
+    /// Those on a server, and those of its pool at its places, whatever name
+    /// it had when they began.
+    On(Arc<ServerTally>, Vec<SocketAddr>),
+    /// Those of a pool that are not at its primary's places.
+    Elsewhere(Elsewhere),
+}
+
+/// A pool's sessions, but for those at some places.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) struct Elsewhere {
+    /// It, and those in whose place it came.
+    pub(crate) pools: Vec<String>,
+    /// Those that are gone: of their sessions, what came by its listeners.
+    pub(crate) gone: Vec<String>,
+    /// The positions of its listeners in the routes.
+    pub(crate) listeners: Vec<usize>,
+    pub(crate) places: Vec<SocketAddr>,
+}
+
+impl Closed {
+    /// Whether a session is one of these; at a place that is not known yet, it may be.
+    fn has(&self, listener: usize, server: &Arc<ServerTally>, at: Option<&SocketAddr>) -> bool {
+        match self {
+            Self::On(closed, places) => {
+                let there = at.is_some_and(|at| places.contains(at));
+                Arc::ptr_eq(server, closed) || (server.pool == closed.pool && there)
+            }
+            Self::Elsewhere(Elsewhere { pools, gone, listeners, places }) => {
+                let inherited = listeners.contains(&listener) && gone.contains(&server.pool);
+                (inherited || pools.contains(&server.pool)) && at.is_none_or(|at| !places.contains(at))
+            }
+        }
+    }
+
+    /// Whether this says the same as another.
+    pub(crate) fn is(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::On(a, at), Self::On(b, bt)) => Arc::ptr_eq(a, b) && at == bt,
+            (Self::Elsewhere(a), Self::Elsewhere(b)) => a == b,
+            (Self::On(..), Self::Elsewhere(_)) | (Self::Elsewhere(_), Self::On(..)) => false,
+        }
+    }
 }
 
 /// What went through a session.
@@ -116,17 +163,17 @@ impl Registry {
         }
     }
 
-    /// Ends the sessions on a server. One that is still being connected goes elsewhere.
-    pub(crate) fn close_server(&mut self, gone: &Arc<ServerTally>, cause: CloseCause) {
+    /// Ends sessions. One that is still being connected looks for a server anew.
+    pub(crate) fn close_servers(&mut self, which: &Closed, cause: CloseCause) {
         for entry in self.entries.iter_mut().flatten() {
             match &mut entry.state {
-                State::Connecting { server, withdrawn } if Arc::ptr_eq(server, gone) => *withdrawn = true,
-                State::Relaying(server) if Arc::ptr_eq(server, gone) => entry.close(cause),
-                State::Header
-                | State::Picking
-                | State::Queued
-                | State::Connecting { .. }
-                | State::Relaying(_) => {}
+                State::Connecting { server, withdrawn } => {
+                    *withdrawn |= which.has(entry.listener, server, None);
+                }
+                State::Relaying(server, at) if which.has(entry.listener, server, Some(at)) => {
+                    entry.close(cause);
+                }
+                State::Header | State::Picking | State::Queued | State::Relaying(..) => {}
             }
         }
     }
@@ -182,7 +229,7 @@ impl Entry {
             State::Picking => (SessionState::Connecting, None),
             State::Queued => (SessionState::Queued, None),
             State::Connecting { server, .. } => (SessionState::Connecting, Some(server)),
-            State::Relaying(server) => (SessionState::Relaying, Some(server)),
+            State::Relaying(server, _) => (SessionState::Relaying, Some(server)),
         };
         let Traffic { bytes_in, bytes_out, spoke } = self.traffic;
         Row {

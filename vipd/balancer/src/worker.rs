@@ -3,11 +3,11 @@
 
 use crate::alarm::Alarms;
 use crate::bind::{self, Tcp};
-use crate::registry::Registry;
+use crate::registry::{Closed, Registry};
 use crate::relay::Buffers;
 use crate::session;
 use crate::sessions::{self, Found, Wanted};
-use crate::shared::{Admission, ListenerShared, ServerTally, Shared, View};
+use crate::shared::{Admission, ListenerShared, Shared, View};
 use crate::stats::{CloseCause, Tally};
 use nix::errno::Errno;
 use std::cell::{Cell, RefCell};
@@ -58,7 +58,7 @@ pub(crate) struct Owed(Mutex<Closing>);
 #[derive(Debug, Default)]
 struct Closing {
     addresses: BTreeSet<IpAddr>,
-    servers: Vec<(Arc<ServerTally>, CloseCause)>,
+    servers: Vec<(Closed, CloseCause)>,
 }
 
 impl Owed {
@@ -76,12 +76,12 @@ impl Owed {
         first && !closing.is_empty()
     }
 
-    /// Asks for the end of the sessions on a server; true as above.
-    pub(crate) fn close_server(&self, server: &Arc<ServerTally>, cause: CloseCause) -> bool {
+    /// Asks for the end of sessions by their servers; true as above.
+    pub(crate) fn close_servers(&self, which: &Closed, cause: CloseCause) -> bool {
         let mut closing = self.closing();
         let first = closing.is_empty();
-        if !closing.servers.iter().any(|(s, _)| Arc::ptr_eq(s, server)) {
-            closing.servers.push((Arc::clone(server), cause));
+        if !closing.servers.iter().any(|(c, _)| c.is(which)) {
+            closing.servers.push((which.clone(), cause));
         }
         first
     }
@@ -91,7 +91,7 @@ impl Owed {
         if !addresses.is_empty() {
             registry.close_local(&addresses);
         }
-        servers.iter().for_each(|(server, cause)| registry.close_server(server, *cause));
+        servers.iter().for_each(|(which, cause)| registry.close_servers(which, *cause));
     }
 }
 

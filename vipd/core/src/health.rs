@@ -46,7 +46,7 @@ mod server;
 #[cfg(test)]
 mod tests;
 
-pub use change::{Admin, Change, Changes, Close, Event, Room, Why};
+pub use change::{Admin, Change, Changes, Close, Event, Only, Room, Why};
 pub use pools::{PoolsState, ServerStatus};
 pub use reason::{Reason, State};
 pub use server::Checks;

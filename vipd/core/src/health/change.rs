@@ -4,7 +4,7 @@ use super::{Reason, State};
 use crate::pool::ServerKey;
 use crate::probe::ObservedRole;
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 /// What a person asked of a server.
 #[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
@@ -25,6 +25,8 @@ pub struct Changes {
     pub events: Vec<Event>,
     /// Servers whose sessions must be closed, once the new pools are in use.
     pub close: Vec<Close>,
+    /// Pools whose sessions may be at some places only, likewise.
+    pub only: Vec<Only>,
     /// How many new sessions servers may get until their next check.
     pub rooms: Vec<Room>,
     /// Servers that should be checked now rather than at their turn.
@@ -35,8 +37,13 @@ pub struct Changes {
 
 impl Changes {
     pub(super) const fn is_empty(&self) -> bool {
-        let Self { events, close, rooms, hurry, pools } = self;
-        events.is_empty() && close.is_empty() && rooms.is_empty() && hurry.is_empty() && !*pools
+        let Self { events, close, only, rooms, hurry, pools } = self;
+        events.is_empty()
+            && close.is_empty()
+            && only.is_empty()
+            && rooms.is_empty()
+            && hurry.is_empty()
+            && !*pools
     }
 }
 
@@ -109,6 +116,21 @@ pub struct Close {
     pub key: ServerKey,
     /// Why.
     pub why: Why,
+}
+
+/// A pool that wants the primary, which has proven where it is: sessions at
+/// another place are closed as [`Why::Superseded`], whatever the name of the
+/// server there is or was. A place is an address and a port.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Only {
+    /// The pool.
+    pub pool: usize,
+    /// Pools that the file has no more and that it came in the place of:
+    /// the same holds for their sessions.
+    pub before: Vec<usize>,
+    /// The places of the primary, and of servers that cannot be written to:
+    /// what runs there splits no writes, and other rules end it. In order.
+    pub places: Vec<SocketAddr>,
 }
 
 /// Why the sessions of a server must be closed.

@@ -1,12 +1,12 @@
 //! One pool: its servers judged beside each other.
 
 use super::server::Server;
-use super::{Admin, Change, Changes, Close, Demands, Event, Reason, State, Why};
+use super::{Admin, Change, Changes, Close, Demands, Event, Only, Reason, State, Why};
 use crate::pool::{Pool, ServerKey, ServerState};
 use crate::probe::{Lag, ObservedRole, Probe};
 use crate::settings::{self, Host, OnDemote, OnDown, Role};
 use crate::time::Time;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,6 +17,12 @@ pub(super) struct PoolState {
     pub(super) servers: Vec<Server>,
     /// In a pool that wants a primary: the last server that was it.
     pub(super) incumbent: Option<usize>,
+    /// Pools that are gone and that it came in the place of.
+    pub(super) heir_of: Vec<usize>,
+    /// Whether another pool came in its place.
+    pub(super) has_heir: bool,
+    /// Where its sessions may be, as it was told last.
+    told: Option<Vec<SocketAddr>>,
     /// The replica that is kept although it lags.
     kept: Option<usize>,
     /// What [`super::PoolsState::build`] made last, and of which states.
@@ -42,6 +48,9 @@ impl PoolState {
             incumbent: kept(|b| b.incumbent),
             kept: kept(|b| b.kept),
             demands: settings.check.as_ref().map(Demands::of),
+            heir_of: vec![],
+            has_heir: false,
+            told: None,
             built: None,
             settings: Arc::new(settings),
         }
@@ -84,9 +93,6 @@ impl PoolState {
             changes.rooms.push(super::Room { key, free });
         }
         let after = s.health.role;
-        if after == Some(ObservedRole::Primary) {
-            s.close_at = None;
-        }
         if let (Some(from), Some(to)) = (before, after)
             && from != to
         {
@@ -202,6 +208,33 @@ impl PoolState {
                 let change = Change::State { from: old.state(), to: new.state(), reason: new.clone() };
                 changes.events.push(self.event(key, change));
             }
+        }
+        self.only_at_the_primary(at, changes);
+    }
+
+    /// Of the sessions of a pool that wants the primary, those at the place of
+    /// the incumbent stay once it has proven itself there, and those on servers
+    /// that are read-only; all others may write elsewhere. It holds for
+    /// whatever a reload or a look-up made of names and places.
+    fn only_at_the_primary(&mut self, at: usize, changes: &mut Changes) {
+        let follows = self.demands.is_some_and(|d| d.role == Role::Primary) && !self.has_heir;
+        let proven = |i: &usize| self.servers.get(*i).is_some_and(Server::is_proven_primary);
+        let Some(incumbent) = self.incumbent.filter(|i| follows && proven(i)) else { return };
+        let mut places = vec![];
+        for (i, (s, settings)) in self.servers.iter_mut().zip(&self.settings.servers).enumerate() {
+            if s.health.role == Some(ObservedRole::Primary) {
+                // It is in use again, or loses its sessions now.
+                s.close_at = None;
+            }
+            if i == incumbent || s.health.role == Some(ObservedRole::Replica) {
+                places.extend(s.addresses.iter().map(|a| SocketAddr::new(*a, settings.port)));
+            }
+        }
+        places.sort_unstable();
+        places.dedup();
+        if self.told.as_ref() != Some(&places) {
+            changes.only.push(Only { pool: at, before: self.heir_of.clone(), places: places.clone() });
+            self.told = Some(places);
         }
     }
 

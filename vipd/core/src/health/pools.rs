@@ -193,9 +193,10 @@ impl PoolsState {
         for at in 0..self.pools.len() {
             if self.pools[at].servers.iter().any(|s| s.deadline().is_some_and(|at| now >= at)) {
                 let changed = self.change(at, now, |pool, changes| pool.tick(at, changes, now));
-                let Changes { events, close, rooms, hurry, pools } = changed.unwrap_or_default();
+                let Changes { events, close, only, rooms, hurry, pools } = changed.unwrap_or_default();
                 all.events.extend(events);
                 all.close.extend(close);
+                all.only.extend(only);
                 all.rooms.extend(rooms);
                 all.hurry.extend(hurry);
                 all.pools |= pools;

@@ -2,7 +2,7 @@
 
 use super::{Admin, Demands, Health, Reason, State};
 use crate::pool::ServerState;
-use crate::probe::{Connections, Probe};
+use crate::probe::{Connections, ObservedRole, Probe};
 use crate::settings::{self, Host, Role};
 use crate::time::Time;
 use std::net::IpAddr;
@@ -256,6 +256,11 @@ impl Server {
     /// Whether it is up, or would be but for a person's wish that its sessions run out.
     pub(super) fn is_writable(&self) -> bool {
         matches!(self.reason.state(), State::Up | State::Drain)
+    }
+
+    /// Whether it said, where it is now, that it is the primary.
+    pub(super) fn is_proven_primary(&self) -> bool {
+        self.is_writable() && self.changed.is_none() && self.health.role == Some(ObservedRole::Primary)
     }
 
     /// Sessions it may have beside those that it has until its next check, if it told.

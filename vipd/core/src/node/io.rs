@@ -1,7 +1,7 @@
 //! What goes into a node, and what comes out.
 
 use crate::event::{Event, Steps};
-use crate::health::Why;
+use crate::health::{Only, Why};
 use crate::plan::GroupPlan;
 use crate::pool::{Pools, ServerKey};
 use crate::probe::Probe;
@@ -239,6 +239,9 @@ pub enum Output {
         /// Why.
         why: Why,
     },
+    /// Close the sessions of a pool that are not where its primary is; comes
+    /// after the pools by which it is.
+    CloseElsewhere(Only),
     /// Give a server no more sessions than this beside those that it has, until
     /// its next check.
     Room {

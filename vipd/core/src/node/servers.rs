@@ -118,6 +118,9 @@ impl Node {
         for server in changes.hurry {
             self.out.push_back(Output::Hurry { server });
         }
+        for only in changes.only {
+            self.out.push_back(Output::CloseElsewhere(only));
+        }
         for close in changes.close {
             self.out.push_back(Output::CloseServer { server: close.key, why: close.why });
         }

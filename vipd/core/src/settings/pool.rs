@@ -1,6 +1,6 @@
 //! `[[pool]]` and its servers.
 
-use super::Check;
+use super::{Check, Role};
 use std::fmt;
 use std::net::IpAddr;
 use std::time::Duration;
@@ -193,6 +193,18 @@ pub struct Pool {
 }
 
 impl Pool {
+    /// Whether the file has it no more, and it is there for its sessions only.
+    #[must_use]
+    pub fn is_gone(&self) -> bool {
+        !self.servers.is_empty() && self.servers.iter().all(|s| s.vanished == Some(Vanished::File))
+    }
+
+    /// Whether its servers are to be replicas.
+    #[must_use]
+    pub fn wants_replicas(&self) -> bool {
+        self.check.as_ref().is_some_and(|c| c.kind.role() == Role::Replica)
+    }
+
     /// One with the defaults.
     #[must_use]
     pub fn new(name: impl Into<String>, servers: Vec<Server>) -> Self {

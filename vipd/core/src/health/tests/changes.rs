@@ -3,6 +3,7 @@
 use super::*;
 use crate::probe::Connections;
 use crate::settings::{OnDemote, OnDown, Vanished};
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 const CLIENT: Probe =
@@ -626,4 +627,44 @@ fn one_lost_check_does_not_move_writes_to_a_server_that_was_writable_all_along()
     }
     see(&mut state, DB1, failed(), 5);
     assert_eq!(picked(&mut state, 0), Ok(DB2), "down is down");
+}
+
+fn at(last: u8) -> SocketAddr {
+    SocketAddr::new(IpAddr::from([10, 77, 0, last]), 3306)
+}
+
+/// Where the sessions of the first pool may be, if that was told.
+fn only(changes: &Changes) -> Vec<Vec<SocketAddr>> {
+    changes.only.iter().filter(|o| o.pool == 0).map(|o| o.places.clone()).collect()
+}
+
+#[test]
+fn a_primary_that_moves_under_its_name_loses_the_sessions_where_it_was_once_it_answers() {
+    let (a, b) = (IpAddr::from([10, 77, 0, 31]), IpAddr::from([10, 77, 0, 32]));
+    let mut settings = vec![pool("p", &["db1"], Some(check(Role::Primary, None)))];
+    settings[0].servers[0].host = Host::Name("db.internal".into());
+    let mut state = PoolsState::new(settings.clone(), Time::ZERO);
+    state.set_addresses(DB1, &[a], None, Time::ZERO);
+    assert_eq!(only(&see(&mut state, DB1, primary(), 1)), [[at(31)]]);
+    assert_eq!(only(&see(&mut state, DB1, primary(), 2)), Vec::<Vec<_>>::new(), "once is enough");
+    let moved = state.set_addresses(DB1, &[b], None, second(3)).unwrap_or_default();
+    assert_eq!(only(&moved), Vec::<Vec<_>>::new(), "nothing is known of what is there");
+    assert_eq!(only(&see(&mut state, DB1, primary(), 4)), [[at(32)]]);
+    // By a reload.
+    settings[0].servers[0].host = Host::Address(IpAddr::from([10, 77, 0, 33]));
+    assert_eq!(state.reconfigure(settings, second(5)).only, []);
+    assert_eq!(only(&see(&mut state, DB1, primary(), 6)), [[at(33)]]);
+}
+
+#[test]
+fn a_demoted_primary_that_drains_loses_its_sessions_when_it_is_writable_beside_another() {
+    let mut settings = vec![pool("p", &["db1", "db2"], Some(check(Role::Primary, None)))];
+    settings[0].on_demote = OnDemote::Drain(Duration::from_secs(60));
+    let mut state = PoolsState::new(settings, Time::ZERO);
+    see(&mut state, DB1, primary(), 1);
+    assert_eq!(only(&see(&mut state, DB2, replica(0), 1)), [[at(21), at(22)]]);
+    see(&mut state, DB1, replica(0), 2);
+    assert_eq!(only(&see(&mut state, DB2, primary(), 3)), Vec::<Vec<_>>::new(), "it drains");
+    assert_eq!(only(&see(&mut state, DB1, primary(), 4)), [[at(22)]]);
+    assert!(state.status().all(|s| s.close_at.is_none()));
 }
