@@ -6,11 +6,14 @@
 //! * Age: a session older than the listener's `max-session-age` ends at its
 //!   next pause, one older than `max-busy-session-age` whatever runs in it.
 //! * Half-closed: what follows the end of one side is bounded.
+//! * Followed: a reload's limits count for sessions that run, too, within
+//!   [`LOOK`].
 //! * Settled: the server's connection gets its keepalive only when it has
 //!   lived for a second. Most short ones end before, and save the calls.
 
 use crate::alarm::{Alarm, Alarms};
 use crate::bind::{self, Tcp};
+use crate::shared::Shared;
 use crate::stats::CloseCause;
 use std::future::Future;
 use std::pin::Pin;
@@ -29,6 +32,10 @@ const PAUSE: Duration = Duration::from_secs(1);
 
 /// The life of a session after which it is none of the short ones.
 const SETTLED: Duration = Duration::from_secs(1);
+
+/// How long a session goes on by the limits of before a reload. Each look wakes
+/// the session once.
+const LOOK: Duration = Duration::from_secs(60);
 
 /// The limits of a session.
 #[derive(Clone, Copy, Debug, Default)]
@@ -73,10 +80,21 @@ pub(crate) struct Patience<'a> {
     last: Instant,
     spoke: Spoke,
     half_closed: bool,
+    follows: Option<Follows<'a>>,
     /// What the server's connection is still to get.
     unsettled: Option<Tcp>,
     alarms: &'a Alarms,
     alarm: Option<Alarm<'a>>,
+}
+
+/// Where a session finds the limits that count now.
+#[derive(Clone, Copy, Debug)]
+struct Follows<'a> {
+    shared: &'a Shared,
+    /// Of its listener.
+    slot: usize,
+    /// The same all its life, so that its age has one end.
+    random: u64,
 }
 
 impl<'a> Patience<'a> {
@@ -88,12 +106,38 @@ impl<'a> Patience<'a> {
             last: now,
             spoke: Spoke::Nobody,
             half_closed: false,
+            follows: None,
             unsettled: Some(tcp),
             alarms,
             alarm: None,
         };
         patience.set(now);
         patience
+    }
+
+    /// By the limits of a listener as they are and become, ages
+    /// [spread](Limits::spread) by `random`; by the given ones if it has none.
+    pub(crate) fn following(mut self, shared: &'a Shared, slot: usize, random: u64) -> Self {
+        let now = self.began;
+        self.follows = Some(Follows { shared, slot, random });
+        self.follow(now);
+        self.set(now);
+        self
+    }
+
+    fn follow(&mut self, now: Instant) {
+        let Some(Follows { shared, slot, random }) = self.follows else { return };
+        let Some(route) = shared.view.load().route(slot) else { return };
+        // Until now nobody noted who spoke when.
+        if !self.limited() {
+            self.last = now;
+        }
+        self.limits = route.limits.spread(random);
+    }
+
+    /// Whether it matters when somebody spoke.
+    fn limited(&self) -> bool {
+        self.half_closed || self.limits.idle.is_some() || self.limits.age.is_some()
     }
 
     /// Whether neither side has said anything.
@@ -118,8 +162,7 @@ impl<'a> Patience<'a> {
             (0, _) => self.spoke = Spoke::Server,
             (_, _) => self.spoke = Spoke::Client,
         }
-        let limited = half_closed || self.limits.idle.is_some() || self.limits.age.is_some();
-        if limited && (up + down > 0 || half_closed != self.half_closed) {
+        if (half_closed || self.limited()) && (up + down > 0 || half_closed != self.half_closed) {
             self.last = Instant::now();
         }
         if half_closed != self.half_closed {
@@ -129,6 +172,7 @@ impl<'a> Patience<'a> {
         while let Some(alarm) = &mut self.alarm {
             ready!(Pin::new(alarm).poll(cx));
             let now = Instant::now();
+            self.follow(now);
             if let Some(cause) = self.over(now) {
                 return Poll::Ready(cause);
             }
@@ -147,7 +191,8 @@ impl<'a> Patience<'a> {
     fn set(&mut self, now: Instant) {
         let settled = self.unsettled.map(|_| self.began + SETTLED);
         let ends = self.ends(now).into_iter().flatten().map(|(at, _)| at);
-        self.alarm = ends.chain(settled).min().map(|at| self.alarms.at(at));
+        let look = self.follows.map(|_| now + LOOK);
+        self.alarm = ends.chain(settled).chain(look).min().map(|at| self.alarms.at(at));
     }
 
     fn over(&self, now: Instant) -> Option<CloseCause> {
@@ -171,7 +216,9 @@ impl<'a> Patience<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::shared::{Route, View};
     use std::future::poll_fn;
+    use std::sync::Arc;
     use tokio::net::TcpListener;
     use tokio::time::{sleep, timeout};
 
@@ -258,6 +305,43 @@ mod tests {
         say(&mut answered, &server, (0, 1));
         assert_eq!(end(&mut answered, &alarms, &server).await, Some(CloseCause::SessionAge));
         about(began, AGE + HOUR / 2 + PAUSE);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_running_session_takes_a_reloads_limits() {
+        let (alarms, server) = (Alarms::default(), stream().await);
+        let shared = Shared::new(tokio::sync::mpsc::channel(1).0);
+        let store = |limits| {
+            let routes = vec![Some(Route { pool: 0, limits, tcp: tcp() })];
+            shared.view.store(Arc::new(View { routes, ..View::default() }));
+        };
+        let (idle, none) = (Limits { idle: Some(IDLE), ..Limits::default() }, Limits::default());
+        let aged = Limits { age: Some(AGE), ..Limits::default() };
+        let busy = Limits { busy_age: Some(AGE), ..Limits::default() };
+        for (name, before, after, expected) in [
+            ("none to idle", none, idle, Some((CloseCause::IdleTimeout, HOUR + IDLE, HOUR + IDLE + LOOK))),
+            ("idle to none", idle, none, None),
+            ("none to age", none, aged, Some((CloseCause::SessionAge, HOUR, HOUR * 11 / 10 + LOOK))),
+            ("none to busy age", none, busy, Some((CloseCause::SessionAge, HOUR, HOUR * 11 / 10 + LOOK))),
+        ] {
+            store(before);
+            let began = Instant::now();
+            let mut patience = Patience::new(none, tcp(), &alarms).following(&shared, 0, 7);
+            let reload = async {
+                sleep(if before.idle.is_some() { IDLE / 2 } else { HOUR }).await;
+                store(after);
+                std::future::pending::<()>().await;
+            };
+            let ended = tokio::select! {
+                ended = end(&mut patience, &alarms, &server) => ended,
+                () = reload => None,
+            };
+            assert_eq!(ended, expected.map(|(cause, ..)| cause), "{name}");
+            if let Some((_, least, most)) = expected {
+                let took = began.elapsed();
+                assert!(least <= took && took <= most + 2 * SECOND, "{name}: {took:?}");
+            }
+        }
     }
 
     #[test]

@@ -144,12 +144,13 @@ impl Session {
         let Connected { stream, place, route } = connected;
         let worker = &self.worker;
         let (server, _) = self.server.insert((stream, place));
-        let limits = route.limits.spread(worker.random());
+        let random = worker.random();
+        let patience = Patience::new(route.limits.spread(random), route.tcp, &worker.alarms);
         Relay {
             client: &mut self.client,
             server,
             flows: Flows::default(),
-            patience: Patience::new(limits, route.tcp, &worker.alarms),
+            patience: patience.following(&worker.shared, self.admission.listener().slot, random),
             buffers: &worker.buffers,
             meter: Meter {
                 tally: worker.tally(&self.admission),

@@ -29,7 +29,7 @@ pub use pick::PickState;
 use buckets::Buckets;
 use turns::Turns;
 
-use crate::settings::{self, Balance};
+use crate::settings::{self, Balance, Source};
 use siphasher::sip::SipHasher13;
 use std::fmt;
 use std::hash::Hasher;
@@ -234,6 +234,18 @@ fn chain(pools: &[Arc<Pool>], pool: usize) -> Vec<Step> {
     steps
 }
 
+/// The addresses that can be connected from `source`: of a name with both
+/// families, those of a given source's. Where that leaves none, all of them:
+/// the sessions then fail for the source, and are told as such.
+fn reached(source: Source, all: &[IpAddr]) -> impl Iterator<Item = IpAddr> {
+    let fits = move |a: &IpAddr| match source {
+        Source::Address(source) => source.is_ipv4() == a.is_ipv4(),
+        Source::Auto | Source::Vip => true,
+    };
+    let none = !all.iter().any(fits);
+    all.iter().copied().filter(move |a| none || fits(a))
+}
+
 impl Pool {
     pub(crate) fn new(generation: u64, settings: Arc<settings::Pool>, states: &[ServerState]) -> Self {
         let mut main = Vec::new();
@@ -246,7 +258,9 @@ impl Pool {
             }
             servers.push(Server {
                 name: server.name.clone(),
-                addresses: state.addresses.iter().map(|a| SocketAddr::new(*a, server.port)).collect(),
+                addresses: reached(settings.source, &state.addresses)
+                    .map(|a| SocketAddr::new(a, server.port))
+                    .collect(),
                 weight: state.weight,
                 limit: server.max_connections.unwrap_or(u32::MAX),
                 hash: hash(server.name.as_bytes()),

@@ -225,6 +225,31 @@ fn neither_weightless_nor_unresolved_servers_take_connections() {
 }
 
 #[test]
+fn a_given_source_leaves_out_addresses_of_the_other_family() {
+    let (v4, v6) = (IpAddr::from([10, 77, 0, 21]), IpAddr::from([0xfd00, 0, 0, 0, 0, 0, 0, 0x21]));
+    let given = |source: IpAddr| Source::Address(source);
+    for (source, addresses, reached) in [
+        (given(v4), vec![v4, v6], vec![v4]),
+        (given(v6), vec![v4, v6], vec![v6]),
+        (given(v4), vec![v6], vec![v6]),
+        (Source::Auto, vec![v4, v6], vec![v4, v6]),
+        (Source::Vip, vec![v4, v6], vec![v4, v6]),
+    ] {
+        let settings = Settings { source, ..weighted(Balance::RoundRobin, &[1]) };
+        let state = ServerState { usable: true, addresses, weight: 1 };
+        let pools = Pools::new(1, &[settings], &[vec![state]]);
+        let at = |a: &IpAddr| SocketAddr::new(*a, pools.pools()[0].settings().servers[0].port);
+        let reached: Vec<_> = reached.iter().map(at).collect();
+        assert_eq!(pools.pools()[0].servers()[0].addresses(), reached, "{source:?}");
+        let mut picks = PickState::default();
+        for random in numbers().take(50) {
+            let picked = pools.pick(0, &mut picks, &from(client(1), random), &idle).expect("one");
+            assert!(reached.contains(&picked.address), "{source:?}: {}", picked.address);
+        }
+    }
+}
+
+#[test]
 fn a_circle_of_fallbacks_ends() {
     let mut a = weighted(Balance::First, &[1]);
     a.fallback = Some(0);
