@@ -16,7 +16,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 use vipd_core::health::{Only, Why};
 use vipd_core::pool::{Pools, ServerKey};
-use vipd_core::settings::{Listener, Server};
+use vipd_core::settings::{Listener, Role, Server};
 
 /// Commands that may wait for a worker. A worker carries one out in
 /// microseconds (a walk over its sessions), and they come no faster than
@@ -261,7 +261,7 @@ impl Balancer {
         let name = |p: &usize| pools.get(*p).map(|p| p.name().to_owned());
         let routed = |slot: &usize| view.route(*slot).is_some_and(|r| r.pool == only.pool);
         // What is read from replicas by design is nobody's write.
-        let gone = pools.iter().filter(|p| p.settings().is_gone() && !p.settings().wants_replicas());
+        let gone = pools.iter().filter(|p| p.settings().is_gone() && p.settings().role() != Role::Replica);
         let which = Closed::Elsewhere(Elsewhere {
             pools: std::iter::once(&only.pool).chain(&only.before).filter_map(name).collect(),
             gone: gone.map(|p| p.name().to_owned()).collect(),

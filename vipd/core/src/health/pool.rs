@@ -34,14 +34,25 @@ impl PoolState {
         // At the daemon's start nothing serves yet, and nothing that is found starts slowly.
         let joins = before.is_some_and(Self::serves);
         let servers = settings.servers.iter().map(|s| {
-            let old = before.and_then(|b| Some((b, b.position(&s.name)?)));
-            let old = old.map(|(b, i)| (&b.servers[i], &b.settings.servers[i], &*b.settings));
-            Server::new(s, &settings, joins, old, now)
+            let Some(b) = before else { return Server::new(s, &settings, joins, None, now) };
+            let named = b.position(&s.name);
+            // A name may come, go, or change places with another: what is
+            // known is of what is at its place. What was asked is of its name.
+            let placed = if s.vanished.is_some() { named } else { b.position_at(s).or(named) };
+            let old = placed.map(|i| (&b.servers[i], &b.settings.servers[i], &*b.settings));
+            let mut server = Server::new(s, &settings, joins, old, now);
+            if let Some(named) = named.and_then(|i| b.servers.get(i)) {
+                (server.admin, server.weight) = (named.admin, named.weight);
+            }
+            server
         });
         let kept = |at: fn(&Self) -> Option<usize>| {
             let b = before?;
-            let name = &b.settings.servers.get(at(b)?)?.name;
-            settings.servers.iter().position(|s| s.name == *name)
+            let old = b.settings.servers.get(at(b)?)?;
+            let there = |s: &settings::Server| s.vanished.is_none() && s.place() == old.place();
+            let named = |s: &settings::Server| s.name == old.name;
+            let servers = &settings.servers;
+            servers.iter().position(there).or_else(|| servers.iter().position(named))
         };
         Self {
             servers: servers.collect(),
@@ -58,6 +69,32 @@ impl PoolState {
 
     fn position(&self, server: &str) -> Option<usize> {
         self.settings.servers.iter().position(|s| s.name == server)
+    }
+
+    /// The server that was at a server's place: of several the one of its
+    /// name, or one that is no leftover.
+    fn position_at(&self, server: &settings::Server) -> Option<usize> {
+        let there = self.settings.servers.iter().enumerate().filter(|(_, s)| s.place() == server.place());
+        there.min_by_key(|(_, s)| (s.name != server.name, s.vanished.is_some())).map(|(i, _)| i)
+    }
+
+    /// Whether they have a server at the same place.
+    pub(super) fn meets(&self, other: &Self) -> bool {
+        let places = |pool: &Self| -> Vec<SocketAddr> {
+            let servers = pool.servers.iter().zip(&pool.settings.servers);
+            let at = |(s, settings): (&Server, &settings::Server)| {
+                let port = settings.port;
+                s.addresses.iter().map(|a| SocketAddr::new(*a, port)).collect::<Vec<_>>()
+            };
+            servers.flat_map(at).collect()
+        };
+        let here = places(other);
+        self.is_like(&other.settings) || places(self).iter().any(|place| here.contains(place))
+    }
+
+    /// Whether some server of these settings is at the place of one of its own.
+    pub(super) fn is_like(&self, settings: &settings::Pool) -> bool {
+        settings.servers.iter().any(|s| self.position_at(s).is_some())
     }
 
     fn event(&self, key: ServerKey, change: Change) -> Event {

@@ -5,7 +5,7 @@ use super::pool::PoolState;
 use super::{Admin, Changes, Checks, Reason};
 use crate::pool::{Pools, ServerKey};
 use crate::probe::{Connections, Lag, ObservedRole, Probe};
-use crate::settings;
+use crate::settings::{self, Role};
 use crate::time::Time;
 use crate::wire::peer::{self, Incumbent};
 use std::net::IpAddr;
@@ -124,22 +124,46 @@ impl PoolsState {
     /// Takes new settings. A server of the same pool and name keeps what is
     /// known of it: its health if it is at the same place and has the same kind
     /// of check, its addresses if it has the same host, what was asked of it in
-    /// any case, even if it was gone in between.
+    /// any case, even if it was gone in between. One of a new name has what is
+    /// known and was asked of the server that was at its place, in a new pool
+    /// too, if that came in the place of one that is gone: it wants the same
+    /// role, and has a server at the same place.
     pub fn reconfigure(&mut self, pools: Vec<settings::Pool>, now: Time) -> Changes {
         let old = std::mem::take(&mut self.pools);
+        let living: Vec<String> = pools.iter().filter(|p| !p.is_gone()).map(|p| p.name.clone()).collect();
         self.pools = pools
             .into_iter()
             .map(|p| {
+                let gone = |o: &&PoolState| !living.contains(&o.settings.name);
+                let alike = |o: &&PoolState| o.settings.role() == p.role() && o.is_like(&p);
                 let before = old.iter().find(|o| o.settings.name == p.name);
+                let before = before.or_else(|| old.iter().filter(gone).find(alike));
                 PoolState::new(p, before, now)
             })
             .collect();
         self.remember(&old);
+        self.find_heirs();
         let mut changes = Changes { pools: true, ..Changes::default() };
         for (i, pool) in self.pools.iter_mut().enumerate() {
             pool.judge(i, now, &mut changes);
         }
         changes
+    }
+
+    /// Finds the pools in whose place others came: one primary is followed for
+    /// the sessions of both.
+    fn find_heirs(&mut self) {
+        for gone in 0..self.pools.len() {
+            let pool = &self.pools[gone];
+            if !pool.settings.is_gone() || pool.settings.role() == Role::Replica {
+                continue;
+            }
+            let comes = |p: &PoolState| !p.settings.is_gone() && p.settings.role() == Role::Primary;
+            if let Some(heir) = self.pools.iter().position(|p| comes(p) && p.meets(pool)) {
+                self.pools[heir].heir_of.push(gone);
+                self.pools[gone].has_heir = true;
+            }
+        }
     }
 
     /// Keeps what was asked of servers that are not there any more, and gives

@@ -67,6 +67,12 @@ pub struct Server {
 }
 
 impl Server {
+    /// Where it is, as the file says: whose host and port are the same is the
+    /// same server, whatever its name.
+    pub(crate) const fn place(&self) -> (&Host, u16) {
+        (&self.host, self.port)
+    }
+
     /// One with the defaults.
     #[must_use]
     pub fn new(name: impl Into<String>, host: Host, port: u16) -> Self {
@@ -199,10 +205,10 @@ impl Pool {
         !self.servers.is_empty() && self.servers.iter().all(|s| s.vanished == Some(Vanished::File))
     }
 
-    /// Whether its servers are to be replicas.
+    /// The role that its servers are to have.
     #[must_use]
-    pub fn wants_replicas(&self) -> bool {
-        self.check.as_ref().is_some_and(|c| c.kind.role() == Role::Replica)
+    pub fn role(&self) -> Role {
+        self.check.as_ref().map_or(Role::Any, |c| c.kind.role())
     }
 
     /// One with the defaults.

@@ -513,7 +513,11 @@ fn what_was_asked_of_a_server_holds_when_it_is_back() {
 #[test]
 fn wishes_for_servers_that_never_come_back_have_a_bound() {
     let name = |n: usize| format!("read@10.77.0.{n}:3306");
-    let with = |n: usize| vec![pool("p", &[&*name(n)], None)];
+    let with = |n: usize| {
+        let mut pool = pool("p", &[&*name(n)], None);
+        pool.servers[0].port = u16::try_from(n).unwrap_or_default() + 1;
+        vec![pool]
+    };
     let mut state = PoolsState::new(with(0), Time::ZERO);
     for n in 1..3_000 {
         state.set_admin(DB1, Admin::Maint, second(1));
@@ -667,4 +671,51 @@ fn a_demoted_primary_that_drains_loses_its_sessions_when_it_is_writable_beside_a
     assert_eq!(only(&see(&mut state, DB2, primary(), 3)), Vec::<Vec<_>>::new(), "it drains");
     assert_eq!(only(&see(&mut state, DB1, primary(), 4)), [[at(22)]]);
     assert!(state.status().all(|s| s.close_at.is_none()));
+}
+
+#[test]
+fn a_pool_of_another_name_has_the_primary_and_the_sessions_of_the_one_in_whose_place_it_came() {
+    let check = Some(check(Role::Primary, None));
+    let mut old = pool("p", &["db1", "db2"], check.clone());
+    let new = pool("writes", &["db1", "db2"], check);
+    let mut state = PoolsState::new(vec![old.clone()], Time::ZERO);
+    see(&mut state, DB1, replica(0), 1);
+    see(&mut state, DB2, primary(), 1);
+    see(&mut state, DB1, primary(), 2);
+    old.servers.iter_mut().for_each(|s| s.vanished = Some(Vanished::File));
+    let changes = state.reconfigure(vec![new, old], second(3));
+    let expected = Only { pool: 0, before: vec![1], places: vec![at(22)] };
+    assert_eq!((changes.only, changes.close), (vec![expected], vec![]), "the incumbent stays");
+    assert_eq!(picked(&mut state, 0), Ok(DB2), "without a check in between");
+    // The new primary's word counts for the sessions of both.
+    state.set_admin(DB2, Admin::Maint, second(4));
+    let changes = state.status().filter(|s| s.incumbent && s.pool.name == "writes").map(|s| s.key).next();
+    assert_eq!(changes, Some(DB1));
+}
+
+#[test]
+fn a_server_of_another_name_has_what_was_known_and_asked_at_its_place() {
+    let mut state = PoolsState::new(removed(&["db1", "db2"], &[]), Time::ZERO);
+    see(&mut state, DB1, primary(), 1);
+    see(&mut state, DB2, replica(0), 1);
+    state.set_admin(DB2, Admin::Drain, second(1));
+    let changes = state.reconfigure(removed(&["a", "b"], &[]), second(2));
+    assert_eq!((picked(&mut state, 0), changes.close), (Ok(DB1), vec![]));
+    assert_eq!(state.status().map(|s| s.admin).collect::<Vec<_>>(), [Admin::Ready, Admin::Drain]);
+    // Two names change places: what is asked is of the name.
+    let mut swapped = removed(&["b", "a"], &[]);
+    swapped[0].servers.swap(0, 1);
+    let changes = state.reconfigure(swapped, second(3));
+    assert_eq!((only(&changes), changes.close), (vec![vec![at(21), at(22)]], vec![]));
+    let incumbent = state.status().find(|s| s.incumbent).map(|s| (s.server.name.clone(), s.server.place()));
+    assert!(incumbent.is_some_and(|(name, place)| name == "b" && place.1 == 3306));
+}
+
+#[test]
+fn a_pool_that_comes_to_want_the_primary_keeps_the_sessions_of_one() {
+    let mut state = one(Role::Any, None);
+    see(&mut state, DB1, primary(), 1);
+    assert_eq!(see(&mut state, DB2, primary(), 1).only, []);
+    let settings = vec![pool("p", &["db1", "db2"], Some(check(Role::Primary, None)))];
+    assert_eq!(only(&state.reconfigure(settings, second(2))), [[at(21)]]);
 }
