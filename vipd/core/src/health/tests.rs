@@ -1,6 +1,7 @@
 //! Tables of what follows from what.
 
 mod changes;
+mod places;
 
 use super::*;
 use crate::pool::{Connection, NoServer, PickState, ServerKey};

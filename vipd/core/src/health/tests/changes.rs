@@ -3,7 +3,6 @@
 use super::*;
 use crate::probe::Connections;
 use crate::settings::{OnDemote, OnDown, Vanished};
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 const CLIENT: Probe =
@@ -20,7 +19,7 @@ fn two(role: Role, change: impl FnOnce(&mut Pool)) -> PoolsState {
     PoolsState::new(vec![settings], Time::ZERO)
 }
 
-fn see(state: &mut PoolsState, key: ServerKey, probe: Probe, at: u64) -> Changes {
+pub(super) fn see(state: &mut PoolsState, key: ServerKey, probe: Probe, at: u64) -> Changes {
     state.observe(key, probe, Duration::ZERO, second(at)).unwrap_or_default()
 }
 
@@ -417,7 +416,7 @@ fn a_server_that_vanished_from_its_name_drains_until_it_is_back() {
 }
 
 /// A pool that wants the primary, of servers of which some were removed from the file.
-fn removed(names: &[&str], gone: &[&str]) -> Vec<Pool> {
+pub(super) fn removed(names: &[&str], gone: &[&str]) -> Vec<Pool> {
     let mut settings = pool("p", names, Some(check(Role::Primary, None)));
     for server in &mut settings.servers {
         server.vanished = gone.contains(&server.name.as_str()).then_some(Vanished::File);
@@ -631,91 +630,4 @@ fn one_lost_check_does_not_move_writes_to_a_server_that_was_writable_all_along()
     }
     see(&mut state, DB1, failed(), 5);
     assert_eq!(picked(&mut state, 0), Ok(DB2), "down is down");
-}
-
-fn at(last: u8) -> SocketAddr {
-    SocketAddr::new(IpAddr::from([10, 77, 0, last]), 3306)
-}
-
-/// Where the sessions of the first pool may be, if that was told.
-fn only(changes: &Changes) -> Vec<Vec<SocketAddr>> {
-    changes.only.iter().filter(|o| o.pool == 0).map(|o| o.places.clone()).collect()
-}
-
-#[test]
-fn a_primary_that_moves_under_its_name_loses_the_sessions_where_it_was_once_it_answers() {
-    let (a, b) = (IpAddr::from([10, 77, 0, 31]), IpAddr::from([10, 77, 0, 32]));
-    let mut settings = vec![pool("p", &["db1"], Some(check(Role::Primary, None)))];
-    settings[0].servers[0].host = Host::Name("db.internal".into());
-    let mut state = PoolsState::new(settings.clone(), Time::ZERO);
-    state.set_addresses(DB1, &[a], None, Time::ZERO);
-    assert_eq!(only(&see(&mut state, DB1, primary(), 1)), [[at(31)]]);
-    assert_eq!(only(&see(&mut state, DB1, primary(), 2)), Vec::<Vec<_>>::new(), "once is enough");
-    let moved = state.set_addresses(DB1, &[b], None, second(3)).unwrap_or_default();
-    assert_eq!(only(&moved), Vec::<Vec<_>>::new(), "nothing is known of what is there");
-    assert_eq!(only(&see(&mut state, DB1, primary(), 4)), [[at(32)]]);
-    // By a reload.
-    settings[0].servers[0].host = Host::Address(IpAddr::from([10, 77, 0, 33]));
-    assert_eq!(state.reconfigure(settings, second(5)).only, []);
-    assert_eq!(only(&see(&mut state, DB1, primary(), 6)), [[at(33)]]);
-}
-
-#[test]
-fn a_demoted_primary_that_drains_loses_its_sessions_when_it_is_writable_beside_another() {
-    let mut settings = vec![pool("p", &["db1", "db2"], Some(check(Role::Primary, None)))];
-    settings[0].on_demote = OnDemote::Drain(Duration::from_secs(60));
-    let mut state = PoolsState::new(settings, Time::ZERO);
-    see(&mut state, DB1, primary(), 1);
-    assert_eq!(only(&see(&mut state, DB2, replica(0), 1)), [[at(21), at(22)]]);
-    see(&mut state, DB1, replica(0), 2);
-    assert_eq!(only(&see(&mut state, DB2, primary(), 3)), Vec::<Vec<_>>::new(), "it drains");
-    assert_eq!(only(&see(&mut state, DB1, primary(), 4)), [[at(22)]]);
-    assert!(state.status().all(|s| s.close_at.is_none()));
-}
-
-#[test]
-fn a_pool_of_another_name_has_the_primary_and_the_sessions_of_the_one_in_whose_place_it_came() {
-    let check = Some(check(Role::Primary, None));
-    let mut old = pool("p", &["db1", "db2"], check.clone());
-    let new = pool("writes", &["db1", "db2"], check);
-    let mut state = PoolsState::new(vec![old.clone()], Time::ZERO);
-    see(&mut state, DB1, replica(0), 1);
-    see(&mut state, DB2, primary(), 1);
-    see(&mut state, DB1, primary(), 2);
-    old.servers.iter_mut().for_each(|s| s.vanished = Some(Vanished::File));
-    let changes = state.reconfigure(vec![new, old], second(3));
-    let expected = Only { pool: 0, before: vec![1], places: vec![at(22)] };
-    assert_eq!((changes.only, changes.close), (vec![expected], vec![]), "the incumbent stays");
-    assert_eq!(picked(&mut state, 0), Ok(DB2), "without a check in between");
-    // The new primary's word counts for the sessions of both.
-    state.set_admin(DB2, Admin::Maint, second(4));
-    let changes = state.status().filter(|s| s.incumbent && s.pool.name == "writes").map(|s| s.key).next();
-    assert_eq!(changes, Some(DB1));
-}
-
-#[test]
-fn a_server_of_another_name_has_what_was_known_and_asked_at_its_place() {
-    let mut state = PoolsState::new(removed(&["db1", "db2"], &[]), Time::ZERO);
-    see(&mut state, DB1, primary(), 1);
-    see(&mut state, DB2, replica(0), 1);
-    state.set_admin(DB2, Admin::Drain, second(1));
-    let changes = state.reconfigure(removed(&["a", "b"], &[]), second(2));
-    assert_eq!((picked(&mut state, 0), changes.close), (Ok(DB1), vec![]));
-    assert_eq!(state.status().map(|s| s.admin).collect::<Vec<_>>(), [Admin::Ready, Admin::Drain]);
-    // Two names change places: what is asked is of the name.
-    let mut swapped = removed(&["b", "a"], &[]);
-    swapped[0].servers.swap(0, 1);
-    let changes = state.reconfigure(swapped, second(3));
-    assert_eq!((only(&changes), changes.close), (vec![vec![at(21), at(22)]], vec![]));
-    let incumbent = state.status().find(|s| s.incumbent).map(|s| (s.server.name.clone(), s.server.place()));
-    assert!(incumbent.is_some_and(|(name, place)| name == "b" && place.1 == 3306));
-}
-
-#[test]
-fn a_pool_that_comes_to_want_the_primary_keeps_the_sessions_of_one() {
-    let mut state = one(Role::Any, None);
-    see(&mut state, DB1, primary(), 1);
-    assert_eq!(see(&mut state, DB2, primary(), 1).only, []);
-    let settings = vec![pool("p", &["db1", "db2"], Some(check(Role::Primary, None)))];
-    assert_eq!(only(&state.reconfigure(settings, second(2))), [[at(21)]]);
 }
