@@ -23,6 +23,12 @@ pub(crate) fn change(group: &Group, scope: &Scope<'_>) -> String {
 /// Why the group's state is what it is now.
 pub(crate) fn standing(group: &Group, scope: &Scope<'_>) -> String {
     let mut why = state(group, scope);
+    if let Some(other) = group.postponed_by(scope.now) {
+        why.push_str(&format!(
+            "; a takeover is postponed: {} advertises it and has not proven that it has this cluster's key",
+            who(other, scope)
+        ));
+    }
     for (address, elsewhere) in group.withheld() {
         why.push_str("; ");
         why.push_str(&withheld(*address, elsewhere, scope));

@@ -70,6 +70,8 @@ pub(crate) struct Group {
     parting: Option<Parting>,
     /// Addresses that are not taken: another node answers for them.
     withheld: BTreeMap<IpAddr, Elsewhere>,
+    /// Who says to own it without proof, and until when that counts.
+    postponed: Option<(Who, Time)>,
     /// What the kernel was last asked to hold.
     asked: Vec<Cidr>,
     /// What it was asked to hold before, and has not said since that it is gone.
@@ -153,6 +155,7 @@ impl Group {
             announcing: None,
             parting: None,
             withheld: BTreeMap::new(),
+            postponed: None,
             asked: vec![],
             going: vec![],
             going_generation: 0,
@@ -382,8 +385,14 @@ impl Group {
     }
 
     /// Somebody whom the cluster key does not prove says to own this group.
-    pub(crate) fn postpone(&mut self, now: Time) {
+    pub(crate) fn postpone(&mut self, who: Who, now: Time) {
         self.election.postpone(now);
+        self.postponed = Some((who, now + self.election.master_down_interval()));
+    }
+
+    /// Who keeps a backup from taking over without having proven its key.
+    pub(crate) fn postponed_by(&self, now: Time) -> Option<Who> {
+        self.postponed.filter(|(_, until)| *until > now && self.election.word() == State::Backup).map(|p| p.0)
     }
 
     /// Whether the group runs on an interface.

@@ -256,9 +256,9 @@ impl Node {
                     self.reject(cause, source, now);
                 }
             }
-            Input::Refused { source, cause, owns } => {
+            Input::Refused { source, cause, owns, interface } => {
                 if let Some(vrid) = owns {
-                    self.with_vrid(vrid, now, |g, scope| g.postpone(scope.now));
+                    self.postpone(vrid, source, interface, now);
                 }
                 self.reject(cause, source, now);
             }

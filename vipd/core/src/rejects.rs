@@ -128,7 +128,10 @@ impl Reject {
             Self::NodeName => "another host runs under this node's name",
             Self::WrongKey => "it speaks with another cluster key: give every host the same `key-file`",
             Self::Unsealed => "it has no `key-file`: give it this host's, or it is forged",
-            Self::Replay | Self::OldRun => "somebody sends copies of what was said before; they do no harm",
+            Self::Replay | Self::OldRun => {
+                "a copy of what was said before, or it came too late: two hosts run as that node, a host was frozen, \
+                 or somebody sends copies; it is not taken"
+            }
             Self::Unproven => {
                 "a release counts only while the sealed link works: is the UDP port `peer-port` open both ways?"
             }

@@ -14,6 +14,8 @@ const LOCK: &str = "vipd.lock";
 
 /// Whoever may open the file can lock it.
 const LOCK_MODE: u32 = 0o600;
+/// Digits of the largest process id there can be, so that each takes the place of any other.
+const PID_WIDTH: usize = 10;
 
 /// Root and the daemon's group may give orders.
 const SOCKET_MODE: u32 = 0o660;
@@ -91,9 +93,11 @@ impl Instance {
                 failed("lock", &path)(error.into())
             }
         })?;
-        lock.set_len(0)
-            .and_then(|()| writeln!(lock, "{}", std::process::id()))
-            .map_err(failed("write", &path))?;
+        // In one write, as long as any before: a crash guard that looks just now
+        // finds one claimant or the other, and never none.
+        let pid = format!("{:<PID_WIDTH$}\n", std::process::id());
+        let length = pid.len() as u64;
+        lock.write_all(pid.as_bytes()).and_then(|()| lock.set_len(length)).map_err(failed("write", &path))?;
         Ok(Self { runtime_dir: runtime_dir.to_owned(), _lock: lock })
     }
 

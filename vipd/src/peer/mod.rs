@@ -146,13 +146,14 @@ impl Links {
     }
 
     /// Whether the party there has not proven yet, in this run, that it has the
-    /// same key. An address that nobody has may be link-local: anybody's.
+    /// same key. A link-local address may be any party's; others that nobody has
+    /// are strangers', who have nothing to prove.
     #[must_use]
     pub fn is_unproven(&self, source: IpAddr) -> bool {
         let unproven = |known: &Known| known.link.as_ref().is_some_and(|link| !link.is_proven());
         match self.party_at(source).and_then(|party| self.parties.get(party)) {
             Some(known) => unproven(known),
-            None => self.parties.iter().any(unproven),
+            None => is_link_local(source) && self.parties.iter().any(unproven),
         }
     }
 
@@ -294,12 +295,22 @@ impl Links {
     }
 }
 
+const fn is_link_local(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(_) => false,
+        IpAddr::V6(six) => six.is_unicast_link_local(),
+    }
+}
+
 /// What a peer does wrong, in a sentence about it.
 fn problem(name: &str, cause: Reject) -> String {
     match cause {
         Reject::WrongKey => format!("{name} speaks with another cluster key"),
         Reject::Unsealed => format!("{name} speaks without a seal: it has no key-file"),
-        Reject::Replay | Reject::OldRun => format!("somebody sends copies of what {name} said"),
+        Reject::Replay | Reject::OldRun => format!(
+            "copies of what {name} said arrive, or it came too late: two hosts run as {name}, a host was frozen, or \
+             somebody sends copies"
+        ),
         Reject::Unproven => format!("{name} releases what it owned, and the link to it does not work"),
         Reject::Forged => format!("somebody sends changed messages in the name of {name}"),
         Reject::TooOften => format!("{name}, or somebody in its name, asks for sessions too often"),

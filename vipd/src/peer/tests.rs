@@ -216,7 +216,11 @@ fn every_copy_is_refused_and_changes_nothing() {
     }
     assert_eq!(pair.heard, heard);
     assert!(pair.refused[0].contains(&Reject::Replay) && pair.refused[1].contains(&Reject::Replay));
-    assert_eq!(pair.problem(0), "somebody sends copies of what px2 said");
+    assert_eq!(
+        pair.problem(0),
+        "copies of what px2 said arrive, or it came too late: two hosts run as px2, a host was frozen, or somebody sends \
+         copies"
+    );
     pair.talk(SECOND);
     assert_eq!(pair.heard[0].len(), heard[0].len() + 4);
 }
@@ -421,7 +425,18 @@ fn an_advert_rides_in_a_datagram() {
     let datagram = Links::advert_datagram(&sealed);
     assert_eq!(pair.deliver(1, &datagram), Received::Advert(advert(1)));
     assert_eq!(pair.deliver(1, &datagram), Received::RefusedAdvert(Reject::Replay, sealed));
-    assert!(!pair.nodes[1].is_unproven(address(0)) && pair.nodes[1].is_unproven(address(2)));
+}
+
+/// Whoever is no node has nothing to prove, and can keep nobody from taking over.
+#[test]
+fn only_a_nodes_address_or_a_link_local_one_may_be_an_unproven_nodes() {
+    let mut pair = Pair::new();
+    let local = IpAddr::from([0xfe80, 0, 0, 0, 0, 0, 0, 9]);
+    let strange = IpAddr::from([203, 0, 113, 9]);
+    let unproven = |pair: &Pair| [address(0), local, strange].map(|a| pair.nodes[1].is_unproven(a));
+    assert_eq!(unproven(&pair), [true, true, false]);
+    pair.talk(SECOND);
+    assert_eq!(unproven(&pair), [false; 3]);
 }
 
 proptest! {

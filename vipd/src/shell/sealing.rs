@@ -11,7 +11,7 @@ use vipd_core::node::{GuardState, Input, Transmit};
 use vipd_core::rejects::Reject;
 use vipd_core::settings::Transport;
 use vipd_core::time::Time;
-use vipd_core::wire::advert::PRIORITY_RELEASE;
+use vipd_core::wire::advert::{Advert, PRIORITY_RELEASE};
 
 impl Shell {
     /// When the node or a link has something to do.
@@ -119,7 +119,16 @@ impl Shell {
                 let payload = match &opened {
                     None => payload,
                     Some(Ok(advert)) => advert,
-                    Some(Err(cause)) => return self.refuse_advert(source, payload, *cause),
+                    Some(Err(cause)) => {
+                        // By the wire only what cannot have come through a router.
+                        let owner = if *ttl == HOP_LIMIT {
+                            self.unproven_owner(source, destination, payload, *cause)
+                        } else {
+                            None
+                        };
+                        let interface = Some(*interface);
+                        return self.handle(Input::Refused { source, cause: *cause, owns: owner, interface });
+                    }
                 };
                 self.handle(Input::Packet { interface: *interface, source, destination, ttl: *ttl, payload });
             }
@@ -145,20 +154,29 @@ impl Shell {
                 let input = Input::Packet { interface: 0, source, destination: own, ttl, payload: &payload };
                 self.handle(input);
             }
-            Received::Refused(cause) => self.handle(Input::Refused { source, cause, owns: None }),
-            Received::RefusedAdvert(cause, payload) => self.refuse_advert(source, &payload, cause),
+            Received::Refused(cause) => {
+                self.handle(Input::Refused { source, cause, owns: None, interface: None })
+            }
+            Received::RefusedAdvert(cause, payload) => {
+                let owns = self.unproven_owner(source, own, &payload, cause);
+                self.handle(Input::Refused { source, cause, owns, interface: None });
+            }
         }
     }
 
-    /// An advert whose seal is not good. Two hosts that were given different
+    /// The VRID of an advert whose seal is not good. Two hosts that were given different
     /// keys would both own: until a node has proven that it has this host's, what it
     /// seems to own is not taken over. Later only its seal counts.
-    fn refuse_advert(&mut self, source: IpAddr, advert: &[u8], cause: Reject) {
+    fn unproven_owner(
+        &self,
+        source: IpAddr,
+        destination: IpAddr,
+        advert: &[u8],
+        cause: Reject,
+    ) -> Option<NonZeroU8> {
         let strange = cause == Reject::Unsealed || cause == Reject::WrongKey;
         let unproven = self.sealing.as_ref().is_some_and(|links| links.is_unproven(source));
-        let releases = advert.get(2) == Some(&PRIORITY_RELEASE);
-        let vrid = advert.get(1).copied().and_then(NonZeroU8::new);
-        let owns = vrid.filter(|_| strange && unproven && !releases);
-        self.handle(Input::Refused { source, cause, owns });
+        let advert = Advert::parse(advert, source, destination).ok()?;
+        (strange && unproven && advert.priority != PRIORITY_RELEASE).then_some(advert.vrid)
     }
 }

@@ -57,7 +57,7 @@ struct Claim {
 }
 
 /// What each owner's last advert claimed. Bounded by the VRIDs, the cluster's
-/// nodes and the file's addresses: nothing else is kept.
+/// nodes and the addresses of an advert (255), of which this file may get some by a reload.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Claims(BTreeMap<(NonZeroU8, usize, Family), Claim>);
 
@@ -71,7 +71,7 @@ pub(crate) struct Own {
 }
 
 impl Claims {
-    /// Notes a node's advert, which tells of `addresses` of this file.
+    /// Notes a node's advert, by what it says now.
     fn note(&mut self, key: (NonZeroU8, usize, Family), claim: Claim, nodes: usize, now: Time) {
         self.0.retain(|_, claim| claim.until > now);
         if claim.priority == PRIORITY_RELEASE {
@@ -98,13 +98,9 @@ impl Node {
         advert: &Advert,
         now: Time,
     ) {
-        let mut addresses = advert.addresses.clone();
-        let mut foreign = false;
-        addresses.retain(|a| {
-            let Some(home) = self.homes.get(a).and_then(|h| self.settings.vips.get(*h)) else { return false };
-            foreign |= is_foreign(advert.vrid, node, home);
-            true
-        });
+        let addresses = advert.addresses.clone();
+        let home = |a: &IpAddr| self.homes.get(a).and_then(|h| self.settings.vips.get(*h));
+        let foreign = addresses.iter().filter_map(home).any(|home| is_foreign(advert.vrid, node, home));
         let own = self.settings.election.advert_interval;
         let other = self.peers.get(node).is_some_and(|p| p.differs.contains(&ADVERT_INTERVAL));
         let interval = if other { own.max(advert.interval) } else { own };

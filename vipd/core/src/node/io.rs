@@ -80,6 +80,8 @@ pub enum Input<'a> {
         /// a node of ours with another key: this node does not take that over
         /// for as long as it hears so.
         owns: Option<NonZeroU8>,
+        /// The interface that it came by, where that means anything.
+        interface: Option<u32>,
     },
     /// The kernel answered a plan.
     Applied {

@@ -103,7 +103,6 @@ impl Node {
     fn claims_elsewhere(&self, node: usize, interface: u32, advert: &Advert) -> bool {
         self.peers.get(node).is_some_and(|p| !p.differs.is_empty())
             && self.groups.iter().any(|g| self.may_hear(g, interface))
-            && advert.addresses.iter().any(|a| self.homes.contains_key(a))
             && self.fits(advert).is_ok()
     }
 
@@ -170,6 +169,21 @@ impl Node {
             self.hear_peer(node, now);
         }
         self.with_group(group, now, |g, scope| g.hear(heard, scope));
+    }
+
+    /// A node that the cluster key does not prove yet, or somebody at a link-local
+    /// address, who may be one, says to own a group.
+    pub(super) fn postpone(&mut self, vrid: NonZeroU8, source: IpAddr, interface: Option<u32>, now: Time) {
+        let node = self.node_at(source).filter(|n| *n != self.me);
+        let group = self.groups.iter().find(|g| {
+            g.vip.vrid == vrid
+                && interface.is_none_or(|i| self.is_of(g, i))
+                && node.is_none_or(|n| g.vip.nodes.contains(&n))
+        });
+        if let Some(id) = group.map(|g| g.id) {
+            let who = node.map_or(Who::Stranger(source), Who::Node);
+            self.with_group(id, now, |g, scope| g.postpone(who, scope.now));
+        }
     }
 
     fn hear_peer(&mut self, node: usize, now: Time) {

@@ -130,3 +130,25 @@ fn an_unknown_number_counts_if_the_other_file_is_said_to_differ() {
         assert_eq!(node.rejected_totals().is_empty(), counts);
     }
 }
+
+/// Of those that have not proven their key only a node of the group, on its
+/// interface, keeps a backup from taking over; and `why` says who does.
+#[test]
+fn a_takeover_is_postponed_by_a_node_of_the_group_on_its_interface_only() {
+    for (vrid, source, interface, postpones) in
+        [(100, 12, LINK, true), (100, 12, LINK + 1, false), (52, 12, LINK, false), (53, 12, LINK, false)]
+    {
+        let mut node = started(false);
+        for now in (5_000..20_000).step_by(500) {
+            let owns = NonZeroU8::new(vrid);
+            let (source, interface) = (address(source), Some(interface));
+            let refused = Input::Refused { source, cause: Reject::WrongKey, owns, interface };
+            node.handle(refused, at(now));
+            node.handle(Input::Tick, at(now));
+            obey(&mut node, at(now));
+        }
+        let status = &node.group_status(at(20_000))[0];
+        assert_eq!(status.state == State::Backup, postpones, "{}", status.why);
+        assert_eq!(status.why.contains("postponed: px2 advertises it"), postpones, "{}", status.why);
+    }
+}

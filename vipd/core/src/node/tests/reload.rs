@@ -261,6 +261,24 @@ fn who_loses_an_address_claims_it_until_the_kernel_has_deleted_it() {
     assert_eq!(guarded(&outputs), Some(vec![address(100)]));
 }
 
+/// A second reload brings an address that the other owns by a file that this
+/// node never had.
+#[test]
+fn what_others_have_is_known_before_this_nodes_file_has_it() {
+    let mut before = settings();
+    before.vips.push(vip("second", 101));
+    let mut node = node(before);
+    for now in (0..5_000).step_by(500) {
+        theirs(&mut node, 100, 250, &[100, 150], at(now));
+        node.handle(Input::Tick, at(now));
+        obey(&mut node, at(now));
+    }
+    node.reconfigure(rolled_out(1), at(4_900));
+    let outputs = obey(&mut node, at(4_900));
+    assert!(told(&outputs, 1, 101).0.is_none_or(|plan| plan == [101]));
+    assert!(node.group_status(at(4_900))[1].why.contains("10.77.0.150 is withheld"));
+}
+
 /// After a partition two nodes may both have it: the lesser claim yields.
 #[test]
 fn of_two_that_both_have_an_address_under_two_numbers_one_yields() {
