@@ -13,6 +13,8 @@ pub struct Explored {
     pub transitions: usize,
     /// Whether nothing was left to look at.
     pub complete: bool,
+    /// Every state that this many actions lead to was looked at.
+    pub depth: u32,
     /// A shortest way to two owners.
     pub broken: Option<Trace>,
 }
@@ -27,9 +29,11 @@ pub fn explore(bounds: &Bounds, limit: usize) -> Explored {
     let mut seen = HashSet::from([fingerprint(&first)]);
     // By number of the state: from which one, and how.
     let mut ways: Vec<(usize, Action)> = vec![(0, Action::Step)];
-    let mut queue = VecDeque::from([(0, first)]);
+    let mut queue = VecDeque::from([(0, 0, first)]);
     let mut transitions = 0;
-    while let Some((number, state)) = queue.pop_front() {
+    let mut depth = 0;
+    while let Some((number, far, state)) = queue.pop_front() {
+        depth = far;
         for action in state.actions() {
             transitions += 1;
             let next = state.after(action, bounds);
@@ -40,18 +44,18 @@ pub fn explore(bounds: &Bounds, limit: usize) -> Explored {
             let new = ways.len() - 1;
             if next.owners().len() > 1 {
                 let broken = Some(trace(&ways, new, bounds));
-                return Explored { states: seen.len(), transitions, complete: false, broken };
+                return Explored { states: seen.len(), transitions, complete: false, depth, broken };
             }
             if seen.len() % 100_000 == 0 && std::env::var_os("MODEL_PROGRESS").is_some() {
                 eprintln!("{} states, {} waiting", seen.len(), queue.len());
             }
             if seen.len() >= limit {
-                return Explored { states: seen.len(), transitions, complete: false, broken: None };
+                return Explored { states: seen.len(), transitions, complete: false, depth, broken: None };
             }
-            queue.push_back((new, next));
+            queue.push_back((new, far + 1, next));
         }
     }
-    Explored { states: seen.len(), transitions, complete: true, broken: None }
+    Explored { states: seen.len(), transitions, complete: true, depth, broken: None }
 }
 
 /// 128 bits: among a hundred million states two alike by chance are less
