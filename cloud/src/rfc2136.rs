@@ -87,8 +87,10 @@ impl Rfc2136 {
     /// answers to questions, and the update that follows is refused if it lied.
     fn records(&self, answer: &Answer, name: &Name, record_type: RecordType) -> Result<Vec<RData>, Problem> {
         let message = &answer.message;
-        // Not ours to match to the last: the registry of codes grows.
-        #[allow(clippy::wildcard_enum_match_arm)]
+        #[allow(
+            clippy::wildcard_enum_match_arm,
+            reason = "not ours to match to the last: the registry of codes grows"
+        )]
         match message.response_code {
             ResponseCode::NoError | ResponseCode::NXDomain => {}
             // To a question, it is about the signature alone: PowerDNS says no more.
@@ -109,8 +111,10 @@ impl Rfc2136 {
     }
 
     fn problem_of(&self, code: ResponseCode, what: &'static str) -> Problem {
-        // Not ours to match to the last: the registry of codes grows.
-        #[allow(clippy::wildcard_enum_match_arm)]
+        #[allow(
+            clippy::wildcard_enum_match_arm,
+            reason = "not ours to match to the last: the registry of codes grows"
+        )]
         match code {
             ResponseCode::Refused => Problem::Refused { key: self.key.name(), what },
             ResponseCode::NotAuth => Problem::NotAuthoritative(self.zone.to_string()),
@@ -222,8 +226,10 @@ impl RecordStore for Rfc2136 {
         let [answer] = answers.as_slice() else {
             unreachable!("one answer for each question");
         };
-        // Not ours to match to the last: the registry of codes grows.
-        #[allow(clippy::wildcard_enum_match_arm)]
+        #[allow(
+            clippy::wildcard_enum_match_arm,
+            reason = "not ours to match to the last: the registry of codes grows"
+        )]
         match answer.message.response_code {
             ResponseCode::NoError if answer.is_signed => {}
             ResponseCode::NoError => {

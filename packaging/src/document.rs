@@ -58,7 +58,10 @@ impl Roff {
         }
     }
 
-    #[allow(clippy::wildcard_enum_match_arm)] // another crate's enum; what is not named has no form of its own
+    #[allow(
+        clippy::wildcard_enum_match_arm,
+        reason = "another crate's enum; what is not named has no form of its own"
+    )]
     fn start(&mut self, tag: &Tag<'_>) {
         match tag {
             Tag::Heading { level: HeadingLevel::H1, .. } => self.title = true,
@@ -81,7 +84,7 @@ impl Roff {
         }
     }
 
-    #[allow(clippy::wildcard_enum_match_arm)] // as above
+    #[allow(clippy::wildcard_enum_match_arm, reason = "another crate's enum")]
     fn end(&mut self, tag: TagEnd) {
         match tag {
             TagEnd::Heading(HeadingLevel::H1) => self.title = false,

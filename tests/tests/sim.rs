@@ -93,37 +93,47 @@ fn repair(world: &mut World) {
     }
 }
 
+/// So many faults after one another, then repairs: one owner in the end.
+fn faults_then_calm(world: &mut World, faults: usize, mut draw: impl FnMut(&mut World) -> Fault) {
+    settle(world);
+    world.check_settled();
+    for _ in 0..faults {
+        let fault = draw(world);
+        world.inject(fault);
+        let pause = Duration::from_millis(world.rng.between(0, 3000));
+        world.run(pause);
+    }
+    repair(world);
+    settle(world);
+    world.check_settled();
+}
+
+/// The same while packets are lost and the kernel refuses.
+fn faults_under_loss_then_calm(world: &mut World, faults: usize, mut draw: impl FnMut(&mut World) -> Fault) {
+    world.loss = world.rng.between(10, 300);
+    world.refusals = world.rng.between(0, 200);
+    settle(world);
+    for _ in 0..faults {
+        let fault = draw(world);
+        world.inject(fault);
+        world.run(Duration::from_secs(2));
+    }
+    repair(world);
+    settle(world);
+    world.check_settled();
+}
+
 #[test]
 fn one_owner_after_every_kind_of_fault() {
     for_seeds(random_world, |world| {
-        settle(world);
-        world.check_settled();
-        for _ in 0..12 {
-            let fault = random_fault(world);
-            world.inject(fault);
-            let pause = Duration::from_millis(world.rng.between(0, 3000));
-            world.run(pause);
-        }
-        repair(world);
-        settle(world);
-        world.check_settled();
+        faults_then_calm(world, 12, random_fault);
     });
 }
 
 #[test]
 fn one_owner_after_loss_and_refusals() {
     for_seeds(random_world, |world| {
-        world.loss = world.rng.between(10, 300);
-        world.refusals = world.rng.between(0, 200);
-        settle(world);
-        for _ in 0..4 {
-            let fault = random_fault(world);
-            world.inject(fault);
-            world.run(Duration::from_secs(2));
-        }
-        repair(world);
-        settle(world);
-        world.check_settled();
+        faults_under_loss_then_calm(world, 4, random_fault);
     });
 }
 
@@ -340,34 +350,14 @@ mod quorum {
     #[test]
     fn never_two_owners_whatever_happens() {
         for_seeds(random, |world| {
-            settle(world);
-            world.check_settled();
-            for _ in 0..12 {
-                let fault = fault(world);
-                world.inject(fault);
-                let pause = Duration::from_millis(world.rng.between(0, 3000));
-                world.run(pause);
-            }
-            repair(world);
-            settle(world);
-            world.check_settled();
+            faults_then_calm(world, 12, fault);
         });
     }
 
     #[test]
     fn never_two_owners_under_loss_and_refusals() {
         for_seeds(random, |world| {
-            world.loss = world.rng.between(10, 300);
-            world.refusals = world.rng.between(0, 200);
-            settle(world);
-            for _ in 0..6 {
-                let fault = fault(world);
-                world.inject(fault);
-                world.run(Duration::from_secs(2));
-            }
-            repair(world);
-            settle(world);
-            world.check_settled();
+            faults_under_loss_then_calm(world, 6, fault);
         });
     }
 

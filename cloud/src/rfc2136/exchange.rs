@@ -163,9 +163,9 @@ mod tests {
         let mut message = Message::response(question.id, OpCode::Update);
         let bytes = message.to_vec().unwrap();
         let hmac = key.signer.algorithm().clone();
-        let stub = TSIG::new(hmac, time, 300, Vec::new(), question.id, error, other);
-        let signed = key.signer.encode_response_tbs(&question.mac, &bytes, &stub).unwrap();
-        let tsig = stub.set_mac(key.signer.sign(&signed).unwrap());
+        let unsigned = TSIG::new(hmac, time, 300, Vec::new(), question.id, error, other);
+        let signed = key.signer.encode_response_tbs(&question.mac, &bytes, &unsigned).unwrap();
+        let tsig = unsigned.set_mac(key.signer.sign(&signed).unwrap());
         message.set_signature(Box::new(make_tsig_record(key.signer.signer_name().clone(), tsig)));
         message.to_vec().unwrap()
     }

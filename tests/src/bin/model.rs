@@ -6,7 +6,7 @@
 use clap::Parser;
 use std::io::Write as _;
 use std::process::ExitCode;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 use vipd_tests::model::{Bounds, Drift, explore};
 
 /// Explores the election and the lease.
@@ -26,19 +26,7 @@ struct Args {
 fn main() -> anyhow::Result<ExitCode> {
     let args = Args::parse();
     let mut out = std::io::stdout().lock();
-    let two = Bounds {
-        nodes: 2,
-        witnesses: 1,
-        quorum: true,
-        drift: Drift::Worst,
-        step: Duration::from_secs(1),
-        strays: 0,
-        crashes: 0,
-        pauses: 0,
-        switchovers: 0,
-        settled: false,
-        steps: None,
-    };
+    let two = Bounds::smallest();
     // With these the search would go on for hours: a takeover takes five steps.
     let bounded = Bounds { settled: true, steps: Some(args.steps), ..two.clone() };
     let three = Bounds { nodes: 3, witnesses: 0, ..bounded.clone() };

@@ -70,6 +70,27 @@ pub struct Bounds {
     pub steps: Option<u8>,
 }
 
+impl Bounds {
+    /// Two nodes and a witness, clocks at the ends of the drift bound, and no
+    /// fault of a host; without an end.
+    #[must_use]
+    pub const fn smallest() -> Self {
+        Self {
+            nodes: 2,
+            witnesses: 1,
+            quorum: true,
+            drift: Drift::Worst,
+            step: Duration::from_secs(1),
+            strays: 0,
+            crashes: 0,
+            pauses: 0,
+            switchovers: 0,
+            settled: false,
+            steps: None,
+        }
+    }
+}
+
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 enum Said {
     Advert { priority: u8 },
