@@ -96,11 +96,15 @@ pub enum Error {
 
 /// What may be wrong with an address that cannot be bound.
 fn hint(error: &io::Error) -> &'static str {
-    match error.kind() {
-        io::ErrorKind::AddrInUse => "is another program using the port?",
-        io::ErrorKind::AddrNotAvailable => "no interface of this host has the address",
-        io::ErrorKind::PermissionDenied => "a port below 1024 wants CAP_NET_BIND_SERVICE",
-        _ => "see bind(2)",
+    let kind = error.kind();
+    if kind == io::ErrorKind::AddrInUse {
+        "is another program using the port?"
+    } else if kind == io::ErrorKind::AddrNotAvailable {
+        "no interface of this host has the address"
+    } else if kind == io::ErrorKind::PermissionDenied {
+        "a port below 1024 wants CAP_NET_BIND_SERVICE"
+    } else {
+        "see bind(2)"
     }
 }
 

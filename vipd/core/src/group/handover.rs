@@ -283,8 +283,8 @@ impl Group {
             self.other_is_next = Some(scope.now + PREPARED_FOR);
             return;
         }
-        if !self.warm || self.holds_nothing() {
-            // It would have nothing to serve from; the owner asks again.
+        if !self.warm || self.holds_nothing() || !scope.unsure_for.is_zero() {
+            // It would have nothing to serve from, or is not free to; the owner asks again.
             return;
         }
         match self.transition {

@@ -118,15 +118,19 @@ impl Node {
         }
     }
 
-    /// What is left of the time in which every owner speaks once, unless all the
-    /// others have said by now that their files are this one's.
+    /// For how long it is not known yet what others own by files that may differ:
+    /// a hello tells that within its rhythm, and after one of a file that does
+    /// differ every owner speaks within an interval.
     pub(super) fn unsure_for(&self, now: Time) -> Duration {
-        let heard_all = self.listening_since + self.settings.election.advert_interval + RANK;
-        let mut others = self.peers.iter().enumerate().filter(|(node, _)| *node != self.me);
-        if now >= heard_all || others.all(|(_, p)| !p.digests.is_empty() && p.differs.is_empty()) {
+        let others = || self.peers.iter().enumerate().filter(|(node, _)| *node != self.me).map(|(_, p)| p);
+        let until = if others().any(|p| !p.differs.is_empty()) {
+            self.settings.election.advert_interval
+        } else if others().any(|p| p.digests.is_empty()) {
+            self.settings.election.advert_interval.min(self.hello_interval())
+        } else {
             return Duration::ZERO;
-        }
-        heard_all - now
+        };
+        self.listening_since + until + RANK - now
     }
 
     /// Before a reload: a node that has not listened for a detection time since

@@ -366,12 +366,12 @@ fn the_election_of_who_writes_is_handed_over_as_any_other() {
     let vrid = NonZeroU8::new(DNS).unwrap_or(NonZeroU8::MIN);
     let message = Message::Prepare { vrid, nonce: 7, to: node_id("px2") };
     let envelope = Envelope { cluster: cluster_id("orders"), sender: node_id("px1"), message };
-    node.handle(Input::PeerPacket { source: address(11), ttl: 255, payload: &envelope.write() }, at(10));
+    node.handle(Input::PeerPacket { source: address(11), ttl: 255, payload: &envelope.write() }, at(1_010));
     let ready = |output: &Output| match output {
         Output::Peer { node: 0, bytes } => {
             Envelope::parse(bytes).is_ok_and(|e| e.message == Message::Ready { vrid, nonce: 7 })
         }
         _ => false,
     };
-    assert!(obey(&mut node, at(10)).iter().any(ready));
+    assert!(obey(&mut node, at(1_010)).iter().any(ready));
 }
