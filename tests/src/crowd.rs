@@ -49,6 +49,8 @@ pub fn come(target: SocketAddr, clients: usize, mut say: impl FnMut(&str)) -> Re
     for _ in 0..clients {
         let Ok(mut stream) = TcpStream::connect_timeout(&target, PATIENCE) else { continue };
         stream.set_read_timeout(Some(PATIENCE)).context("cannot set a time-out")?;
+        // It ends with a reset: the server would not answer a goodbye.
+        socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO)).context("cannot set SO_LINGER")?;
         match stream.read(&mut [0]) {
             Ok(1..) => greeted.push(stream),
             Err(e) if e.kind() == ErrorKind::WouldBlock => {
