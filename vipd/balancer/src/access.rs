@@ -23,7 +23,7 @@ pub(crate) struct Times {
 /// Tells of a session that ends.
 pub(crate) fn tell(session: &Session, id: u64, traffic: Traffic, cause: CloseCause) {
     let Times { queued, connected } = session.times.get();
-    let client = session.ends.source;
+    let client = session.ends().source;
     let server = session.server();
     let name = server.map(ServerTally::name);
     tracing::info!(

@@ -77,6 +77,9 @@ pub(crate) struct Scope<'a> {
     /// A peer that owned was silent or let go unasked: until it is heard again
     /// it is gone.
     pub(crate) gone: Option<usize>,
+    /// For so long this node has listened too short to know what the others own
+    /// by a file that may differ.
+    pub(crate) unsure_for: Duration,
     pub(crate) votes: &'a mut Votes,
     pub(crate) run: u32,
     nonce: &'a mut u32,
@@ -360,6 +363,7 @@ impl Node {
 
     /// Runs `with` on every group, then does what they asked for in common.
     fn with_groups(&mut self, now: Time, mut with: impl FnMut(&mut Group, &mut Scope<'_>)) {
+        let unsure_for = self.unsure_for(now);
         let mut scope = Scope {
             settings: &self.settings,
             me: self.me,
@@ -368,6 +372,7 @@ impl Node {
             hello_soon: false,
             guard_changed: false,
             gone: None,
+            unsure_for,
             votes: &mut self.votes,
             run: self.run,
             nonce: &mut self.nonce,
@@ -424,6 +429,7 @@ impl Node {
             hello_soon: false,
             guard_changed: false,
             gone: None,
+            unsure_for: self.unsure_for(now),
             votes: &mut votes,
             run: self.run,
             nonce: &mut nonce,

@@ -118,6 +118,17 @@ impl Node {
         }
     }
 
+    /// What is left of the time in which every owner speaks once, unless all the
+    /// others have said by now that their files are this one's.
+    pub(super) fn unsure_for(&self, now: Time) -> Duration {
+        let heard_all = self.listening_since + self.settings.election.advert_interval + RANK;
+        let mut others = self.peers.iter().enumerate().filter(|(node, _)| *node != self.me);
+        if now >= heard_all || others.all(|(_, p)| !p.digests.is_empty() && p.differs.is_empty()) {
+            return Duration::ZERO;
+        }
+        heard_all - now
+    }
+
     /// Before a reload: a node that has not listened for a detection time since
     /// it started, or slept, takes it that others have what it does not own.
     pub(super) fn presume_claims(&mut self, now: Time) {

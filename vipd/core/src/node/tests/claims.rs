@@ -152,3 +152,30 @@ fn a_takeover_is_postponed_by_a_node_of_the_group_on_its_interface_only() {
         assert_eq!(status.why.contains("postponed: px2 advertises it"), postpones, "{}", status.why);
     }
 }
+
+/// A node that has just started does not know what the others own by a file that
+/// may differ: a release is answered once each of them must have spoken, or said
+/// that its file is the same.
+#[test]
+fn a_node_that_has_just_started_answers_a_release_when_it_knows_the_others_files() {
+    for (digests, at_once) in [(None, false), (Some(vec![1, 9]), false), (Some(vec![1, 2]), true)] {
+        let mut node = Node::new(three(), 0, 0, at(0));
+        let link = Link::Up { interface: LINK, sources: vec![address(11)] };
+        node.handle(Input::Link { group: 0, link }, at(0));
+        obey(&mut node, at(0));
+        hear(&mut node, LINK, &advert(250), at(100));
+        if let Some(digests) = digests {
+            peer_says(&mut node, &hello(State::Active, true, digests), at(150));
+        }
+        hear(&mut node, LINK, &advert(0), at(200));
+        obey(&mut node, at(200));
+        let status = &node.group_status(at(200))[0];
+        assert_eq!(status.state == State::Active, at_once);
+        assert!(at_once || status.why == "px2 released it 0.000 s ago", "{}", status.why);
+        for now in [1_000, 1_010] {
+            node.handle(Input::Tick, at(now));
+            obey(&mut node, at(now));
+            assert_eq!(node.group_status(at(now))[0].state == State::Active, at_once || now == 1_010);
+        }
+    }
+}
