@@ -254,34 +254,6 @@ fn an_address_that_a_reload_moves_to_another_owners_group_is_never_on_two_nodes(
     });
 }
 
-/// Hosts that are restarted instead of told: one that starts with the new file
-/// beside one that runs by the old takes nothing that the other has.
-#[test]
-fn an_address_that_a_restart_moves_is_never_on_two_nodes() {
-    let pair = |seed| {
-        let mut world =
-            World::new(seed, 2 + usize::from(seed % 2 == 1), 2, election(Duration::from_millis(1000)));
-        world.inject(Fault::Move(0));
-        settle(&mut world);
-        world.overlap_bound = Duration::from_millis(1);
-        world
-    };
-    for_seeds(pair, |world| {
-        for group in [1, 0, 1, 0] {
-            world.inject(Fault::Move(group));
-            for _ in 0..2 {
-                let host = world.rng.index(world.hosts.len());
-                let down = Duration::from_millis(world.rng.between(10, 500));
-                world.inject(Fault::Stop(host, down));
-                let pause = Duration::from_millis(world.rng.between(10, 1500));
-                world.run(pause);
-            }
-            settle(world);
-        }
-        world.check_settled();
-    });
-}
-
 #[test]
 fn an_orderly_stop_hands_over_in_moments() {
     for_seeds(calm, |world| {
