@@ -8,6 +8,7 @@
 pub mod calls;
 mod found;
 pub mod links;
+mod orphans;
 mod sealing;
 pub mod sockets;
 pub mod status;
@@ -572,7 +573,8 @@ impl Shell {
         match &outcome {
             Ok(done) => {
                 self.config_errors.clear();
-                self.tell_config(api::Level::Info, done);
+                // Warnings have been told.
+                self.tell_config(api::Level::Info, done.lines().next().unwrap_or_default());
             }
             Err(errors) => {
                 self.config_errors = errors.lines().map(str::to_owned).collect();
@@ -631,7 +633,11 @@ impl Shell {
             [] => "reloaded".to_owned(),
             keys => format!("reloaded: changed {}", keys.join(", ")),
         };
+        let before = old.clone();
         self.put_in_use(new)?;
+        let warnings = orphans::warnings(&before, &self.node, &self.balancer.stats().servers);
+        warnings.iter().for_each(|text| self.tell_config(api::Level::Warning, text));
+        let done = warnings.iter().fold(done, |done, text| format!("{done}\nwarning: {text}"));
         self.hooks.send_replace(notify);
         self.publishing.reconfigure(self.node.settings(), self.node.me());
         if let (Some(links), Some(key)) = (&mut self.sealing, &key) {

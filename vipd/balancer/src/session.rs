@@ -202,7 +202,7 @@ impl Drop for Session {
         }
         tracing::debug!(
             listener = %listener.name, client = %self.ends().source,
-            server = self.server().map(|s| s.name.as_str()), %cause, "session ended"
+            server = self.server().map(ServerTally::name).as_ref().map(|n| n.as_str()), %cause, "session ended"
         );
     }
 }

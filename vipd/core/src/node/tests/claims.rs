@@ -165,11 +165,12 @@ fn a_node_that_has_just_started_answers_a_release_when_it_knows_the_others_files
         let link = Link::Up { interface: LINK, sources: vec![address(11)] };
         node.handle(Input::Link { group: 0, link }, at(0));
         obey(&mut node, at(0));
-        hear(&mut node, LINK, &advert(250), at(100));
+        let said = |priority| Advert { interval: SECOND * 5, ..advert(priority) };
+        hear(&mut node, LINK, &said(250), at(100));
         if let Some(digests) = digests {
             peer_says(&mut node, &hello(State::Active, true, digests), at(150));
         }
-        hear(&mut node, LINK, &advert(0), at(200));
+        hear(&mut node, LINK, &said(0), at(200));
         obey(&mut node, at(200));
         for now in (200..=from).step_by(10) {
             node.handle(Input::Tick, at(now));
