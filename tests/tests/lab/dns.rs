@@ -222,6 +222,11 @@ fn dead(lab: &Lab) -> Result<()> {
 /// missed, and still it is gone as soon as one that owns would be.
 fn another_dies(lab: &Lab, interval: Duration) -> Result<()> {
     let cloud = Cloud::with_interval(lab, interval)?;
+    // A writer that has just started takes nobody out yet; once it has, it does.
+    cloud.lab.cut(&cloud.proxies[1])?;
+    cloud.probe.wait_for(PX1, PATIENCE)?;
+    cloud.lab.mend(&cloud.proxies[1])?;
+    cloud.probe.wait_for(BOTH, PATIENCE)?;
     let fault = Instant::now();
     cloud.lab.cut(&cloud.proxies[1])?;
     let gone = cloud.probe.wait_for(PX1, PATIENCE)?;
