@@ -28,7 +28,9 @@ use std::time::Duration;
 /// three of a detection and the longest skew.
 pub(super) const SILENT_INTERVALS: u32 = 4;
 /// The key in which files differ whose owners are silent for another time.
-const ADVERT_INTERVAL: &str = "election.advert-interval";
+pub(super) const ADVERT_INTERVAL: &str = "election.advert-interval";
+/// The key in which files differ of which one may have no name.
+pub(super) const DNS: &str = "dns";
 /// After a release the next owner by rank speaks within this time a node.
 const RANK: Duration = Duration::from_millis(10);
 
