@@ -28,7 +28,7 @@ pub fn serve(bind: SocketAddr, ready: impl FnOnce()) -> Result<()> {
         if guest.write_all(b"!").is_ok() && guest.set_nonblocking(true).is_ok() {
             guests.push(guest);
         }
-        if guests.len() % 512 == 0 {
+        if guests.len().is_multiple_of(512) {
             let stays = |mut guest: &TcpStream| {
                 guest.read(&mut [0]).is_err_and(|e| e.kind() == ErrorKind::WouldBlock)
             };
