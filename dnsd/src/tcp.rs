@@ -20,8 +20,9 @@ use tracing::{debug, warn};
 /// Connections served at a time on an address; more wait in the kernel's queue.
 pub const MAX_CONNECTIONS: usize = 256;
 /// Connections of one client: of IPv6, of one network of 64 bits, for a host has
-/// as many addresses as it likes there.
-pub const MAX_PER_CLIENT: usize = 32;
+/// as many addresses as it likes there. Those count, too, that a client has
+/// closed a moment ago: twenty that change the records at once need more than 32.
+pub const MAX_PER_CLIENT: usize = 64;
 /// Transfers at a time: each holds the whole zone in its messages until they are sent.
 const MAX_TRANSFERS: usize = 4;
 /// A connection without a request is closed after this.
@@ -91,7 +92,13 @@ impl Server {
             while connections.try_join_next().is_some() {}
             match listener.accept().await {
                 Ok((stream, client)) => {
-                    let Some(guest) = Guest::enter(&server, client.ip()) else {
+                    let mut guest = Guest::enter(&server, client.ip());
+                    if guest.is_none() {
+                        // Some of them may be closed, and their tasks not know it yet.
+                        tokio::task::yield_now().await;
+                        guest = Guest::enter(&server, client.ip());
+                    }
+                    let Some(guest) = guest else {
                         debug!(%client, "too many connections of one client");
                         continue;
                     };
