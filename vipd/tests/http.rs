@@ -142,7 +142,7 @@ fn slow_clients_keep_nobody_out() {
     let silent = || connect(&fake);
     let slow = |n: usize| {
         let mut stream = silent();
-        if n % 2 == 0 {
+        if n.is_multiple_of(2) {
             stream.write_all(b"GET /healthz HTTP/1.1\r\nHost: x\r\nX: ").expect("sent");
         }
         stream
