@@ -43,7 +43,7 @@ pub(super) fn judge(
             let problem = Problem::new("quorum = \"etcd\" needs [etcd], which says where etcd is");
             report.error(
                 &election.quorum_place,
-                problem.hint("[etcd]\nendpoints = [\"https://10.77.0.31:2379\"]"),
+                problem.hint("a table [etcd] with endpoints = [\"https://10.77.0.31:2379\"]"),
             );
         }
         return None;

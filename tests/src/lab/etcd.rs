@@ -29,7 +29,7 @@ pub struct Certificates {
     pub other_ca: PathBuf,
     /// The members' certificate, and its key.
     pub member: (PathBuf, PathBuf),
-    /// A client's.
+    /// A client's, without a common name.
     pub client: (PathBuf, PathBuf),
 }
 
@@ -178,7 +178,9 @@ impl Certificates {
     /// # Errors
     /// If they cannot be made or written.
     pub fn make(lab: &Lab, addresses: &[&str]) -> Result<Self> {
-        use rcgen::{BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
+        use rcgen::{
+            BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+        };
         let write = |name: &str, text: String| -> Result<PathBuf> {
             let path = Path::new(super::init::SCRATCH).join(name);
             let outside = lab.outside(&path);
@@ -188,7 +190,7 @@ impl Certificates {
         let ca = || -> Result<(CertificateParams, KeyPair)> {
             let mut params = CertificateParams::new(Vec::<String>::new())?;
             params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-            params.distinguished_name.push(rcgen::DnType::CommonName, "CA of the lab");
+            params.distinguished_name.push(DnType::CommonName, "CA of the lab");
             Ok((params, KeyPair::generate()?))
         };
         let (params, key) = ca()?;
@@ -199,7 +201,10 @@ impl Certificates {
         let signed = |name: &str, addresses: &[&str]| -> Result<(PathBuf, PathBuf)> {
             let names: Vec<String> = addresses.iter().map(ToString::to_string).collect();
             let mut params = CertificateParams::new(names)?;
-            params.distinguished_name.push(rcgen::DnType::CommonName, name);
+            params.distinguished_name = rcgen::DistinguishedName::new();
+            // With logins the gateway takes no client's certificate that has a common name.
+            let kind = if addresses.is_empty() { DnType::OrganizationName } else { DnType::CommonName };
+            params.distinguished_name.push(kind, name);
             // A member's gateway is a client of the member.
             params.extended_key_usages =
                 vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];

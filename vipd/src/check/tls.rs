@@ -108,6 +108,12 @@ impl Client {
             }
         }
     }
+
+    /// The server may have refused what it was shown of this host, after the
+    /// handshake: the files are read anew for the next.
+    pub(crate) async fn doubt(&self) {
+        self.trust.doubt().await;
+    }
 }
 
 fn server_name(name: &str) -> Result<ServerName<'static>, TlsError> {

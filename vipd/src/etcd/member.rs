@@ -97,8 +97,15 @@ impl Member {
             }
         }
         let mut sender = self.connect().await?;
-        let response = sender.send_request(self.request(path, token, body)?).await;
-        Ok((response.map_err(|e| Failure::Http(super::words(&e)))?, sender))
+        match sender.send_request(self.request(path, token, body)?).await {
+            Ok(response) => Ok((response, sender)),
+            Err(error) => {
+                if let Some(tls) = &self.tls {
+                    tls.doubt().await;
+                }
+                Err(Failure::Http(super::words(&error)))
+            }
+        }
     }
 
     fn kept(&self) -> Option<Sender> {

@@ -94,6 +94,9 @@ impl Failure {
     fn refused(status: StatusCode, body: &[u8]) -> Self {
         let json: serde_json::Value = serde_json::from_slice(body).unwrap_or_default();
         let said = json["error"].as_str().or_else(|| json["message"].as_str()).unwrap_or_default();
+        // The gateway itself answers in plain text.
+        let plain = String::from_utf8_lossy(body.get(..200).unwrap_or(body));
+        let said = if said.is_empty() { plain.trim() } else { said };
         let said = said.strip_prefix("etcdserver: ").unwrap_or(said);
         if status == StatusCode::UNAUTHORIZED
             || said.contains("auth token")
@@ -101,8 +104,13 @@ impl Failure {
         {
             return Self::Token;
         }
+        if said.contains("CommonName of client") {
+            let why = "with authentication its gateway takes only client certificates without a common name: \
+                       put one that has none into tls-cert-file";
+            return Self::Refused(why.to_owned());
+        }
         Self::Refused(match said {
-            "" if status == StatusCode::NOT_FOUND => {
+            _ if status == StatusCode::NOT_FOUND => {
                 "there is no /v3 here: etcd 3.4 or newer with its gRPC gateway is needed".to_owned()
             }
             "" => format!("status {status}"),
@@ -117,9 +125,17 @@ impl Failure {
 
 /// Hyper's errors, with what lies behind them.
 fn words(error: &hyper::Error) -> String {
-    match error.source().and_then(|source| source.downcast_ref::<io::Error>()) {
-        Some(source) => crate::words(source),
-        None => error.to_string(),
+    let Some(source) = error.source().and_then(|source| source.downcast_ref::<io::Error>()) else {
+        return error.to_string();
+    };
+    // With TLS 1.3 a server judges its client's certificate after the handshake.
+    match source.get_ref().and_then(|inner| inner.downcast_ref()) {
+        Some(rustls::Error::AlertReceived(alert)) => {
+            format!(
+                "it asks for a certificate of this host, or for another: tls-cert-file in [etcd] ({alert:?})"
+            )
+        }
+        Some(_) | None => crate::words(source),
     }
 }
 
