@@ -231,6 +231,39 @@ impl Shape for Endpoint {
     }
 }
 
+/// Where a member of an etcd cluster serves its clients.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) struct EtcdUrl {
+    pub(crate) tls: bool,
+    pub(crate) at: Endpoint,
+}
+
+impl Shape for EtcdUrl {
+    const EXPECTED: &'static str = "a URL such as \"https://10.77.0.31:2379\"";
+
+    fn text(text: &str) -> Result<Self, Problem> {
+        let Some((scheme, rest)) = text.split_once("://") else {
+            return Err(Problem::new(format!("{} is not {}", quote(text), Self::EXPECTED))
+                .hint(format!("\"https://{text}\", or http:// where etcd serves without TLS")));
+        };
+        let tls = match scheme {
+            "https" => true,
+            "http" => false,
+            _ => return Err(Problem::new(format!("{} is neither http:// nor https://", quote(text)))),
+        };
+        let rest = rest.strip_suffix('/').unwrap_or(rest);
+        if rest.contains(['/', '?', '@']) {
+            return Err(Problem::new(format!("{} has more than a host and a port", quote(text)))
+                .hint("user, password-file and prefix are keys of their own"));
+        }
+        if !rest.contains(':') {
+            return Err(Problem::new(format!("{} has no port", quote(text)))
+                .hint(format!("etcd serves its clients on 2379 as a rule: \"{scheme}://{rest}:2379\"")));
+        }
+        Endpoint::text(rest).map(|at| Self { tls, at })
+    }
+}
+
 /// The name of a server that is looked up for SRV records, which give the port.
 pub(crate) fn srv_name(text: &str) -> Result<Host, Problem> {
     let alone = match text.rsplit_once(':') {

@@ -98,9 +98,9 @@ impl Choice for On {
 }
 
 impl Choice for Quorum {
-    const WHAT: &'static str = "\"none\" or \"majority\"";
-    const WORDS: &'static [(&'static str, Self)] = &[("none", Self::None), ("majority", Self::Majority)];
-    const LATER: &'static [&'static str] = &["etcd"];
+    const WHAT: &'static str = "\"none\", \"majority\" or \"etcd\"";
+    const WORDS: &'static [(&'static str, Self)] =
+        &[("none", Self::None), ("majority", Self::Majority), ("etcd", Self::Etcd)];
 }
 
 impl Choice for OnNoQuorum {

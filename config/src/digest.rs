@@ -78,6 +78,12 @@ fn quorum(config: &Config) -> String {
             format!("majority {}", members(&config.cluster.witnesses))
         }
         (Quorum::Majority, OnNoQuorum::Keep) => format!("keep {}", members(&config.cluster.witnesses)),
+        (Quorum::Etcd, on_no_quorum) => {
+            let keep = on_no_quorum == OnNoQuorum::Keep;
+            // By which of its members a host asks is its own affair.
+            let prefix = config.etcd.as_ref().map_or("", |e| e.prefix.as_str());
+            format!("etcd {prefix} {} {keep}", election.etcd_lease.as_nanos())
+        }
     }
 }
 

@@ -27,11 +27,12 @@ pub use report::{Error, Errors, Warning};
 use report::{Problem, Report, did_you_mean, quote, quoted};
 use serde::Deserialize as _;
 use shape::{Section, Table};
+use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use toml::de::DeTable;
-use vipd_core::settings::{ClusterSettings, Dns, ElectionSettings, Listener, Member, Pool, VipGroup};
+use vipd_core::settings::{ClusterSettings, Dns, ElectionSettings, Host, Listener, Member, Pool, VipGroup};
 
 /// A file that was found good.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -42,6 +43,8 @@ pub struct Config {
     pub key: Option<Key>,
     /// `[election]`.
     pub election: ElectionSettings,
+    /// `[etcd]`; there with `quorum = "etcd"` alone.
+    pub etcd: Option<Etcd>,
     /// `[[vip]]`, in the file's order.
     pub vips: Vec<VipGroup>,
     /// `[[listen]]`, in the file's order.
@@ -65,6 +68,42 @@ pub struct Key {
     pub file: PathBuf,
     /// Whether what is not sealed counts, too: while a key is brought in or changed.
     pub accept_unsealed: bool,
+}
+
+/// `[etcd]`: where the quorum is kept. How long its lease lasts is among the
+/// settings of the election.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Etcd {
+    /// The members of the etcd cluster, one at least.
+    pub endpoints: Vec<EtcdEndpoint>,
+    /// What all keys begin with; no slash at its end.
+    pub prefix: String,
+    /// Who logs in, and the file of the password.
+    pub login: Option<(String, PathBuf)>,
+    /// The certificates that those of `https` endpoints must stem from; the
+    /// system's when absent.
+    pub ca_file: Option<PathBuf>,
+    /// The name that they must have; the endpoint's host when absent.
+    pub tls_name: Option<String>,
+    /// This host's own certificate and its key, where etcd asks for one.
+    pub identity: Option<(PathBuf, PathBuf)>,
+}
+
+/// Where a member of an etcd cluster serves its clients.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct EtcdEndpoint {
+    /// Whether by `https`.
+    pub tls: bool,
+    /// Its host.
+    pub host: Host,
+    /// Its port.
+    pub port: u16,
+}
+
+impl fmt::Display for EtcdEndpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}://{}:{}", if self.tls { "https" } else { "http" }, self.host, self.port)
+    }
 }
 
 /// `[status]`.

@@ -3,13 +3,13 @@
 //! Nothing is missing or wrong at this level; [`crate::check`] judges.
 
 use crate::On;
-use crate::address::{Endpoint, HostField, HostName, Network, NodeAddress, Socket};
+use crate::address::{Endpoint, EtcdUrl, HostField, HostName, Network, NodeAddress, Socket};
 use crate::choice::{Kind, Unsealed, Version};
 use crate::dnsd::DnsName;
 use crate::report::{Problem, quote};
 use crate::shape::{Field, List, OneOrMore, Section, Shape, Table, keys_of};
 use crate::value::{
-    Command, Count, FilePath, Interface, Lease, Method, Name, Number, Path, Plain, Port, Reference,
+    Command, Count, FilePath, Interface, Lease, Method, Name, Number, Path, Plain, Port, Prefix, Reference,
     ServerName, StatusCodes, Text, Url, User, ZoneId,
 };
 use serde::Deserialize;
@@ -40,6 +40,7 @@ sections! {
     NodeSpec = "a node of [cluster]", later &[];
     WitnessSpec = "a witness of [cluster]", later &[];
     ElectionSpec = "[election]", later &[];
+    EtcdSpec = "[etcd]", later &[];
     VipSpec = "[[vip]]", later &[];
     ListenSpec = "[[listen]]", later &[];
     PoolSpec = "[[pool]]", later &[];
@@ -65,6 +66,7 @@ pub(crate) fn homes(key: &str) -> impl Iterator<Item = &'static str> {
 pub(crate) struct Spec {
     pub(crate) cluster: Field<Table<ClusterSpec>>,
     pub(crate) election: Field<Table<ElectionSpec>>,
+    pub(crate) etcd: Field<Table<EtcdSpec>>,
     pub(crate) vip: Field<List<Table<VipSpec>>>,
     pub(crate) listen: Field<List<Table<ListenSpec>>>,
     pub(crate) pool: Field<List<Table<PoolSpec>>>,
@@ -112,6 +114,20 @@ pub(crate) struct ElectionSpec {
     pub(crate) lease: Field<Lease>,
     pub(crate) quorum: Field<Quorum>,
     pub(crate) on_no_quorum: Field<OnNoQuorum>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "kebab-case", default)]
+pub(crate) struct EtcdSpec {
+    pub(crate) endpoints: Field<List<EtcdUrl>>,
+    pub(crate) prefix: Field<Prefix>,
+    pub(crate) lease: Field<Lease>,
+    pub(crate) user: Field<User>,
+    pub(crate) password_file: Field<FilePath>,
+    pub(crate) tls_ca_file: Field<FilePath>,
+    pub(crate) tls_name: Field<HostName>,
+    pub(crate) tls_cert_file: Field<FilePath>,
+    pub(crate) tls_key_file: Field<FilePath>,
 }
 
 #[derive(Debug, Default, Deserialize)]

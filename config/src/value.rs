@@ -383,6 +383,24 @@ impl Shape for FilePath {
     }
 }
 
+/// What the keys of etcd begin with.
+#[derive(Clone, Debug)]
+pub(crate) struct Prefix(pub(crate) String);
+
+impl Shape for Prefix {
+    const EXPECTED: &'static str = "the beginning of keys, such as \"/vipd\"";
+
+    fn text(text: &str) -> Result<Self, Problem> {
+        let allowed = |c: char| c.is_ascii_alphanumeric() || "/._-".contains(c);
+        let trimmed = text.trim_end_matches('/');
+        if !text.starts_with('/') || trimmed.is_empty() || text.len() > 128 || !text.chars().all(allowed) {
+            return Err(Problem::new(format!("{} is not {}", quote(text), Self::EXPECTED))
+                .hint("a slash first, then letters, digits, dots, hyphens, underscores and slashes"));
+        }
+        Ok(Self(trimmed.to_owned()))
+    }
+}
+
 /// The id of a hosted zone.
 #[derive(Clone, Debug)]
 pub(crate) struct ZoneId(pub(crate) String);

@@ -11,6 +11,7 @@ use crate::control::events::{EventLog, EventStore};
 use crate::control::http::{Token, TokenError, Web};
 use crate::control::instance::{ClaimError, Instance, Socket};
 use crate::control::{hooks, http, notify, server};
+use crate::etcd::{self, Etcd, News};
 use crate::guard::Guard;
 use crate::kernel::{self, KernelError, KernelEvent, KernelHandle, KernelSettings, Leftover};
 use crate::log;
@@ -32,7 +33,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tracing::{info, warn};
 use vipd_balancer::Balancer;
 use vipd_config::{Config, Errors, Key, NodeError, Notify, Status};
-use vipd_core::node::{Node, Relay};
+use vipd_core::node::{Node, Relay, Settings};
 use vipd_core::settings::Member;
 use vipd_core::witness::Witness;
 
@@ -77,6 +78,9 @@ pub enum Error {
         #[source]
         source: io::Error,
     },
+    /// The password of etcd is no secret.
+    #[error("{0}")]
+    Etcd(#[from] etcd::Exposed),
     /// The status page's secret is missing.
     #[error("{0}")]
     Token(#[from] TokenError),
@@ -140,6 +144,9 @@ pub fn run(run: &Run) -> Result<(), Error> {
         Some(name) => config.node_named(name)?,
         None => config.find_node(&local)?,
     };
+    if let Some(settings) = &config.etcd {
+        etcd::inspect(settings)?;
+    }
     capabilities()?;
     vipd_balancer::raise_descriptor_limit().map_err(system("raise the limit of descriptors"))?;
     // Before any thread, and before the lock that a child would share.
@@ -151,12 +158,13 @@ pub fn run(run: &Run) -> Result<(), Error> {
     let status = config.status.clone();
     let token = status.as_ref().and_then(|s| s.token_file.as_deref()).map(Token::read).transpose()?;
     let pages = Pages { status, token, notify: config.notify.clone() };
+    let etcd = config.etcd.clone();
     let node = Node::new(shell::settings(config), me, seed(), clock::now());
     let result = Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(system("make the event loop"))
-        .and_then(|runtime| runtime.block_on(serve(node, links, guard, socket, pages, run)));
+        .and_then(|runtime| runtime.block_on(serve(node, (links, etcd), guard, socket, pages, run)));
     drop(instance);
     result
 }
@@ -206,7 +214,7 @@ fn event_log(state_dir: &Path) -> (EventLog, EventStore) {
 
 async fn serve(
     node: Node,
-    links: (Option<Key>, Option<Links>),
+    (links, etcd): ((Option<Key>, Option<Links>), Option<vipd_config::Etcd>),
     guard: Guard,
     socket: Socket,
     Pages { status, token, notify }: Pages,
@@ -231,6 +239,7 @@ async fn serve(
     let checker = Checker::start(aux.handle.clone(), &settings.pools, &resolver, reports);
     let (answers, answers_in) = mpsc::channel(publish::ANSWERS);
     let publishing = Publishing::start(aux.handle.clone(), &settings, node.me(), events.clone(), answers);
+    let etcd = etcd.map(|etcd| start_etcd(etcd, &settings)).transpose()?;
     let origin = hooks::Origin { cluster: settings.cluster.name.clone(), node: name.clone() };
     let (hooks, newest_hooks) = watch::channel(notify);
     let (seen_to, mut hooks_done) = watch::channel(0);
@@ -249,6 +258,7 @@ async fn serve(
         node,
         kernel: (kernel, kernel_events),
         links,
+        etcd,
         guard,
         balancer,
         checker: (checker, reports_in),
@@ -299,6 +309,16 @@ async fn relay_on(balancer: &Balancer, relay: Relay, events: &EventLog) -> Resul
         _ = terminate.recv() => Ok(Duration::ZERO),
         _ = interrupt.recv() => Ok(Duration::ZERO),
     }
+}
+
+/// The way to where the quorum is kept.
+fn start_etcd(
+    etcd: vipd_config::Etcd,
+    settings: &Settings,
+) -> Result<(vipd_config::Etcd, Etcd, mpsc::Receiver<News>), Error> {
+    let (cluster, lease) = (&settings.cluster.name, settings.election.etcd_lease);
+    let (way, news) = Etcd::start(&etcd, cluster, lease).map_err(system("start a thread"))?;
+    Ok((etcd, way, news))
 }
 
 type KernelParts = (KernelHandle, mpsc::Receiver<KernelEvent>, Vec<Leftover>);

@@ -5,6 +5,7 @@
 //! * [`control`]: what operators ask and are told.
 //! * [`ctl`]: the operators' command.
 //! * [`daemon`]: puts the parts together.
+//! * [`etcd`]: the quorum's keys, where they are kept there.
 //! * [`guard`]: cleans up after a daemon that was killed.
 //! * [`kernel`]: the addresses the kernel holds.
 //! * `log`: whoever logs does not wait for whoever reads.
@@ -20,6 +21,7 @@ pub mod cli;
 pub mod control;
 pub mod ctl;
 pub mod daemon;
+pub mod etcd;
 pub mod guard;
 pub mod kernel;
 pub mod log;

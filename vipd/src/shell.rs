@@ -18,6 +18,7 @@ use crate::control::api::{self, DnsStoreDoc, EventKind};
 use crate::control::call::{Call, Refusal, Reply};
 use crate::control::difference::difference;
 use crate::control::events::EventLog;
+use crate::etcd::{Etcd, News, Order};
 use crate::guard::Guard;
 use crate::kernel::{self, KernelEvent, KernelHandle};
 use crate::net::{Announcer, Timer, clock};
@@ -37,7 +38,7 @@ use tokio::runtime::Handle;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tracing::{error, info, warn};
-use vipd_balancer::{Balancer, ConnectFailure, Stats};
+use vipd_balancer::{Balancer, Stats};
 use vipd_config::{Config, Key, Notify, Status};
 use vipd_core::discover::expand;
 use vipd_core::event::{Event, Level};
@@ -75,6 +76,8 @@ pub struct Parts {
     pub kernel: (KernelHandle, mpsc::Receiver<KernelEvent>),
     /// The cluster key as the file has it, and the sealed links to the other nodes.
     pub links: (Option<Key>, Option<Links>),
+    /// `[etcd]`, the way there, and what it tells.
+    pub etcd: Option<(vipd_config::Etcd, Etcd, mpsc::Receiver<News>)>,
     /// The crash guard.
     pub guard: Guard,
     /// The data path.
@@ -116,6 +119,7 @@ struct Shell {
     node: Node,
     key: Option<Key>,
     sealing: Option<Links>,
+    etcd: Option<(vipd_config::Etcd, Etcd)>,
     kernel: KernelHandle,
     guard: Guard,
     balancer: Balancer,
@@ -157,6 +161,7 @@ pub async fn run(parts: Parts) -> io::Result<Left> {
     let (file, discovery, mut discovered) = parts.discovery;
     let (publishing, mut answers) = parts.publishing;
     let mut calls = parts.calls;
+    let (etcd, mut news) = parts.etcd.map(|(settings, etcd, news)| ((settings, etcd), news)).unzip();
     let transport = parts.node.settings().election.transport;
     let members = parts.node.settings().cluster.voters().flat_map(|n| n.addresses.clone()).collect();
     let in_force = std::fs::read_to_string(&parts.config).unwrap_or_default();
@@ -164,6 +169,7 @@ pub async fn run(parts: Parts) -> io::Result<Left> {
         node: parts.node,
         key: parts.links.0,
         sealing: parts.links.1,
+        etcd,
         kernel,
         guard: parts.guard,
         balancer: parts.balancer,
@@ -203,6 +209,7 @@ pub async fn run(parts: Parts) -> io::Result<Left> {
                 shell.packet(&packet);
             }
             Some(event) = kernel_in.recv() => shell.kernel_event(event),
+            Some(news) = next_of(&mut news) => shell.news(news),
             _ = terminate.recv() => shell.handle(Input::Stop),
             _ = interrupt.recv() => shell.handle(Input::Stop),
             due = timer.sleep_until(deadline) => {
@@ -227,7 +234,7 @@ pub async fn run(parts: Parts) -> io::Result<Left> {
             Some(found) = discovered.recv() => shell.discovered(found),
             Some(answer) = answers.recv() => shell.published(answer),
             Some(call) = calls.recv() => shell.call(call),
-            Some(failed) = next_failure(&mut failures) => {
+            Some(failed) = next_of(&mut failures) => {
                 shell.handle(Input::ConnectFailed { pool: &failed.pool, server: &failed.server });
             }
             Some(loaded) = loaded_in.recv() => shell.reloaded(loaded),
@@ -240,8 +247,8 @@ pub async fn run(parts: Parts) -> io::Result<Left> {
     Ok(shell.leave(kernel_in))
 }
 
-async fn next_failure(failures: &mut Option<mpsc::Receiver<ConnectFailure>>) -> Option<ConnectFailure> {
-    failures.as_mut()?.recv().await
+async fn next_of<T>(receiver: &mut Option<mpsc::Receiver<T>>) -> Option<T> {
+    receiver.as_mut()?.recv().await
 }
 
 /// Puts this thread before busy workers, which shall not delay an advert.
@@ -303,6 +310,11 @@ impl Shell {
                     }
                 }
                 Output::Records(records) => self.publishing.order(records),
+                Output::Register { vrid, number, operation } => {
+                    if let Some((_, etcd)) = &self.etcd {
+                        etcd.order(Order { vrid, number, operation });
+                    }
+                }
                 Output::Guard(state) => self.tell_guard(state),
                 Output::Event(event) => self.tell(event),
                 Output::Forget { group } => self.kernel.forget(Some(group), addresses(self.node.settings())),
@@ -389,6 +401,14 @@ impl Shell {
                 self.relink();
             }
         }
+    }
+
+    fn news(&mut self, news: News) {
+        self.handle(match news {
+            News::Done { vrid, number, outcome } => Input::Registered { vrid, number, outcome },
+            News::Changed(vrid, sight) => Input::RegisterNews { vrid, sight },
+            News::Trouble(why) => Input::RegisterTrouble { why },
+        });
     }
 
     /// Looks for every group's interface anew; the node notes what changed.
@@ -596,20 +616,22 @@ impl Shell {
 
     /// What a reload would change, line by line.
     fn preview(&self, config: Config, text: &str) -> Result<String, String> {
-        let (status, key) = (config.status.clone(), config.key.clone());
-        self.restartable(status.as_ref(), key.as_ref(), &settings(config))?;
+        self.restartable(&config, &settings(config.clone()))?;
         let difference = difference(&self.in_force, text);
         Ok(if difference.is_empty() { "nothing changes".into() } else { difference })
     }
 
     /// Refuses what only a restart can change.
-    fn restartable(&self, status: Option<&Status>, key: Option<&Key>, new: &Settings) -> Result<(), String> {
+    fn restartable(&self, config: &Config, new: &Settings) -> Result<(), String> {
         let mut keys = Node::needs_restart(self.node.settings(), new);
-        if status != self.status.as_ref() {
+        if config.status != self.status {
             keys.push("status");
         }
-        if key.map(|k| &k.file) != self.key.as_ref().map(|k| &k.file) {
+        if config.key.as_ref().map(|k| &k.file) != self.key.as_ref().map(|k| &k.file) {
             keys.push("cluster.key-file");
+        }
+        if config.etcd.as_ref() != self.etcd.as_ref().map(|(settings, _)| settings) {
+            keys.push("etcd");
         }
         if keys.is_empty() {
             return Ok(());
@@ -619,13 +641,13 @@ impl Shell {
 
     /// Takes over changed settings, all of them or none.
     fn take_over(&mut self, config: Config) -> Result<String, String> {
-        let (status, notify, key) = (config.status.clone(), config.notify.clone(), config.key.clone());
-        let mut new = settings(config);
+        let (notify, key) = (config.notify.clone(), config.key.clone());
+        let mut new = settings(config.clone());
         let file = std::mem::take(&mut new.pools);
         let old = self.node.settings();
         let targets = self.found.follow(&file, &old.pools);
         new.pools = expand(&file, &targets);
-        self.restartable(status.as_ref(), key.as_ref(), &new)?;
+        self.restartable(&config, &new)?;
         let done = match changes(old, &new).as_slice() {
             [] if *old == new && key == self.key && *self.hooks.borrow() == notify => {
                 "reloaded: nothing changed".to_owned()

@@ -5,6 +5,7 @@ use super::{Names, empty_list};
 use crate::Key;
 use crate::address::NodeAddress;
 use crate::choice::Unsealed;
+use crate::duration::show;
 use crate::report::{At, Problem, Report, quote};
 use crate::shape::{Field, List, Reported, Table};
 use crate::spec::{ClusterSpec, NodeSpec, WitnessSpec};
@@ -12,6 +13,7 @@ use crate::value::FilePath;
 use std::net::IpAddr;
 use std::num::NonZeroU8;
 use std::ops::Range;
+use vipd_core::lease::LONGEST;
 use vipd_core::settings::{ClusterSettings, Family, Member, Quorum, Transport};
 
 /// More than this no election, and no person, keeps in view.
@@ -125,12 +127,26 @@ pub(super) fn sealed(cluster: &Cluster, election: &Election, report: &mut Report
 pub(super) fn quorum(cluster: &Cluster, election: &Election, report: &mut Report<'_>) {
     let (voters, witnesses) = (cluster.settings.voters().count(), cluster.settings.witnesses.len());
     let place = &election.quorum_place;
+    if election.settings.quorum == Quorum::Etcd && cluster.key_known && cluster.key.is_none() {
+        let why = "quorum = \"etcd\" needs key-file in [cluster]: without a seal anybody on the network could \
+                   say that an owner has let go";
+        let hint = "`vipd keygen` prints a key: key-file = \"/etc/vipd/cluster.key\", the same on every host";
+        report.error(place, Problem::new(why).hint(hint));
+    }
+    let interval = election.settings.advert_interval;
+    if election.settings.quorum != Quorum::None && election.interval_known && interval * 3 > LONGEST {
+        let why = format!("quorum needs an advert-interval of {} at the most", show(LONGEST / 3));
+        report.error(
+            place,
+            Problem::new(why).hint("a lease is three adverts, and no voter promises for longer"),
+        );
+    }
     match election.settings.quorum {
-        Quorum::None if witnesses > 0 && election.quorum_known => report.warning(
+        Quorum::None | Quorum::Etcd if witnesses > 0 && election.quorum_known => report.warning(
             &cluster.place,
             Problem::new("witnesses have no effect without quorum = \"majority\" in [election]"),
         ),
-        Quorum::None => {}
+        Quorum::None | Quorum::Etcd => {}
         Quorum::Majority => {
             if cluster.key_known && cluster.key.is_none() {
                 let why = "quorum = \"majority\" needs key-file in [cluster]: without a seal anybody on the \

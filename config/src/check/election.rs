@@ -1,5 +1,6 @@
 //! `[election]`.
 
+use super::etcd;
 use crate::choice::Version;
 use crate::duration::show;
 use crate::report::{At, Problem, Report};
@@ -36,6 +37,8 @@ pub(super) struct Election {
     pub(super) quorum_known: bool,
     /// Where the quorum stands.
     pub(super) quorum_place: Range<usize>,
+    /// Whether the interval is as the settings say.
+    pub(super) interval_known: bool,
 }
 
 pub(super) fn judge(field: Field<Table<ElectionSpec>>, report: &mut Report<'_>) -> Election {
@@ -76,6 +79,7 @@ pub(super) fn judge(field: Field<Table<ElectionSpec>>, report: &mut Report<'_>) 
         // In which unit it would count is not known.
         Ok(Some(_) | None) | Err(_) => Err(()),
     };
+    let interval_known = interval.is_ok();
     let lease = self::lease(lease.ok("lease", report), interval.ok(), report);
     let (quorum, quorum_place, quorum_known) = match quorum.get("quorum", report) {
         Ok(Some(At { value, span })) => (value, span, true),
@@ -84,7 +88,7 @@ pub(super) fn judge(field: Field<Table<ElectionSpec>>, report: &mut Report<'_>) 
     };
     let on_no_quorum = on_no_quorum.ok("on-no-quorum", report);
     if let (Some(At { span, .. }), Quorum::None, true) = (&on_no_quorum, quorum, quorum_known) {
-        report.warning(span, Problem::new("on-no-quorum has no effect without quorum = \"majority\""));
+        report.warning(span, Problem::new("on-no-quorum has no effect with quorum = \"none\""));
     }
     let preempt = preempt.get("preempt", report);
     let delay = self::preempt_delay(preempt_delay.ok("preempt-delay", report), &preempt, report);
@@ -98,12 +102,14 @@ pub(super) fn judge(field: Field<Table<ElectionSpec>>, report: &mut Report<'_>) 
             lease,
             quorum,
             on_no_quorum: on_no_quorum.map_or(OnNoQuorum::Withdraw, |o| o.value),
+            etcd_lease: etcd::auto_lease(interval.unwrap_or(default)),
         },
         version_known,
         transport_known,
         transport_place,
         quorum_known,
         quorum_place,
+        interval_known,
     }
 }
 

@@ -9,6 +9,7 @@ mod checking;
 mod cluster;
 mod dns;
 mod election;
+mod etcd;
 mod kinds;
 mod listen;
 mod notify;
@@ -26,9 +27,10 @@ use vipd_core::settings::Bind;
 
 /// Judges a whole file.
 pub(crate) fn config(spec: Spec, report: &mut Report<'_>) -> Config {
-    let Spec { cluster, election, vip, listen, pool, dns, status, notify } = spec;
+    let Spec { cluster, election, etcd, vip, listen, pool, dns, status, notify } = spec;
     let cluster = cluster::judge(cluster, report);
-    let election = election::judge(election, report);
+    let mut election = election::judge(election, report);
+    let etcd = etcd::judge(etcd, &mut election, report);
     cluster::sealed(&cluster, &election, report);
     cluster::quorum(&cluster, &election, report);
     let pools = pool::judge(open(pool, "pool", report), report);
@@ -57,6 +59,7 @@ pub(crate) fn config(spec: Spec, report: &mut Report<'_>) -> Config {
         cluster: cluster.settings,
         key: cluster.key,
         election: election.settings,
+        etcd,
         vips: vips.settings,
         listeners: listeners.settings,
         pools: pools.settings,

@@ -9,7 +9,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use vipd_tests::lab;
-use vipd_tests::nemesis::{Schedule, Verdict, figures, run};
+use vipd_tests::nemesis::{Mode, Schedule, Verdict, figures, run};
 
 /// Runs random fault schedules against real daemons.
 #[derive(Debug, Parser)]
@@ -26,8 +26,8 @@ struct Args {
     /// Labs that run at the same time; by default one for two cores.
     #[arg(long)]
     labs: Option<usize>,
-    /// Only with ("majority") or without ("none") a quorum.
-    #[arg(long, value_parser = ["majority", "none"])]
+    /// Only with ("majority"), without ("none") a quorum, or with one that is kept in "etcd".
+    #[arg(long, value_parser = ["majority", "none", "etcd"])]
     quorum: Option<String>,
     /// Runs of each failover whose gap is measured; 0 for none.
     #[arg(long, default_value_t = 5)]
@@ -65,7 +65,7 @@ impl Sum {
     }
 }
 
-const MODES: [&str; 2] = ["majority", "none"];
+const MODES: [Mode; 3] = [Mode::Majority, Mode::None, Mode::Etcd];
 
 fn main() -> Result<ExitCode> {
     let args = Args::parse();
@@ -78,7 +78,7 @@ fn main() -> Result<ExitCode> {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let labs = args.labs.unwrap_or(cores.div_ceil(2)).max(1);
     println!("{count} schedules from seed {first}, {labs} at a time; make nemesis SEED=n replays one");
-    let (next, sums) = (AtomicU64::new(0), Mutex::new([Sum::default(), Sum::default()]));
+    let (next, sums) = (AtomicU64::new(0), Mutex::new([Sum::default(), Sum::default(), Sum::default()]));
     let begun = Instant::now();
     std::thread::scope(|scope| {
         for _ in 0..labs.min(usize::try_from(count).unwrap_or(labs)) {
@@ -92,29 +92,34 @@ fn main() -> Result<ExitCode> {
     let sums = sums.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
     println!("\n{:.0?}", begun.elapsed());
     for (mode, sum) in MODES.iter().zip(&sums).filter(|(_, s)| s.schedules + s.failed > 0) {
-        sum.print(mode);
+        sum.print(mode.word());
     }
     if args.runs > 0 && args.seed.is_none() {
         println!("\n{}", figures(args.runs)?);
     }
-    let [with, without] = &sums;
-    let good = with.doubles + with.ownerless + with.failed + without.ownerless + without.failed == 0;
+    let bad = MODES.iter().zip(&sums).map(|(mode, sum)| {
+        let doubles = if *mode == Mode::None { 0 } else { sum.doubles };
+        doubles + sum.ownerless + sum.failed
+    });
+    let good = bad.sum::<u64>() == 0;
     Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// Runs a schedule with and without a quorum and prints a line for each.
-fn attack(schedule: &Schedule, args: &Args, sums: &Mutex<[Sum; 2]>) {
-    for (number, mode) in MODES.iter().enumerate() {
-        if args.quorum.as_deref().is_some_and(|only| only != *mode) {
+fn attack(schedule: &Schedule, args: &Args, sums: &Mutex<[Sum; 3]>) {
+    for (number, mode) in MODES.into_iter().enumerate() {
+        let unasked = mode == Mode::Etcd;
+        if args.quorum.as_deref().map_or(unasked, |only| only != mode.word()) {
             continue;
         }
-        let result = run(schedule, number == 0);
+        let result = run(schedule, mode);
+        let mode = mode.word();
         let mut sums = sums.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         match result {
             Ok((verdict, lab)) => {
                 sums[number].add(&verdict);
                 print(schedule, mode, &verdict);
-                let bad = verdict.owner.is_none() || (number == 0 && !verdict.doubles.is_empty());
+                let bad = verdict.owner.is_none() || (mode != "none" && !verdict.doubles.is_empty());
                 if bad || args.seed.is_some() {
                     println!("{}", lab.report());
                 }

@@ -10,6 +10,7 @@ pub mod addresses;
 pub mod advert;
 pub mod arp;
 pub mod dnsd;
+pub mod etcd;
 pub mod host;
 pub mod init;
 pub mod keepalived;

@@ -524,6 +524,7 @@ impl Host {
                 pause: INTERVAL / 2 * (1 + u32::try_from(host).unwrap_or(0)),
                 gap: bounds.step,
                 keep: false,
+                registered: None,
             };
             let params = Params {
                 priority: 192_u8.saturating_sub(64 * u8::try_from(host).unwrap_or(0)).max(1),

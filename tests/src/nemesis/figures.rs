@@ -1,6 +1,6 @@
 //! What a quorum costs: failover gaps beside those without, and a witness.
 
-use super::run::Cluster;
+use super::run::{Cluster, Mode};
 use super::schedule::Layout;
 use crate::lab::{Lab, Process};
 use crate::scene::Scene;
@@ -52,8 +52,8 @@ pub fn figures(runs: usize) -> Result<Figures> {
         "| no answer after | quorum = \"none\" | quorum = \"majority\" | times |\n|---|---|---|---|"
     );
     for case in CASES {
-        let measure = |quorum| (0..runs).map(|run| gap(case, quorum, run, runs)).collect::<Result<Vec<_>>>();
-        let (without, with) = (spread(measure(false)?), spread(measure(true)?));
+        let measure = |mode| (0..runs).map(|run| gap(case, mode, run, runs)).collect::<Result<Vec<_>>>();
+        let (without, with) = (spread(measure(Mode::None)?), spread(measure(Mode::Majority)?));
         let hundredths = with.0.as_micros() * 100 / without.0.as_micros().max(1);
         let times = format!("{}.{:02}", hundredths / 100, hundredths % 100);
         let _ = writeln!(text, "| {} | {} | {} | {times} |", case.0, without.1, with.1);
@@ -72,11 +72,11 @@ pub fn figures(runs: usize) -> Result<Figures> {
     Ok(Figures(text))
 }
 
-fn gap(case: Case, quorum: bool, run: usize, runs: usize) -> Result<Duration> {
+fn gap(case: Case, mode: Mode, run: usize, runs: usize) -> Result<Duration> {
     let (name, interval, fault) = case;
     let lab = Lab::new()?;
     let measured: Result<Duration> = (|| {
-        let cluster = Cluster::start(&lab, Layout::TwoAndWitness, interval, 1, quorum)?;
+        let cluster = Cluster::start(&lab, Layout::TwoAndWitness, interval, 1, mode)?;
         let first = lab.addresses().wait_for_one(Scene::vip(), SECOND)?;
         let (owner, other) = if first == "px1" { (0, "px2") } else { (1, "px1") };
         // The fault falls at another point between two adverts each time.
@@ -101,7 +101,7 @@ fn spread(mut gaps: Vec<Duration>) -> (Duration, String) {
 /// A witness at its work: a vote is an answer to a request of an owner.
 fn witness(groups: u8, interval: Duration) -> Result<String> {
     let lab = Lab::new()?;
-    let cluster = Cluster::start(&lab, Layout::TwoAndWitness, interval, groups, true)
+    let cluster = Cluster::start(&lab, Layout::TwoAndWitness, interval, groups, Mode::Majority)
         .with_context(|| format!("{groups} groups do not start"))?;
     let process: &Process = cluster.process(2).context("the witness runs")?;
     sleep(SECOND);

@@ -12,6 +12,6 @@ mod schedule;
 mod verdict;
 
 pub use figures::{Figures, figures};
-pub use run::run;
+pub use run::{Mode, run};
 pub use schedule::{Fault, Layout, Schedule, Step};
 pub use verdict::{Double, Verdict};

@@ -2,6 +2,7 @@
 
 use super::schedule::{Fault, Layout, Schedule, Step};
 use super::verdict::{Verdict, doubles};
+use crate::lab::etcd::Etcd;
 use crate::lab::vipd::{self, Vipd, program};
 use crate::lab::{Host, Lab, Process};
 use crate::probe::EchoProbe;
@@ -17,6 +18,45 @@ const ADDRESSES: [&str; 3] = ["10.77.0.11", "10.77.0.12", "10.77.0.13"];
 /// How long a cluster may take to an owner, beside its adverts.
 const PATIENCE: Duration = Duration::from_secs(10);
 
+/// Where the quorum is.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Mode {
+    /// The nodes and witnesses vote.
+    Majority,
+    /// There is none.
+    None,
+    /// In etcd, on a host of its own or in the place of the witness.
+    Etcd,
+}
+
+impl Mode {
+    /// As the settings have it.
+    #[must_use]
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Majority => "majority",
+            Self::None => "none",
+            Self::Etcd => "etcd",
+        }
+    }
+
+    /// How long a lease lasts; faults are as long in proportion to it.
+    fn lease(self, interval: Duration) -> Duration {
+        match self {
+            Self::Majority | Self::None => interval * 3,
+            Self::Etcd => (interval * 3).max(Duration::from_secs(1)),
+        }
+    }
+
+    /// The schedule, stretched as the lease is longer.
+    fn stretch(self, schedule: &Schedule) -> Schedule {
+        let (lease, usual) = (self.lease(schedule.interval), schedule.interval * 3);
+        let factor = u32::try_from(lease.as_millis() / usual.as_millis().max(1)).unwrap_or(1).max(1);
+        let step = |s: &Step| Step { at: s.at * factor, lasts: s.lasts * factor, ..*s };
+        Schedule { steps: schedule.steps.iter().map(step).collect(), ..schedule.clone() }
+    }
+}
+
 /// A cluster under attack.
 pub(super) struct Cluster {
     pub(super) lab: Lab,
@@ -24,6 +64,8 @@ pub(super) struct Cluster {
     /// Each voter's, also one that has ended.
     pub(super) daemons: Vec<Option<Vipd>>,
     pub(super) probe: EchoProbe,
+    /// In the place of the witness, if there would be one.
+    etcd: Option<Etcd>,
     /// Voters whose daemons faults have ended, once a fault.
     ended: Vec<usize>,
     layout: Layout,
@@ -40,22 +82,33 @@ impl Cluster {
         layout: Layout,
         interval: Duration,
         groups: u8,
-        quorum: bool,
+        mode: Mode,
     ) -> Result<Self> {
         let voters = layout.voters();
         let nodes: Vec<(&str, &str)> = voters.into_iter().zip(ADDRESSES).take(layout.proxies()).collect();
         let mut config = vipd::Config::new(&nodes, interval, &[&format!("{VIP}/16")]);
         let more = (1..groups).map(|n| (format!("g{n}"), 51 + n, vec![format!("10.77.1.{n}/16")]));
         config.vips.extend(more);
-        if layout == Layout::TwoAndWitness {
+        if layout == Layout::TwoAndWitness && mode != Mode::Etcd {
             let [.., witness] = ADDRESSES;
             config.cluster.push(format!("witnesses = [{{ name = \"w1\", address = \"{witness}\" }}]"));
         }
-        let mode = if quorum { "majority" } else { "none" };
-        config.election.push(format!("quorum = \"{mode}\""));
+        config.election.push(format!("quorum = \"{}\"", mode.word()));
         let client = lab.host("client", &["10.77.0.50/16"])?;
         let make = |(name, own): (&str, &str)| lab.host(name, &[&format!("{own}/16")]);
         let hosts: Vec<Host> = voters.into_iter().zip(ADDRESSES).map(make).collect::<Result<_>>()?;
+        let etcd = match (mode, layout) {
+            (Mode::Majority | Mode::None, _) => None,
+            (Mode::Etcd, Layout::TwoAndWitness) => {
+                let [.., place] = ADDRESSES;
+                Some(Etcd::start_on(vec![(hosts[2].clone(), place.to_owned())], None)?)
+            }
+            (Mode::Etcd, Layout::Three) => Some(Etcd::start(lab, 1, None)?),
+        };
+        if let Some(etcd) = &etcd {
+            let lease = mode.lease(interval).as_millis();
+            config.rest = format!("[etcd]\nendpoints = {:?}\nlease = \"{lease}ms\"\n", etcd.endpoints());
+        }
         let port = ECHO_PORT.to_string();
         let echo = |h: &Host| h.tool(&["echo", h.name(), &port]);
         let echoes = hosts.iter().take(layout.proxies()).map(echo).collect::<Result<_>>()?;
@@ -64,13 +117,14 @@ impl Cluster {
             daemons: (0..hosts.len()).map(|_| None).collect(),
             probe: EchoProbe::start(&client, Scene::echo(), Duration::from_millis(1))?,
             hosts,
+            etcd,
             ended: Vec::new(),
             layout,
             config: config.to_text(),
             _echoes: echoes,
             commands: Vec::new(),
         };
-        for voter in [0, 2, 1] {
+        for voter in [0, 2, 1].into_iter().filter(|v| !cluster.is_etcd(*v)).collect::<Vec<_>>() {
             cluster.launch(voter)?;
         }
         lab.addresses().wait_for_one(Scene::vip(), PATIENCE + interval * 8)?;
@@ -89,7 +143,16 @@ impl Cluster {
         })
     }
 
+    /// Whether etcd runs there, and no vipd.
+    fn is_etcd(&self, voter: usize) -> bool {
+        self.etcd.is_some() && voter >= self.layout.proxies()
+    }
+
     pub(super) fn launch(&mut self, voter: usize) -> Result<()> {
+        let of_etcd = self.is_etcd(voter);
+        if let Some(etcd) = self.etcd.as_mut().filter(|_| of_etcd) {
+            return etcd.restart(0);
+        }
         let host = &self.hosts[voter];
         let line = format!("[cluster]\nkey-file = {:?}", write_key(host, &"1".repeat(64))?);
         self.daemons[voter] = Some(Vipd::start(host, &self.config.replacen("[cluster]", &line, 1))?);
@@ -97,7 +160,8 @@ impl Cluster {
     }
 
     pub(super) fn process(&self, voter: usize) -> Option<&Process> {
-        self.daemons[voter].as_ref().map(Vipd::process).filter(|p| p.is_running())
+        let etcd = self.etcd.as_ref().filter(|_| self.is_etcd(voter)).map(|e| e.process(0));
+        etcd.or_else(|| self.daemons[voter].as_ref().map(Vipd::process)).filter(|p| p.is_running())
     }
 
     fn signal(&self, voter: usize, signal: Signal) {
@@ -233,13 +297,14 @@ impl Cluster {
     }
 }
 
-/// Runs a schedule with or without quorum.
+/// Runs a schedule in a mode; where leases are longer, so are the faults.
 ///
 /// # Errors
 /// If the lab or a daemon cannot be started, or a fault cannot be made.
-pub fn run(schedule: &Schedule, quorum: bool) -> Result<(Verdict, Lab)> {
+pub fn run(schedule: &Schedule, mode: Mode) -> Result<(Verdict, Lab)> {
     let lab = Lab::new()?;
-    let mut cluster = Cluster::start(&lab, schedule.layout, schedule.interval, 1, quorum)
+    let schedule = &mode.stretch(schedule);
+    let mut cluster = Cluster::start(&lab, schedule.layout, schedule.interval, 1, mode)
         .with_context(|| format!("the cluster does not start\n{}", lab.report()))?;
     let _ = cluster.probe.take_lateness();
     let start = Instant::now();

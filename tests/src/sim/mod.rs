@@ -3,6 +3,7 @@
 //! follows from a seed.
 
 pub mod clock;
+pub mod etcd;
 pub mod host;
 pub mod rng;
 pub mod settings;

@@ -83,6 +83,7 @@ pub fn election(interval: Duration) -> ElectionSettings {
         lease: Duration::from_secs((interval * 3).as_secs().max(1)),
         quorum: Quorum::None,
         on_no_quorum: OnNoQuorum::Withdraw,
+        etcd_lease: Duration::from_secs(3),
     }
 }
 

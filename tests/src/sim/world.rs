@@ -1,12 +1,15 @@
 //! The simulated cluster and its invariants.
 
 use super::clock::{Clock, DRIFT_MAX};
+use super::etcd::{Asked, Etcd};
 use super::host::{Host, Power, WitnessHost};
 use super::rng::Rng;
 use super::settings::{digest, moving_address, second_address, settings};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
+use std::num::NonZeroU8;
 use std::time::Duration;
+use vipd_core::lease::register::{Outcome, Sight};
 use vipd_core::node::{Input, Link, Node, Output, Settings, Transmit};
 use vipd_core::plan::{GroupPlan, Hold};
 use vipd_core::publish::Records;
@@ -57,9 +60,13 @@ pub enum Fault {
     Move(usize),
     /// The same: two groups exchange all their addresses.
     Exchange(usize, usize),
+    /// etcd answers nobody for a while.
+    EtcdDown(Duration),
+    /// Somebody deletes a group's key in etcd.
+    DeleteKey(usize),
 }
 
-enum Due {
+pub(super) enum Due {
     Packet { to: usize, from: usize, transmit: Transmit },
     Peer { to: usize, from: usize, bytes: Vec<u8> },
     Apply { host: usize, start: u32, plan: GroupPlan },
@@ -70,6 +77,11 @@ enum Due {
     Published { host: usize, start: u32, generation: u64 },
     Look { host: usize, start: u32 },
     Reload { host: usize, start: u32 },
+    AskEtcd(Asked),
+    Etcd(Asked),
+    EtcdAnswers(Asked, Outcome),
+    EtcdTells { host: usize, start: u32, vrid: NonZeroU8, sight: Sight },
+    WatchEtcd { host: usize, start: u32 },
 }
 
 /// What two hosts may both own.
@@ -87,6 +99,8 @@ pub struct World {
     pub hosts: Vec<Host>,
     /// The witnesses: their numbers in messages follow the hosts'.
     pub witnesses: Vec<WitnessHost>,
+    /// Where the quorum is kept, if it is etcd.
+    pub etcd: Etcd,
     /// What every host runs by.
     pub settings: Settings,
     /// Where all chance comes from.
@@ -126,6 +140,7 @@ impl World {
             now: Time::ZERO + Duration::from_secs(1),
             hosts: (0..nodes).map(|_| Host::new()).collect(),
             witnesses: vec![],
+            etcd: Etcd::default(),
             rng: Rng::new(seed),
             loss: 0,
             refusals: 0,
@@ -157,20 +172,14 @@ impl World {
     ) -> Self {
         let mut world =
             Self::new(seed, nodes, groups, ElectionSettings { quorum: Quorum::Majority, ..election });
-        let mut clock = || {
-            // The ends of the bound often: that is where a fault would show.
-            let drift = match world.rng.below(4) {
-                0 => 0,
-                1 => 2 * DRIFT_MAX,
-                _ => world.rng.below(2 * DRIFT_MAX + 1),
-            };
-            Clock::new(1_000_000 - DRIFT_MAX + drift, world.rng.below(1 << 40))
-        };
-        for host in &mut world.hosts {
-            host.clock = clock();
-        }
-        let new = |clock| WitnessHost { witness: None, power: Power::Dead(Time::ZERO), clock };
-        world.witnesses = (0..witnesses).map(|_| new(clock())).collect();
+        world.let_clocks_drift();
+        world.witnesses = (0..witnesses)
+            .map(|_| WitnessHost {
+                witness: None,
+                power: Power::Dead(Time::ZERO),
+                clock: world.drifting_clock(),
+            })
+            .collect();
         world.settings.cluster.witnesses = (nodes..nodes + witnesses)
             .map(|n| Member {
                 name: format!("w{}", n + 1 - nodes),
@@ -179,6 +188,35 @@ impl World {
             })
             .collect();
         world
+    }
+
+    /// The same, with the quorum in etcd.
+    #[must_use]
+    pub fn with_etcd(seed: u64, nodes: usize, groups: usize, election: ElectionSettings) -> Self {
+        let election = ElectionSettings {
+            quorum: Quorum::Etcd,
+            etcd_lease: Duration::from_secs(3).max(election.advert_interval * 3),
+            ..election
+        };
+        let mut world = Self::new(seed, nodes, groups, election);
+        world.let_clocks_drift();
+        world
+    }
+
+    fn let_clocks_drift(&mut self) {
+        for host in 0..self.hosts.len() {
+            self.hosts[host].clock = self.drifting_clock();
+        }
+    }
+
+    fn drifting_clock(&mut self) -> Clock {
+        // The ends of the bound often: that is where a fault would show.
+        let drift = match self.rng.below(4) {
+            0 => 0,
+            1 => 2 * DRIFT_MAX,
+            _ => self.rng.below(2 * DRIFT_MAX + 1),
+        };
+        Clock::new(1_000_000 - DRIFT_MAX + drift, self.rng.below(1 << 40))
     }
 
     /// A node's own address.
@@ -193,7 +231,7 @@ impl World {
         self.log.push(line);
     }
 
-    fn schedule(&mut self, after: Duration, due: Due) {
+    pub(super) fn schedule(&mut self, after: Duration, due: Due) {
         self.order += 1;
         self.due.insert((self.now + after, self.order), due);
     }
@@ -356,6 +394,16 @@ impl World {
                     self.schedule(LOOK_EVERY, Due::Look { host, start });
                 }
             }
+            Due::AskEtcd(asked) => {
+                if let Some(after) = self.asleep(asked.host()) {
+                    return self.schedule(after, Due::AskEtcd(asked));
+                }
+                self.try_etcd(asked);
+            }
+            Due::Etcd(asked) => self.etcd_serves(asked),
+            Due::EtcdAnswers(asked, outcome) => self.etcd_answers(asked, outcome),
+            Due::EtcdTells { host, start, vrid, sight } => self.etcd_tells(host, start, vrid, sight),
+            Due::WatchEtcd { host, start } => self.watch_etcd(host, start),
             Due::Guard { host } => {
                 let guard = std::mem::take(&mut self.hosts[host].guard);
                 let deleted = |a: &Cidr| guard.addresses.iter().any(|(_, known)| known == a);
@@ -398,7 +446,7 @@ impl World {
     }
 
     /// Until when a host does nothing: its packets wait in the socket.
-    fn asleep(&self, host: usize) -> Option<Duration> {
+    pub(super) fn asleep(&self, host: usize) -> Option<Duration> {
         match self.hosts[host].power {
             Power::Frozen(until) | Power::Stalled(until) => {
                 Some((until - self.now) + Duration::from_nanos(1))
@@ -455,6 +503,10 @@ impl World {
             let start = self.hosts[host].starts;
             self.schedule(LOOK_EVERY, Due::Look { host, start });
         }
+        if self.settings.election.quorum == Quorum::Etcd {
+            let start = self.hosts[host].starts;
+            self.watch_etcd(host, start);
+        }
         self.tell_links(host);
     }
 
@@ -469,7 +521,7 @@ impl World {
         }
     }
 
-    fn input(&mut self, host: usize, input: Input<'_>) {
+    pub(super) fn input(&mut self, host: usize, input: Input<'_>) {
         let now = self.shown(host);
         if !self.hosts[host].runs() {
             return;
@@ -503,6 +555,9 @@ impl World {
                     if let Some(node) = &mut self.hosts[host].node {
                         node.handle(Input::Announced { group }, now);
                     }
+                }
+                Output::Register { vrid, number, operation } => {
+                    self.ask_etcd(host, vrid, number, operation);
                 }
                 Output::Guard(state) => self.hosts[host].guard = state,
                 Output::Event(event) => self.note(format!("{host}: {}", event.message)),
@@ -572,7 +627,7 @@ impl World {
     }
 
     /// How long a packet takes, unless it is lost.
-    fn path(&mut self, from: usize, to: usize) -> Option<Duration> {
+    pub(super) fn path(&mut self, from: usize, to: usize) -> Option<Duration> {
         let carrier = |n: usize| self.hosts.get(n).is_none_or(|h| h.carrier);
         let whole = carrier(from) && carrier(to) && !self.cuts.contains(&(from, to));
         let arrives = whole && !self.rng.chance(self.loss);
@@ -657,6 +712,12 @@ impl World {
                 self.settings.vips[b].addresses = ours;
                 self.reload();
             }
+            Fault::EtcdDown(pause) => self.etcd.down_until = self.now + pause,
+            Fault::DeleteKey(group) => {
+                let vrid = self.settings.vips[group].vrid;
+                self.etcd.delete(vrid);
+                self.tell_watchers(vrid);
+            }
             Fault::Kill(..) | Fault::Freeze(..) | Fault::Stall(..) => {}
         }
     }
@@ -739,7 +800,7 @@ impl World {
     /// With a quorum no two ever own the same, whether they can hear each other or not.
     fn quorate(&self, owners: &[usize], what: &str) {
         let election = &self.settings.election;
-        let strict = election.quorum == Quorum::Majority && election.on_no_quorum == OnNoQuorum::Withdraw;
+        let strict = election.quorum != Quorum::None && election.on_no_quorum == OnNoQuorum::Withdraw;
         assert!(!strict || owners.len() < 2, "{}: hosts {owners:?} both own {what}", self.now);
     }
 

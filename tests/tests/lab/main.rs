@@ -2,6 +2,7 @@
 
 mod balancer;
 mod dns;
+mod etcd;
 mod failover;
 mod interop;
 mod itself;
@@ -30,6 +31,8 @@ pub(crate) struct Case {
 pub(crate) enum Need {
     /// `dnsd` is built.
     Dnsd,
+    /// etcd and etcdctl are installed.
+    Etcd,
     /// keepalived is installed.
     Keepalived,
     /// MariaDB's server is installed.
@@ -48,6 +51,9 @@ impl Need {
         match self {
             Self::Keepalived => {
                 (!lab::keepalived::is_installed()).then(|| "keepalived is not installed".to_owned())
+            }
+            Self::Etcd => {
+                (!lab::etcd::is_installed()).then(|| "etcd-server or etcd-client is not installed".to_owned())
             }
             Self::Mariadb => {
                 (!lab::mariadb::is_installed()).then(|| "mariadb-server is not installed".to_owned())
@@ -75,6 +81,7 @@ fn main() -> std::process::ExitCode {
         itself::CASES,
         failover::CASES,
         quorum::CASES,
+        etcd::CASES,
         nemesis::CASES,
         sealed::CASES,
         upkeep::CASES,

@@ -4,12 +4,14 @@ use crate::{Case, Need};
 use anyhow::{Result, ensure};
 use std::time::Duration;
 use vipd_tests::lab::Lab;
-use vipd_tests::nemesis::{Fault, Layout, Schedule, Step, run};
+use vipd_tests::nemesis::{Fault, Layout, Mode, Schedule, Step, run};
 
 const VIPD: &[Need] = &[Need::Vipd];
+const ETCD: &[Need] = &[Need::Vipd, Need::Etcd];
 
 pub(crate) const CASES: &[Case] = &[
     Case { name: "nemesis::never_two_with_a_quorum", needs: VIPD, run: never_two_with_a_quorum },
+    Case { name: "nemesis::never_two_with_etcd", needs: ETCD, run: never_two_with_etcd },
     Case { name: "nemesis::two_are_seen_without", needs: VIPD, run: two_are_seen_without },
 ];
 
@@ -20,8 +22,16 @@ fn short(count: usize) -> impl Iterator<Item = Schedule> {
 }
 
 fn never_two_with_a_quorum(_: &Lab) -> Result<()> {
-    for schedule in short(4) {
-        let (verdict, lab) = run(&schedule, true)?;
+    never_two(4, Mode::Majority)
+}
+
+fn never_two_with_etcd(_: &Lab) -> Result<()> {
+    never_two(2, Mode::Etcd)
+}
+
+fn never_two(count: usize, mode: Mode) -> Result<()> {
+    for schedule in short(count) {
+        let (verdict, lab) = run(&schedule, mode)?;
         let report = || format!("{schedule}\n{}", lab.report());
         ensure!(verdict.doubles.is_empty(), "{:?}: {}", verdict.doubles, report());
         ensure!(verdict.owner.is_some(), "nobody owns in the end: {}", report());
@@ -34,7 +44,7 @@ fn two_are_seen_without(_: &Lab) -> Result<()> {
     let interval = Duration::from_millis(50);
     let step = Step { at: interval, lasts: interval * 10, fault: Fault::Partition(0, 1) };
     let schedule = Schedule { seed: 0, layout: Layout::TwoAndWitness, interval, steps: vec![step] };
-    let (verdict, lab) = run(&schedule, false)?;
+    let (verdict, lab) = run(&schedule, Mode::None)?;
     let found = verdict.doubles.first();
     ensure!(found.is_some_and(|d| d.length > Duration::from_millis(50)), "{:?}\n{}", verdict, lab.report());
     ensure!(verdict.owner.is_some(), "nobody owns in the end\n{}", lab.report());

@@ -4,6 +4,7 @@ use crate::election::{Cause, Restraint, Who};
 use crate::group::Group;
 use crate::lease::{Answer, Lease};
 use crate::node::{Elsewhere, Link, Scope};
+use crate::settings::Quorum;
 use crate::wire::advert::PRIORITY_RELEASE;
 use crate::wire::peer::State;
 use std::net::IpAddr;
@@ -29,6 +30,12 @@ pub(crate) fn standing(group: &Group, scope: &Scope<'_>) -> String {
             "; a takeover is postponed: {} advertises it and has not proven that it has this cluster's key",
             who(other, scope)
         ));
+    }
+    let follows = group.election.following().is_some() && !group.election.is_candidate();
+    if let Some(told) = group.told_by_etcd(scope)
+        && (group.election.word() == State::Active || follows)
+    {
+        why.push_str(&format!("; {told}"));
     }
     for (address, elsewhere) in group.withheld() {
         why.push_str("; ");
@@ -87,6 +94,9 @@ fn state(group: &Group, scope: &Scope<'_>) -> String {
 /// What a candidate waits for.
 fn waiting(group: &Group, scope: &Scope<'_>) -> Option<String> {
     let lease = group.election.lease().filter(|_| group.election.is_candidate())?;
+    if let Some(told) = group.told_by_etcd(scope) {
+        return Some(format!("it waits for its lease: {told}"));
+    }
     let (promised, voters) = (lease.promises(scope.now), lease.terms().voters);
     let majority = lease.terms().majority();
     let holders: Vec<&str> = refusals(group).map(|holder| scope.name(holder)).collect();
@@ -163,8 +173,19 @@ fn sentence(cause: Cause, group: &Group, scope: &Scope<'_>) -> String {
         Cause::GivenUp if group.holds_nothing() => {
             "by another node's file every address of it belongs to a group there".to_owned()
         }
+        Cause::NoMajority(..) if scope.settings.election.quorum == Quorum::Etcd => {
+            let told = group.told_by_etcd(scope).unwrap_or_default();
+            let ended = match scope.now - group.since {
+                Duration::ZERO => "its lease was not renewed".to_owned(),
+                ago => format!("its lease ended {} ago", seconds(ago)),
+            };
+            format!("{ended}: {told}")
+        }
         Cause::NoMajority(promised, voters) => {
             format!("no majority: {promised} of {voters} voters promised it{}", silent(group, scope))
+        }
+        Cause::WithoutMajority if scope.settings.election.quorum == Quorum::Etcd => {
+            "no other owner is known, and without etcd there is no lease".to_owned()
         }
         Cause::WithoutMajority => {
             format!("no other owner is known, and no majority answers{}", silent(group, scope))

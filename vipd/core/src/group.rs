@@ -274,7 +274,9 @@ impl Group {
             self.transmit(self.election.params().priority, scope);
         }
         // The kernel's lease is no longer than the quorum's.
-        if outcome.extended || outcome.advertise && self.election.may_own_until().is_none() {
+        let until = scope.now + self.election.params().lease;
+        let covered = self.election.may_own_until().is_none_or(|may_own| may_own >= until);
+        if outcome.extended || outcome.advertise && covered {
             self.renew_if_due(scope);
             scope.guard_changed |= outcome.extended;
         }

@@ -19,6 +19,7 @@
 //! A voter keeps nothing on disk. One that starts may have promised something
 //! in its former run, so it promises nothing until that must be over.
 
+pub mod register;
 mod votes;
 
 pub use votes::{Votes, refusal, reply};
@@ -40,6 +41,9 @@ pub const LONGEST: Duration = Duration::from_millis(3 * 40_950);
 const OPEN_REQUESTS: usize = 64;
 /// A candidate asks no more often than this.
 pub const ASK_GAP: Duration = Duration::from_millis(2);
+/// So many times in a lease, at the most, a register is written for an owner
+/// whose adverts come faster.
+const WRITES: u32 = 15;
 /// After a release, voters that refuse are asked again at once so many times:
 /// the release is on its way to them.
 const HURRIES: u8 = 4;
@@ -204,13 +208,16 @@ pub struct Terms {
     pub gap: Duration,
     /// Whether to own without a majority where nobody else is heard of: plain VRRP.
     pub keep: bool,
+    /// How long a lease lasts where the one voter is a [`register`]; three
+    /// intervals when absent.
+    pub registered: Option<Duration>,
 }
 
 impl Terms {
     /// How long a promise is good for, from the request on, by the holder's clock.
     #[must_use]
     pub fn length(&self) -> Duration {
-        Self::length_of(self.interval)
+        self.registered.unwrap_or_else(|| Self::length_of(self.interval))
     }
 
     /// The same, of an interval.
@@ -220,9 +227,15 @@ impl Terms {
     }
 
     /// How long a round of requests may take: an answer that comes later than
-    /// half an interval would not keep an owner either.
+    /// half an interval would not keep an owner either. With one voter nobody
+    /// waits for the votes that this node cannot use.
     fn round(&self) -> Duration {
-        self.interval / 2
+        self.registered.map_or(self.interval / 2, |lease| lease - lease / ALLOWANCE)
+    }
+
+    /// A register is not written more often than this.
+    fn rhythm(&self) -> Duration {
+        self.registered.map_or(Duration::ZERO, |lease| lease / WRITES)
     }
 
     /// The smallest number of voters of which no two sets are disjoint.
@@ -410,6 +423,9 @@ impl Lease {
         self.preempt = false;
         if !self.holds(now) {
             self.state = State::Idle;
+        }
+        if self.asked_at.is_some_and(|at| now < at + self.terms.rhythm()) {
+            return Wanted::default();
         }
         self.ask(now)
     }

@@ -8,6 +8,7 @@ mod commands;
 mod io;
 mod packets;
 mod records;
+mod registers;
 mod servers;
 #[cfg(test)]
 mod tests;
@@ -24,6 +25,7 @@ use crate::explain;
 use crate::group::{self, Group};
 use crate::health::PoolsState;
 use crate::lease::Votes;
+use crate::lease::register::Registers;
 use crate::peers::Peer;
 use crate::rejects::{Rejected, Rejects};
 use crate::settings::{ClusterSettings, Dns, ElectionSettings, Listener, Pool, VipGroup};
@@ -91,6 +93,8 @@ pub(crate) struct Scope<'a> {
     /// by a file that may differ.
     pub(crate) unsure_for: Duration,
     pub(crate) votes: &'a mut Votes,
+    /// What is known of the groups' keys, where the quorum is kept in etcd.
+    pub(crate) registers: &'a mut Registers,
     pub(crate) run: u32,
     nonce: &'a mut u32,
 }
@@ -162,6 +166,7 @@ pub struct Node {
     run: u32,
     /// What this node promised to others, and to itself.
     votes: Votes,
+    registers: Registers,
     maintenance: bool,
     stopping: Option<Time>,
     stopped: bool,
@@ -191,6 +196,11 @@ impl Node {
             nonce: seed,
             run: seed.max(1),
             votes: Votes::new(&settings.election, now),
+            registers: Registers::new(
+                settings.cluster.nodes.get(me).map(|n| n.name.clone()).unwrap_or_default(),
+                seed.max(1),
+                settings.cluster.nodes.iter().map(|n| n.name.clone()).collect(),
+            ),
             maintenance: false,
             stopping: None,
             stopped: false,
@@ -317,6 +327,15 @@ impl Node {
                 self.servers_changed(changes, now);
             }
             Input::Published { generation, result } => self.published(generation, result),
+            Input::Registered { vrid, number, outcome } => {
+                let step = self.registers.answered(vrid, number, outcome, now);
+                self.registered(vrid, step, now);
+            }
+            Input::RegisterNews { vrid, sight } => {
+                let step = self.registers.news(vrid, sight, now);
+                self.registered(vrid, step, now);
+            }
+            Input::RegisterTrouble { why } => self.register_trouble(why, now),
             Input::Stop => self.stop(now),
         }
         self.settle(now);
@@ -377,7 +396,9 @@ impl Node {
         }
         if self.stopping.is_some() && !self.stopped {
             let gone = self.groups.iter().chain(&self.leaving).all(Group::is_gone);
-            if gone || self.stopping.is_some_and(|at| now >= at) {
+            // A key that is given back spares the next run of this node the wait.
+            let all = gone && self.registers.is_idle(now);
+            if all || self.stopping.is_some_and(|at| now >= at) {
                 self.stopped = true;
                 self.out.push_back(Output::Stopped { clean: gone });
             }
@@ -397,6 +418,7 @@ impl Node {
             gone: None,
             unsure_for,
             votes: &mut self.votes,
+            registers: &mut self.registers,
             run: self.run,
             nonce: &mut self.nonce,
         };
@@ -444,6 +466,7 @@ impl Node {
     /// Looks at every group with what it needs of the whole.
     fn read_groups(&self, now: Time, mut with: impl FnMut(&Group, &Scope<'_>)) {
         let (mut out, mut nonce, mut votes) = (VecDeque::new(), 0, self.votes.clone());
+        let mut registers = self.registers.clone();
         let scope = Scope {
             settings: &self.settings,
             me: self.me,
@@ -454,6 +477,7 @@ impl Node {
             gone: None,
             unsure_for: self.unsure_for(now),
             votes: &mut votes,
+            registers: &mut registers,
             run: self.run,
             nonce: &mut nonce,
         };

@@ -19,7 +19,7 @@ pub(crate) mod exec;
 mod http;
 mod mysql;
 mod pace;
-mod password;
+pub(crate) mod password;
 mod postgres;
 mod prober;
 mod redis;
@@ -27,7 +27,7 @@ mod run;
 mod stream;
 mod tcp;
 mod text;
-mod tls;
+pub(crate) mod tls;
 
 use crate::resolve::Resolver;
 use run::{Progress, Run};

@@ -26,17 +26,18 @@ pub(crate) enum PasswordError {
 static WARNED: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
 
 /// Where the password is.
-pub(super) struct PasswordFile {
+#[derive(Debug)]
+pub(crate) struct PasswordFile {
     path: Option<PathBuf>,
 }
 
 impl PasswordFile {
-    pub(super) fn new(path: Option<PathBuf>) -> Self {
+    pub(crate) fn new(path: Option<PathBuf>) -> Self {
         Self { path }
     }
 
     /// The password; empty without a file.
-    pub(super) async fn read(&self) -> Result<Vec<u8>, PasswordError> {
+    pub(crate) async fn read(&self) -> Result<Vec<u8>, PasswordError> {
         let Some(path) = self.path.clone() else { return Ok(Vec::new()) };
         let read = {
             let path = path.clone();

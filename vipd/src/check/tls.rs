@@ -10,7 +10,7 @@ use rustls::client::Resumption;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::{self, PemObject as _};
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::{
     AlertDescription, CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme,
 };
@@ -37,6 +37,8 @@ pub(crate) enum TlsError {
     CaFile { path: PathBuf, source: io::Error },
     #[error("tls-ca-file {} holds no certificates in PEM form: {why}", .path.display())]
     CaForm { path: PathBuf, why: String },
+    #[error("{} is of no use as this host's certificate, or its key: {why}", .path.display())]
+    Identity { path: PathBuf, why: String },
     #[error("this system trusts no certificates: install the package ca-certificates, or set tls-ca-file")]
     NoRoots,
     #[error("'{0}' is no name that a certificate can have: set tls-name")]
@@ -61,13 +63,20 @@ impl Client {
     /// settings name none.
     pub(crate) fn new(tls: &Tls, host: String) -> Self {
         let name = tls.server_name.clone().unwrap_or(host);
-        Self { trust: Trust::shared(tls.verify, tls.ca_file.clone()), name }
+        Self { trust: Trust::shared(tls.verify, tls.ca_file.clone(), None), name }
+    }
+
+    /// The same, and shows a certificate of this host's, of which the second
+    /// file is the key.
+    pub(crate) fn with_identity(self, identity: Option<(PathBuf, PathBuf)>) -> Self {
+        let trust = Trust::shared(self.trust.verify, self.trust.ca_file.clone(), identity);
+        Self { trust, ..self }
     }
 
     /// Begins TLS on a stream to `peer`.
     ///
     /// The future may be dropped; the stream is lost with it.
-    pub(crate) async fn connect<S>(
+    pub(super) async fn connect<S>(
         &self,
         stream: S,
         peer: SocketAddr,
@@ -76,19 +85,34 @@ impl Client {
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
+        progress.set(format!("beginning TLS with {peer}"));
+        self.begin(stream, peer).await
+    }
+
+    /// The same, where nobody asks how far it is.
+    pub(crate) async fn begin<S>(&self, stream: S, peer: SocketAddr) -> Result<TlsStream<S>, TlsError>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
         let name = server_name(&self.name)?;
         let config = self.trust.config().await?;
-        progress.set(format!("beginning TLS with {peer}"));
         match TlsConnector::from(config).connect(name, stream).await {
             Ok(stream) => Ok(stream),
             Err(source) => {
-                if refused_by_us(&source).is_some() {
+                // Or the server refused what is shown it of this host.
+                if refused_by_us(&source).is_some() || self.trust.identity.is_some() {
                     self.trust.doubt().await;
                 }
                 let ca_file = self.trust.ca_file.clone();
                 Err(TlsError::Handshake { peer, name: self.name.clone(), ca_file, source })
             }
         }
+    }
+
+    /// The server may have refused what it was shown of this host, after the
+    /// handshake: the files are read anew for the next.
+    pub(crate) async fn doubt(&self) {
+        self.trust.doubt().await;
     }
 }
 
@@ -107,6 +131,8 @@ fn server_name(name: &str) -> Result<ServerName<'static>, TlsError> {
 struct Trust {
     verify: bool,
     ca_file: Option<PathBuf>,
+    /// What this host shows: the files of a certificate and of its key.
+    identity: Option<(PathBuf, PathBuf)>,
     loaded: tokio::sync::Mutex<Option<Loaded>>,
 }
 
@@ -117,16 +143,17 @@ struct Loaded {
 }
 
 impl Trust {
-    fn shared(verify: bool, ca_file: Option<PathBuf>) -> Arc<Self> {
+    fn shared(verify: bool, ca_file: Option<PathBuf>, identity: Option<(PathBuf, PathBuf)>) -> Arc<Self> {
         /// As many as the settings name; those of older settings go with them.
         static ALL: Mutex<Vec<Weak<Trust>>> = Mutex::new(Vec::new());
         let mut all = ALL.lock().unwrap_or_else(PoisonError::into_inner);
         all.retain(|trust| trust.strong_count() > 0);
-        let known = all.iter().filter_map(Weak::upgrade);
-        if let Some(trust) = known.into_iter().find(|t| t.verify == verify && t.ca_file == ca_file) {
+        let mut known = all.iter().filter_map(Weak::upgrade);
+        let same = |t: &Arc<Self>| t.verify == verify && t.ca_file == ca_file && t.identity == identity;
+        if let Some(trust) = known.find(same) {
             return trust;
         }
-        let trust = Arc::new(Self { verify, ca_file, loaded: tokio::sync::Mutex::new(None) });
+        let trust = Arc::new(Self { verify, ca_file, identity, loaded: tokio::sync::Mutex::new(None) });
         all.push(Arc::downgrade(&trust));
         trust
     }
@@ -136,8 +163,8 @@ impl Trust {
         if let Some(loaded) = &*loaded {
             return Ok(Arc::clone(&loaded.config));
         }
-        let (verify, ca_file) = (self.verify, self.ca_file.clone());
-        let read = tokio::task::spawn_blocking(move || load(verify, ca_file.as_deref()));
+        let (verify, ca_file, identity) = (self.verify, self.ca_file.clone(), self.identity.clone());
+        let read = tokio::task::spawn_blocking(move || load(verify, ca_file.as_deref(), identity));
         // A thread that ended without a result has panicked, which ends the daemon.
         let config = Arc::new(read.await.unwrap_or(Err(TlsError::NoRoots))?);
         *loaded = Some(Loaded { at: Instant::now(), config: Arc::clone(&config) });
@@ -153,12 +180,16 @@ impl Trust {
     }
 }
 
-fn load(verify: bool, ca_file: Option<&Path>) -> Result<ClientConfig, TlsError> {
+fn load(
+    verify: bool,
+    ca_file: Option<&Path>,
+    identity: Option<(PathBuf, PathBuf)>,
+) -> Result<ClientConfig, TlsError> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let builder = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .map_err(TlsError::Versions)?;
-    let mut config = if verify {
+    let builder = if verify {
         let mut roots = RootCertStore::empty();
         match ca_file {
             Some(path) => {
@@ -175,10 +206,23 @@ fn load(verify: bool, ca_file: Option<&Path>) -> Result<ClientConfig, TlsError> 
         if roots.is_empty() {
             return Err(TlsError::NoRoots);
         }
-        builder.with_root_certificates(roots).with_no_client_auth()
+        builder.with_root_certificates(roots)
     } else {
         let any = Arc::new(AnyCertificate(Arc::clone(builder.crypto_provider())));
-        builder.dangerous().with_custom_certificate_verifier(any).with_no_client_auth()
+        builder.dangerous().with_custom_certificate_verifier(any)
+    };
+    let mut config = match identity {
+        None => builder.with_no_client_auth(),
+        Some((cert, key)) => {
+            let unusable = |path: &Path, why: &dyn std::fmt::Display| TlsError::Identity {
+                path: path.into(),
+                why: why.to_string(),
+            };
+            let chain = CertificateDer::pem_file_iter(&cert).and_then(Iterator::collect::<Result<Vec<_>, _>>);
+            let chain = chain.map_err(|e| unusable(&cert, &e))?;
+            let private = PrivateKeyDer::from_pem_file(&key).map_err(|e| unusable(&key, &e))?;
+            builder.with_client_auth_cert(chain, private).map_err(|e| unusable(&cert, &e))?
+        }
     };
     config.resumption = Resumption::disabled();
     Ok(config)
@@ -270,7 +314,7 @@ fn explain(error: &io::Error, name: &str, ca_file: Option<&Path>) -> String {
             format!("the server has no certificate for '{name}': set tls-name")
         }
         Some(E::AlertReceived(AlertDescription::CertificateRequired)) => {
-            "the server wants a certificate of its client, and checks have none".into()
+            "the server wants a certificate of its client, and is shown none".into()
         }
         Some(E::AlertReceived(alert)) => format!("the server broke it off: {alert:?}"),
         Some(other) => other.to_string(),

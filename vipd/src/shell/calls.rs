@@ -417,6 +417,7 @@ pub(super) mod tests {
                 lease: Duration::from_secs(3),
                 quorum: Quorum::None,
                 on_no_quorum: OnNoQuorum::Withdraw,
+                etcd_lease: Duration::from_secs(3),
             },
             vips: vec![vip],
             listeners: vec![],

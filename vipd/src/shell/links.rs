@@ -200,6 +200,7 @@ mod tests {
                 lease: Duration::from_secs(3),
                 quorum: Quorum::None,
                 on_no_quorum: OnNoQuorum::Withdraw,
+                etcd_lease: Duration::from_secs(3),
             },
             vips: vec![],
             listeners: vec![],

@@ -116,7 +116,7 @@ fn transition_table_with_a_lease() {
     use crate::lease::{ASK_GAP, Answer, Lease, Terms};
     let lease = || {
         let (interval, pause) = (SECOND, SECOND);
-        Some(Lease::new(Terms { voters: 3, interval, pause, gap: ASK_GAP, keep: false }))
+        Some(Lease::new(Terms { voters: 3, interval, pause, gap: ASK_GAP, keep: false, registered: None }))
     };
     let granted = |voter, number| Event::Answer { voter, number, answer: Answer::Granted };
     let refused = |voter, number| {

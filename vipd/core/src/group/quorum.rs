@@ -4,8 +4,10 @@
 use super::{Group, Purpose};
 use crate::election::Event as Happening;
 use crate::event::{Kind, Level};
+use crate::explain;
+use crate::lease::register::Step;
 use crate::lease::{ASK_GAP, Answer, Lease, Request, Terms};
-use crate::node::{Scope, Settings};
+use crate::node::{Output, Scope, Settings};
 use crate::plan::Hold;
 use crate::settings::{OnNoQuorum, Quorum, VipGroup};
 use crate::wire::peer::{Ballot, Message, State};
@@ -13,16 +15,19 @@ use crate::wire::peer::{Ballot, Message, State};
 /// A lease of which nothing is held, where the settings ask for one.
 pub(crate) fn lease(settings: &Settings) -> Option<Lease> {
     let election = &settings.election;
-    match election.quorum {
-        Quorum::None => None,
-        Quorum::Majority => Some(Lease::new(Terms {
-            voters: settings.cluster.voters().count(),
-            interval: election.advert_interval,
-            pause: election.advert_interval,
-            gap: ASK_GAP,
-            keep: election.on_no_quorum == OnNoQuorum::Keep,
-        })),
-    }
+    let (voters, registered) = match election.quorum {
+        Quorum::None => return None,
+        Quorum::Majority => (settings.cluster.voters().count(), None),
+        Quorum::Etcd => (1, Some(election.etcd_lease)),
+    };
+    Some(Lease::new(Terms {
+        voters,
+        interval: election.advert_interval,
+        pause: election.advert_interval,
+        gap: ASK_GAP,
+        keep: election.on_no_quorum == OnNoQuorum::Keep,
+        registered,
+    }))
 }
 
 impl Group {
@@ -30,7 +35,16 @@ impl Group {
     pub(super) fn ask_voters(&mut self, request: Request, scope: &mut Scope<'_>) {
         let Request { number, lease, preempt } = request;
         let ballot = Ballot { vrid: self.vip.vrid, run: scope.run, number };
-        scope.send_voters(&Message::Request { ballot, lease, preempt });
+        let request = Message::Request { ballot, lease, preempt };
+        if scope.settings.election.quorum == Quorum::Etcd {
+            if preempt {
+                // The owner is told, who hands over.
+                scope.send_voters(&request);
+            }
+            let step = scope.registers.take(self.vip.vrid, number, lease, scope.now);
+            return self.registered(step, scope);
+        }
+        scope.send_voters(&request);
         let answer = scope.votes.request(scope.me, ballot, lease, scope.now);
         self.answered(scope.me, number, answer, scope);
     }
@@ -38,6 +52,21 @@ impl Group {
     /// A voter answers.
     pub(crate) fn answered(&mut self, voter: usize, number: u64, answer: Answer, scope: &mut Scope<'_>) {
         self.happen(Happening::Answer { voter, number, answer }, scope);
+    }
+
+    /// Does what the group's key in etcd asks for.
+    pub(crate) fn registered(&mut self, step: Step, scope: &mut Scope<'_>) {
+        let Step { operation, answer, opened } = step;
+        if let Some((number, operation)) = operation {
+            scope.out.push_back(Output::Register { vrid: self.vip.vrid, number, operation });
+        }
+        if let Some((number, answer)) = answer {
+            // There it is the one voter.
+            self.answered(0, number, answer, scope);
+        }
+        if opened {
+            self.given_back(scope);
+        }
     }
 
     /// A holder gave the group back, and this node may want it.
@@ -59,6 +88,12 @@ impl Group {
         let ballot = Ballot { vrid: self.vip.vrid, run: scope.run, number };
         scope.votes.release(scope.me, ballot);
         scope.send_voters(&Message::Release(ballot));
+        if scope.settings.election.quorum == Quorum::Etcd {
+            let step = scope.registers.give_back(self.vip.vrid, number, scope.now);
+            if let Some((number, operation)) = step.operation {
+                scope.out.push_back(Output::Register { vrid: self.vip.vrid, number, operation });
+            }
+        }
     }
 
     /// What the guard tells every other voter when this process is gone and
@@ -71,6 +106,42 @@ impl Group {
         let bytes = scope.envelope(Message::Release(ballot));
         let voters = 0..scope.settings.cluster.voters().count();
         voters.filter(|v| *v != scope.me).map(|v| (v, bytes.clone())).collect()
+    }
+
+    /// What etcd says of the group, for people; none where it is not asked.
+    pub(crate) fn told_by_etcd(&self, scope: &Scope<'_>) -> Option<String> {
+        if scope.settings.election.quorum != Quorum::Etcd {
+            return None;
+        }
+        let (registers, now) = (&scope.registers, scope.now);
+        let mut told = match registers.seen(self.vip.vrid) {
+            None => "etcd names no holder".to_owned(),
+            Some((record, since)) => {
+                let (node, ago) = (&record.node, explain::seconds(now - since));
+                match (record.number, record.released) {
+                    (0, _) => format!(
+                        "there was no key in etcd {ago} ago: {node} made it, and nobody takes it for as long as \
+                         an owner before may hold it"
+                    ),
+                    (_, true) => format!("etcd names no holder ({node} gave it back {ago} ago)"),
+                    (_, false) => format!("etcd names {node} as its holder (renewed {ago} ago)"),
+                }
+            }
+        };
+        let silence = match (registers.trouble(), registers.answered_at()) {
+            (Some(trouble), at) => {
+                let since = at.unwrap_or(trouble.since).min(trouble.since);
+                Some(format!(
+                    "; etcd has not answered for {}: {}",
+                    explain::seconds(now - since),
+                    trouble.why
+                ))
+            }
+            (None, None) => Some("; etcd has not answered yet".to_owned()),
+            (None, Some(_)) => None,
+        };
+        told.extend(silence);
+        Some(told)
     }
 
     /// A node of higher priority wants the group: it gets it as in a planned switchover.

@@ -89,7 +89,14 @@ fn a_request_that_was_withdrawn_binds_nobody() {
 }
 
 fn lease() -> Lease {
-    Lease::new(Terms { voters: 3, interval: INTERVAL, pause: ms(40), gap: ASK_GAP, keep: false })
+    Lease::new(Terms {
+        voters: 3,
+        interval: INTERVAL,
+        pause: ms(40),
+        gap: ASK_GAP,
+        keep: false,
+        registered: None,
+    })
 }
 
 /// Entered at 0 s.
@@ -220,7 +227,8 @@ fn a_longer_interval_lengthens_no_promise_that_was_given() {
 fn two_majorities_share_a_voter() {
     for voters in 1..=72 {
         let majority =
-            Terms { voters, interval: INTERVAL, pause: ms(1), gap: ASK_GAP, keep: false }.majority();
+            Terms { voters, interval: INTERVAL, pause: ms(1), gap: ASK_GAP, keep: false, registered: None }
+                .majority();
         assert!(2 * majority > voters && majority <= voters, "{voters}");
     }
 }

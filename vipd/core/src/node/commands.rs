@@ -226,6 +226,9 @@ impl Node {
         if old.election.on_no_quorum != new.election.on_no_quorum {
             keys.push("election.on-no-quorum");
         }
+        if old.election.etcd_lease != new.election.etcd_lease {
+            keys.push("etcd.lease");
+        }
         keys
     }
 }

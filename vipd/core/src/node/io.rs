@@ -2,6 +2,7 @@
 
 use crate::event::{Event, Steps};
 use crate::health::{Only, Why};
+use crate::lease::register::{Operation, Outcome, Sight};
 use crate::plan::GroupPlan;
 use crate::pool::{Pools, ServerKey};
 use crate::probe::Probe;
@@ -160,6 +161,27 @@ pub enum Input<'a> {
         /// Done everywhere, or why not.
         result: Result<(), String>,
     },
+    /// An operation on a group's key in etcd has come to something.
+    Registered {
+        /// The group's VRID.
+        vrid: NonZeroU8,
+        /// The operation's number.
+        number: u64,
+        /// What it has come to.
+        outcome: Outcome,
+    },
+    /// A group's key in etcd is like this now.
+    RegisterNews {
+        /// The group's VRID.
+        vrid: NonZeroU8,
+        /// The key.
+        sight: Sight,
+    },
+    /// etcd does not answer, or does so again.
+    RegisterTrouble {
+        /// Why not, by endpoint; none if it answers.
+        why: Option<String>,
+    },
     /// Stop: hand over, release, and say when it is done.
     Stop,
 }
@@ -260,6 +282,16 @@ pub enum Output {
     /// Make the stores of records hold this, and answer with [`Input::Published`];
     /// of several orders only the newest counts.
     Records(Records),
+    /// Do this with a group's key in etcd, however often it takes, and answer
+    /// with [`Input::Registered`].
+    Register {
+        /// The group's VRID.
+        vrid: NonZeroU8,
+        /// The operation's number.
+        number: u64,
+        /// What to do.
+        operation: Operation,
+    },
     /// Tell the crash guard.
     Guard(GuardState),
     /// Tell people.

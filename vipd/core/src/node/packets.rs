@@ -8,7 +8,7 @@ use crate::group::{self, Group};
 use crate::lease::{self, Answer};
 use crate::peers;
 use crate::rejects::Reject;
-use crate::settings::{Family, Transport};
+use crate::settings::{Family, Quorum, Transport};
 use crate::time::Time;
 use crate::wire::advert::Advert;
 use crate::wire::peer::{self, Ballot, Envelope, GroupReport, Message};
@@ -254,17 +254,22 @@ impl Node {
                 self.with_vrid(vrid, now, |g, scope| g.peer_ready(from, nonce, scope));
             }
             Message::Request { ballot, lease, preempt } => {
-                let answer = self.votes.request(from, ballot, lease, now);
-                let reply = lease::reply(ballot, answer, &self.settings.cluster);
+                // Where etcd is the voter, the owner alone is meant.
+                let votes = self.settings.election.quorum != Quorum::Etcd;
+                let answer = votes.then(|| self.votes.request(from, ballot, lease, now));
                 self.with_vrid(ballot.vrid, now, |g, scope| {
                     if preempt {
                         g.asked_to_yield(from, scope);
                     }
                 });
-                self.send(from, reply);
+                if let Some(answer) = answer {
+                    self.send(from, lease::reply(ballot, answer, &self.settings.cluster));
+                }
             }
             Message::Release(ballot) => {
                 self.votes.release(from, ballot);
+                let name = &self.settings.cluster.nodes[from].name;
+                self.registers.released(ballot.vrid, name, ballot.run, ballot.number);
                 self.with_vrid(ballot.vrid, now, Group::given_back);
             }
             Message::Grant(ballot) => self.answered(from, ballot, Answer::Granted, now),

@@ -62,6 +62,7 @@ fn settings() -> Settings {
             lease: 3 * SECOND,
             quorum: Quorum::None,
             on_no_quorum: OnNoQuorum::Withdraw,
+            etcd_lease: Duration::from_secs(3),
         },
         vips: vec![vip("main", 100)],
         listeners: vec![],

@@ -64,9 +64,11 @@ pub enum Quorum {
     None,
     /// The promises of a majority of nodes and witnesses.
     Majority,
+    /// Its name in a key of an etcd cluster.
+    Etcd,
 }
 
-/// What an owner does that no majority promises the addresses to.
+/// What an owner does that the quorum does not give the addresses to.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub enum OnNoQuorum {
     /// It gives them up: rather no owner than two.
@@ -96,6 +98,8 @@ pub struct ElectionSettings {
     pub quorum: Quorum,
     /// What becomes of an owner without it.
     pub on_no_quorum: OnNoQuorum,
+    /// How long a lease that is kept in etcd lasts, by its holder's clock.
+    pub etcd_lease: Duration,
 }
 
 /// `[[vip]]`: addresses that live on one node at a time, and move together.

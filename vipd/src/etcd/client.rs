@@ -1,0 +1,262 @@
+//! Asks the members of the etcd cluster until one answers.
+
+use super::key::{Answer, Keys};
+use super::member::{Member, Stream};
+use super::{Failure, News, PasswordFile, Settings};
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
+use serde::de::DeserializeOwned;
+use std::collections::BTreeMap;
+use std::num::NonZeroU8;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep, timeout};
+use tracing::{info, warn};
+use vipd_core::lease::promised_for;
+use vipd_core::lease::register::{Operation, Outcome};
+
+/// A member that has not answered within this part of a lease is left for the
+/// next one, though its answer still counts.
+const NEXT: u32 = 12;
+/// And is given up after this part.
+const ATTEMPT: u32 = 3;
+/// How long to wait when every member has failed.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// The members, and how to speak with them.
+#[derive(Debug)]
+pub(super) struct Client {
+    pub(super) keys: Keys,
+    members: Vec<Member>,
+    login: Option<Login>,
+    pub(super) lease: Duration,
+    /// The member that answered last.
+    preferred: AtomicUsize,
+    known: Mutex<Known>,
+    news: mpsc::Sender<News>,
+}
+
+#[derive(Debug)]
+struct Login {
+    user: String,
+    password: PasswordFile,
+    token: Mutex<Option<Arc<str>>>,
+}
+
+#[derive(Debug, Default)]
+struct Known {
+    /// Which etcd cluster it is, and when it last answered.
+    cluster: Option<(u64, Instant)>,
+    /// By member: why it failed last, if it did.
+    failing: BTreeMap<usize, String>,
+    /// Whether the node was told that none answers.
+    told: bool,
+}
+
+/// A request.
+struct Ask<'a> {
+    path: &'static str,
+    body: &'a str,
+}
+
+impl Client {
+    pub(super) fn new(settings: &Settings, cluster: &str, lease: Duration, news: mpsc::Sender<News>) -> Self {
+        let login = settings.login.as_ref().map(|(user, file)| Login {
+            user: user.clone(),
+            password: PasswordFile::new(Some(file.clone())),
+            token: Mutex::new(None),
+        });
+        Self {
+            keys: Keys::new(&settings.prefix, cluster),
+            members: settings.endpoints.iter().map(|e| Member::new(e.clone(), settings)).collect(),
+            login,
+            lease,
+            preferred: AtomicUsize::new(0),
+            known: Mutex::default(),
+            news,
+        }
+    }
+
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Does what is ordered, however long that takes. It may be done more than
+    /// once: of swaps only one comes about.
+    pub(super) async fn carry_out(&self, vrid: NonZeroU8, operation: &Operation) -> Outcome {
+        let (path, body) = self.keys.request(vrid, operation);
+        let ask = Ask { path, body: &body };
+        self.until_answered(&ask, |answer| self.keys.outcome(operation, answer)).await
+    }
+
+    /// Every group's key.
+    pub(super) async fn range(&self) -> Vec<(NonZeroU8, vipd_core::lease::register::Sight)> {
+        let body = self.keys.range_request();
+        let ask = Ask { path: "/v3/kv/range", body: &body };
+        self.until_answered(&ask, |answer| self.keys.sights(answer)).await
+    }
+
+    async fn until_answered<T>(&self, ask: &Ask<'_>, read: impl Fn(Answer) -> Result<T, Failure>) -> T {
+        loop {
+            if let Some(answer) = self.round(ask, &read).await {
+                self.tell(None).await;
+                return answer;
+            }
+            let why: Vec<String> = self.known().failing.values().cloned().collect();
+            self.tell(Some(why.join("; "))).await;
+            sleep(PAUSE).await;
+        }
+    }
+
+    async fn tell(&self, trouble: Option<String>) {
+        if std::mem::replace(&mut self.known().told, trouble.is_some()) || trouble.is_some() {
+            // If nobody takes it, the loop has ended.
+            let _ = self.news.send(News::Trouble(trouble)).await;
+        }
+    }
+
+    /// Asks one member after the other, beginning with the one that answered
+    /// last; those before may still answer, too.
+    async fn round<T>(&self, ask: &Ask<'_>, read: impl Fn(Answer) -> Result<T, Failure>) -> Option<T> {
+        let first = self.preferred.load(Ordering::Relaxed);
+        let mut rest = (0..self.members.len()).map(|n| (first + n) % self.members.len());
+        let mut attempts = FuturesUnordered::new();
+        attempts.extend(rest.next().map(|m| self.attempt(m, ask)));
+        while !attempts.is_empty() {
+            let patience = sleep(self.lease / NEXT);
+            tokio::select! {
+                biased;
+                Some((member, answer)) = attempts.next() => match answer.and_then(&read) {
+                    Ok(answer) => {
+                        self.answered(member);
+                        return Some(answer);
+                    }
+                    Err(failure) => {
+                        self.failed(member, &failure);
+                        attempts.extend(rest.next().map(|m| self.attempt(m, ask)));
+                    }
+                },
+                () = patience => attempts.extend(rest.next().map(|m| self.attempt(m, ask))),
+            }
+        }
+        None
+    }
+
+    fn answered(&self, member: usize) {
+        self.preferred.store(member, Ordering::Relaxed);
+        if self.known().failing.remove(&member).is_some() {
+            info!("etcd at {} answers again", self.members[member].name());
+        }
+    }
+
+    fn failed(&self, member: usize, failure: &Failure) {
+        let why = format!("{}: {failure}", self.members[member].name());
+        let before = self.known().failing.insert(member, why.clone());
+        if before.as_ref() != Some(&why) {
+            warn!("etcd at {why}");
+        }
+    }
+
+    async fn attempt(&self, member: usize, ask: &Ask<'_>) -> (usize, Result<Answer, Failure>) {
+        let patience = self.lease / ATTEMPT;
+        let answer = timeout(patience, self.ask(member, ask)).await;
+        (member, answer.unwrap_or(Err(Failure::Silent(patience))))
+    }
+
+    async fn ask(&self, member: usize, ask: &Ask<'_>) -> Result<Answer, Failure> {
+        let at = &self.members[member];
+        let token = self.token(member).await?;
+        let bytes = match at.ask(ask.path, token.as_deref(), ask.body).await {
+            Err(Failure::Token) => {
+                let token = self.renew_token(member, token).await?;
+                at.ask(ask.path, token.as_deref(), ask.body).await?
+            }
+            answer => answer?,
+        };
+        let answer: Answer = parse(&bytes)?;
+        self.same_cluster(answer.header.cluster_id)?;
+        Ok(answer)
+    }
+
+    /// Begins a watch of every key at a member.
+    pub(super) async fn watch(&self, member: usize) -> Result<Stream, Failure> {
+        let (at, body) = (&self.members[member], self.keys.watch_request());
+        let token = self.token(member).await?;
+        match at.stream("/v3/watch", token.as_deref(), &body).await {
+            Err(Failure::Token) => {
+                let token = self.renew_token(member, token).await?;
+                at.stream("/v3/watch", token.as_deref(), &body).await
+            }
+            stream => stream,
+        }
+    }
+
+    /// The member that answered last, and the one after another.
+    pub(super) fn preferred(&self) -> usize {
+        self.preferred.load(Ordering::Relaxed)
+    }
+
+    pub(super) const fn after(&self, member: usize) -> usize {
+        (member + 1) % self.members.len()
+    }
+
+    /// Who knows another etcd cluster knows other keys: a restored one counts
+    /// when the old one has been silent for longer than any lease lasts.
+    pub(super) fn same_cluster(&self, id: u64) -> Result<(), Failure> {
+        let (mut known, now) = (self.known(), Instant::now());
+        match known.cluster {
+            Some((other, at)) if other != id && now - at < promised_for(self.lease) => {
+                Err(Failure::OtherCluster(id, other))
+            }
+            Some(_) | None => {
+                known.cluster = Some((id, now));
+                Ok(())
+            }
+        }
+    }
+
+    async fn token(&self, member: usize) -> Result<Option<Arc<str>>, Failure> {
+        let Some(login) = &self.login else { return Ok(None) };
+        let token = login.token.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if token.is_some() {
+            return Ok(token);
+        }
+        self.renew_token(member, None).await
+    }
+
+    /// Logs in again, unless somebody has done so meanwhile.
+    async fn renew_token(&self, member: usize, old: Option<Arc<str>>) -> Result<Option<Arc<str>>, Failure> {
+        /// The answer to a login.
+        #[derive(Debug, Default, serde::Deserialize)]
+        #[serde(default)]
+        struct LoggedIn {
+            token: String,
+        }
+        let Some(login) = &self.login else { return Err(Failure::Token) };
+        let current = login.token.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if current != old {
+            return Ok(current);
+        }
+        let password = login.password.read().await?;
+        let password = String::from_utf8_lossy(&password);
+        let body = serde_json::json!({ "name": login.user, "password": password }).to_string();
+        let answer = self.members[member].ask("/v3/auth/authenticate", None, &body).await;
+        let token = match answer {
+            Ok(bytes) => Some(Arc::from(parse::<LoggedIn>(&bytes)?.token)),
+            // Nobody is asked to log in there (yet).
+            Err(Failure::Refused(why)) if why == "authentication is not enabled" => None,
+            Err(Failure::Refused(why)) => {
+                return Err(Failure::Refused(format!("the login of {:?} failed: {why}", login.user)));
+            }
+            Err(failure) => return Err(failure),
+        };
+        login.token.lock().unwrap_or_else(PoisonError::into_inner).clone_from(&token);
+        Ok(token)
+    }
+}
+
+pub(super) fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Failure> {
+    serde_json::from_slice(bytes).map_err(|e| Failure::Answer(e.to_string()))
+}
