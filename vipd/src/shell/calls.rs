@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 use tokio::runtime::Handle;
 use vipd_balancer::Balancer;
-use vipd_core::explain::count;
+use vipd_core::explain::{count, deaf};
 use vipd_core::node::{GroupStatus, Node};
 use vipd_core::peers::TWINS;
 use vipd_core::time::Time;
@@ -138,6 +138,9 @@ fn peer_lines(node: &Node, now: Time) -> Vec<String> {
             }
             if peer.has_twin(now) {
                 return Some(format!("{name}: {TWINS}"));
+            }
+            if peer.is_deaf() {
+                return Some(deaf(name));
             }
             if !peer.differs.is_empty() {
                 let keys = peer.differs.join(", ");
@@ -380,7 +383,7 @@ pub(super) mod tests {
     use vipd_core::settings::{
         Cidr, ClusterSettings, ElectionSettings, Member, OnNoQuorum, Quorum, Transport, VipGroup, VrrpVersion,
     };
-    use vipd_core::wire::peer::{Envelope, GroupReport, Message, cluster_id, node_id};
+    use vipd_core::wire::peer::{Envelope, GroupReport, Hello, Message, cluster_id, node_id};
 
     fn at(millis: u64) -> Time {
         Time::ZERO + Duration::from_millis(millis)
@@ -439,7 +442,7 @@ pub(super) mod tests {
     /// The first of two nodes, which owns the VIP.
     fn owner() -> Node {
         let mut node = Node::new(settings(), 0, 0, at(0));
-        let link = Link::Up { interface: 2, sources: vec![address(11)] };
+        let link = Link::Up { interface: 2, sources: vec![address(11)], mac: None, subnets: vec![] };
         node.handle(Input::Link { group: 0, link }, at(0));
         node.handle(Input::Tick, at(3_300));
         obey(&mut node, at(3_300));
@@ -448,13 +451,7 @@ pub(super) mod tests {
 
     fn px2_is_backup(node: &mut Node, now: Time) {
         let report = GroupReport { vrid: NonZeroU8::MIN, state: State::Backup, priority: 150, serving: true };
-        let message = Message::Hello {
-            groups: vec![report],
-            digests: vec![],
-            sources: vec![],
-            incumbents: vec![],
-            run: 0,
-        };
+        let message = Message::Hello(Hello { groups: vec![report], ..Hello::default() });
         let envelope = Envelope { cluster: cluster_id("orders"), sender: node_id("px2"), message };
         node.handle(Input::PeerPacket { source: address(12), ttl: 255, payload: &envelope.write() }, now);
     }

@@ -5,6 +5,7 @@ use crate::pool::ServerState;
 use crate::probe::{Connections, ObservedRole, Probe};
 use crate::settings::{self, Host, Role};
 use crate::time::Time;
+use crate::wire::peer::Word;
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -247,6 +248,11 @@ impl Server {
 
     fn share(&self, settings: &settings::Server) -> u16 {
         self.weight(settings).saturating_mul(self.ramp.map_or(FULL, |r| r.tenths))
+    }
+
+    /// What its last check says of what is there now, for other nodes.
+    pub(super) fn word(&self) -> Option<Word> {
+        self.health.word().filter(|_| self.changed.is_none())
     }
 
     pub(super) fn is_up(&self) -> bool {

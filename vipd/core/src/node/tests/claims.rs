@@ -14,7 +14,7 @@ fn three() -> Settings {
 fn started(active: bool) -> Node {
     let mut node = Node::new(three(), 0, 0, at(0));
     for (group, interface) in [(0, LINK), (1, LINK + 1)] {
-        let link = Link::Up { interface, sources: vec![address(11)] };
+        let link = Link::Up { interface, sources: vec![address(11)], mac: None, subnets: vec![] };
         node.handle(Input::Link { group, link }, at(0));
     }
     for now in (0..5_000).step_by(500) {

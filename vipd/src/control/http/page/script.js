@@ -64,7 +64,7 @@ const stamp = (time) => { const d = new Date(time), z = (n, w = 2) => String(n).
 
 const VIP = { active: "good", backup: "", init: "odd", fault: "bad" };
 const PEER = { active: "good", backup: "", init: "odd", unknown: "bad", fault: "bad" };
-const SERVER = { up: "good", down: "bad", drain: "odd", maint: "odd", unknown: "odd" };
+const SERVER = { up: "good", down: "bad", drain: "odd", maint: "odd", unknown: "odd", unreachable: "bad" };
 
 function alarms(s) {
   const all = [];
