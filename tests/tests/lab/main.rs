@@ -1,10 +1,12 @@
 //! The lab: real daemons on test hosts made of network namespaces.
 
+mod agreement;
 mod balancer;
 mod dns;
 mod failover;
 mod interop;
 mod itself;
+mod neighbours;
 mod nemesis;
 mod quorum;
 mod sealed;
@@ -69,9 +71,11 @@ fn main() -> std::process::ExitCode {
     };
     let cases = [
         itself::CASES,
+        agreement::CASES,
         failover::CASES,
         quorum::CASES,
         nemesis::CASES,
+        neighbours::CASES,
         sealed::CASES,
         upkeep::CASES,
         balancer::CASES,
