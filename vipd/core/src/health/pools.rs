@@ -218,28 +218,39 @@ impl PoolsState {
 
     /// The other nodes have said which primaries they follow, or are not there.
     pub fn decide(&mut self, now: Time) -> Changes {
-        self.each(now, |pool| std::mem::replace(&mut pool.listens, false))
+        self.each(now, |_, pool| std::mem::replace(&mut pool.listens, false))
     }
 
     /// Takes what another node's checks say of servers, all of it.
     pub fn hear(&mut self, node: usize, name: &str, verdicts: &[Verdict], now: Time) -> Changes {
-        self.each(now, |pool| {
+        let mut hurry = vec![];
+        let mut changes = self.each(now, |at, pool| {
             let id = peer::pool_id(&pool.settings.name);
             let of = verdicts.iter().filter(|v| v.pool == id).map(|v| (v.server, v.word));
-            pool.others.hear(node, name, of.collect())
-        })
+            let before = pool.others.clone();
+            let heard = pool.others.hear(node, name, of.collect());
+            // What it cannot reach any more is looked at from here, too: it waits for that.
+            let new = |s: &settings::Server| {
+                pool.others.says(&s.name, Word::Failed) && !before.says(&s.name, Word::Failed)
+            };
+            let servers = pool.settings.servers.iter().enumerate().filter(|(_, s)| heard && new(s));
+            hurry.extend(servers.map(|(server, _)| ServerKey { pool: at, server }));
+            heard
+        });
+        changes.hurry.extend(hurry);
+        changes
     }
 
     /// Another node is not heard any more: what it said counts for nothing.
     pub fn forget(&mut self, node: usize, now: Time) -> Changes {
-        self.each(now, |pool| pool.others.forget(node))
+        self.each(now, |_, pool| pool.others.forget(node))
     }
 
     /// Judges the pools anew that `changed` changes.
-    fn each(&mut self, now: Time, changed: impl Fn(&mut PoolState) -> bool) -> Changes {
+    fn each(&mut self, now: Time, mut changed: impl FnMut(usize, &mut PoolState) -> bool) -> Changes {
         let mut all = Changes::default();
         for (at, pool) in self.pools.iter_mut().enumerate() {
-            if changed(pool) {
+            if changed(at, pool) {
                 let mut changes = Changes { words: true, ..Changes::default() };
                 pool.judge(at, now, &mut changes);
                 changes.pools = !pool.is_built();
@@ -252,12 +263,13 @@ impl PoolsState {
     /// What this node's checks say of servers that matter to others: the
     /// primaries, and whatever some node cannot reach.
     #[must_use]
-    pub fn verdicts(&self) -> Vec<Verdict> {
+    pub fn verdicts(&self, now: Time) -> Vec<Verdict> {
         let (mut first, mut rest) = (vec![], vec![]);
         for pool in &self.pools {
+            let Some(check) = &pool.settings.check else { continue };
             let id = peer::pool_id(&pool.settings.name);
             for (i, (s, settings)) in pool.servers.iter().zip(&pool.settings.servers).enumerate() {
-                let Some(word) = s.word() else { continue };
+                let Some(word) = s.word(check, now) else { continue };
                 let disputed = || word == Word::Failed || pool.others.says(&settings.name, Word::Failed);
                 let verdict = || Verdict { pool: id, server: peer::server_id(&settings.name), word };
                 if pool.incumbent == Some(i) {

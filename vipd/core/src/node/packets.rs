@@ -420,7 +420,7 @@ impl Node {
             hears: Some(heard.map(|(n, _)| peer::node_id(&n.name)).collect()),
             macs: macs.into_iter().collect(),
             sightings,
-            verdicts: self.pools.verdicts(),
+            verdicts: self.pools.verdicts(now),
         });
         let me = self.me;
         for node in (0..self.settings.cluster.voters().count()).filter(|n| *n != me) {

@@ -204,12 +204,30 @@ fn other_nodes_are_told_of_primaries_and_of_what_somebody_cannot_reach() {
     let mut state = three();
     see(&mut state, DB1, primary(), 1);
     see(&mut state, DB2, replica(0), 1);
-    assert_eq!(state.verdicts(), [verdict("db1", Word::Primary)]);
+    assert_eq!(state.verdicts(second(5)), [verdict("db1", Word::Primary)]);
     let changes = px2_says(&mut state, &[verdict("db2", Word::Failed)], 2);
     assert!(changes.words, "px2 waits for the answer");
-    assert_eq!(state.verdicts(), [verdict("db1", Word::Primary), verdict("db2", Word::Replica)]);
+    assert_eq!(state.verdicts(second(5)), [verdict("db1", Word::Primary), verdict("db2", Word::Replica)]);
     assert!(see(&mut state, DB2, failed(), 3).words);
     assert!(!see(&mut state, DB2, failed(), 4).words, "that is no news");
     px2_says(&mut state, &[], 5);
-    assert_eq!(state.verdicts(), [verdict("db1", Word::Primary), verdict("db2", Word::Failed)]);
+    assert_eq!(state.verdicts(second(5)), [verdict("db1", Word::Primary), verdict("db2", Word::Failed)]);
+    // What it saw long ago it does not vouch for.
+    see(&mut state, DB2, primary(), 6);
+    let words =
+        |state: &PoolsState, at| state.verdicts(second(at)).iter().map(|v| v.word).collect::<Vec<_>>();
+    assert_eq!(words(&state, 7), [Word::Primary]);
+    assert_eq!(words(&state, 60), []);
+    fail(&mut state, DB1, 60);
+    assert_eq!(words(&state, 90), [Word::Failed]);
+}
+
+#[test]
+fn what_another_node_cannot_reach_any_more_is_looked_at_from_here() {
+    let mut state = three();
+    see(&mut state, DB1, primary(), 1);
+    let says = |state: &mut PoolsState, word| px2_says(state, &[verdict("db1", word)], 2).hurry;
+    assert_eq!(says(&mut state, Word::Primary), []);
+    assert_eq!(says(&mut state, Word::Failed), [DB1]);
+    assert_eq!(says(&mut state, Word::Failed), []);
 }
