@@ -4,7 +4,7 @@ TEST_PACKAGES  := iproute2 nftables keepalived mariadb-server galera-4 rsync pos
 TEST_PYTHON    := moto==5.2.5 flask flask-cors
 DEB_PACKAGES   := debhelper lintian
 TEST_PACKAGES  += $(DEB_PACKAGES) debootstrap systemd-container chromium prometheus
-BENCH_PACKAGES := iproute2 keepalived haproxy nginx libnginx-mod-stream
+BENCH_PACKAGES := iproute2 keepalived haproxy nginx libnginx-mod-stream mariadb-server
 BENCH_DNS_PACKAGES := iproute2 dnsperf bind9 knot pdns-server pdns-backend-bind
 NEMESIS_PACKAGES := iproute2 nftables
 DEMO_PACKAGES  := iproute2

@@ -22,7 +22,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::time::Instant;
 
-pub use key::{Algorithm, BadKey, Key};
+pub use key::{BadKey, Key};
+pub use vipd_core::settings::KeyAlgorithm;
 
 /// A server in the next rack is asked again soon; it takes more than 5 s for
 /// nobody to notice that it is back.
@@ -267,7 +268,7 @@ mod tests {
     #[tokio::test]
     async fn a_yes_without_a_signature_is_not_believed() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let key = Key::new("vipd.", Algorithm::HmacSha256, "c2VjcmV0").unwrap();
+        let key = Key::new("vipd.", KeyAlgorithm::HmacSha256, "c2VjcmV0").unwrap();
         let store =
             Rfc2136::new(listener.local_addr().unwrap(), "corp.example", "db.corp.example", key).unwrap();
         tokio::spawn(async move {

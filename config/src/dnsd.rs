@@ -10,7 +10,7 @@ use crate::report::{Errors, Warning};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
-use vipd_core::settings::Cidr;
+use vipd_core::settings::{Cidr, KeyAlgorithm};
 
 /// A file that was found good.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -71,22 +71,11 @@ pub struct Key {
     /// Its name, in lower case, with a dot at the end.
     pub name: String,
     /// The hash.
-    pub algorithm: Algorithm,
+    pub algorithm: KeyAlgorithm,
     /// The file with the secret in base64.
     pub secret_file: PathBuf,
     /// What it may change.
     pub grants: Vec<Grant>,
-}
-
-/// The hash of a key (RFC 8945, section 6).
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Algorithm {
-    /// `hmac-sha256`
-    HmacSha256,
-    /// `hmac-sha384`
-    HmacSha384,
-    /// `hmac-sha512`
-    HmacSha512,
 }
 
 /// What a key may change.

@@ -9,12 +9,13 @@ use crate::limit::{Limiter, Verdict};
 use crate::message::{
     EdnsOption, HEADER, Malformed, OPTION_COOKIE, Opcode, Request, Section, append_edns, begin, count,
 };
+use crate::name;
 use crate::served::{Served, Serving, Shared};
 use crate::tsig::Signed;
 use crate::zone::{Found, Zone};
 use hickory_proto::rr::RecordType;
 use std::net::IpAddr;
-use tracing::debug;
+use tracing::{debug, warn};
 
 /// Response codes (RFC 1035, section 4.1.1; RFC 2136, section 2.2).
 pub mod rcode {
@@ -64,14 +65,14 @@ pub struct Source {
 }
 
 /// What is to be done with a request.
-#[derive(Debug, Eq, PartialEq)]
+#[derive(Debug)]
 pub enum Outcome {
     /// Send what was written.
     Answer,
     /// Send nothing.
     Silence,
-    /// It is an update: the writer answers it.
-    Update,
+    /// It is an update that a key signed: the writer answers it.
+    Update(Box<Signed>),
     /// It is a transfer: over TCP only.
     Transfer,
 }
@@ -82,6 +83,8 @@ pub struct Answerer {
     /// Chooses the record that comes first. A plain count would not do: who asks
     /// for A and AAAA in turn would see every other number only.
     random: u64,
+    /// The last answer would have been the same for any other name.
+    made_up: bool,
 }
 
 impl Answerer {
@@ -93,7 +96,7 @@ impl Answerer {
     pub fn new() -> Result<Self, getrandom::Error> {
         let mut seed = [0; 8];
         getrandom::fill(&mut seed)?;
-        Ok(Self { limiter: Limiter::new()?, random: u64::from_le_bytes(seed) })
+        Ok(Self { limiter: Limiter::new()?, random: u64::from_le_bytes(seed), made_up: false })
     }
 
     /// Answers a message into `out`.
@@ -117,7 +120,7 @@ impl Answerer {
                 self.limited(shared, served, source, b"\x01", Outcome::Answer)
             }
         };
-        if outcome == Outcome::Answer {
+        if matches!(outcome, Outcome::Answer) {
             shared.metrics.answer(out);
         }
         outcome
@@ -133,7 +136,7 @@ impl Answerer {
     ) -> Outcome {
         match request.opcode {
             Opcode::Query => {}
-            Opcode::Update => return Outcome::Update,
+            Opcode::Update => return self.update(shared, served, request, source, out),
             Opcode::Other => {
                 header_only(request.raw, rcode::NOTIMP, out);
                 return self.limited(shared, served, source, b"\x04", Outcome::Answer);
@@ -147,7 +150,7 @@ impl Answerer {
             Some(Ok(signed)) => Some(signed),
             Some(Err(refusal)) => {
                 debug!(client = %source.address, key = refusal.key(), "a query's signature: {refusal}");
-                begin(request, false, rcode::NOTAUTH, out);
+                begin(request, false, refusal.rcode(), out);
                 refusal.append(out);
                 return self.limited(shared, served, source, b"\x09", Outcome::Answer);
             }
@@ -186,6 +189,41 @@ impl Answerer {
         Outcome::Answer
     }
 
+    /// An update is the writer's, if a key has signed it: whoever has none shall
+    /// not fill the queue before those who have.
+    fn update(
+        &mut self,
+        shared: &Shared,
+        served: &Served,
+        request: &Request<'_>,
+        source: Source,
+        out: &mut Vec<u8>,
+    ) -> Outcome {
+        let refusal = match request.tsig_at.map(|_| served.keys.verify(request, source.now)) {
+            Some(Ok(signed)) => return Outcome::Update(Box::new(signed)),
+            Some(Err(refusal)) => Some(refusal),
+            None => None,
+        };
+        shared.metrics.updates_refused.add();
+        if shared.complaints.may_tell(source.now) {
+            let (key, reason) = match &refusal {
+                Some(refusal) => (refusal.key(), refusal.to_string()),
+                None => ("-".into(), "it is not signed".into()),
+            };
+            let name = name::show(&request.name);
+            warn!(key, name, client = %source.address, "update refused: {reason}");
+        }
+        let code = refusal.as_ref().map_or(rcode::REFUSED, |refusal| refusal.rcode());
+        begin(request, false, code, out);
+        if let Some(edns) = request.edns {
+            append_edns(out, 0, edns.dnssec_ok, &[]);
+        }
+        if let Some(refusal) = refusal {
+            refusal.append(out);
+        }
+        self.limited(shared, served, source, &[code], Outcome::Answer)
+    }
+
     /// Writes the answer but for what is at its end; gives the response code in full.
     fn respond(
         &mut self,
@@ -199,6 +237,7 @@ impl Answerer {
             begin(request, false, low(rcode::BADVERS), out);
             return rcode::BADVERS;
         }
+        self.made_up = false;
         let serving = served.find(&request.name).filter(|_| request.qclass == 1);
         let Some(serving) = serving else {
             begin(request, false, rcode::REFUSED, out);
@@ -254,7 +293,13 @@ impl Answerer {
                 append_soa(request, &zone, Section::Authority, out);
                 rcode::NXDOMAIN
             }
-            Some(Found::Alias(_) | Found::Wildcard(_) | Found::Delegated(..)) | None => {
+            Some(found @ (Found::Alias(_) | Found::Wildcard(_) | Found::Delegated(..))) => {
+                self.made_up = !matches!(found, Found::Alias(_));
+                drop(zone);
+                by_catalog(served, serving, request, out)
+            }
+            None => {
+                self.made_up = true;
                 drop(zone);
                 by_catalog(served, serving, request, out)
             }
@@ -265,7 +310,7 @@ impl Answerer {
         let code = out.get(3).map_or(0, |flags| flags & 0x0f);
         let second = u32::try_from(source.now & 0xffff_ffff).unwrap_or(0);
         let limit = &served.rate_limit;
-        if code == rcode::NOERROR {
+        if code == rcode::NOERROR && !self.made_up {
             return self.limiter.judge(limit, source.address, &request.name, second);
         }
         // Made-up names are as many as one likes: they count as one.
@@ -345,9 +390,7 @@ fn by_catalog(served: &Served, serving: &Serving, request: &Request<'_>, out: &m
         }
         // A referral is no authoritative answer (RFC 1034, section 6.2.6).
         End::Delegated => {
-            if way.records.iter().all(|record| record.record_type() == RecordType::NS) {
-                out[2] &= !4;
-            }
+            out[2] &= !4;
             rcode::NOERROR
         }
     };

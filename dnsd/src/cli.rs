@@ -2,6 +2,7 @@
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
+use vipd_core::settings::KeyAlgorithm;
 
 /// The internal authoritative DNS server: static records, dynamic updates, transfers.
 #[derive(Debug, Parser)]
@@ -42,7 +43,7 @@ pub struct Keygen {
     pub algorithm: Hash,
 }
 
-/// A hash of TSIG.
+/// A hash of TSIG, as the command line names it.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq, ValueEnum)]
 pub enum Hash {
     /// HMAC with SHA-256
@@ -52,6 +53,16 @@ pub enum Hash {
     HmacSha384,
     /// HMAC with SHA-512
     HmacSha512,
+}
+
+impl From<Hash> for KeyAlgorithm {
+    fn from(hash: Hash) -> Self {
+        match hash {
+            Hash::HmacSha256 => Self::HmacSha256,
+            Hash::HmacSha384 => Self::HmacSha384,
+            Hash::HmacSha512 => Self::HmacSha512,
+        }
+    }
 }
 
 #[cfg(test)]

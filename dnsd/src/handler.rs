@@ -75,8 +75,8 @@ pub(crate) fn follow(zone: &Zone, asked: &[u8], rtype: RecordType) -> Way {
     let mut way = Way { records: vec![], glue: vec![], end: End::Elsewhere };
     let mut name: Wire = asked.into();
     for _ in 0..MAX_ALIASES {
-        if !name::within(&name, zone.origin()) {
-            way.end = End::Elsewhere;
+        let seen = |record: &Record| name::of(&record.name) == name;
+        if !name::within(&name, zone.origin()) || way.records.iter().any(seen) {
             return way;
         }
         let mut found = zone.find(&name, rtype.into());
@@ -85,6 +85,8 @@ pub(crate) fn follow(zone: &Zone, asked: &[u8], rtype: RecordType) -> Way {
         }
         let set = match found {
             Found::Set(set) | Found::Alias(set) | Found::Wildcard(set) => set,
+            // Behind an alias: whoever asks goes on from there.
+            Found::Delegated(..) if !way.records.is_empty() => return way,
             Found::Delegated(cut, set) => {
                 way.glue = glue(zone, set);
                 way.records.extend(set.to_records(cut));

@@ -11,14 +11,14 @@
 use crate::name::{self, Wire};
 use crate::update::{Leases, RecordKey};
 use crate::zone::rrset::RrSet;
-use crate::zone::{Changes, Zone};
-use std::collections::BTreeMap;
+use crate::zone::{Changes, Key, Zone};
+use std::collections::BTreeSet;
 use std::fs::{File, OpenOptions};
-use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
+use std::io::{self, Read as _, Write as _};
 use std::path::{Path, PathBuf};
 
 /// The beginning of the file, with the version of its form.
-const MAGIC: &[u8; 8] = b"dnsd\0\0\0\x01";
+const MAGIC: &[u8; 8] = b"dnsd\0\0\0\x02";
 /// Length and checksum.
 const FRAME: usize = 8;
 /// A snapshot is cut into entries of about this size.
@@ -42,9 +42,20 @@ pub struct Entry {
     pub changes: Changes,
     /// Leases that were granted, in seconds, or ended.
     pub leases: Leases,
+    /// Of the changes, those after which a set is as the file says: it is the
+    /// file's again, also when that changes.
+    pub settled: BTreeSet<Key>,
 }
 
 impl Entry {
+    /// What an update upon a zone did.
+    #[must_use]
+    pub fn new(zone: &Zone, serial: u32, base: u64, changes: Changes, leases: Leases) -> Self {
+        let of_file = changes.iter().filter(|(key, set)| zone.is_of_file(key, set.as_ref()));
+        let settled = of_file.map(|(key, _)| key.clone()).collect();
+        Self { serial, base, changes, leases, settled }
+    }
+
     fn encode(&self, out: &mut Vec<u8>) {
         out.extend(self.serial.to_be_bytes());
         out.extend(self.base.to_be_bytes());
@@ -61,6 +72,11 @@ impl Entry {
             put_bytes(out, data);
             out.extend(lease.unwrap_or(0).to_be_bytes());
         }
+        put_length(out, self.settled.len());
+        for (name, rtype) in &self.settled {
+            out.extend(name.iter());
+            out.extend(rtype.to_be_bytes());
+        }
     }
 
     fn decode(rest: &mut Rest<'_>) -> Option<Self> {
@@ -75,6 +91,9 @@ impl Entry {
             let key: RecordKey = (rest.name()?, rest.u16()?, rest.bytes()?.to_vec());
             let lease = rest.u32()?;
             entry.leases.insert(key, (lease > 0).then_some(lease));
+        }
+        for _ in 0..rest.u32()? {
+            entry.settled.insert((rest.name()?, rest.u16()?));
         }
         Some(entry)
     }
@@ -203,6 +222,10 @@ pub enum JournalError {
 #[derive(Debug)]
 pub struct Journal {
     path: PathBuf,
+    /// The directory, kept open: when it must be written there may be no
+    /// descriptor left.
+    dir: File,
+    /// None once it is not known what the disk holds of it.
     file: Option<File>,
     length: u64,
     snapshot: u64,
@@ -231,6 +254,7 @@ impl Journal {
             what,
             source,
         };
+        let holder = File::open(dir).map_err(fail("open its directory")).map_err(system)?;
         let mut file = OpenOptions::new()
             .read(true)
             .append(true)
@@ -252,14 +276,13 @@ impl Journal {
                 .map_err(system)?;
         }
         if good == 0 {
-            file.write_all(MAGIC)
-                .and_then(|()| file.sync_all())
-                .and_then(|()| sync_dir(&path))
-                .map_err(fail("begin it"))
-                .map_err(system)?;
+            file.write_all(MAGIC).and_then(|()| file.sync_all()).map_err(fail("begin it")).map_err(system)?;
         }
+        // Also of a file that is there: who began it may have been killed before this.
+        holder.sync_all().map_err(fail("write its directory")).map_err(system)?;
         let length = good.max(MAGIC.len() as u64);
-        Ok((Self { path, file: Some(file), length, snapshot: length }, Recovered { entries, torn }))
+        let journal = Self { path, dir: holder, file: Some(file), length, snapshot: length };
+        Ok((journal, Recovered { entries, torn }))
     }
 
     /// Writes entries and waits until they are on disk. When that fails none
@@ -286,18 +309,25 @@ impl Journal {
         Ok(())
     }
 
+    /// Whether nothing can be added before it is written anew.
+    #[must_use]
+    pub fn is_broken(&self) -> bool {
+        self.file.is_none()
+    }
+
     /// Whether it must or should be written anew.
     #[must_use]
     pub fn wants_rewrite(&self) -> bool {
         let long = self.length >= REWRITE_FROM && self.length / REWRITE_TIMES >= self.snapshot;
-        self.file.is_none() || long
+        self.is_broken() || long
     }
 
     /// Writes the zone's state to a new file and puts it in the place of this one.
     ///
     /// # Errors
     ///
-    /// What the system said; the old file is as it was.
+    /// What the system said. Either file may then be the one that a restart
+    /// finds; both say the same, and nothing is added before one is certain.
     pub fn rewrite(&mut self, zone: &Zone, leases: &Leases, base: u64) -> io::Result<()> {
         let new = self.path.with_extension("journal.new");
         let mut file = OpenOptions::new().write(true).create(true).truncate(true).open(&new)?;
@@ -306,9 +336,9 @@ impl Journal {
             let _ = std::fs::remove_file(&new);
         })?;
         std::fs::rename(&new, &self.path)?;
-        sync_dir(&self.path)?;
-        let mut file = OpenOptions::new().append(true).open(&self.path)?;
-        file.seek(SeekFrom::End(0))?;
+        // From here on the former file has no name: what is added to it is lost.
+        self.file = None;
+        self.dir.sync_all()?;
         (self.file, self.length, self.snapshot) = (Some(file), length, length);
         Ok(())
     }
@@ -330,10 +360,6 @@ fn write_snapshot(file: &mut File, zone: &Zone, leases: &Leases, base: u64) -> i
     file.write_all(&bytes)?;
     file.sync_all()?;
     Ok(bytes.len() as u64)
-}
-
-fn sync_dir(path: &Path) -> io::Result<()> {
-    File::open(path.parent().unwrap_or(Path::new("/")))?.sync_all()
 }
 
 enum Bad {
@@ -370,8 +396,10 @@ pub fn sum(entries: &[Entry]) -> Entry {
     for entry in entries {
         (total.serial, total.base) = (entry.serial, entry.base);
         total.changes.extend(entry.changes.clone());
-        let leases: BTreeMap<_, _> = entry.leases.clone();
-        total.leases.extend(leases);
+        for key in &entry.settled {
+            total.changes.remove(key);
+        }
+        total.leases.extend(entry.leases.clone());
     }
     total.leases.retain(|_, lease| lease.is_some());
     total

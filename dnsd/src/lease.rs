@@ -56,10 +56,12 @@ impl Table {
         }
     }
 
-    /// What differs from what is known: the rest need not be written.
+    /// What differs from what is known, by this table or by `pending` upon it:
+    /// the rest need not be written.
     #[must_use]
-    pub fn news(&self, leases: &Leases) -> Leases {
-        let known = |key: &RecordKey| self.leases.get(key).map(|(lease, _)| *lease);
+    pub fn news(&self, pending: &Leases, leases: &Leases) -> Leases {
+        let own = |key: &RecordKey| self.leases.get(key).map(|(lease, _)| *lease);
+        let known = |key: &RecordKey| pending.get(key).copied().unwrap_or_else(|| own(key));
         leases.iter().filter(|(key, lease)| known(key) != **lease).map(|(k, l)| (k.clone(), *l)).collect()
     }
 
@@ -110,8 +112,14 @@ mod tests {
         table.apply(&Leases::from([(key(1), Some(30))]), at(20));
         assert_eq!(table.next(), Some(at(40)));
         assert_eq!(table.ended(at(60)), [key(2), key(1)]);
-        assert!(table.news(&granted).is_empty(), "a renewal of the same length is no news");
-        assert_eq!(table.news(&Leases::from([(key(1), None), (key(3), None)])).len(), 1);
+        let none = Leases::new();
+        assert!(table.news(&none, &granted).is_empty(), "a renewal of the same length is no news");
+        assert_eq!(table.news(&none, &Leases::from([(key(1), None), (key(3), None)])).len(), 1);
+        // An update before it, written together with it, has ended one and granted another.
+        let pending = Leases::from([(key(1), None), (key(3), Some(30))]);
+        assert_eq!(table.news(&pending, &granted), Leases::from([(key(1), Some(30))]));
+        let ends = Leases::from([(key(1), None), (key(3), None)]);
+        assert_eq!(table.news(&pending, &ends), Leases::from([(key(3), None)]));
         table.apply(&Leases::from([(key(2), None)]), at(20));
         assert_eq!(table.all().len(), 1);
         table.again(&key(1), at(60));

@@ -7,6 +7,8 @@
 use siphasher::sip::SipHasher13;
 use std::hash::Hasher as _;
 use std::net::IpAddr;
+use std::sync::{Mutex, PoisonError};
+use tracing::warn;
 use vipd_config::dnsd::RateLimit;
 
 /// Places of the table: 12 bytes each, one table a UDP socket.
@@ -17,6 +19,30 @@ struct Place {
     tag: u32,
     second: u32,
     count: u32,
+}
+
+/// Lines a second about refusals that anybody can cause.
+const LINES: u32 = 10;
+
+/// Keeps whoever has no key from filling the log.
+#[derive(Debug, Default)]
+pub struct Complaints(Mutex<(u64, u32)>);
+
+impl Complaints {
+    /// Whether there may be one more line in this second, in seconds since 1970.
+    /// Tells how many there were not, once the next one begins.
+    pub fn may_tell(&self, now: u64) -> bool {
+        let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if last.0 != now {
+            let held = last.1.saturating_sub(LINES);
+            if held > 0 {
+                warn!(lines = held, "more requests without a good signature were refused");
+            }
+            *last = (now, 0);
+        }
+        last.1 = last.1.saturating_add(1);
+        last.1 <= LINES
+    }
 }
 
 /// What to do with an answer.
@@ -82,6 +108,13 @@ mod tests {
 
     fn limit(exempt: Vec<Cidr>) -> RateLimit {
         RateLimit { responses_per_second: 3, slip: 2, exempt }
+    }
+
+    #[test]
+    fn ten_complaints_a_second() {
+        let complaints = Complaints::default();
+        let told = |second| (0..25).filter(|_| complaints.may_tell(second)).count();
+        assert_eq!((told(7), told(7), told(8)), (10, 0, 10));
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use crate::cookie::Cookies;
 use crate::handler;
+use crate::limit::Complaints;
 use crate::metrics::Metrics;
 use crate::name::{self, Wire};
 use crate::tsig::Keys;
@@ -140,6 +141,8 @@ pub struct Shared {
     pub cookies: Cookies,
     /// Counters.
     pub metrics: Metrics,
+    /// Lines about what anybody can cause.
+    pub complaints: Complaints,
     /// The addresses that are served.
     pub listen: ArcSwap<Vec<SocketAddr>>,
     reload_error: ArcSwapOption<String>,
@@ -153,6 +156,7 @@ impl Shared {
             served: ArcSwap::from_pointee(served),
             cookies,
             metrics: Metrics::default(),
+            complaints: Complaints::default(),
             listen: ArcSwap::default(),
             reload_error: ArcSwapOption::empty(),
         }

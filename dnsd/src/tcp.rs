@@ -8,23 +8,28 @@ use crate::tsig;
 use crate::writer::{Reply, Writer};
 use std::collections::HashMap;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::{Semaphore, SemaphorePermit, oneshot};
 use tokio::time::timeout;
 use tracing::{debug, warn};
 
 /// Connections served at a time on an address; more wait in the kernel's queue.
 pub const MAX_CONNECTIONS: usize = 256;
-/// Connections of one client.
-pub const MAX_PER_CLIENT: usize = 32;
-/// Transfers at a time: each holds the whole zone in its messages.
+/// Connections of one client: of IPv6, of one network of 64 bits, for a host has
+/// as many addresses as it likes there. Those count, too, that a client has
+/// closed a moment ago: twenty that change the records at once need more than 32.
+pub const MAX_PER_CLIENT: usize = 64;
+/// Transfers at a time: each holds the whole zone in its messages until they are sent.
 const MAX_TRANSFERS: usize = 4;
 /// A connection without a request is closed after this.
 const IDLE: Duration = Duration::from_secs(10);
+/// The same while fewer than a quarter of the places are free: those who hold
+/// connections for nothing shall not keep the updates out.
+const IDLE_WHEN_FULL: Duration = Duration::from_secs(1);
 /// A client that does not take an answer within this is left.
 const WRITE: Duration = Duration::from_secs(30);
 /// What waits in the kernel's queue.
@@ -59,6 +64,7 @@ pub struct Server {
     writer: Writer,
     answerer: Mutex<Answerer>,
     clients: Mutex<HashMap<IpAddr, usize>>,
+    room: Arc<Semaphore>,
     transfers: Semaphore,
 }
 
@@ -71,21 +77,28 @@ impl Server {
             writer,
             answerer: Mutex::new(answerer),
             clients: Mutex::default(),
+            room: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
             transfers: Semaphore::new(MAX_TRANSFERS),
         }
     }
 
     /// Serves until the future is dropped. No error of accept(2) ends it.
     pub async fn serve(self, listener: TcpListener) {
-        let (server, room) = (Arc::new(self), Arc::new(Semaphore::new(MAX_CONNECTIONS)));
+        let server = Arc::new(self);
         let mut connections = tokio::task::JoinSet::new();
         loop {
             // The semaphore is never closed.
-            let Ok(permit) = Arc::clone(&room).acquire_owned().await else { return };
+            let Ok(permit) = Arc::clone(&server.room).acquire_owned().await else { return };
             while connections.try_join_next().is_some() {}
             match listener.accept().await {
                 Ok((stream, client)) => {
-                    let Some(guest) = Guest::enter(&server, client.ip()) else {
+                    let mut guest = Guest::enter(&server, client.ip());
+                    if guest.is_none() {
+                        // Some of them may be closed, and their tasks not know it yet.
+                        tokio::task::yield_now().await;
+                        guest = Guest::enter(&server, client.ip());
+                    }
+                    let Some(guest) = guest else {
                         debug!(%client, "too many connections of one client");
                         continue;
                     };
@@ -106,8 +119,21 @@ impl Server {
         }
     }
 
+    /// How long a connection may be without a request.
+    fn idle(&self) -> Duration {
+        if self.room.available_permits() < MAX_CONNECTIONS / 4 { IDLE_WHEN_FULL } else { IDLE }
+    }
+
     fn clients(&self) -> std::sync::MutexGuard<'_, HashMap<IpAddr, usize>> {
         self.clients.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What a client has its connections counted by.
+fn network(client: IpAddr) -> IpAddr {
+    match client {
+        IpAddr::V4(_) => client,
+        IpAddr::V6(v6) => IpAddr::from(Ipv6Addr::from_bits(v6.to_bits() >> 64 << 64)),
     }
 }
 
@@ -117,13 +143,17 @@ struct Guest {
     client: IpAddr,
 }
 
+/// The answers to a request, and the right to hold a whole zone until they are sent.
+type Answers<'s> = (Vec<Vec<u8>>, Option<SemaphorePermit<'s>>);
+
 impl Drop for Guest {
     fn drop(&mut self) {
         let mut clients = self.server.clients();
-        if let Some(count) = clients.get_mut(&self.client) {
+        let network = network(self.client);
+        if let Some(count) = clients.get_mut(&network) {
             *count -= 1;
             if *count == 0 {
-                clients.remove(&self.client);
+                clients.remove(&network);
             }
         }
     }
@@ -132,7 +162,7 @@ impl Drop for Guest {
 impl Guest {
     fn enter(server: &Arc<Server>, client: IpAddr) -> Option<Self> {
         let mut clients = server.clients();
-        let count = clients.entry(client).or_default();
+        let count = clients.entry(network(client)).or_default();
         if *count >= MAX_PER_CLIENT {
             return None;
         }
@@ -145,18 +175,19 @@ impl Guest {
         let _ = stream.set_nodelay(true);
         let mut message = Vec::new();
         loop {
-            let read = timeout(IDLE, read_message(&mut stream, &mut message)).await;
+            let read = timeout(self.server.idle(), read_message(&mut stream, &mut message)).await;
             if !matches!(read, Ok(Ok(true))) {
                 return read.unwrap_or(Ok(false)).map(drop);
             }
             self.server.shared.metrics.tcp.add();
-            for answer in self.answers(&message).await {
+            let (answers, _permit) = self.answers(&message).await;
+            for answer in answers {
                 timeout(WRITE, write_message(&mut stream, &answer)).await??;
             }
         }
     }
 
-    async fn answers(&self, raw: &[u8]) -> Vec<Vec<u8>> {
+    async fn answers(&self, raw: &[u8]) -> Answers<'_> {
         let Server { shared, writer, answerer, transfers, .. } = &*self.server;
         let served = shared.served.load_full();
         let source = Source { address: self.client, udp: false, now: tsig::seconds() };
@@ -166,27 +197,27 @@ impl Guest {
             .unwrap_or_else(PoisonError::into_inner)
             .answer(shared, &served, raw, source, &mut out);
         match outcome {
-            Outcome::Answer => vec![out],
-            Outcome::Silence => vec![],
-            Outcome::Update => {
+            Outcome::Answer => (vec![out], None),
+            Outcome::Silence => (vec![], None),
+            Outcome::Update(signed) => {
                 let (sender, receiver) = oneshot::channel();
-                if writer.update(raw.to_vec(), self.client, Reply::Tcp(sender)) {
-                    return receiver.await.into_iter().collect();
+                if writer.update(raw.to_vec(), signed, self.client, Reply::Tcp(sender)) {
+                    return (receiver.await.into_iter().collect(), None);
                 }
-                let Ok(request) = Request::read(raw) else { return vec![] };
+                let Ok(request) = Request::read(raw) else { return (vec![], None) };
                 begin(&request, false, rcode::SERVFAIL, &mut out);
-                vec![out]
+                (vec![out], None)
             }
             Outcome::Transfer => {
                 // The semaphore is never closed.
-                let _permit = transfers.acquire().await;
+                let permit = transfers.acquire().await.ok();
                 let (raw, shared, client) = (raw.to_vec(), Arc::clone(shared), self.client);
                 // A large zone takes its time, and other connections shall not wait for it.
                 let work = move || match Request::read(&raw) {
                     Ok(request) => transfer::answer(&shared, &served, &request, client),
                     Err(_) => vec![],
                 };
-                tokio::task::spawn_blocking(work).await.unwrap_or_default()
+                (tokio::task::spawn_blocking(work).await.unwrap_or_default(), permit)
             }
         }
     }
@@ -208,4 +239,17 @@ async fn write_message(stream: &mut TcpStream, message: &[u8]) -> io::Result<()>
     let length =
         u16::try_from(message.len()).map_err(|_| io::Error::other("an answer of more than 64 KiB"))?;
     stream.write_all(&[&length.to_be_bytes(), message].concat()).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_host_does_not_get_more_connections_by_more_addresses_of_its_own() {
+        let of = |text: &str| network(text.parse().unwrap());
+        assert_eq!(of("2001:db8::1"), of("2001:db8::ffff:ffff:ffff:ffff"));
+        assert_ne!(of("2001:db8::1"), of("2001:db8:0:1::1"));
+        assert_ne!(of("192.0.2.1"), of("192.0.2.2"));
+    }
 }

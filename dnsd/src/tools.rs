@@ -1,12 +1,13 @@
 //! `dnsd check` and `dnsd keygen`.
 
-use crate::cli::{Hash, Keygen};
+use crate::cli::Keygen;
 use crate::tsig::Key;
 use crate::zone::file;
 use data_encoding::BASE64;
 use std::fmt::Write as _;
 use std::path::Path;
 use vipd_config::dnsd::Config;
+use vipd_core::settings::KeyAlgorithm;
 
 /// Judges the configuration, the zone files and the keys. Gives what was found
 /// right, or every error, a line each.
@@ -42,19 +43,16 @@ pub fn keygen(order: &Keygen) -> Result<String, String> {
     if name.len() > 253 || !name.split('.').all(label) {
         return Err(format!("{:?} is not a name for a key: letters, digits, hyphens and dots", order.name));
     }
+    let hash = KeyAlgorithm::from(order.algorithm);
+    let algorithm = hash.name();
     // As long as the hash (RFC 2104, section 3).
-    let (algorithm, length) = match order.algorithm {
-        Hash::HmacSha256 => ("hmac-sha256", 32),
-        Hash::HmacSha384 => ("hmac-sha384", 48),
-        Hash::HmacSha512 => ("hmac-sha512", 64),
-    };
-    let mut secret = vec![0; length];
+    let mut secret = vec![0; hash.output()];
     getrandom::fill(&mut secret).map_err(|error| format!("cannot get random bytes: {error}"))?;
     let secret = BASE64.encode(&secret);
     // vipd's default needs no line.
-    let for_vipd = match order.algorithm {
-        Hash::HmacSha256 => String::new(),
-        Hash::HmacSha384 | Hash::HmacSha512 => format!("key-algorithm = \"{algorithm}\"\n"),
+    let for_vipd = match hash {
+        KeyAlgorithm::HmacSha256 => String::new(),
+        KeyAlgorithm::HmacSha384 | KeyAlgorithm::HmacSha512 => format!("key-algorithm = \"{algorithm}\"\n"),
     };
     Ok(format!(
         r#"# The secret, alone in a file that only the daemon may read (chmod 600):
@@ -84,6 +82,7 @@ printf 'server 10.77.0.11 53\nzone corp.example.\nupdate add _proof.db.corp.exam
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cli::Hash;
 
     #[test]
     fn a_new_key_fits_its_hash_and_no_two_are_the_same() {
@@ -95,6 +94,13 @@ mod tests {
         assert!(one.contains("key-name = \"vipd.\"\nkey-algorithm = \"hmac-sha512\"\nkey-file"));
         let default = order("vipd", Hash::HmacSha256).unwrap();
         assert!(default.contains("key-name = \"vipd.\"\nkey-file"), "{default}");
+        // vipd takes its lines as they are.
+        let head = "[cluster]\nname = \"orders\"\nnodes = [ { name = \"px1\", address = \"10.77.0.11\" } ]\n\
+                    [[listen]]\nname = \"db\"\nbind = \":3306\"\npool = \"db\"\n\
+                    [[pool]]\nname = \"db\"\nservers = [\"10.77.0.21:3306\"]\n[dns]\nname = \"db.corp.example.\"\n";
+        let (_, lines) = one.split_once("# /etc/vipd/vipd.toml\n").unwrap();
+        let (lines, _) = lines.split_once("\n\n").unwrap();
+        vipd_config::Config::parse(&format!("{head}{lines}"), "vipd.toml").unwrap();
         assert_ne!(secret(&one), secret(&order("vipd.", Hash::HmacSha512).unwrap()));
         assert!(order("a b", Hash::HmacSha256).is_err());
     }

@@ -22,9 +22,8 @@ pub fn answer(shared: &Shared, served: &Served, request: &Request<'_>, from: IpA
         None => None,
         Some(Ok(signed)) => Some(signed),
         Some(Err(refusal)) => {
-            warn!(key = refusal.key(), zone = name::show(&request.name), client = %from, "transfer refused: {refusal}");
-            shared.metrics.transfers_refused.add();
-            let mut answer = error(request, rcode::NOTAUTH);
+            complain(shared, &refusal.key(), request, from, &refusal.to_string());
+            let mut answer = error(request, refusal.rcode());
             refusal.append(&mut answer);
             return vec![answer];
         }
@@ -36,12 +35,18 @@ pub fn answer(shared: &Shared, served: &Served, request: &Request<'_>, from: IpA
         }
         Err((code, reason)) => {
             let key = signed.as_ref().map_or("-", |signed| &signed.key.name);
-            warn!(key, zone = name::show(&request.name), client = %from, "transfer refused: {reason}");
-            shared.metrics.transfers_refused.add();
+            complain(shared, key, request, from, reason);
             vec![error(request, code)]
         }
     };
     sign(messages, signed.as_ref())
+}
+
+fn complain(shared: &Shared, key: &str, request: &Request<'_>, from: IpAddr, reason: &str) {
+    shared.metrics.transfers_refused.add();
+    if shared.complaints.may_tell(tsig::seconds()) {
+        warn!(key, zone = name::show(&request.name), client = %from, "transfer refused: {reason}");
+    }
 }
 
 fn judge(

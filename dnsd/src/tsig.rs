@@ -1,5 +1,6 @@
 //! Signed messages (RFC 8945). The hashes and the record are hickory's.
 
+use crate::answer::rcode;
 use crate::message::{Request, Section, count};
 use crate::name::{self, Wire};
 use data_encoding::BASE64;
@@ -11,10 +12,13 @@ use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::SystemTime;
-use vipd_config::dnsd::{self, Algorithm, Grant, Names};
+use vipd_config::dnsd::{self, Grant, Names};
+use vipd_core::settings::KeyAlgorithm;
 
 /// Seconds that clocks may differ (RFC 8945, section 10).
 pub const FUDGE: u16 = 300;
+/// A signature shorter than this is none (RFC 8945, section 5.2.2.1).
+const LEAST_MAC: usize = 10;
 /// A secret shorter than this can be guessed.
 const MIN_SECRET: usize = 16;
 
@@ -49,6 +53,8 @@ pub struct Key {
     /// Its name.
     pub name: String,
     signer: TSigner,
+    /// Bytes of a whole signature.
+    output: usize,
     grants: Vec<(Wire, Grant)>,
 }
 
@@ -88,9 +94,21 @@ impl Key {
         });
         Ok(Self {
             name: settings.name.clone(),
+            output: settings.algorithm.output(),
             signer: signer.map_err(|_| bad("is for a hash that this program does not have"))?,
             grants: grants.collect(),
         })
+    }
+
+    /// Whether a signature is the key's, or the beginning of it.
+    fn has_signed(&self, bytes: &[u8], mac: &[u8]) -> bool {
+        if mac.len() == self.output {
+            return self.signer.verify(bytes, mac).is_ok();
+        }
+        let Ok(whole) = self.signer.sign(bytes) else { return false };
+        // However many bytes are right, it takes the same time.
+        let differs = whole.iter().zip(mac).fold(0, |sum, (a, b)| sum | (a ^ b));
+        std::hint::black_box(differs) == 0
     }
 
     /// Whether the key may change a type at a name; `None`: every type.
@@ -109,11 +127,11 @@ impl Key {
     }
 }
 
-fn algorithm(algorithm: Algorithm) -> TsigAlgorithm {
+fn algorithm(algorithm: KeyAlgorithm) -> TsigAlgorithm {
     match algorithm {
-        Algorithm::HmacSha256 => TsigAlgorithm::HmacSha256,
-        Algorithm::HmacSha384 => TsigAlgorithm::HmacSha384,
-        Algorithm::HmacSha512 => TsigAlgorithm::HmacSha512,
+        KeyAlgorithm::HmacSha256 => TsigAlgorithm::HmacSha256,
+        KeyAlgorithm::HmacSha384 => TsigAlgorithm::HmacSha384,
+        KeyAlgorithm::HmacSha512 => TsigAlgorithm::HmacSha512,
     }
 }
 
@@ -145,13 +163,20 @@ impl Keys {
         if tsig.algorithm != *key.signer.algorithm() {
             return Err(unknown());
         }
-        let signed = Signed { key: Arc::clone(key), mac: tsig.mac.clone(), time: tsig.time, id: tsig.oid };
+        let signed = Signed { key: Arc::clone(key), mac: tsig.mac.clone(), time: tsig.time };
         let bytes = signed_bytes(request.raw, at, &owner, &tsig).ok_or(Refusal::Malformed)?;
-        if key.signer.verify(&bytes, &tsig.mac).is_err() {
+        // RFC 8945, section 5.2.2.1.
+        if tsig.mac.len() > key.output || tsig.mac.len() < LEAST_MAC.max(key.output / 2) {
+            return Err(Refusal::Malformed.into());
+        }
+        if !key.has_signed(&bytes, &tsig.mac) {
             return Err(Refusal::Signature { key: key.name.clone(), owner, tsig }.into());
         }
         if tsig.time.abs_diff(now) > u64::from(tsig.fudge.min(FUDGE)) {
             return Err(Refusal::Time { signed, now }.into());
+        }
+        if tsig.mac.len() < key.output {
+            return Err(Refusal::Truncated { signed }.into());
         }
         Ok(signed)
     }
@@ -187,7 +212,6 @@ pub struct Signed {
     pub mac: Vec<u8>,
     /// When, in seconds since 1970.
     pub time: u64,
-    id: u16,
 }
 
 impl Signed {
@@ -207,12 +231,16 @@ impl Signed {
         bytes.extend(&now.to_be_bytes()[2..]);
         bytes.extend(FUDGE.to_be_bytes());
         let mac = self.key.signer.sign(&bytes).unwrap_or_default();
-        append(answer, self.key.signer.signer_name(), self.record(now, None, vec![]).set_mac(mac.clone()));
+        append(
+            answer,
+            self.key.signer.signer_name(),
+            self.record(id(answer), now, None, vec![]).set_mac(mac.clone()),
+        );
         mac
     }
 
-    fn record(&self, time: u64, error: Option<TsigError>, other: Vec<u8>) -> TSIG {
-        TSIG::new(self.key.signer.algorithm().clone(), time, FUDGE, vec![], self.id, error, other)
+    fn record(&self, id: u16, time: u64, error: Option<TsigError>, other: Vec<u8>) -> TSIG {
+        TSIG::new(self.key.signer.algorithm().clone(), time, FUDGE, vec![], id, error, other)
     }
 
     fn sign_with(
@@ -222,7 +250,7 @@ impl Signed {
         error: Option<TsigError>,
         other: Vec<u8>,
     ) -> Vec<u8> {
-        let record = self.record(time, error, other);
+        let record = self.record(id(answer), time, error, other);
         let bytes = self.key.signer.encode_response_tbs(&self.mac, answer, &record).unwrap_or_default();
         let mac = self.key.signer.sign(&bytes).unwrap_or_default();
         append(answer, self.key.signer.signer_name(), record.set_mac(mac.clone()));
@@ -235,6 +263,12 @@ impl Signed {
         // Owner, fixed fields, the algorithm's name, times and lengths, MAC, other data.
         self.key.signer.signer_name().len() + 10 + 16 + 16 + 64 + 6
     }
+}
+
+/// The ID that an answer has when it is signed. That of the question's record
+/// is another one where the question was forwarded (RFC 8945, section 4.2).
+fn id(answer: &[u8]) -> u16 {
+    answer.first_chunk::<2>().map_or(0, |id| u16::from_be_bytes(*id))
 }
 
 fn append(answer: &mut Vec<u8>, owner: &Name, tsig: TSIG) {
@@ -266,6 +300,11 @@ pub enum Refusal {
         /// The record.
         tsig: TSIG,
     },
+    /// BADTRUNC: the beginning of a good signature.
+    Truncated {
+        /// What was signed.
+        signed: Signed,
+    },
     /// BADTIME.
     Time {
         /// What was signed.
@@ -276,17 +315,31 @@ pub enum Refusal {
 }
 
 impl Refusal {
-    /// Puts what the client must know onto an answer that says NOTAUTH.
+    /// The response code.
+    #[must_use]
+    pub fn rcode(&self) -> u8 {
+        match self {
+            Self::Malformed => rcode::FORMERR,
+            Self::Key { .. } | Self::Signature { .. } | Self::Truncated { .. } | Self::Time { .. } => {
+                rcode::NOTAUTH
+            }
+        }
+    }
+
+    /// Puts what the client must know onto an answer with that code.
     pub fn append(self, answer: &mut Vec<u8>) {
-        let unsigned = |answer: &mut _, owner: Name, tsig: TSIG, error| {
-            let TSIG { algorithm, time, fudge, oid, .. } = tsig;
-            let record = TSIG::new(algorithm, time, fudge, vec![], oid, Some(error), vec![]);
+        let unsigned = |answer: &mut Vec<u8>, owner: Name, tsig: TSIG, error| {
+            let TSIG { algorithm, time, fudge, .. } = tsig;
+            let record = TSIG::new(algorithm, time, fudge, vec![], id(answer), Some(error), vec![]);
             append(answer, &owner, record);
         };
         match self {
             Self::Malformed => {}
             Self::Key { owner, tsig } => unsigned(answer, owner, tsig, TsigError::BadKey),
             Self::Signature { owner, tsig, .. } => unsigned(answer, owner, tsig, TsigError::BadSig),
+            Self::Truncated { signed } => {
+                signed.sign_with(answer, seconds(), Some(TsigError::BadTrunc), vec![]);
+            }
             // With the client's time, and this server's beside it.
             Self::Time { signed, now } => {
                 let other = now.to_be_bytes()[2..].to_vec();
@@ -302,7 +355,7 @@ impl Refusal {
             Self::Malformed => "-".into(),
             Self::Key { owner, .. } => owner.to_ascii(),
             Self::Signature { key, .. } => key.clone(),
-            Self::Time { signed, .. } => signed.key.name.clone(),
+            Self::Truncated { signed } | Self::Time { signed, .. } => signed.key.name.clone(),
         }
     }
 }
@@ -316,6 +369,9 @@ impl fmt::Display for Refusal {
             }
             Self::Signature { .. } => {
                 f.write_str("the signature is wrong (BADSIG): is the secret the same on both sides?")
+            }
+            Self::Truncated { signed } => {
+                write!(f, "its signature has {} bytes, which are too few (BADTRUNC)", signed.mac.len())
             }
             Self::Time { signed, now } => {
                 let skew = signed.time.abs_diff(*now);
@@ -342,7 +398,7 @@ pub(crate) mod tests {
         writeln!(file, "{}", BASE64.encode(&[7; 32])).unwrap();
         let settings = dnsd::Key {
             name: "vipd.".into(),
-            algorithm: Algorithm::HmacSha256,
+            algorithm: KeyAlgorithm::HmacSha256,
             secret_file: file.path().into(),
             grants,
         };
@@ -350,7 +406,7 @@ pub(crate) mod tests {
     }
 
     pub(crate) fn signed(key: &Arc<Key>, time: u64, mac: &[u8]) -> Signed {
-        Signed { key: Arc::clone(key), mac: mac.to_vec(), time, id: 0 }
+        Signed { key: Arc::clone(key), mac: mac.to_vec(), time }
     }
 
     #[test]
@@ -377,7 +433,7 @@ pub(crate) mod tests {
             std::fs::write(&path, text).unwrap();
             let settings = dnsd::Key {
                 name: "vipd.".into(),
-                algorithm: Algorithm::HmacSha512,
+                algorithm: KeyAlgorithm::HmacSha512,
                 secret_file: path.clone(),
                 grants: vec![],
             };

@@ -92,10 +92,10 @@ pub fn serve(
             match answerer.answer(shared, &served, raw, source, out) {
                 Outcome::Answer => clients.push(Some(*client)),
                 Outcome::Silence | Outcome::Transfer => {}
-                Outcome::Update => {
+                Outcome::Update(signed) => {
                     let Some(to) = socket_address(client) else { continue };
                     let reply = Reply::Udp(Arc::clone(socket), to);
-                    if !writer.update(raw.to_vec(), address, reply)
+                    if !writer.update(raw.to_vec(), signed, address, reply)
                         && let Ok(request) = Request::read(raw)
                     {
                         begin(&request, false, rcode::SERVFAIL, out);

@@ -95,6 +95,12 @@ impl<'z> View<'z> {
         (changes, serial)
     }
 
+    /// Whether a record is there.
+    #[must_use]
+    pub fn has(&self, (name, rtype, data): &RecordKey) -> bool {
+        self.get(name, *rtype).is_some_and(|set| set.contains(data))
+    }
+
     /// Takes records away whose lease ran out.
     pub fn expire(&mut self, (name, rtype, data): &RecordKey) {
         let set = self.get(name, *rtype).and_then(|set| set.without(data));
@@ -273,7 +279,8 @@ fn apply(
         }
         DNSClass::NONE => {
             let Some(data) = encode(&record.data) else { return Ok(()) };
-            let Some(set) = view.get(&name, rtype).filter(|set| set.contains(&data)) else { return Ok(()) };
+            let Some(set) = view.get(&name, rtype) else { return Ok(()) };
+            let Some(data) = set.stored(&data).map(<[u8]>::to_vec) else { return Ok(()) };
             let rest = set.without(&data);
             if rtype == SOA || (apex && rtype == NS && rest.is_none()) {
                 return Ok(());
@@ -322,11 +329,82 @@ fn add(
     {
         return Ok(());
     }
-    let set = match view.get(name, rtype) {
-        Some(old) if rtype != CNAME => old.with(&data, record.ttl),
-        Some(_) | None => RrSet::new(rtype, record.ttl, [&data]),
+    let old = view.get(name, rtype);
+    // A record that is there stays as it is spelled, and its lease is by that.
+    let data = old.and_then(|old| old.stored(&data)).map_or(data, <[u8]>::to_vec);
+    let set = match old {
+        Some(old) if rtype == CNAME => {
+            leases.extend(old.data().map(|gone| ((name.clone(), rtype, gone.to_vec()), None)));
+            RrSet::new(rtype, record.ttl, [&data])
+        }
+        Some(old) => old.with(&data, record.ttl),
+        None => RrSet::new(rtype, record.ttl, [&data]),
     };
     leases.insert((name.clone(), rtype, data), lease);
     view.set(name, rtype, set);
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tsig::tests::key;
+    use crate::zone::Soa;
+    use hickory_proto::op::OpCode;
+    use hickory_proto::rr::Name;
+    use hickory_proto::rr::rdata::{CNAME as Alias, PTR};
+    use vipd_config::dnsd::{Grant, Names};
+
+    fn zone() -> Zone {
+        let ns = name::from_text("ns1.corp.example.");
+        let soa = Soa { contact: ns.clone(), primary: ns, refresh: 1, retry: 1, expire: 1, minimum: 5 };
+        Zone::new(name::from_text("corp.example."), soa, 7)
+    }
+
+    /// Does an update of one record, and gives the leases.
+    fn update(zone: &mut Zone, class: DNSClass, data: RData, lease: Option<u32>) -> Leases {
+        let all = Grant { names: Names::Below("corp.example.".into()), types: vec![] };
+        let ttl = if class == DNSClass::IN { 5 } else { 0 };
+        let mut record = Record::from_rdata(Name::from_ascii("A.corp.example.").unwrap(), ttl, data);
+        record.dns_class = class;
+        let mut message = Message::response(7, OpCode::Update);
+        message.add_authority(record);
+        let none = Changes::new();
+        let mut view = View::new(zone, &none, zone.serial());
+        let leases = judge(&mut view, &message, &key(vec![all]), lease).unwrap();
+        let (changes, serial) = view.finish();
+        zone.apply(&changes, serial);
+        leases
+    }
+
+    fn to(name: &str) -> Name {
+        Name::from_ascii(name).unwrap()
+    }
+
+    #[test]
+    fn a_lease_is_of_the_record_as_it_is_spelled_in_the_zone() {
+        let mut zone = zone();
+        let ptr = |name: &str| RData::PTR(PTR(to(name)));
+        let first = update(&mut zone, DNSClass::IN, ptr("Host.example."), Some(30));
+        let (record, _) = first.first_key_value().unwrap();
+        // Renewed and ended by whoever spells it in another way.
+        let renewed = update(&mut zone, DNSClass::IN, ptr("host.EXAMPLE."), Some(60));
+        assert_eq!(renewed, Leases::from([(record.clone(), Some(60))]));
+        let none = Changes::new();
+        assert!(View::new(&zone, &none, 7).has(record));
+        let ended = update(&mut zone, DNSClass::NONE, ptr("HOST.example."), None);
+        assert_eq!(ended, Leases::from([(record.clone(), None)]));
+        assert!(!View::new(&zone, &none, 7).has(record));
+    }
+
+    #[test]
+    fn the_lease_of_an_alias_ends_when_another_takes_its_place() {
+        let mut zone = zone();
+        let alias = |name: &str| RData::CNAME(Alias(to(name)));
+        let first = update(&mut zone, DNSClass::IN, alias("one.example."), Some(30));
+        let (one, _) = first.first_key_value().unwrap();
+        let second = update(&mut zone, DNSClass::IN, alias("two.example."), Some(30));
+        assert_eq!((second.len(), second.get(one)), (2, Some(&None)));
+        assert_eq!(zone.get(&name::from_text("a.corp.example."), CNAME).map(RrSet::len), Some(1));
+    }
 }

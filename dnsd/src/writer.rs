@@ -33,8 +33,6 @@ const QUEUE: usize = 1024;
 const BATCH: usize = 64;
 /// Without a lease that ends sooner, the thread looks up this often.
 const IDLE: Duration = Duration::from_secs(60);
-/// Lines a second about refused updates that nobody signed.
-const UNSIGNED_LINES: u32 = 10;
 
 /// Where an answer goes.
 pub enum Reply {
@@ -59,7 +57,7 @@ impl Reply {
 }
 
 enum Job {
-    Update { raw: Vec<u8>, from: IpAddr, reply: Reply },
+    Update { raw: Vec<u8>, signed: Box<Signed>, from: IpAddr, reply: Reply },
     Reload(Box<dnsd::Config>, oneshot::Sender<Result<Arc<Served>, StateError>>, Box<Keys>),
     Stop,
 }
@@ -69,10 +67,10 @@ enum Job {
 pub struct Writer(SyncSender<Job>);
 
 impl Writer {
-    /// Hands an update over; `false` when too many wait.
+    /// Hands over an update whose signature is good; `false` when too many wait.
     #[must_use]
-    pub fn update(&self, raw: Vec<u8>, from: IpAddr, reply: Reply) -> bool {
-        match self.0.try_send(Job::Update { raw, from, reply }) {
+    pub fn update(&self, raw: Vec<u8>, signed: Box<Signed>, from: IpAddr, reply: Reply) -> bool {
+        match self.0.try_send(Job::Update { raw, signed, from, reply }) {
             Ok(()) => true,
             Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => false,
         }
@@ -115,7 +113,7 @@ pub fn start(
     zones: Vec<ZoneState>,
 ) -> io::Result<(Writer, std::thread::JoinHandle<()>)> {
     let (sender, receiver) = sync_channel(QUEUE);
-    let mut thread = Thread { shared, zones, replay: Replay::new(tsig::seconds()), unsigned: (0, 0) };
+    let mut thread = Thread { shared, zones, replay: Replay::new(tsig::seconds()) };
     let handle = std::thread::Builder::new().name("writer".into()).spawn(move || thread.run(&receiver))?;
     Ok((Writer(sender), handle))
 }
@@ -124,8 +122,6 @@ struct Thread {
     shared: Arc<Shared>,
     zones: Vec<ZoneState>,
     replay: Replay,
-    /// The second, and the lines about unsigned updates in it.
-    unsigned: (u64, u32),
 }
 
 /// An update whose answer waits for the disk.
@@ -143,7 +139,7 @@ struct Batch {
     pending: Changes,
     serial: Option<u32>,
     entries: Vec<Entry>,
-    leases: Vec<Leases>,
+    leases: Leases,
     waiting: Vec<Waiting>,
 }
 
@@ -162,7 +158,9 @@ impl Thread {
             let mut last = None;
             for _ in 0..BATCH {
                 match job.take().or_else(|| jobs.try_recv().ok()) {
-                    Some(Job::Update { raw, from, reply }) => self.take(raw, from, reply, &mut batches),
+                    Some(Job::Update { raw, signed, from, reply }) => {
+                        self.take(raw, *signed, from, reply, &mut batches);
+                    }
                     Some(other) => {
                         last = Some(other);
                         break;
@@ -183,33 +181,18 @@ impl Thread {
     }
 
     /// Judges an update; answers it at once unless it must be written.
-    fn take(&mut self, raw: Vec<u8>, from: IpAddr, reply: Reply, batches: &mut BTreeMap<usize, Batch>) {
+    fn take(
+        &mut self,
+        raw: Vec<u8>,
+        signed: Signed,
+        from: IpAddr,
+        reply: Reply,
+        batches: &mut BTreeMap<usize, Batch>,
+    ) {
         let served = self.shared.served.load_full();
         let Ok(request) = Request::read(&raw) else { return };
         let now = tsig::seconds();
         let mut answer = Vec::new();
-        let signed = match request.tsig_at.map(|_| served.keys.verify(&request, now)) {
-            Some(Ok(signed)) => signed,
-            None => {
-                self.complain(now, from, "-", &name::show(&request.name), "it is not signed");
-                self.shared.metrics.updates_refused.add();
-                begin(&request, false, rcode::REFUSED, &mut answer);
-                return self.send(&request, None, None, answer, reply);
-            }
-            Some(Err(refusal)) => {
-                let (zone, reason) = (name::show(&request.name), refusal.to_string());
-                self.complain(now, from, &refusal.key(), &zone, &reason);
-                self.shared.metrics.updates_refused.add();
-                begin(&request, false, rcode::NOTAUTH, &mut answer);
-                if let tsig::Refusal::Malformed = *refusal {
-                    begin(&request, false, rcode::FORMERR, &mut answer);
-                }
-                append_plain_edns(&request, None, &mut answer);
-                refusal.append(&mut answer);
-                self.shared.metrics.answer(&answer);
-                return reply.send(answer);
-            }
-        };
         match self.replay.look(&signed, now) {
             Seen::New => {}
             Seen::Waiting => return,
@@ -218,7 +201,10 @@ impl Thread {
                 return self.send(&request, Some(&signed), None, answer, reply);
             }
             Seen::TooOld(why) => {
-                warn!(key = signed.key.name, client = %from, "update refused: {why}");
+                // Anybody can have recorded it.
+                if self.shared.complaints.may_tell(now) {
+                    warn!(key = signed.key.name, client = %from, "update refused: {why}");
+                }
                 self.shared.metrics.updates_refused.add();
                 begin(&request, false, rcode::NOTAUTH, &mut answer);
                 append_plain_edns(&request, None, &mut answer);
@@ -271,14 +257,14 @@ impl Thread {
         let mut view = View::new(&zone, &batch.pending, batch.serial.unwrap_or(zone.serial()));
         let leases = update::judge(&mut view, &message, &signed.key, lease)?;
         let (changes, serial) = view.finish();
-        let news = state.leases.news(&leases);
+        let news = state.leases.news(&batch.leases, &leases);
         let same = changes.is_empty() && Some(serial) == batch.serial.or(Some(zone.serial()));
         if !(same && news.is_empty()) {
             batch.serial = Some(serial);
             batch.pending.extend(changes.clone());
-            batch.entries.push(Entry { serial, base: state.base, changes, leases: news });
+            batch.entries.push(Entry::new(&zone, serial, state.base, changes, news));
         }
-        batch.leases.push(leases);
+        batch.leases.extend(leases);
         Ok((index, lease, same))
     }
 
@@ -293,7 +279,7 @@ impl Thread {
         if written {
             let now = Instant::now();
             if let Some(state) = self.zones.get_mut(index) {
-                leases.iter().for_each(|leases| state.leases.apply(leases, now));
+                state.leases.apply(&leases, now);
             }
         }
         for Waiting { request, signed, lease, reply, same } in waiting {
@@ -314,7 +300,9 @@ impl Thread {
             begin(&request, false, code, &mut answer);
             self.send(&request, Some(&signed), lease.filter(|_| written), answer, reply);
         }
-        self.tidy(index);
+        if written {
+            self.tidy(index);
+        }
     }
 
     /// Writes entries to the journal and does them upon the zone.
@@ -323,6 +311,11 @@ impl Thread {
         if entries.is_empty() {
             return true;
         }
+        // After a failure there may be room again.
+        if state.journal.is_broken() && !self.rewrite(index) {
+            return false;
+        }
+        let Some(state) = self.zones.get_mut(index) else { return false };
         if let Err(error) = state.journal.append(entries) {
             self.shared.metrics.journal_errors.add();
             let zone = &state.serving.settings.name;
@@ -346,18 +339,29 @@ impl Thread {
 
     /// Rewrites a journal that has grown long or could not be written.
     fn tidy(&mut self, index: usize) {
-        let Some(state) = self.zones.get_mut(index).filter(|state| state.journal.wants_rewrite()) else {
-            return;
-        };
+        if self.zones.get(index).is_some_and(|state| state.journal.wants_rewrite()) {
+            self.rewrite(index);
+        }
+    }
+
+    fn rewrite(&mut self, index: usize) -> bool {
+        let Some(state) = self.zones.get_mut(index) else { return false };
         let written = state.journal.rewrite(&state.serving.zone.read(), &state.leases.all(), state.base);
         let zone = &state.serving.settings.name;
-        match written {
-            Ok(()) => info!(zone, "wrote the journal anew"),
+        match &written {
+            Ok(()) => {
+                info!(zone, "wrote the journal anew");
+                state.serving.zone.journal_was_written(Ok(()));
+            }
             Err(error) => {
                 self.shared.metrics.journal_errors.add();
                 warn!(zone, %error, "cannot write the journal anew");
+                if state.journal.is_broken() {
+                    state.serving.zone.journal_was_written(Err(error.to_string()));
+                }
             }
         }
+        written.is_ok()
     }
 
     /// Takes away records whose lease has ended, but not the last of a set
@@ -373,18 +377,25 @@ impl Thread {
             let pending = Changes::new();
             let mut view = View::new(&zone, &pending, zone.serial());
             let mut gone = Leases::new();
-            let mut kept: Vec<RecordKey> = Vec::new();
+            let (mut kept, mut expired) = (Vec::<RecordKey>::new(), Vec::<RecordKey>::new());
             for key in ended.into_iter().take(BATCH) {
+                if !view.has(&key) {
+                    // Something else took the record away.
+                    gone.insert(key, None);
+                    continue;
+                }
                 // The oldest first: the one that was renewed last stays.
                 let last = view.records(&key.0, key.1) <= 1;
                 if last && !state.serving.settings.expire_last {
                     kept.push(key);
                 } else {
                     view.expire(&key);
+                    expired.push(key.clone());
                     gone.insert(key, None);
                 }
             }
             let (changes, serial) = view.finish();
+            let entry = Entry::new(&zone, serial, state.base, changes, gone.clone());
             drop(zone);
             for key in kept {
                 let (name, rtype) = (name::show(&key.0), show_type(key.1));
@@ -394,18 +405,17 @@ impl Thread {
             if gone.is_empty() {
                 continue;
             }
-            for (name, rtype, _) in gone.keys() {
+            for (name, rtype, _) in &expired {
                 info!(
                     name = name::show(name),
                     rtype = show_type(*rtype),
                     "a record's lease ended: it is gone"
                 );
             }
-            let entry = Entry { serial, base: state.base, changes, leases: gone.clone() };
             if self.write(index, &[entry])
                 && let Some(state) = self.zones.get_mut(index)
             {
-                gone.iter().for_each(|_| self.shared.metrics.expired.add());
+                expired.iter().for_each(|_| self.shared.metrics.expired.add());
                 state.leases.apply(&gone, now);
             } else if let Some(state) = self.zones.get_mut(index) {
                 // The disk is full: later.
@@ -465,22 +475,6 @@ impl Thread {
         } else {
             self.shared.metrics.updates_refused.add();
             warn!(key, name, client = %from, "update refused: {reason}");
-        }
-    }
-
-    /// Says that an update was refused. Anybody can cause these lines, so there
-    /// are only so many a second.
-    fn complain(&mut self, now: u64, from: IpAddr, key: &str, zone: &str, reason: &str) {
-        if self.unsigned.0 != now {
-            let held = self.unsigned.1.saturating_sub(UNSIGNED_LINES);
-            if held > 0 {
-                warn!(lines = held, "more updates without a good signature were refused");
-            }
-            self.unsigned = (now, 0);
-        }
-        self.unsigned.1 = self.unsigned.1.saturating_add(1);
-        if self.unsigned.1 <= UNSIGNED_LINES {
-            warn!(key, name = zone, client = %from, "update refused: {reason}");
         }
     }
 }

@@ -43,6 +43,35 @@ fn keygen_prints_a_key() {
     assert!(text(output).contains("key-name = \"vipd.\""));
 }
 
+/// What it prints is what works: the secret, the lines for dnsd, and the proof.
+#[test]
+fn keygens_lines_work_as_they_are_printed() {
+    if !common::has(&["nsupdate"], "bind9-dnsutils") {
+        return;
+    }
+    for hash in ["hmac-sha256", "hmac-sha384", "hmac-sha512"] {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_dnsd"));
+        let printed = text(command.args(["keygen", "proof.", "--algorithm", hash]).output().unwrap());
+        let mut dnsd = Dnsd::new(ZONE, "", "");
+        // Only the places are others.
+        let file = dnsd.path("proof.key").display().to_string();
+        let here = printed.replace("/etc/dnsd/proof.key", &file);
+        let here = here.replace("10.77.0.11 53", &format!("127.0.0.1 {}", dnsd.port));
+        std::fs::write(&file, here.lines().nth(2).unwrap()).unwrap();
+        let (_, lines) = here.split_once("# /etc/dnsd/dnsd.toml\n").unwrap();
+        let (lines, rest) = lines.split_once("# /etc/vipd/vipd.toml\n").unwrap();
+        dnsd.configure("", lines);
+        dnsd.start();
+        let proof = rest.lines().last().unwrap();
+        let output = Command::new("sh").args(["-c", proof]).output().unwrap();
+        let done = output.status.success();
+        let said = text(output);
+        assert!(done && said.contains("opcode: UPDATE, status: NOERROR"), "{proof}\n{said}");
+        dnsd.log().signal("-TERM");
+        assert!(!dnsd.log().all_lines().iter().any(|line| line.contains("refused")));
+    }
+}
+
 /// What is served at a path, head and body.
 fn get(port: u16, path: &str) -> String {
     let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();

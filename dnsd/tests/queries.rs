@@ -21,6 +21,9 @@ db 5 AAAA fd77::11
 www CNAME db
 far CNAME db.other.example.
 dangling CNAME nope
+into CNAME x.sub
+ring CNAME round
+round CNAME ring
 *.wild A 10.1.1.1
 sub NS ns.sub
 ns.sub A 10.2.2.2
@@ -63,6 +66,8 @@ fn answers_of_every_kind() {
     status("www.corp.example MX", &["NOERROR", "ANSWER: 1, AUTHORITY: 1"]);
     status("far.corp.example A", &["NOERROR", "ANSWER: 1, AUTHORITY: 0"]);
     status("dangling.corp.example A", &["NXDOMAIN", "ANSWER: 1, AUTHORITY: 1", "flags: qr aa;"]);
+    status("into.corp.example A", &["NOERROR", "flags: qr aa;", "ANSWER: 1, AUTHORITY: 0"]);
+    status("ring.corp.example A", &["NOERROR", "ANSWER: 2, AUTHORITY: 0"]);
     status("a.b.wild.corp.example A", &["a.b.wild.corp.example.\t60\tIN\tA\t10.1.1.1"]);
     status(
         "x.sub.corp.example A",

@@ -105,6 +105,42 @@ fn who_may_transfer() {
     assert!(transfer(dnsd.port, &format!("IXFR={}", serial - 1)).len() > 3000, "too old: the whole zone");
 }
 
+/// Whoever takes a transfer slowly has the whole zone held for it: of these there
+/// are four at a time, until they are sent.
+#[test]
+fn a_transfer_that_is_not_taken_keeps_its_place() {
+    use std::io::{Read as _, Write as _};
+    // More than the kernel keeps for both ends of a connection.
+    let text = "y".repeat(250);
+    let records = |i| (0..120).fold(String::new(), |zone, n| zone + &format!("n{i} TXT \"{n} {text}\"\n"));
+    let zone =
+        (0..400).fold("$TTL 60\n@ NS ns1\nns1 A 10.77.0.11\n".to_owned(), |zone, i| zone + &records(i));
+    let mut dnsd = Dnsd::new(&zone, "", "");
+    let config = std::fs::read_to_string(dnsd.path("dnsd.toml")).unwrap();
+    let anybody = config.replace("allow-transfer = [\"vipd.\"]", "allow-transfer = [\"127.0.0.0/8\"]");
+    std::fs::write(dnsd.path("dnsd.toml"), anybody).unwrap();
+    dnsd.start();
+    let ask = || {
+        let address = dnsd.address().into();
+        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+        socket.set_recv_buffer_size(4096).unwrap();
+        socket.connect(&address).unwrap();
+        let mut stream = std::net::TcpStream::from(socket);
+        stream.write_all(b"\0\x1e\0\x07\0\0\0\x01\0\0\0\0\0\0\x04corp\x07example\0\0\xfc\0\x01").unwrap();
+        stream
+    };
+    let begins = |stream: &mut std::net::TcpStream, patience| {
+        stream.set_read_timeout(Some(patience)).unwrap();
+        stream.read(&mut [0; 2]).is_ok_and(|read| read > 0)
+    };
+    let mut slow: Vec<_> = (0..4).map(|_| ask()).collect();
+    assert!(slow.iter_mut().all(|stream| begins(stream, common::PATIENCE)));
+    let mut fifth = ask();
+    assert!(!begins(&mut fifth, std::time::Duration::from_millis(500)), "it waits");
+    slow.pop();
+    assert!(begins(&mut fifth, common::PATIENCE), "now there is a place");
+}
+
 #[test]
 fn knots_tools_understand_it_too() {
     if !has(&["kdig", "knsupdate"], "knot-dnsutils") {

@@ -155,6 +155,31 @@ fn updates_outlive_a_kill_and_a_reload() {
     assert!(dnsd.log().child.wait().unwrap().success());
 }
 
+/// It was the file's, an update changed it, another one changed it back: what
+/// the file says later counts, as it does for what no update has touched.
+#[test]
+fn a_set_that_is_as_the_file_says_again_is_the_files_also_after_a_restart() {
+    if !needs() {
+        return;
+    }
+    let mut dnsd = Dnsd::running(&format!("{ZONE}x.dyn A 10.0.0.1\n"));
+    dnsd.update("update delete x.dyn.corp.example. A\nupdate add x.dyn.corp.example. 60 A 10.0.0.2");
+    dnsd.update("update delete x.dyn.corp.example. A\nupdate add x.dyn.corp.example. 60 A 10.0.0.1");
+    dnsd.update("update add y.dyn.corp.example. 5 A 10.0.0.3");
+    dnsd.update("update delete y.dyn.corp.example. A");
+    dnsd.update("update add z.dyn.corp.example. 5 A 10.0.0.4");
+    dnsd.kill();
+    let file = format!("{ZONE}x.dyn A 10.0.1.1\ny.dyn A 10.0.1.3\nz.dyn A 10.0.1.4\n");
+    std::fs::write(dnsd.path("zone"), file).unwrap();
+    for _ in 0..2 {
+        dnsd.start();
+        assert_eq!(dnsd.short("x.dyn.corp.example A"), ["10.0.1.1"]);
+        assert_eq!(dnsd.short("y.dyn.corp.example A"), ["10.0.1.3"]);
+        assert_eq!(dnsd.short("z.dyn.corp.example A"), ["10.0.0.4"], "what an update made is the update's");
+        dnsd.kill();
+    }
+}
+
 /// A kill in the middle of a stream of updates: whatever was acknowledged is there.
 #[test]
 fn no_acknowledged_update_is_lost() {
@@ -194,7 +219,7 @@ fn a_full_disk_refuses_updates_and_answers_on() {
     let mut dnsd = Dnsd::new(ZONE, "", "");
     let mut command = Command::new("sh");
     // 8 blocks of 512 bytes; SIGXFSZ would end the process.
-    command.args(["-c", "trap '' XFSZ; ulimit -f 8; exec \"$@\"", "sh"]).arg(env!("CARGO_BIN_EXE_dnsd"));
+    command.args(["-c", "trap '' XFSZ; ulimit -S -f 8; exec \"$@\"", "sh"]).arg(env!("CARGO_BIN_EXE_dnsd"));
     command.arg("run").arg("--config").arg(dnsd.path("dnsd.toml"));
     let mut program = common::Program::start(&mut command);
     program.wait_for(&["ready"]);
@@ -216,6 +241,12 @@ fn a_full_disk_refuses_updates_and_answers_on() {
     assert!(done > 2);
     assert_eq!(dnsd.short("db.corp.example A"), ["10.77.0.11"]);
     assert!(dnsd.dig(&format!("n{i}.dyn.corp.example TXT")).contains("NXDOMAIN"), "not done is not shown");
+    // As soon as there is room, the next one is done.
+    let pid = dnsd.log().child.id().to_string();
+    let more = Command::new("prlimit").args(["--pid", &pid, "--fsize=unlimited:"]).status().unwrap();
+    assert!(more.success());
+    dnsd.update(&format!("update add n{done}.dyn.corp.example. 5 TXT room"));
+    done += 1;
     dnsd.kill();
     dnsd.start();
     for i in 0..done {

@@ -1,5 +1,6 @@
 //! What the tests, the demo and the benchmarks share.
 //!
+//! * [`crowd`]: thousands of clients, and a server that has patience with them.
 //! * [`dns_bench`]: load and servers of dnsd's benchmark.
 //! * [`forge`]: adverts as an attacker or a broken router would send them.
 //! * [`lab`]: test hosts, as network namespaces on a bridge.
@@ -15,6 +16,7 @@
 //! * [`timeline`]: what clients saw, drawn in a terminal.
 //! * [`vector`]: adverts of keepalived, as captured.
 
+pub mod crowd;
 pub mod dns_bench;
 pub mod forge;
 pub mod lab;

@@ -69,7 +69,7 @@ pub enum Error {
     #[error("{0}")]
     Balancer(#[from] vipd_balancer::Error),
     /// The status address cannot be bound.
-    #[error("[status] http = \"{address}\": {source}; is another program using the port?")]
+    #[error("[status] http = \"{address}\": {source}; {}", hint(source))]
     Status {
         /// The address.
         address: SocketAddr,
@@ -92,6 +92,20 @@ pub enum Error {
         #[source]
         source: io::Error,
     },
+}
+
+/// What may be wrong with an address that cannot be bound.
+fn hint(error: &io::Error) -> &'static str {
+    let kind = error.kind();
+    if kind == io::ErrorKind::AddrInUse {
+        "is another program using the port?"
+    } else if kind == io::ErrorKind::AddrNotAvailable {
+        "no interface of this host has the address"
+    } else if kind == io::ErrorKind::PermissionDenied {
+        "a port below 1024 wants CAP_NET_BIND_SERVICE"
+    } else {
+        "see bind(2)"
+    }
 }
 
 fn system(what: &'static str) -> impl FnOnce(io::Error) -> Error {

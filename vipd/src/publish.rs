@@ -147,6 +147,11 @@ impl Publishing {
 mod tests {
     use super::*;
     use crate::shell;
+    use std::collections::BTreeSet;
+    use std::net::{IpAddr, SocketAddr};
+    use std::path::Path;
+    use std::time::Duration;
+    use tokio::net::TcpListener;
     use vipd_config::Config;
 
     /// Two servers, and a key file that is not there.
@@ -201,6 +206,81 @@ mod tests {
         let server = Where::Server("10.77.0.11:53".parse().expect("an address"));
         assert_eq!([ttl(server, false), ttl(server, true)], [Ok(5), Ok(1)]);
         assert_eq!([ttl(Where::Route53, false), ttl(Where::Route53, true)], [Ok(5), Ok(5)]);
+    }
+
+    /// Settings with these servers and a key.
+    fn with_servers(servers: [SocketAddr; 2], key: &Path) -> Settings {
+        let text = include_str!("../../config/examples/cloud.toml");
+        let text = text.replace("/etc/vipd/tsig.key", &key.display().to_string());
+        let text = text.replace("10.77.0.11:53", &servers[0].to_string());
+        let text = text.replace("10.77.0.12:53", &servers[1].to_string());
+        shell::settings(Config::parse(&text, "cloud.toml").expect("a good file"))
+    }
+
+    fn key() -> tempfile::NamedTempFile {
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        std::fs::write(file.path(), "bm90IGEgc2VjcmV0LCBidXQgYXMgbG9uZyBhcyBvbmU=").expect("written");
+        file
+    }
+
+    async fn listener() -> (TcpListener, SocketAddr) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("its address");
+        (listener, address)
+    }
+
+    fn order(publishing: &Publishing, generation: u64) {
+        let wanted = Some(BTreeSet::from([IpAddr::from([10, 77, 0, 11])]));
+        publishing.order(Records { generation, write: true, wanted, near: false });
+    }
+
+    /// One takes questions and never answers: the other is asked as if it were alone.
+    #[tokio::test]
+    async fn a_server_that_hangs_holds_up_no_other() {
+        let ((hangs, first), (works, second), key) = (listener().await, listener().await, key());
+        let (publishing, _answers) = start(&with_servers([first, second], key.path()));
+        let mut held = vec![];
+        order(&publishing, 1);
+        held.push(hangs.accept().await.expect("a question"));
+        for generation in 2..6 {
+            let asked = works.accept().await.expect("a question");
+            // It ends the connection: the next order comes upon an error of its own.
+            drop(asked);
+            let mut state = publishing.places[1].state.clone();
+            let told = move |doc: &DnsStoreDoc| doc.errors >= generation - 1;
+            state.wait_for(told).await.expect("a task");
+            order(&publishing, generation);
+        }
+        // All of that while the first one was waited for.
+        assert_eq!(publishing.states()[0].errors, 0, "the first one has had its two seconds");
+        drop(held);
+    }
+
+    /// After each failure it is left alone for twice as long, however many orders come.
+    #[tokio::test]
+    async fn a_server_that_fails_is_asked_less_and_less_often() {
+        let ((fails, address), (_other, second), key) = (listener().await, listener().await, key());
+        let (publishing, _answers) = start(&with_servers([address, second], key.path()));
+        order(&publishing, 1);
+        let mut generation = 1;
+        let mut asked = vec![];
+        while asked.len() < 6 {
+            tokio::select! {
+                connection = fails.accept() => {
+                    connection.expect("a question");
+                    asked.push(Instant::now());
+                }
+                () = tokio::time::sleep(Duration::from_millis(5)) => {
+                    generation += 1;
+                    order(&publishing, generation);
+                }
+            }
+        }
+        let pauses: Vec<_> = asked.windows(2).map(|two| (two[1] - two[0]).as_millis()).collect();
+        // Chance takes away up to half of each.
+        let least = [50, 100, 200, 400, 800];
+        assert!(pauses.iter().zip(least).all(|(pause, least)| *pause >= least - 2), "{pauses:?}");
+        assert!(generation > 20, "orders came meanwhile");
     }
 
     #[tokio::test]

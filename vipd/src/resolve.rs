@@ -38,6 +38,11 @@ const RETRY: [Duration; 5] = [
     Duration::from_secs(8),
     Duration::from_secs(15),
 ];
+/// Look-ups in a row, a second and then two apart, that say a name has lost
+/// all its addresses of one family, until that is believed. A name server
+/// that says so for a moment would cost a primary its sessions there; one that
+/// cannot be asked says nothing at all.
+const BELIEVED: usize = 3;
 
 /// What is known of a server's name; sent when it changes.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -244,16 +249,19 @@ impl Run {
 
     /// Looks the name up until nobody takes what is found.
     async fn lookups(&mut self) {
-        let mut failures = 0;
+        let (mut failures, mut doubts) = (0, 0);
         loop {
             let start = Instant::now();
             let found = self.system.find(&self.name).await;
             let before = self.known.borrow().clone();
-            let known = merge(&found, &before);
+            doubts = if loses_family(&found, &before) { doubts + 1 } else { 0 };
+            let known = merge(&found, &before, doubts >= BELIEVED);
             let wait = match (&known.problem, found.ttl) {
                 (None, ttl) => {
                     failures = 0;
-                    ttl.clamp(TTL_BOUNDS.0, TTL_BOUNDS.1)
+                    let doubted = doubts.checked_sub(1).filter(|_| doubts < BELIEVED);
+                    let soon = doubted.and_then(|d| RETRY.get(d)).copied();
+                    soon.unwrap_or(ttl).clamp(TTL_BOUNDS.0, TTL_BOUNDS.1)
                 }
                 (Some(_), _) => {
                     let [.., longest] = RETRY;
@@ -325,15 +333,29 @@ impl Run {
 /// Nobody wants to know any more.
 struct Gone;
 
+/// The addresses of a family that were known.
+fn of(before: &Known, family: Family) -> impl Iterator<Item = IpAddr> {
+    before.addresses.iter().copied().filter(move |a| Family::of(*a) == family)
+}
+
+/// Whether a lookup found addresses of one family, and that there are none of
+/// the other any more.
+fn loses_family(found: &Found, before: &Known) -> bool {
+    let lost = |family| matches!(found.of(family), Answer::Nothing(_)) && of(before, family).next().is_some();
+    let has = |family: &Family| matches!(found.of(*family), Answer::Addresses(_));
+    found.order.iter().any(has) && found.order.iter().any(|family| lost(*family))
+}
+
 /// What is known after a lookup: of a family whose lookup failed, what was
-/// known before; of a name that has nothing any more, too.
-fn merge(found: &Found, before: &Known) -> Known {
+/// known before; of a name that has nothing any more, too. Likewise of a family
+/// that a name has lost, unless that is believed.
+fn merge(found: &Found, before: &Known, believed: bool) -> Known {
     let mut addresses = Vec::new();
     let mut problem = None;
     let mut any = false;
     for family in found.order {
         let answer = found.of(family);
-        let old = before.addresses.iter().copied().filter(|a| Family::of(*a) == family);
+        let old = of(before, family);
         match answer {
             Answer::Addresses(new) => {
                 any = true;
@@ -342,6 +364,9 @@ fn merge(found: &Found, before: &Known) -> Known {
             Answer::Nothing(reason) => {
                 // A failure says more than the lack of the other family.
                 problem.get_or_insert_with(|| Arc::from(reason.as_str()));
+                if !believed {
+                    addresses.extend(old);
+                }
             }
             Answer::Failed(reason) => {
                 problem = Some(Arc::from(reason.as_str()));

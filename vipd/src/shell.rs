@@ -8,6 +8,7 @@
 pub mod calls;
 mod found;
 pub mod links;
+mod orphans;
 mod sealing;
 pub mod sockets;
 pub mod status;
@@ -26,7 +27,7 @@ use crate::resolve::{Discovered, Discovery, Resolved, Resolver};
 use calls::{Maintenance, Switchover};
 use found::Found;
 use links::{Interface, Interfaces};
-use sockets::Sockets;
+use sockets::{IN_A_ROW, Sockets};
 use status::Known;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -46,6 +47,9 @@ use vipd_core::pool::ServerKey;
 use vipd_core::probe::Probe;
 use vipd_core::settings::{Family, Pool, Transport, VipGroup};
 
+/// So many turns of the readers may pass before a verdict that nobody spoke: a
+/// thousand packets wait no longer than some milliseconds, flood or not.
+const TURNS_BEFORE_A_VERDICT: usize = 16;
 /// The nice value of threads that adverts depend on.
 const ADVERTS_FIRST: i32 = -15;
 
@@ -186,20 +190,33 @@ pub async fn run(parts: Parts) -> io::Result<Left> {
     let mut timer = Timer::new()?;
     let mut failures = shell.balancer.connect_failures();
     shell.drain();
+    let mut in_a_row = 0;
     while shell.stopped.is_none() {
         let deadline = shell.deadline();
+        let (packets_turn, before) = (in_a_row < IN_A_ROW, in_a_row);
+        in_a_row = 0;
         tokio::select! {
             biased;
-            Some(packet) = packets_in.recv() => shell.packet(&packet),
+            Some(packet) = packets_in.recv(), if packets_turn => {
+                in_a_row = before + 1;
+                shell.packet(&packet);
+            }
             Some(event) = kernel_in.recv() => shell.kernel_event(event),
             _ = terminate.recv() => shell.handle(Input::Stop),
             _ = interrupt.recv() => shell.handle(Input::Stop),
             due = timer.sleep_until(deadline) => {
                 due?;
                 // Packets that wait in the sockets come before the verdict that nobody spoke.
-                tokio::task::yield_now().await;
-                while let Ok(packet) = packets_in.try_recv() {
-                    shell.packet(&packet);
+                for _ in 0..TURNS_BEFORE_A_VERDICT {
+                    tokio::task::yield_now().await;
+                    let waiting = packets_in.len();
+                    for _ in 0..waiting {
+                        let Ok(packet) = packets_in.try_recv() else { break };
+                        shell.packet(&packet);
+                    }
+                    if waiting < IN_A_ROW {
+                        break;
+                    }
                 }
                 shell.due();
                 shell.forget_vanished();
@@ -214,6 +231,8 @@ pub async fn run(parts: Parts) -> io::Result<Left> {
             }
             Some(loaded) = loaded_in.recv() => shell.reloaded(loaded),
             _ = hangup.recv() => shell.reload(None, false),
+            // Nobody else wants the turn that the packets left.
+            () = std::future::ready(()), if !packets_turn => {}
         }
         shell.look_at_orders();
     }
@@ -580,7 +599,8 @@ impl Shell {
         match &outcome {
             Ok(done) => {
                 self.config_errors.clear();
-                self.tell_config(api::Level::Info, done);
+                // Warnings have been told.
+                self.tell_config(api::Level::Info, done.lines().next().unwrap_or_default());
             }
             Err(errors) => {
                 self.config_errors = errors.lines().map(str::to_owned).collect();
@@ -639,7 +659,11 @@ impl Shell {
             [] => "reloaded".to_owned(),
             keys => format!("reloaded: changed {}", keys.join(", ")),
         };
+        let before = old.clone();
         self.put_in_use(new)?;
+        let warnings = orphans::warnings(&before, &self.node, &self.balancer.stats().servers);
+        warnings.iter().for_each(|text| self.tell_config(api::Level::Warning, text));
+        let done = warnings.iter().fold(done, |done, text| format!("{done}\nwarning: {text}"));
         self.hooks.send_replace(notify);
         self.publishing.reconfigure(self.node.settings(), self.node.me());
         if let (Some(links), Some(key)) = (&mut self.sealing, &key) {

@@ -3,9 +3,9 @@
 mod common;
 
 use common::Fake;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::TcpStream;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use vipd::control::api::{Event, EventKind, Level};
 use vipd::control::http::{MAX_CONNECTIONS, MAX_WATCHERS, Token};
 
@@ -127,17 +127,47 @@ fn watchers_leave_room_for_others() {
     }
 }
 
+/// Whether the server has closed it.
+fn is_closed(stream: &mut TcpStream) -> bool {
+    stream.set_read_timeout(Some(Duration::from_millis(1))).expect("a valid time-out");
+    !matches!(stream.read(&mut [0; 1]), Err(e) if e.kind() == ErrorKind::WouldBlock)
+}
+
 #[test]
-fn connections_that_say_nothing_are_closed_and_others_wait_for_them() {
+fn slow_clients_keep_nobody_out() {
     let fake = Fake::start();
-    let silent: Vec<TcpStream> = (0..MAX_CONNECTIONS).map(|_| connect(&fake)).collect();
-    // It waits in the kernel's queue until the silent ones' time is over.
-    let (head, _) = get(&fake, "/healthz", "");
-    assert!(head.starts_with("HTTP/1.1 200"), "{head}");
-    for mut stream in silent {
-        let mut rest = Vec::new();
-        let _ = stream.read_to_end(&mut rest);
+    let began = Instant::now();
+    let mut watching: Vec<_> = (0..MAX_WATCHERS).map(|_| watch(&fake)).collect();
+    // Some say nothing, others say it slowly.
+    let silent = || connect(&fake);
+    let slow = |n: usize| {
+        let mut stream = silent();
+        if n.is_multiple_of(2) {
+            stream.write_all(b"GET /healthz HTTP/1.1\r\nHost: x\r\nX: ").expect("sent");
+        }
+        stream
+    };
+    let mut slow: Vec<_> = (MAX_WATCHERS..MAX_CONNECTIONS).map(slow).collect();
+    for closed in 1..4 {
+        let (head, _) = get(&fake, "/healthz", "");
+        assert!(head.starts_with("HTTP/1.1 200"), "{head}");
+        // The oldest that has not asked has given up its place, and no other.
+        let ended: Vec<_> = slow.iter_mut().map(is_closed).collect();
+        let expected: Vec<_> = (0..slow.len()).map(|n| n < closed).collect();
+        assert_eq!(ended, expected);
+        slow.push(silent());
     }
+    assert!(began.elapsed() < Duration::from_secs(9), "that was the end of their time");
+    fake.log().push(Event::new(Level::Info, EventKind::Vip, "x"));
+    watching.iter_mut().for_each(|w| drop(until(w, "event: happened")));
+}
+
+#[test]
+fn connections_that_say_nothing_are_closed() {
+    let fake = Fake::start();
+    let mut silent = connect(&fake);
+    let mut rest = Vec::new();
+    assert!(silent.read_to_end(&mut rest).is_ok_and(|n| n == 0), "{rest:?}");
 }
 
 /// A small generator with a seed of its own, so that a failure can be run again.

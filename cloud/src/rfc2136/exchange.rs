@@ -147,7 +147,7 @@ fn skew(theirs: u64, ours: u64) -> Skew {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::rfc2136::Algorithm;
+    use crate::rfc2136::KeyAlgorithm;
     use hickory_proto::op::OpCode;
     use hickory_proto::rr::rdata::tsig::make_tsig_record;
     use proptest::prelude::*;
@@ -155,7 +155,7 @@ mod tests {
     const NOW: u64 = 1_800_000_000;
 
     fn key() -> Key {
-        Key::new("vipd.", Algorithm::HmacSha256, "c2VjcmV0").unwrap()
+        Key::new("vipd.", KeyAlgorithm::HmacSha256, "c2VjcmV0").unwrap()
     }
 
     /// An answer as a server signs it: over the question's MAC, then itself.
@@ -175,7 +175,7 @@ mod tests {
         let question = sign(Message::query(), &key(), NOW).unwrap();
         let ask = |bytes: &[u8]| verify(&question, bytes, &key());
         assert!(ask(&answer(&question, &key(), NOW + 10, None, vec![])).unwrap().is_signed);
-        let other = Key::new("vipd.", Algorithm::HmacSha256, "Zm9yZ2Vy").unwrap();
+        let other = Key::new("vipd.", KeyAlgorithm::HmacSha256, "Zm9yZ2Vy").unwrap();
         let forged = ask(&answer(&question, &other, NOW, None, vec![])).unwrap_err();
         assert!(matches!(forged, Problem::BadSignature { .. }), "{forged}");
         // The answer to another question, sent again.

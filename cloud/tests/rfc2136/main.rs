@@ -13,7 +13,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, SystemTime};
 use tokio::net::UdpSocket;
 use tokio::time::{Instant, timeout};
-use vipd_cloud::rfc2136::{Algorithm, Key, PACE, Rfc2136};
+use vipd_cloud::rfc2136::{Key, KeyAlgorithm, PACE, Rfc2136};
 use vipd_cloud::{Desired, Drift, Lease, LeaseRecord, Outcome, Owner, Problem, Publisher, RecordStore, Skew};
 
 const NAME: &str = "db.corp.example.";
@@ -319,14 +319,14 @@ async fn refusal(store: Rfc2136) -> (Problem, String) {
 
 async fn a_key_that_is_wrong_is_named(server: Server) {
     let secret = KEYS[0].2;
-    let unknown = Key::new("nobody", Algorithm::HmacSha256, secret).unwrap();
+    let unknown = Key::new("nobody", KeyAlgorithm::HmacSha256, secret).unwrap();
     let (problem, text) = refusal(store(server.address, unknown)).await;
     // PowerDNS does not say what it dislikes.
     let is_powerdns = matches!(server.kind, Kind::PowerDns);
     assert!(matches!(problem, Problem::BadKey { .. }) || is_powerdns, "{text}");
     assert!(text.contains("nobody.") && text.contains("compare") == is_powerdns, "{text}");
 
-    let wrong = Key::new("vipd", Algorithm::HmacSha256, KEYS[1].2).unwrap();
+    let wrong = Key::new("vipd", KeyAlgorithm::HmacSha256, KEYS[1].2).unwrap();
     let (problem, text) = refusal(store(server.address, wrong)).await;
     let is_told = match server.kind {
         Kind::Bind | Kind::Knot | Kind::Dnsd => matches!(problem, Problem::BadSignature { .. }),

@@ -10,18 +10,18 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 use tempfile::TempDir;
-use vipd_cloud::rfc2136::{Algorithm, Key};
+use vipd_cloud::rfc2136::{Key, KeyAlgorithm};
 
 /// The zone that every server has.
 pub(crate) const ZONE: &str = "corp.example.";
 
 /// Key names, algorithms and secrets that every server knows. The last one may
 /// do nothing with the zone.
-pub(crate) const KEYS: [(&str, Algorithm, &str); 4] = [
-    ("vipd", Algorithm::HmacSha256, "MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE="),
-    ("vipd384", Algorithm::HmacSha384, "MTEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE="),
-    ("vipd512", Algorithm::HmacSha512, "MjEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE="),
-    ("stranger", Algorithm::HmacSha256, "MzEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE="),
+pub(crate) const KEYS: [(&str, KeyAlgorithm, &str); 4] = [
+    ("vipd", KeyAlgorithm::HmacSha256, "MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE="),
+    ("vipd384", KeyAlgorithm::HmacSha384, "MTEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE="),
+    ("vipd512", KeyAlgorithm::HmacSha512, "MjEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE="),
+    ("stranger", KeyAlgorithm::HmacSha256, "MzEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE="),
 ];
 
 /// One of [`KEYS`].

@@ -13,6 +13,7 @@ use std::net::SocketAddr;
 use std::ops::Range;
 use std::path::PathBuf;
 use std::time::Duration;
+use vipd_core::settings::KeyAlgorithm;
 
 const DAY: Duration = Duration::from_secs(86_400);
 
@@ -92,7 +93,7 @@ struct KeyDraft {
 fn key(table: At<KeySpec>, report: &mut Report<'_>) -> KeyDraft {
     let At { value: spec, span } = table;
     let name = spec.name.need("name", "the key's name, the same on both sides: \"vipd.\"", &span, report);
-    let algorithm = spec.algorithm.or("algorithm", super::Algorithm::HmacSha256, report);
+    let algorithm = spec.algorithm.or("algorithm", KeyAlgorithm::HmacSha256, report);
     let hint = "`dnsd keygen NAME` prints a secret for it";
     let secret_file = spec.secret_file.need("secret-file", hint, &span, report);
     let (mut grants, mut places) = (Vec::new(), Vec::new());

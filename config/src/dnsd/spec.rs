@@ -1,12 +1,12 @@
 //! The file as it is written: a struct for each table, a field for each key.
 
-use super::Algorithm;
 use super::value::{DnsName, GrantNames, PeerText, RrType};
 use crate::address::{Network, Socket};
 use crate::shape::{Field, List, Section, Table, keys_of};
 use crate::value::{FilePath, Number};
 use serde::Deserialize;
 use std::time::Duration;
+use vipd_core::settings::KeyAlgorithm;
 
 macro_rules! sections {
     ($($section:ident = $name:literal;)*) => {
@@ -65,7 +65,7 @@ pub(super) struct ZoneSpec {
 #[serde(rename_all = "kebab-case", default)]
 pub(super) struct KeySpec {
     pub(super) name: Field<DnsName>,
-    pub(super) algorithm: Field<Algorithm>,
+    pub(super) algorithm: Field<KeyAlgorithm>,
     pub(super) secret_file: Field<FilePath>,
     pub(super) grant: Field<List<Table<GrantSpec>>>,
 }

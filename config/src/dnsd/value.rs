@@ -1,8 +1,7 @@
 //! The values that keys may have.
 
-use super::{Algorithm, Names};
+use super::Names;
 use crate::address::Network;
-use crate::choice::Choice;
 use crate::report::{Problem, quote};
 use crate::shape::Shape;
 use vipd_core::settings::Cidr;
@@ -71,15 +70,6 @@ impl Shape for PeerText {
         }
         DnsName::text(text).map(|name| Self::Key(name.0))
     }
-}
-
-impl Choice for Algorithm {
-    const WHAT: &'static str = "\"hmac-sha256\", \"hmac-sha384\" or \"hmac-sha512\"";
-    const WORDS: &'static [(&'static str, Self)] = &[
-        ("hmac-sha256", Self::HmacSha256),
-        ("hmac-sha384", Self::HmacSha384),
-        ("hmac-sha512", Self::HmacSha512),
-    ];
 }
 
 /// The types that people write as words, with their numbers

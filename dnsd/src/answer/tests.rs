@@ -90,7 +90,8 @@ proptest! {
         for (name, rtype) in asked.iter().chain(names.iter().map(|(n, t, _)| (n.clone(), *t)).collect::<Vec<_>>().iter()) {
             let question = question(&format!("{name}.corp.example."), *rtype);
             let mut out = Vec::new();
-            assert_eq!(answerer.answer(&shared, &served, &question, source, &mut out), Outcome::Answer);
+            let outcome = answerer.answer(&shared, &served, &question, source, &mut out);
+            assert!(matches!(outcome, Outcome::Answer));
             let (code, authoritative, ours) = essence(&out);
             let catalog = handler::ask(&served.catalog, question).unwrap();
             let (their_code, their_authority, theirs) = essence(&catalog);
@@ -134,4 +135,52 @@ fn an_answer_is_never_larger_than_the_client_takes() {
         answerer.answer(&shared, &served, &query, source, &mut out);
         assert_eq!(out[7], 100);
     }
+}
+
+/// Names below a wildcard or a delegation are as many as one likes: without end
+/// there would be answers that none was before.
+#[test]
+fn made_up_names_count_as_one_for_the_rate_limit() {
+    let shared = shared(&[("*.wild".into(), 1, 1), ("db".into(), 1, 1), ("x.db".into(), 1, 1)]);
+    let served = shared.served.load_full();
+    let zones: Vec<_> = served.zones().into_iter().cloned().collect();
+    let limit = dnsd::RateLimit { responses_per_second: 3, slip: 0, exempt: vec![] };
+    let served = Served::new(zones, Keys::default(), limit);
+    let mut answerer = Answerer::new().unwrap();
+    let mut answered = |names: &mut dyn Iterator<Item = String>, rtype, now| {
+        let source = Source { address: "192.0.2.1".parse().unwrap(), udp: true, now };
+        let ask = |name: String| {
+            let question = question(&format!("{name}.corp.example."), rtype);
+            answerer.answer(&shared, &served, &question, source, &mut Vec::new())
+        };
+        names.map(ask).filter(|outcome| matches!(outcome, Outcome::Answer)).count()
+    };
+    assert_eq!(answered(&mut (0..20).map(|i| format!("n{i}.wild")), 1, 1), 3);
+    assert_eq!(answered(&mut (0..20).map(|i| format!("n{i}.wild")), 255, 2), 3);
+    assert_eq!(answered(&mut (0..20).map(|i| format!("n{i}")), 1, 3), 3);
+    assert_eq!(answered(&mut ["db", "x.db"].into_iter().cycle().take(20).map(String::from), 1, 4), 6);
+}
+
+/// The writer's queue has an end: it is for those who have a key.
+#[test]
+fn an_update_that_nobody_signed_does_not_get_to_the_writer() {
+    let shared = shared(&[("db".into(), 1, 1)]);
+    let served = shared.served.load_full();
+    let mut answerer = Answerer::new().unwrap();
+    let mut update = question("corp.example.", 6);
+    update[2] = 0x28;
+    let mut forged = update.clone();
+    forged[11] = 1;
+    forged.extend(b"\x04vipd\0\0\xfa\0\xff\0\0\0\0\0\x3d\x0bhmac-sha256\0\0\0\x6b\x01\x65\x92\x01\x2c\0\x20");
+    forged.extend(b"AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA\x12\x34\0\0\0\0");
+    let mut out = Vec::new();
+    for (bytes, code) in [(&update, rcode::REFUSED), (&forged, rcode::NOTAUTH)] {
+        for udp in [true, false] {
+            let source = Source { address: "192.0.2.1".parse().unwrap(), udp, now: 1 };
+            let outcome = answerer.answer(&shared, &served, bytes, source, &mut out);
+            assert!(matches!(outcome, Outcome::Answer), "{outcome:?}");
+            assert_eq!((out[2] >> 3 & 15, out[3] & 15), (5, code));
+        }
+    }
+    assert_eq!(shared.metrics.updates_refused.get(), 4);
 }

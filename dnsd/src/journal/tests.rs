@@ -16,7 +16,8 @@ fn entry(serial: u32) -> Entry {
         serial,
         base: 99,
         changes: Changes::from([((name.clone(), 1), set)]),
-        leases: Leases::from([((name, 1, data.to_vec()), lease)]),
+        leases: Leases::from([((name.clone(), 1, data.to_vec()), lease)]),
+        settled: if serial.is_multiple_of(7) { BTreeSet::from([(name, 1)]) } else { BTreeSet::new() },
     }
 }
 
@@ -128,6 +129,26 @@ fn after_a_failed_write_nothing_is_added_to_the_same_file() {
     assert!(journal.wants_rewrite());
     assert!(journal.append(&[entry(3)]).is_err());
     assert_eq!(read(dir.path()).unwrap(), [entry(1)]);
+}
+
+/// The new file has the name, and nobody knows whether the disk does: what is
+/// written to the former one would be lost.
+#[test]
+fn after_a_rewrite_that_failed_late_nothing_goes_to_the_former_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut journal, _) = Journal::open(dir.path(), &origin()).unwrap();
+    journal.append(&[entry(1)]).unwrap();
+    let soa = Soa { primary: origin(), contact: origin(), refresh: 1, retry: 1, expire: 1, minimum: 1 };
+    let mut zone = Zone::new(origin(), soa, 0);
+    zone.apply(&entry(1).changes, 1);
+    // A device that cannot be synced, in place of the directory.
+    let held = std::mem::replace(&mut journal.dir, File::open("/dev/null").unwrap());
+    assert!(journal.rewrite(&zone, &Leases::new(), 99).is_err());
+    assert!(journal.is_broken() && journal.append(&[entry(2)]).is_err());
+    journal.dir = held;
+    journal.rewrite(&zone, &Leases::new(), 99).unwrap();
+    journal.append(&[entry(2)]).unwrap();
+    assert_eq!(read(dir.path()).unwrap().last(), Some(&entry(2)));
 }
 
 proptest! {

@@ -277,6 +277,15 @@ impl Zone {
         }
     }
 
+    /// Whether a set, or none, is what the file says of a name and type.
+    #[must_use]
+    pub fn is_of_file(&self, key: &Key, set: Option<&RrSet>) -> bool {
+        match self.changed.get(key) {
+            Some(file) => file.as_ref() == set,
+            None => self.get(&key.0, key.1) == set,
+        }
+    }
+
     /// What updates made of the file's records.
     #[must_use]
     pub fn changed(&self) -> Changes {

@@ -113,7 +113,13 @@ impl RrSet {
     /// Whether one of the records has this data.
     #[must_use]
     pub fn contains(&self, data: &[u8]) -> bool {
-        self.data().any(|own| same(self.rtype, own, data))
+        self.stored(data).is_some()
+    }
+
+    /// The record's data as the set spells it: names in it may differ in case.
+    #[must_use]
+    pub fn stored(&self, data: &[u8]) -> Option<&[u8]> {
+        self.data().find(|own| same(self.rtype, own, data))
     }
 
     /// Whether it is the same set of data, whatever the order and the TTL.
@@ -215,7 +221,7 @@ mod tests {
         assert!(!set(&[b"\x01a"]).same_data(&two));
         assert!(!set(&[b"\x01a"]).same_data(&set(&[b"\x01A"])), "text counts as it is written");
         let upper = RrSet::new(5, 5, [b"\x02DB\x00"]).unwrap();
-        assert!(upper.contains(b"\x02db\x00"), "names do not");
+        assert_eq!(upper.stored(b"\x02db\x00"), Some(b"\x02DB\x00".as_slice()), "names do not");
     }
 
     #[test]

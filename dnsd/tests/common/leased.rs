@@ -40,13 +40,17 @@ pub(crate) fn signed(mut message: Message, time: u64) -> Vec<u8> {
 }
 
 pub(crate) fn exchange(dnsd: &Dnsd, bytes: &[u8]) -> Message {
+    Message::from_vec(&exchange_bytes(dnsd, bytes)).unwrap()
+}
+
+pub(crate) fn exchange_bytes(dnsd: &Dnsd, bytes: &[u8]) -> Vec<u8> {
     let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
     socket.connect(dnsd.address()).unwrap();
     socket.set_read_timeout(Some(super::PATIENCE)).unwrap();
     socket.send(bytes).unwrap();
     let mut answer = [0; 4096];
     let length = socket.recv(&mut answer).unwrap();
-    Message::from_vec(&answer[..length]).unwrap()
+    answer[..length].to_vec()
 }
 
 /// Adds addresses with a lease, and checks that the answer grants it.
@@ -60,12 +64,19 @@ pub(crate) fn update(dnsd: &Dnsd, addresses: &[&str], lease: u32) {
 
 /// Any bytes with a good signature behind them (RFC 8945, section 4.3).
 pub(crate) fn signed_bytes(message: &[u8], time: u64) -> Vec<u8> {
+    cut_bytes(message, time, 32)
+}
+
+/// The same with so many bytes of the signature; more are zeros.
+pub(crate) fn cut_bytes(message: &[u8], time: u64, length: u16) -> Vec<u8> {
     const ALGORITHM: &[u8] = b"\x0bhmac-sha256\0";
     let key = b"\x04vipd\0";
     let when = &time.to_be_bytes()[2..];
     let variables = [&key[..], b"\0\xff\0\0\0\0", ALGORITHM, when, b"\x01\x2c\0\0\0\0"].concat();
-    let mac = signer().sign(&[message, &variables].concat()).unwrap();
-    let data = [ALGORITHM, when, b"\x01\x2c\0\x20", &mac, &message[..2], b"\0\0\0\0"].concat();
+    let mut mac = signer().sign(&[message, &variables].concat()).unwrap();
+    mac.resize(length.into(), 0);
+    let data =
+        [ALGORITHM, when, b"\x01\x2c", &length.to_be_bytes(), &mac, &message[..2], b"\0\0\0\0"].concat();
     let length = u16::try_from(data.len()).unwrap().to_be_bytes();
     let mut whole = [message, key, b"\0\xfa\0\xff\0\0\0\0", &length, &data].concat();
     let additional = u16::from_be_bytes([whole[10], whole[11]]).wrapping_add(1);

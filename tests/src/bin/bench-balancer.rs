@@ -5,15 +5,18 @@
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::io::Read as _;
+use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
-use vipd_tests::lab::{self, Host, Lab};
+use vipd_tests::lab::{self, Host, Lab, mariadb, poll_until};
 use vipd_tests::relay_bench::load::{Load, Work};
-use vipd_tests::relay_bench::proxies::{FRONT, Kind, Proxy, pin};
+use vipd_tests::relay_bench::proxies::{Check, FRONT, HAPROXY_USER, Kind, Proxy, pin};
 
 /// Before it counts: buffers have grown and caches are warm.
 const WARM_UP: Duration = Duration::from_millis(700);
+/// The address of the host that all is on.
+const HOST: &str = "10.77.0.11";
 /// Several servers, so that a proxy does not run out of ports towards one.
 const SERVERS: u16 = 4;
 const IDLE: usize = 5_000;
@@ -30,7 +33,7 @@ struct Arguments {
     /// Seconds each measurement lasts.
     #[arg(long, default_value_t = 3)]
     seconds: u64,
-    /// Only the cases whose names contain this: ask-64, ask-1000, connect, bulk, idle, checks.
+    /// Only the cases whose names contain this: ask-64, ask-1000, connect, bulk, idle, checks, mysql-check.
     #[arg(long)]
     only: Option<String>,
     /// Only this proxy: haproxy, nginx, vipd.
@@ -96,6 +99,12 @@ const CASES: &[Case] = &[
         title: "10,000 checks a minute of 1,000 servers",
         run: checks,
         // nginx's own does not check, and splicing has no part in it.
+        skips: &[Kind::Nginx, Kind::HaproxySplice],
+    },
+    Case {
+        name: "mysql-check",
+        title: "connect to a MariaDB with a MySQL check, its greeting, close; 64 at a time",
+        run: mysql_check,
         skips: &[Kind::Nginx, Kind::HaproxySplice],
     },
 ];
@@ -169,7 +178,7 @@ fn row<'a>(rows: &'a mut Vec<Row>, case: &'static str, metric: &'static str, uni
 fn measure(case: &Case, kind: Kind, time: Duration) -> Result<Measured> {
     let lab = Lab::new()?;
     // A host of its own: its ports and their remains are of this measurement only.
-    let host = lab.host("bench", &["10.77.0.11/24"])?;
+    let host = lab.host("bench", &[&format!("{HOST}/24")])?;
     host.sysctl("net/ipv4/ip_local_port_range", "10000 65000")?;
     (case.run)(kind, &host, time).inspect_err(|_| eprintln!("{}", lab.report()))
 }
@@ -189,14 +198,18 @@ impl Pace {
     fn measure(kind: Kind, host: &Host, work: Work, clients: usize, time: Duration) -> Result<Self> {
         host.inside(|| {
             pin(0)?;
-            let mut load = Load::new(work, FRONT, &servers())?;
+            let load = Load::new(work, FRONT, &servers())?;
             let proxy = Proxy::start(kind, host, &servers(), None)?;
-            load.connect(clients)?;
-            load.run(WARM_UP)?;
-            let (cpu, began) = (proxy.cpu()?, Instant::now());
-            let done = load.run(time)?;
-            Ok(Self { cpu: proxy.cpu()? - cpu, elapsed: began.elapsed(), done })
+            Self::of(load, &proxy, clients, time)
         })
+    }
+
+    fn of(mut load: Load, proxy: &Proxy, clients: usize, time: Duration) -> Result<Self> {
+        load.connect(clients)?;
+        load.run(WARM_UP)?;
+        let (cpu, began) = (proxy.cpu()?, Instant::now());
+        let done = load.run(time)?;
+        Ok(Self { cpu: proxy.cpu()? - cpu, elapsed: began.elapsed(), done })
     }
 
     fn requests(mut self, each: &'static str, rate: &'static str) -> Result<Measured> {
@@ -257,7 +270,7 @@ fn checks(kind: Kind, host: &Host, time: Duration) -> Result<Measured> {
         pin(0)?;
         // One socket serves them all.
         let mut load = Load::new(Work::Ask, FRONT, &[SocketAddr::from(([0, 0, 0, 0], 4001))])?;
-        let proxy = Proxy::start(kind, host, &servers, Some(CHECK_EVERY))?;
+        let proxy = Proxy::start(kind, host, &servers, Some(&Check::Connect { every: CHECK_EVERY }))?;
         load.run(CHECK_EVERY + WARM_UP)?;
         let (cpu, began, accepted) = (proxy.cpu()?, Instant::now(), load.accepted());
         load.run(CHECK_EVERY.max(time))?;
@@ -266,6 +279,27 @@ fn checks(kind: Kind, host: &Host, time: Duration) -> Result<Measured> {
         // HAProxy resets before the handshake is complete: its servers never hear of it.
         ensure!(kind != Kind::Vipd || a_minute > 9_000, "only {a_minute} checks a minute");
         Ok(vec![("CPU", Unit::Core, (proxy.cpu()? - cpu) * 10 / micros)])
+    })
+}
+
+/// What an ordinary check costs new connections: it knows the server's own
+/// limit, and must not become a brake.
+fn mysql_check(kind: Kind, host: &Host, time: Duration) -> Result<Measured> {
+    host.inside(|| {
+        pin(0)?;
+        let address: IpAddr = HOST.parse()?;
+        let server = mariadb::replicated(&[(host, address)])?.remove(0);
+        // Who closes after the greeting is an aborted connection, and a line in the log.
+        server.sql(&format!("SET GLOBAL log_warnings = 0; CREATE USER {HAPROXY_USER}@'%'"))?;
+        let password = host.write_file("mysql.password", mariadb::PASSWORD)?;
+        let check = Check::Mysql { every: Duration::from_secs(1), password };
+        let servers = [SocketAddr::new(address, mariadb::PORT)];
+        let proxy = Proxy::start(kind, host, &servers, Some(&check))?;
+        let greets =
+            || Ok(TcpStream::connect(FRONT).is_ok_and(|mut s| s.read(&mut [0]).is_ok_and(|n| n == 1)));
+        poll_until("the server greets through the proxy", Duration::from_secs(10), greets)?;
+        let load = Load::new(Work::Greeting, FRONT, &[])?;
+        Pace::of(load, &proxy, 64, time)?.requests("CPU a connection", "connections")
     })
 }
 

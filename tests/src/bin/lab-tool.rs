@@ -26,6 +26,18 @@ enum Job {
         /// Where it listens.
         bind: SocketAddr,
     },
+    /// Stand-in server of thousands: greets each, and keeps it.
+    Greet {
+        /// Where it listens.
+        bind: SocketAddr,
+    },
+    /// Thousands of clients, which stay until standard input ends.
+    Crowd {
+        /// Where they go.
+        target: SocketAddr,
+        /// How many they are.
+        clients: usize,
+    },
     /// Makes a lab with a daemonised process in it, prints the pids of the lab's
     /// init and of the daemon, and stays: something to be killed.
     Linger,
@@ -49,6 +61,8 @@ fn main() -> Result<()> {
         Job::Init => vipd_tests::lab::init::run(),
         Job::Linger => linger(),
         Job::Serve { name, bind } => vipd_tests::stand_in::serve(&name, bind, ready),
+        Job::Greet { bind } => vipd_tests::crowd::serve(bind, ready),
+        Job::Crowd { target, clients } => vipd_tests::crowd::come(target, clients, |text| println!("{text}")),
         Job::Route53 { address } => vipd_tests::route53::serve(address, ready),
         Job::Echo { name, port } => vipd_tests::stand_in::echo(&name, port, ready),
     }

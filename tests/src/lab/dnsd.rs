@@ -26,7 +26,15 @@ pub fn obstacle() -> Option<String> {
 /// # Errors
 /// If it does not start.
 pub fn start(host: &Host, address: &str) -> Result<Process> {
-    host.write_file("vipd.key", SECRET)?;
+    start_with(host, address, SECRET)
+}
+
+/// The same with another secret.
+///
+/// # Errors
+/// If it does not start.
+pub fn start_with(host: &Host, address: &str, secret: &str) -> Result<Process> {
+    host.write_file("vipd.key", secret)?;
     let dir = host.dir();
     let config = format!(
         "listen = [\"{address}:53\"]\nstate-dir = {:?}\n\

@@ -14,6 +14,7 @@ pub mod host;
 pub mod init;
 pub mod keepalived;
 pub mod mariadb;
+pub mod named;
 mod namespace;
 mod packet;
 pub mod process;

@@ -28,6 +28,8 @@ pub enum Work {
     Rest,
     /// Each reads what its server sends without end.
     Read,
+    /// Each connects, takes the first word of its server, closes, and connects anew.
+    Greeting,
 }
 
 /// What was done in a while.
@@ -37,8 +39,8 @@ pub struct Done {
     pub answers: u64,
     /// Bytes that arrived.
     pub bytes: u64,
-    /// Time from each request (for [`Work::Connect`]: from its connect) to its
-    /// answer, in nanoseconds.
+    /// Time from each request (for [`Work::Connect`] and [`Work::Greeting`]: from
+    /// its connect) to its answer, in nanoseconds.
     pub latencies: Vec<u64>,
 }
 
@@ -159,8 +161,9 @@ impl Load {
     fn start_client(&mut self) -> Result<()> {
         let began = Instant::now();
         let mut stream = TcpStream::connect(self.proxy).context("cannot connect to the proxy")?;
-        if self.work != Work::Read {
-            stream.write_all(&self.block[..MESSAGE])?;
+        match self.work {
+            Work::Ask | Work::Connect | Work::Rest => stream.write_all(&self.block[..MESSAGE])?,
+            Work::Read | Work::Greeting => {}
         }
         self.add(End { stream, client: true, due: MESSAGE, began }, EpollFlags::EPOLLIN)
     }
@@ -208,6 +211,7 @@ impl Load {
             // Bytes that nobody looks at need not be copied (tcp(7): MSG_TRUNC).
             Work::Read => discard(&end.stream)?,
             Work::Ask | Work::Connect | Work::Rest => end.stream.read(&mut self.block[..MESSAGE])?,
+            Work::Greeting => end.stream.read(&mut self.block)?,
         };
         ensure!(read > 0, "the proxy closed a connection");
         self.done.bytes += read as u64;
@@ -215,14 +219,15 @@ impl Load {
             return Ok(());
         }
         end.due = end.due.saturating_sub(read);
-        if end.due > 0 {
+        // A greeting is short, and comes as one.
+        if end.due > 0 && self.work != Work::Greeting {
             return Ok(());
         }
         let now = Instant::now();
         self.done.answers += 1;
         self.done.latencies.push(u64::try_from(now.duration_since(end.began).as_nanos())?);
         match self.work {
-            Work::Connect => {
+            Work::Connect | Work::Greeting => {
                 self.end(at);
                 return self.start_client();
             }

@@ -1,13 +1,14 @@
 //! The proxies that are compared, each configured for the same task.
 
 use crate::lab::vipd::program;
-use crate::lab::{Host, Process, poll_until};
+use crate::lab::{Host, Process, mariadb, poll_until};
 use anyhow::{Context, Result, ensure};
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::time::{ClockId, clock_getcpuclockid, clock_gettime};
 use nix::unistd::Pid;
 use std::fmt::Write as _;
 use std::net::{SocketAddr, TcpStream};
+use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
@@ -17,6 +18,34 @@ pub const FRONT: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv
 /// Connections that each is configured for; with pipes for splicing, their descriptors fit
 /// into the 20,000 that the test machines have.
 const CONNECTIONS: u32 = 6_000;
+
+/// The account without a password that HAProxy's check of MySQL logs in as.
+pub const HAPROXY_USER: &str = "haproxy";
+
+/// How the proxies look after their servers.
+#[derive(Debug)]
+pub enum Check {
+    /// By connecting.
+    Connect {
+        /// From one check of a server to the next.
+        every: Duration,
+    },
+    /// As a MySQL client.
+    Mysql {
+        /// From one check of a server to the next.
+        every: Duration,
+        /// The file with the password of vipd's own account.
+        password: PathBuf,
+    },
+}
+
+impl Check {
+    const fn every(&self) -> Duration {
+        match self {
+            Self::Connect { every } | Self::Mysql { every, .. } => *every,
+        }
+    }
+}
 
 /// A proxy.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
@@ -63,7 +92,7 @@ impl Kind {
         Ok(String::from_utf8_lossy(&text).lines().next().unwrap_or_default().to_owned())
     }
 
-    fn config(self, servers: &[SocketAddr], check: Option<Duration>) -> String {
+    fn config(self, servers: &[SocketAddr], check: Option<&Check>) -> String {
         match self {
             Self::Haproxy => haproxy("", servers, check),
             Self::HaproxySplice => {
@@ -93,13 +122,17 @@ impl Kind {
     }
 }
 
-fn haproxy(options: &str, servers: &[SocketAddr], check: Option<Duration>) -> String {
+fn haproxy(options: &str, servers: &[SocketAddr], check: Option<&Check>) -> String {
+    let mysql = match check {
+        Some(Check::Mysql { .. }) => format!("    option mysql-check user {HAPROXY_USER}\n"),
+        Some(Check::Connect { .. }) | None => String::new(),
+    };
     let mut text = format!(
         "global\n    nbthread 1\n    maxconn {CONNECTIONS}\ndefaults\n    mode tcp\n    timeout connect 5s\n    \
          timeout client 1h\n    timeout server 1h\n{options}listen bench\n    bind {FRONT} backlog 4096\n    \
-         balance roundrobin\n"
+         balance roundrobin\n{mysql}"
     );
-    let check = check.map_or_else(String::new, |every| format!(" check inter {}ms", every.as_millis()));
+    let check = check.map_or_else(String::new, |c| format!(" check inter {}ms", c.every().as_millis()));
     for (n, server) in servers.iter().enumerate() {
         let _ = writeln!(text, "    server s{n} {server}{check}");
     }
@@ -124,7 +157,7 @@ fn nginx(servers: &[SocketAddr]) -> String {
     text
 }
 
-fn vipd(servers: &[SocketAddr], check: Option<Duration>) -> String {
+fn vipd(servers: &[SocketAddr], check: Option<&Check>) -> String {
     let mut text = format!(
         "[cluster]\nname = \"bench\"\nnodes = [{{ name = \"bench\", address = \"127.0.0.1\" }}]\n[[listen]]\n\
          name = \"bench\"\nbind = \"{FRONT}\"\npool = \"servers\"\nmax-connections = {CONNECTIONS}\n\
@@ -134,9 +167,15 @@ fn vipd(servers: &[SocketAddr], check: Option<Duration>) -> String {
         let _ = writeln!(text, "  {{ name = \"s{n}\", address = \"{server}\" }},");
     }
     text.push_str("]\n");
-    if let Some(every) = check {
-        let _ = write!(text, "[pool.check]\nkind = \"tcp\"\ninterval = \"{}ms\"\n", every.as_millis());
-    }
+    let kind = match check {
+        None => return text,
+        Some(Check::Connect { .. }) => "kind = \"tcp\"".to_owned(),
+        Some(Check::Mysql { password, .. }) => {
+            format!("kind = \"mysql\"\nuser = \"{}\"\npassword-file = {password:?}", mariadb::CHECK_USER)
+        }
+    };
+    let every = check.map(Check::every).unwrap_or_default().as_millis();
+    let _ = write!(text, "[pool.check]\n{kind}\ninterval = \"{every}ms\"\n");
     text
 }
 
@@ -152,7 +191,7 @@ impl Proxy {
     ///
     /// # Errors
     /// If it does not listen within some seconds.
-    pub fn start(kind: Kind, host: &Host, servers: &[SocketAddr], check: Option<Duration>) -> Result<Self> {
+    pub fn start(kind: Kind, host: &Host, servers: &[SocketAddr], check: Option<&Check>) -> Result<Self> {
         let mut command = kind.command(host, &kind.config(servers, check))?;
         // Its processes and threads inherit it.
         pin(1)?;

@@ -20,6 +20,10 @@ pub(crate) const CASES: &[Case] = &[
     Case { name: "dns::a_dead_proxy_leaves_the_answers", needs: NEEDS, run: dead },
     Case { name: "dns::a_killed_proxy_leaves_route_53", needs: &[Need::Vipd], run: killed_on_route53 },
     Case { name: "dns::a_dnsd_that_was_away_is_caught_up", needs: NEEDS, run: dnsd_restarts },
+    Case { name: "dns::another_proxy_that_dies_leaves_the_answers", needs: NEEDS, run: another },
+    Case { name: "dns::another_proxy_dies_with_fast_adverts", needs: NEEDS, run: another_of_fast_adverts },
+    Case { name: "dns::a_key_that_was_changed_is_read_again", needs: NEEDS, run: new_key },
+    Case { name: "dns::a_switchover_of_the_name_has_the_ttl_fall_first", needs: NEEDS, run: switched },
     Case { name: "dns::an_edit_is_reported_and_repaired_on_request", needs: EDITS, run: edited },
     Case { name: "dns::maintenance_relays_and_then_closes", needs: NEEDS, run: maintenance },
     Case { name: "dns::the_ttl_falls_while_a_change_is_near", needs: NEEDS, run: near },
@@ -49,8 +53,12 @@ struct Cloud {
 
 /// The file of both proxies; `dns` is its `[dns]`.
 fn config(dns: &str) -> String {
+    config_with(dns, INTERVAL)
+}
+
+fn config_with(dns: &str, interval: Duration) -> String {
     let nodes = [("px1", "10.77.0.11"), ("px2", "10.77.0.12")];
-    let mut config = Config::new(&nodes, INTERVAL, &[]);
+    let mut config = Config::new(&nodes, interval, &[]);
     config.vips.clear();
     config.rest = format!(
         "[[listen]]\nname = \"write\"\nbind = \":3306\"\npool = \"db\"\n\
@@ -66,6 +74,15 @@ impl Cloud {
         Self::with_settings(lab, |host| dnsd::settings(host, &[NS1], more))
     }
 
+    /// With this interval of adverts, and no pause between changes.
+    fn with_interval(lab: &Lab, interval: Duration) -> Result<Self> {
+        let ns1 = lab.host("ns1", &[&format!("{NS1}/16")])?;
+        let dnsd = dnsd::start(&ns1, NS1)?;
+        Self::with(lab, ns1, dnsd, &[], |host| {
+            Ok(config_with(&dnsd::settings(host, &[NS1], "hold-down = \"0s\"")?, interval))
+        })
+    }
+
     fn with_settings(lab: &Lab, settings: impl Fn(&Host) -> Result<String>) -> Result<Self> {
         let ns1 = lab.host("ns1", &[&format!("{NS1}/16")])?;
         let dnsd = dnsd::start(&ns1, NS1)?;
@@ -79,6 +96,18 @@ impl Cloud {
         environment: &[(&str, &str)],
         settings: impl Fn(&Host) -> Result<String>,
     ) -> Result<Self> {
+        Self::published(lab, ns1, dns, environment, BOTH, settings)
+    }
+
+    /// Sets it up, and waits until the answers are these.
+    fn published(
+        lab: &Lab,
+        ns1: Host,
+        dns: Process,
+        environment: &[(&str, &str)],
+        answers: &str,
+        settings: impl Fn(&Host) -> Result<String>,
+    ) -> Result<Self> {
         let client = lab.host("client", &["10.77.0.50/16"])?;
         let server = lab.host("db1", &["10.77.0.21/16"])?;
         let serve = server.tool(&["serve", "db1", "10.77.0.21:3306"])?;
@@ -89,7 +118,7 @@ impl Cloud {
         first.wait_for_state("active", PATIENCE)?;
         let second = start(&proxies[1])?;
         second.wait_for_state("backup", PATIENCE)?;
-        probe.wait_for(BOTH, PATIENCE)?;
+        probe.wait_for(answers, PATIENCE)?;
         let daemons = [first, second];
         let cloud = Self { lab: lab.clone(), client, ns1, dns, proxies, daemons, probe, _server: serve };
         for daemon in &cloud.daemons {
@@ -186,6 +215,89 @@ fn dead(lab: &Lab) -> Result<()> {
     ensure!(cloud.daemons[1].status()?["dns"][0]["writer"] == "px2", "px1 took over again");
     let why = cloud.daemons[1].ctl(&["why", "db.corp.example"])?;
     ensure!(why.contains("px2 writes; px1 is in; px2 is in"), "{why}");
+    Ok(())
+}
+
+/// The power of the proxy that does not write goes off: no advert of it is
+/// missed, and still it is gone as soon as one that owns would be.
+fn another_dies(lab: &Lab, interval: Duration) -> Result<()> {
+    let cloud = Cloud::with_interval(lab, interval)?;
+    // A writer that has just started takes nobody out yet; once it has, it does.
+    cloud.lab.cut(&cloud.proxies[1])?;
+    cloud.probe.wait_for(PX1, PATIENCE)?;
+    cloud.lab.mend(&cloud.proxies[1])?;
+    cloud.probe.wait_for(BOTH, PATIENCE)?;
+    let fault = Instant::now();
+    cloud.lab.cut(&cloud.proxies[1])?;
+    let gone = cloud.probe.wait_for(PX1, PATIENCE)?;
+    let (took, detection) = (gone.at - fault, interval * 3 + interval * 106 / 256);
+    let (sent, acknowledged) = last_write(&cloud.daemons[0])?;
+    let steps = format!(
+        "adverts every {interval:?}: gone after {took:?}, an owner's death would show after {detection:?}; \
+         sent {sent} us after the decision, acknowledged {acknowledged} us"
+    );
+    eprintln!("{steps}");
+    ensure!(took < detection + 100 * MS && acknowledged < 100_000, "{steps}");
+    cloud.daemons[0].process().wait_for_line("px2 is silent for", PATIENCE)?;
+    cloud.lab.mend(&cloud.proxies[1])?;
+    cloud.probe.wait_for(BOTH, PATIENCE)?;
+    Ok(())
+}
+
+fn another(lab: &Lab) -> Result<()> {
+    another_dies(lab, INTERVAL)
+}
+
+fn another_of_fast_adverts(lab: &Lab) -> Result<()> {
+    another_dies(lab, 50 * MS)
+}
+
+/// The server has a new key, and the file gets it while vipd runs.
+fn new_key(lab: &Lab) -> Result<()> {
+    let mut cloud = Cloud::new(lab, "")?;
+    let new = "YSBuZXcgc2VjcmV0LCBhbmQgYXMgbG9uZyBhcyBvbmU=";
+    cloud.dns.signal(Signal::SIGTERM)?;
+    cloud.dns.wait(PATIENCE)?;
+    cloud.dns = dnsd::start_with(&cloud.ns1, NS1, new)?;
+    cloud.daemons[0].process().wait_for_line("BADSIG", PATIENCE)?;
+    let status = cloud.daemons[0].status()?;
+    ensure!(
+        status["dns"][0]["stores"][0]["error"].as_str().is_some_and(|e| e.contains("BADSIG")),
+        "{status}"
+    );
+    // The records are there all the same, and so are the sessions' ways.
+    cloud.session(PX1)?;
+    for proxy in &cloud.proxies {
+        proxy.write_file("tsig.key", new)?;
+    }
+    cloud.daemons[0].process().wait_for_line("is as it should be again", PATIENCE)?;
+    for daemon in &cloud.daemons {
+        wait_for_sync(daemon)?;
+    }
+    // It writes with it, too.
+    cloud.daemons[1].ctl(&["maintenance", "on", "--yes"])?;
+    cloud.probe.wait_for(PX1, PATIENCE)?;
+    Ok(())
+}
+
+/// `policy = "owner"`: the name itself is handed over.
+fn switched(lab: &Lab) -> Result<()> {
+    let ns1 = lab.host("ns1", &[&format!("{NS1}/16")])?;
+    let dnsd = dnsd::start(&ns1, NS1)?;
+    let cloud = Cloud::published(lab, ns1, dnsd, &[], PX1, |host| {
+        let text = dnsd::settings(host, &[NS1], "policy = \"owner\"")?;
+        Ok(config(&text.replacen("ttl = \"1s\"", "ttl = \"5s\"", 1)))
+    })?;
+    let before = Instant::now();
+    cloud.daemons[0].ctl(&["switchover", "dns", "--yes"])?;
+    let moved = cloud.probe.wait_for(PX2, PATIENCE)?;
+    ensure!(moved.at - before < 1_500 * MS, "the name moved after {:?}", moved.at - before);
+    // First px1 has told everybody to ask again soon, then px2 wrote.
+    let lines = events(&cloud.daemons[0], "dns")?;
+    let low =
+        lines.iter().filter_map(|e| e["message"].as_str()).rev().find(|m| m.contains("has 10.77.0.11 now"));
+    ensure!(low.is_some_and(|m| m.contains("TTL 1 s")), "{lines:?}");
+    cloud.daemons[1].process().wait_for_line("has 10.77.0.12 now", PATIENCE)?;
     Ok(())
 }
 

@@ -8,6 +8,7 @@ mod interop;
 mod itself;
 mod neighbours;
 mod nemesis;
+mod pools;
 mod quorum;
 mod sealed;
 mod upkeep;
@@ -35,6 +36,8 @@ pub(crate) enum Need {
     Keepalived,
     /// MariaDB's server is installed.
     Mariadb,
+    /// BIND's server is installed.
+    Named,
     /// BIND's nsupdate is installed.
     Nsupdate,
     /// `vipd` and `vipctl` are built.
@@ -52,6 +55,7 @@ impl Need {
                 (!lab::mariadb::is_installed()).then(|| "mariadb-server is not installed".to_owned())
             }
             Self::Dnsd => lab::dnsd::obstacle(),
+            Self::Named => (!lab::named::is_installed()).then(|| "named is not installed (bind9)".to_owned()),
             Self::Nsupdate => {
                 (!lab::dnsd::has_nsupdate()).then(|| "nsupdate is not installed (bind9-dnsutils)".to_owned())
             }
@@ -79,6 +83,7 @@ fn main() -> std::process::ExitCode {
         sealed::CASES,
         upkeep::CASES,
         balancer::CASES,
+        pools::CASES,
         dns::CASES,
         interop::CASES,
         vectors::CASES,

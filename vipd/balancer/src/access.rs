@@ -4,6 +4,7 @@
 
 use crate::registry::Traffic;
 use crate::session::Session;
+use crate::shared::ServerTally;
 use crate::stats::CloseCause;
 use std::time::Duration;
 
@@ -22,8 +23,9 @@ pub(crate) struct Times {
 /// Tells of a session that ends.
 pub(crate) fn tell(session: &Session, id: u64, traffic: Traffic, cause: CloseCause) {
     let Times { queued, connected } = session.times.get();
-    let client = session.ends.source;
+    let client = session.ends().source;
     let server = session.server();
+    let name = server.map(ServerTally::name);
     tracing::info!(
         target: ACCESS_LOG,
         id,
@@ -32,7 +34,7 @@ pub(crate) fn tell(session: &Session, id: u64, traffic: Traffic, cause: CloseCau
         // Who brought the client, if it did not come by itself.
         proxy = (client != session.peer).then(|| tracing::field::display(session.peer)),
         pool = server.map(|s| s.pool.as_str()),
-        server = server.map(|s| s.name.as_str()),
+        server = name.as_ref().map(|n| n.as_str()),
         queued_ms = %Millis(queued),
         connect_ms = connected.map(|c| tracing::field::display(Millis(c))),
         duration_ms = %Millis(session.began.elapsed()),

@@ -4,7 +4,8 @@ use crate::patience::Limits;
 use crate::registry::{Closed, Elsewhere};
 use crate::sessions::{self, Sessions, Wanted, Which};
 use crate::shared::{ListenerShared, PoolTally, Route, ServerTally, Shared, View};
-use crate::stats::Stats;
+use crate::stats::{ServerStats, Stats};
+use crate::tallies::Tallies;
 use crate::worker::{self, Command, Listening, Owed};
 use crate::{ConnectFailure, Error, bind};
 use std::collections::BTreeMap;
@@ -16,7 +17,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 use vipd_core::health::{Only, Why};
 use vipd_core::pool::{Pools, ServerKey};
-use vipd_core::settings::{Listener, Role, Server};
+use vipd_core::settings::{Listener, Role};
 
 /// Commands that may wait for a worker. A worker carries one out in
 /// microseconds (a walk over its sessions), and they come no faster than
@@ -51,7 +52,7 @@ struct Control {
     /// Removed, but not without sessions yet.
     retired: Vec<Active>,
     pools: BTreeMap<String, Arc<PoolTally>>,
-    servers: BTreeMap<(String, String), Arc<ServerTally>>,
+    servers: Tallies,
     slots: usize,
     numbers: u64,
 }
@@ -241,7 +242,13 @@ impl Balancer {
         match view.server(server) {
             Some(tally) => {
                 let places = view.pools.server(server).map_or(vec![], |s| s.addresses().to_vec());
-                let which = Closed::On(Arc::clone(tally), places);
+                // What a person takes out, or nobody may write to any more, is meant wherever it
+                // runs; what a check has found is of the place that was checked.
+                let anywhere = match why {
+                    Why::Maintenance | Why::Superseded => true,
+                    Why::Demoted | Why::Down => false,
+                };
+                let which = Closed::On { server: Arc::clone(tally), places, anywhere };
                 self.owe(|owed| owed.close_servers(&which, why.into()))
             }
             None => Ok(()),
@@ -377,7 +384,13 @@ impl Balancer {
         let view = self.shared.view.load();
         let pools = view.tallies.iter().map(|p| p.stats()).collect();
         let now = self.shared.now();
-        let servers = view.servers.iter().flatten().map(|s| s.stats(now)).collect();
+        let former = control.servers.former(&view.servers);
+        let stats = |s: &Arc<ServerTally>| {
+            let stats = s.stats(now);
+            let former = former.get(&(stats.pool.clone(), stats.server.clone())).copied().unwrap_or(0);
+            ServerStats { former, ..stats }
+        };
+        let servers = view.servers.iter().flatten().map(stats).collect();
         Stats { listeners, pools, servers }
     }
 
@@ -451,14 +464,13 @@ impl Control {
         for pool in pools.pools() {
             let tally = self.pools.entry(pool.name().to_owned());
             let tally = Arc::clone(tally.or_insert_with(|| Arc::new(PoolTally::new(pool.name()))));
-            let all = (0..).zip(&pool.settings().servers);
-            servers.push(all.map(|(position, s)| self.tally(&tally, s, position)).collect::<Vec<_>>());
+            servers.push(self.servers.of(&tally, &pool.settings().servers));
             tallies.push(tally);
         }
         let rated = servers.iter().map(|s| s.iter().any(|t| t.rate.limited())).collect();
         // Those of removed servers stay as long as they have sessions, those of pools as long as
         // somebody waits or a server of theirs is left.
-        self.servers.retain(|_, tally| Arc::strong_count(tally) > 1);
+        self.servers.forget_unused();
         self.pools.retain(|_, tally| {
             let left = Arc::strong_count(&tally.changes) > 1;
             Arc::strong_count(tally) > 1 || tally.queue.waiting() > 0 || left
@@ -474,14 +486,6 @@ impl Control {
             routes[listener.shared.slot] = pool.map(route);
         }
         View { pools, servers, tallies, routes, rated }
-    }
-
-    fn tally(&mut self, pool: &PoolTally, server: &Server, position: u32) -> Arc<ServerTally> {
-        let tally = self.servers.entry((pool.name.clone(), server.name.clone()));
-        let tally = tally.or_insert_with(|| Arc::new(ServerTally::new(pool, &server.name)));
-        tally.rate.set(server.max_rate);
-        tally.sessions.place(position);
-        Arc::clone(tally)
     }
 }
 

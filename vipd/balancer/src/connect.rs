@@ -162,9 +162,9 @@ impl Search<'_> {
     }
 
     fn tell(&self, server: &ServerTally, error: &Failure) {
-        let Session { worker, admission, ends, .. } = self.session;
-        let (listener, client, pool) = (&admission.listener().name, ends.source, &server.pool);
-        tracing::debug!(%listener, %client, %pool, server = %server.name, %error, "cannot connect");
+        let Session { worker, admission, .. } = self.session;
+        let (listener, client, pool) = (&admission.listener().name, self.session.ends().source, &server.pool);
+        tracing::debug!(%listener, %client, %pool, server = %server.name(), %error, "cannot connect");
         if matches!(error, Failure::Source { .. }) && worker.shared.no_source.due(worker.shared.now()) {
             tracing::warn!(
                 %listener, %pool, %error,
@@ -201,7 +201,7 @@ impl Search<'_> {
         let worker = &self.session.worker;
         let now = if view.rated(route.pool) { worker.shared.now() } else { 0 };
         for _ in 0..RACES {
-            let client = self.session.ends.source.ip();
+            let client = self.session.ends().source.ip();
             let connection = Connection { client, random: worker.random(), tried: &self.tried };
             let picked = worker.pick(view, route.pool, &connection, now)?;
             let server = view.server(picked.key).ok_or(NoServer::NoneUsable)?;
@@ -334,7 +334,7 @@ impl Search<'_> {
             (Err(error), _) => return Err(error.into()),
         };
         if let Some(version) = pool.proxy_protocol {
-            stream.write_all(&proxy_protocol::header(version, self.session.ends)).await?;
+            stream.write_all(&proxy_protocol::header(version, self.session.ends())).await?;
         }
         Ok((stream, address))
     }

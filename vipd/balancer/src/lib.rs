@@ -11,7 +11,8 @@
 //!
 //! * [`Balancer`] is the handle: it binds, swaps pools, closes sessions, counts.
 //! * `bind` makes listening sockets; `holder` finds who holds a port.
-//! * `shared` is what workers and handle have in common; `stats` what is counted.
+//! * `shared` is what workers and handle have in common; `stats` what is counted,
+//!   `tallies` of which server.
 //! * `worker` is a worker's thread, its acceptors, and the commands it takes.
 //! * `session` is a client from its acceptance to its end: `connect` finds it a
 //!   server, `relay` is its middle (two directions, each a `flow`, with a `pipe` for
@@ -50,6 +51,7 @@ mod sessions;
 mod shared;
 mod sources;
 mod stats;
+mod tallies;
 mod worker;
 
 pub use access::ACCESS_LOG;

@@ -6,8 +6,8 @@
 //! * Age: a session older than the listener's `max-session-age` ends at its
 //!   next pause, one older than `max-busy-session-age` whatever runs in it.
 //! * Half-closed: what follows the end of one side is bounded.
-//! * Followed: a reload's limits count for sessions that run, too, within
-//!   [`LOOK`].
+//! * Followed: a reload's limits count for sessions that run, too, and so does
+//!   what it says of silent peers, within [`LOOK`].
 //! * Settled: the server's connection gets its keepalive only when it has
 //!   lived for a second. Most short ones end before, and save the calls.
 
@@ -81,8 +81,9 @@ pub(crate) struct Patience<'a> {
     spoke: Spoke,
     half_closed: bool,
     follows: Option<Follows<'a>>,
-    /// What the server's connection is still to get.
-    unsettled: Option<Tcp>,
+    /// What the client's connection has, and the server's once that is settled.
+    tcp: Tcp,
+    settled: bool,
     alarms: &'a Alarms,
     alarm: Option<Alarm<'a>>,
 }
@@ -107,7 +108,8 @@ impl<'a> Patience<'a> {
             spoke: Spoke::Nobody,
             half_closed: false,
             follows: None,
-            unsettled: Some(tcp),
+            tcp,
+            settled: false,
             alarms,
             alarm: None,
         };
@@ -125,14 +127,31 @@ impl<'a> Patience<'a> {
         self
     }
 
-    fn follow(&mut self, now: Instant) {
-        let Some(Follows { shared, slot, random }) = self.follows else { return };
-        let Some(route) = shared.view.load().route(slot) else { return };
+    /// Takes the limits that count now, and gives what both connections are to have.
+    fn follow(&mut self, now: Instant) -> Option<Tcp> {
+        let Follows { shared, slot, random } = self.follows?;
+        let route = shared.view.load().route(slot)?;
         // Until now nobody noted who spoke when.
         if !self.limited() {
             self.last = now;
         }
         self.limits = route.limits.spread(random);
+        Some(route.tcp)
+    }
+
+    /// Gives both connections what they are to have. It fails only if one is
+    /// over, which its end will tell.
+    fn keep(&mut self, tcp: Tcp, (client, server): (&TcpStream, &TcpStream), now: Instant) {
+        let changed = tcp != self.tcp;
+        let settles = !self.settled && self.began + SETTLED <= now;
+        self.tcp = tcp;
+        self.settled |= settles;
+        if changed {
+            let _ = bind::keep(&client.into(), tcp);
+        }
+        if settles || changed && self.settled {
+            let _ = bind::keep(&server.into(), tcp);
+        }
     }
 
     /// Whether it matters when somebody spoke.
@@ -146,13 +165,14 @@ impl<'a> Patience<'a> {
     }
 
     /// To be called at each wake-up, with the bytes that went `up` to the
-    /// server and `down` to the client in it. Ready with the cause when the
+    /// server and `down` to the client in it, and the client's and the server's
+    /// connection. Ready with the cause when the
     /// session's time is over.
     pub(crate) fn poll(
         &mut self,
         (up, down): (u64, u64),
         half_closed: bool,
-        server: &TcpStream,
+        ends: (&TcpStream, &TcpStream),
         cx: &mut Context<'_>,
     ) -> Poll<CloseCause> {
         // Of both at once, the client counts: better a session that idles a
@@ -172,16 +192,11 @@ impl<'a> Patience<'a> {
         while let Some(alarm) = &mut self.alarm {
             ready!(Pin::new(alarm).poll(cx));
             let now = Instant::now();
-            self.follow(now);
+            let tcp = self.follow(now).unwrap_or(self.tcp);
             if let Some(cause) = self.over(now) {
                 return Poll::Ready(cause);
             }
-            if self.began + SETTLED <= now
-                && let Some(tcp) = self.unsettled.take()
-            {
-                // It fails only if the connection is over, which its end will tell.
-                let _ = bind::keep(&server.into(), tcp);
-            }
+            self.keep(tcp, ends, now);
             self.set(now);
         }
         Poll::Pending
@@ -189,7 +204,7 @@ impl<'a> Patience<'a> {
 
     /// When to look again.
     fn set(&mut self, now: Instant) {
-        let settled = self.unsettled.map(|_| self.began + SETTLED);
+        let settled = (!self.settled).then(|| self.began + SETTLED);
         let ends = self.ends(now).into_iter().flatten().map(|(at, _)| at);
         let look = self.follows.map(|_| now + LOOK);
         self.alarm = ends.chain(settled).chain(look).min().map(|at| self.alarms.at(at));
@@ -239,7 +254,7 @@ mod tests {
     /// The cause and the time of the end, if it comes within some hours.
     async fn end(patience: &mut Patience<'_>, alarms: &Alarms, server: &TcpStream) -> Option<CloseCause> {
         let half_closed = patience.half_closed;
-        let over = poll_fn(|cx| patience.poll((0, 0), half_closed, server, cx));
+        let over = poll_fn(|cx| patience.poll((0, 0), half_closed, (server, server), cx));
         tokio::select! {
             over = timeout(5 * HOUR, over) => over.ok(),
             () = alarms.ring() => None,
@@ -248,7 +263,7 @@ mod tests {
 
     fn say(patience: &mut Patience<'_>, server: &TcpStream, words: (u64, u64)) {
         let mut cx = Context::from_waker(std::task::Waker::noop());
-        assert!(patience.poll(words, false, server, &mut cx).is_pending());
+        assert!(patience.poll(words, false, (server, server), &mut cx).is_pending());
     }
 
     fn about(began: Instant, expected: Duration) {
@@ -341,6 +356,41 @@ mod tests {
                 let took = began.elapsed();
                 assert!(least <= took && took <= most + 2 * SECOND, "{name}: {took:?}");
             }
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_reloads_word_on_silent_peers_reaches_both_connections_of_a_running_session() {
+        let alarms = Alarms::default();
+        let (client, server) = (stream().await, stream().await);
+        let shared = Shared::new(tokio::sync::mpsc::channel(1).0);
+        let store = |tcp| {
+            let routes = vec![Some(Route { pool: 0, limits: Limits::default(), tcp })];
+            shared.view.store(Arc::new(View { routes, ..View::default() }));
+        };
+        let has = |stream: &TcpStream| {
+            let socket = socket2::SockRef::from(stream);
+            let time = socket.keepalive().expect("a socket").then(|| socket.tcp_keepalive_time());
+            (time.map(|t| t.expect("a socket")), socket.tcp_user_timeout().expect("a socket"))
+        };
+        store(tcp());
+        let mut patience = Patience::new(Limits::default(), tcp(), &alarms).following(&shared, 0, 7);
+        let session = poll_fn(|cx| patience.poll((0, 0), false, (&client, &server), cx));
+        let reload = async {
+            sleep(2 * SECOND).await;
+            assert_eq!(has(&client), (None, None), "it has what its listener gave it");
+            assert_eq!(has(&server), (Some(tcp().keepalive), Some(tcp().user_timeout)));
+            let tcp = Tcp { keepalive: 3 * SECOND, user_timeout: 5 * SECOND };
+            store(tcp);
+            sleep(LOOK + SECOND).await;
+            for stream in [&client, &server] {
+                assert_eq!(has(stream), (Some(tcp.keepalive), Some(tcp.user_timeout)));
+            }
+        };
+        tokio::select! {
+            ended = session => panic!("{ended}"),
+            () = alarms.ring() => {}
+            () = reload => {}
         }
     }
 

@@ -59,9 +59,9 @@ pub(crate) enum State {
 /// Which sessions are to end.
 #[derive(Clone, Debug)]
 pub(crate) enum Closed {
-    /// Those on a server, and those of its pool at its places, whatever name
-    /// it had when they began.
-    On(Arc<ServerTally>, Vec<SocketAddr>),
+    /// Those of a server's pool at its places, whatever name it had when they
+    /// began; those of its name anywhere else, too, if that is meant.
+    On { server: Arc<ServerTally>, places: Vec<SocketAddr>, anywhere: bool },
     /// Those of a pool that are not at its primary's places.
     Elsewhere(Elsewhere),
 }
@@ -82,9 +82,12 @@ impl Closed {
     /// Whether a session is one of these; at a place that is not known yet, it may be.
     fn has(&self, listener: usize, server: &Arc<ServerTally>, at: Option<&SocketAddr>) -> bool {
         match self {
-            Self::On(closed, places) => {
-                let there = at.is_some_and(|at| places.contains(at));
-                Arc::ptr_eq(server, closed) || (server.pool == closed.pool && there)
+            Self::On { server: closed, places, anywhere } => {
+                if server.pool != closed.pool {
+                    return false;
+                }
+                let there = at.map_or_else(|| Arc::ptr_eq(server, closed), |at| places.contains(at));
+                there || (*anywhere && server.name() == closed.name())
             }
             Self::Elsewhere(Elsewhere { pools, gone, listeners, places }) => {
                 let inherited = listeners.contains(&listener) && gone.contains(&server.pool);
@@ -96,9 +99,12 @@ impl Closed {
     /// Whether this says the same as another.
     pub(crate) fn is(&self, other: &Self) -> bool {
         match (self, other) {
-            (Self::On(a, at), Self::On(b, bt)) => Arc::ptr_eq(a, b) && at == bt,
+            (
+                Self::On { server: a, places: at, anywhere },
+                Self::On { server: b, places: bt, anywhere: too },
+            ) => Arc::ptr_eq(a, b) && at == bt && anywhere == too,
             (Self::Elsewhere(a), Self::Elsewhere(b)) => a == b,
-            (Self::On(..), Self::Elsewhere(_)) | (Self::Elsewhere(_), Self::On(..)) => false,
+            (Self::On { .. }, Self::Elsewhere(_)) | (Self::Elsewhere(_), Self::On { .. }) => false,
         }
     }
 }
@@ -272,4 +278,69 @@ impl Meter<'_> {
 fn coarse() -> u64 {
     let now = clock_gettime(ClockId::CLOCK_MONOTONIC_COARSE);
     now.map_or(0, |t| (t.tv_sec() * 1000 + t.tv_nsec() / 1_000_000).unsigned_abs())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::shared::PoolTally;
+
+    fn place(last: u8) -> SocketAddr {
+        SocketAddr::from(([10, 77, 0, last], 3306))
+    }
+
+    fn tally(pool: &str, name: &str) -> Arc<ServerTally> {
+        Arc::new(ServerTally::new(&PoolTally::new(pool), name))
+    }
+
+    #[test]
+    fn what_a_check_found_ends_sessions_at_the_place_that_was_checked() {
+        let (now, before) = (tally("p", "db1"), tally("p", "db1"));
+        let (other, stranger) = (tally("p", "db2"), tally("q", "db1"));
+        let on = |anywhere| Closed::On { server: Arc::clone(&now), places: vec![place(1)], anywhere };
+        for (server, at, checked, meant) in [
+            (&now, Some(1), true, true),
+            (&other, Some(1), true, true),
+            // It was at another place under this name, or its name led there.
+            (&now, Some(2), false, true),
+            (&before, Some(2), false, true),
+            (&before, None, false, true),
+            (&now, None, true, true),
+            (&other, Some(2), false, false),
+            (&other, None, false, false),
+            (&stranger, Some(1), false, false),
+            (&stranger, None, false, false),
+        ] {
+            let at = at.map(place);
+            let has = |anywhere| on(anywhere).has(0, server, at.as_ref());
+            assert_eq!((has(false), has(true)), (checked, meant), "{} {at:?}", server.name());
+        }
+    }
+
+    #[test]
+    fn a_pool_of_one_primary_has_sessions_there_and_where_nobody_can_write() {
+        let elsewhere = Closed::Elsewhere(Elsewhere {
+            pools: vec!["p".into(), "before".into()],
+            gone: vec!["gone".into()],
+            listeners: vec![1],
+            places: vec![place(1), place(2)],
+        });
+        for (pool, listener, at, ends) in [
+            ("p", 0, Some(1), false),
+            ("p", 0, Some(2), false),
+            ("p", 0, Some(3), true),
+            ("p", 0, None, true),
+            ("before", 0, Some(3), true),
+            ("before", 0, Some(1), false),
+            // A pool that is gone counts by the listener, any other not at all.
+            ("gone", 0, Some(3), false),
+            ("gone", 1, Some(3), true),
+            ("gone", 1, Some(1), false),
+            ("other", 1, Some(3), false),
+        ] {
+            let at = at.map(place);
+            let has = elsewhere.has(listener, &tally(pool, "db1"), at.as_ref());
+            assert_eq!(has, ends, "{pool} by listener {listener} at {at:?}");
+        }
+    }
 }

@@ -76,7 +76,8 @@ impl Future for Relay<'_> {
         if up.closed && down.closed {
             return Poll::Ready(first.unwrap_or(CloseCause::ClientClosed));
         }
-        this.patience.poll((taken_up, taken_down), first.is_some(), this.server, cx)
+        let ends = (&*this.client, &*this.server);
+        this.patience.poll((taken_up, taken_down), first.is_some(), ends, cx)
     }
 }
 

@@ -29,9 +29,9 @@ pub(crate) struct Session {
     pub(crate) peer: SocketAddr,
     /// The address that the peer connected to.
     pub(crate) local: SocketAddr,
-    /// The ends of the client's own connection: of this one, or of the one
-    /// that a PROXY protocol header tells of.
-    pub(crate) ends: Ends,
+    /// The ends of the client's own connection, where a PROXY protocol header
+    /// tells of another. Few do, so that only those have the memory.
+    told: Option<Box<Ends>>,
     pub(crate) began: Instant,
     pub(crate) times: Cell<Times>,
     cause: Option<CloseCause>,
@@ -63,7 +63,7 @@ pub(crate) fn start(
         client,
         peer,
         local,
-        ends: Ends { source: peer, destination: local },
+        told: None,
         began: Instant::now(),
         times: Cell::default(),
         cause: None,
@@ -116,18 +116,25 @@ impl Session {
         match proxy_protocol::accept(&self.client, &self.worker.alarms).await {
             // A connection of the proxy itself.
             Ok(None) => {}
-            Ok(Some(ends)) => self.ends = ends,
+            Ok(Some(ends)) => self.told = Some(Box::new(ends)),
             Err(error) => {
                 let listener = &self.admission.listener().name;
                 tracing::debug!(%listener, proxy = %self.peer, %error, "no PROXY protocol header");
                 return Err(CloseCause::ProxyHeader);
             }
         }
+        let client = self.ends().source;
         if let Some(entry) = self.worker.registry.borrow_mut().entry(self.place) {
-            entry.client = self.ends.source;
+            entry.client = client;
             entry.state = State::Picking;
         }
-        self.admission.count(self.ends.source.ip())
+        self.admission.count(client.ip())
+    }
+
+    /// The ends of the client's own connection.
+    pub(crate) fn ends(&self) -> Ends {
+        let this = || Ends { source: self.peer, destination: self.local };
+        self.told.as_deref().copied().unwrap_or_else(this)
     }
 
     pub(crate) fn enter(&self, state: State) {
@@ -194,8 +201,8 @@ impl Drop for Session {
             access::tell(self, id, traffic, cause);
         }
         tracing::debug!(
-            listener = %listener.name, client = %self.ends.source,
-            server = self.server().map(|s| s.name.as_str()), %cause, "session ended"
+            listener = %listener.name, client = %self.ends().source,
+            server = self.server().map(ServerTally::name).as_ref().map(|n| n.as_str()), %cause, "session ended"
         );
     }
 }

@@ -103,7 +103,7 @@ impl Wanted {
                 self.listeners.contains(&row.listener) || row.server.is_some_and(|s| s.pool == *name)
             }
             Which::Server { pool, server } => {
-                row.server.is_some_and(|s| s.pool == *pool && s.name == *server)
+                row.server.is_some_and(|s| s.pool == *pool && *s.name() == *server)
             }
             Which::Client(client) => row.client.ip().to_canonical() == client.to_canonical(),
             Which::Id(id) => row.id == *id,
@@ -173,7 +173,7 @@ pub(crate) async fn gather(answers: Vec<oneshot::Receiver<Found>>, names: Vec<(u
                 id: row.id,
                 listener: name.map_or_else(String::new, |(_, name)| name.clone()),
                 client: row.client,
-                server: row.server.map(|s| (s.pool.clone(), s.name.clone())),
+                server: row.server.map(|s| (s.pool.clone(), s.name().to_string())),
                 state: row.state,
                 age: Duration::from_millis(row.age),
                 idle: Duration::from_millis(row.idle),

@@ -117,7 +117,7 @@ impl Shared {
             return;
         }
         server.told.store(now.max(1), Ordering::Relaxed);
-        let (pool, server, reason) = (server.pool.clone(), server.name.clone(), reason.to_string());
+        let (pool, server, reason) = (server.pool.clone(), server.name().to_string(), reason.to_string());
         let _ = self.failures.try_send(ConnectFailure { pool, server, reason });
     }
 }
@@ -261,7 +261,8 @@ impl Drop for Borrowed {
 #[derive(Debug)]
 pub(crate) struct ServerTally {
     pub(crate) pool: String,
-    pub(crate) name: String,
+    /// The name of the server at its place; a reload may give it another.
+    name: ArcSwap<String>,
     pub(crate) sessions: Load,
     pub(crate) rate: Rate,
     pub(crate) total: AtomicU64,
@@ -275,13 +276,24 @@ impl ServerTally {
     pub(crate) fn new(pool: &PoolTally, name: &str) -> Self {
         Self {
             pool: pool.name.clone(),
-            name: name.to_owned(),
+            name: ArcSwap::from_pointee(name.to_owned()),
             sessions: Load::new(Arc::clone(&pool.changes)),
             rate: Rate::default(),
             total: AtomicU64::new(0),
             connect_errors: AtomicU64::new(0),
             resets: AtomicU64::new(0),
             told: AtomicU64::new(0),
+        }
+    }
+
+    pub(crate) fn name(&self) -> Arc<String> {
+        self.name.load_full()
+    }
+
+    /// Gives it the name that its server has now.
+    pub(crate) fn call(&self, name: &str) {
+        if **self.name.load() != name {
+            self.name.store(Arc::new(name.to_owned()));
         }
     }
 
@@ -309,13 +321,14 @@ impl ServerTally {
     pub(crate) fn stats(&self, now: u64) -> ServerStats {
         ServerStats {
             pool: self.pool.clone(),
-            server: self.name.clone(),
+            server: self.name().to_string(),
             sessions: self.sessions.get(),
             total: self.total.load(Ordering::Relaxed),
             connect_errors: self.connect_errors.load(Ordering::Relaxed),
             resets: self.resets.load(Ordering::Relaxed),
             room: self.sessions.room(),
             rate_used_up: self.rate.wait(now) > 0,
+            former: 0,
         }
     }
 }

@@ -240,6 +240,8 @@ pub struct ServerStats {
     pub room: Option<u32>,
     /// Whether its connect rate allows no connection at this moment.
     pub rate_used_up: bool,
+    /// Sessions beside these, where it was before a reload gave it another place.
+    pub former: u32,
 }
 
 /// A number that one thread writes and others read: no locked instruction.

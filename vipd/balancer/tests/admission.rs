@@ -229,3 +229,36 @@ fn a_reload_touches_only_what_changed() {
     until("all sessions ended", || balancer.sessions() == 0);
     assert_eq!(balancer.stats().listeners.len(), 2, "its last session has ended");
 }
+
+/// `max-connections` is of the server that is there, and so is what is counted.
+#[test]
+fn a_server_of_another_name_has_the_sessions_at_its_place() {
+    let (one, two) = (named(b"one"), named(b"two"));
+    let with = |names: [&str; 2]| {
+        let mut pool = pool("pool", &[one, two]);
+        for (server, name) in pool.servers.iter_mut().zip(names) {
+            (server.name, server.max_connections) = (name.into(), Some(2));
+        }
+        build(&[pool])
+    };
+    let balancer = Balancer::start(&[listener("main")], with(["db1", "db2"]), Some(2)).expect("starts");
+    let mut sessions = vec![];
+    for expected in ["one", "one", "two"] {
+        let mut client = connect(&balancer);
+        assert_eq!(name(&mut client), expected);
+        sessions.push(client);
+    }
+    // They change places, and get names that were never there.
+    for names in [["db2", "db1"], ["a", "b"]] {
+        balancer.set_pools(with(names));
+        let counted: Vec<_> =
+            balancer.stats().servers.into_iter().map(|s| (s.server, s.sessions, s.total, s.former)).collect();
+        let [first, second] = names.map(str::to_owned);
+        assert_eq!(counted, [(first, 2, 2, 0), (second, 1, 1, 0)]);
+    }
+    let mut last = connect(&balancer);
+    assert_eq!(name(&mut last), "two", "the first place is full");
+    let mut waits = queued(&balancer, 1);
+    drop(sessions.remove(0));
+    assert_eq!(name(&mut waits), "one");
+}

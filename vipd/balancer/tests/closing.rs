@@ -6,9 +6,9 @@ use common::*;
 use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 use vipd_balancer::{Balancer, CloseCause};
-use vipd_core::health::Why;
+use vipd_core::health::{Only, Why};
 use vipd_core::pool::{Pools, ServerKey};
-use vipd_core::settings::{Bind, Listener};
+use vipd_core::settings::{Bind, Listener, Pool, Server, Vanished};
 
 const DB1: ServerKey = ServerKey { pool: 0, server: 0 };
 
@@ -139,4 +139,88 @@ fn dropping_it_ends_everything() {
     drop(balancer);
     assert_reset(&mut client);
     assert!(std::net::TcpStream::connect(address).is_err());
+}
+
+/// The names of servers at these places, in this order.
+fn names(pool: &mut Pool, names: [&str; 2]) {
+    pool.servers.iter_mut().zip(names).for_each(|(server, name)| server.name = name.into());
+}
+
+#[test]
+fn what_a_check_found_of_a_server_is_not_held_against_its_name_elsewhere() {
+    let (one, two) = (named(b"one"), named(b"two"));
+    let mut before = pool("pool", &[one, two]);
+    before.servers[1].weight = 0;
+    let balancer = start(&listener("main"), &before);
+    let mut first = connect(&balancer);
+    assert_eq!(name(&mut first), "one");
+    // The name goes to the other place; where it was there is another name, or none.
+    let mut swapped = pool("pool", &[one, two]);
+    names(&mut swapped, ["db2", "db1"]);
+    swapped.servers[0].weight = 0;
+    let moved = pool("pool", &[two]);
+    for pools in [swapped, before.clone(), moved] {
+        if pools == before {
+            // The names are where they were: so is what it has.
+            balancer.set_pools(build(&[pools]));
+            continue;
+        }
+        let db1 = ServerKey { pool: 0, server: pools.servers.len() - 1 };
+        balancer.set_pools(build(&[pools]));
+        let mut second = connect(&balancer);
+        assert_eq!(name(&mut second), "two");
+        balancer.close_server(db1, Why::Demoted).expect("workers answer");
+        assert_reset(&mut second);
+        assert_waits(&mut first);
+    }
+    // Whoever takes the name out of service means all of it.
+    balancer.close_server(DB1, Why::Maintenance).expect("workers answer");
+    assert_reset(&mut first);
+}
+
+#[test]
+fn sessions_are_where_the_primary_is_also_those_of_the_pool_before() {
+    let (old, new) = (named(b"old"), named(b"new"));
+    let gone = |pool: Pool| {
+        let gone = |s: &Server| Server { vanished: Some(Vanished::File), ..s.clone() };
+        Pool { servers: pool.servers.iter().map(gone).collect(), ..pool }
+    };
+    let (before, other) = (pool("before", &[old]), pool("other", &[old]));
+    let listeners = [listener("write"), Listener { pool: 1, ..listener("aside") }];
+    let balancer =
+        Balancer::start(&listeners, build(&[before.clone(), other.clone()]), Some(2)).expect("starts");
+    let at = |listener: usize| balancer.stats().listeners[listener].addresses[0];
+    let (mut loses, mut keeps) = (connect_to(at(0)), connect_to(at(1)));
+    assert_eq!((name(&mut loses), name(&mut keeps)), ("old".into(), "old".into()));
+    // One reload: another pool at another place, the listener of the same name.
+    let after = pool("after", &[new]);
+    let listeners = [listener("write"), Listener { pool: 1, ..listener("aside") }];
+    let after = [after, other, gone(before)];
+    balancer.reconfigure(&listeners, build(&after)).expect("binds");
+    let mut stays = connect_to(at(0));
+    assert_eq!(name(&mut stays), "new");
+    balancer.close_elsewhere(&Only { pool: 0, before: vec![], places: vec![new] }).expect("workers answer");
+    assert_reset(&mut loses);
+    for kept in [&mut keeps, &mut stays] {
+        assert_waits(kept);
+    }
+    assert_eq!(balancer.stats().listeners[0].closed(CloseCause::ServerSuperseded), 1);
+}
+
+#[test]
+fn sessions_of_a_pool_that_is_gone_end_by_its_heir_and_not_by_their_listener_alone() {
+    let (old, new) = (named(b"old"), named(b"new"));
+    let mut before = pool("before", &[old]);
+    let balancer = start(&listener("write"), &before);
+    let mut client = connect(&balancer);
+    assert_eq!(name(&mut client), "old");
+    before.servers[0].vanished = Some(Vanished::File);
+    let bind = Bind { address: Some(Ipv4Addr::LOCALHOST.into()), port: 0 };
+    let other = Listener { bind, ..listener("other") };
+    balancer.reconfigure(&[other], build(&[pool("after", &[new]), before])).expect("binds");
+    let only = |before| Only { pool: 0, before, places: vec![new] };
+    balancer.close_elsewhere(&only(vec![])).expect("workers answer");
+    assert_waits(&mut client);
+    balancer.close_elsewhere(&only(vec![1])).expect("workers answer");
+    assert_reset(&mut client);
 }

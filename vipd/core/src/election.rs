@@ -605,9 +605,15 @@ impl Election {
             return self.backup_hears_release(heard, now);
         }
         let (mine, preempt) = (self.params.priority, self.params.preempt);
-        let State::Backup { owner, preempt_at, yielded, candidate, .. } = &mut self.state else {
+        let master_down = self.master_down_interval();
+        let State::Backup { owner, preempt_at, yielded, candidate, released, down_at } = &mut self.state
+        else {
             return Outcome::default();
         };
+        if std::mem::take(released) {
+            // It has a successor.
+            *down_at = now + master_down;
+        }
         let followed = Owner { who: heard.who, priority: heard.priority, at: now };
         if heard.priority >= mine {
             *preempt_at = None;

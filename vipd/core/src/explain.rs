@@ -5,6 +5,7 @@ use crate::group::Group;
 use crate::lease::{Answer, Lease};
 use crate::node::{Elsewhere, Link, Proof, Scope};
 use crate::settings::Transport;
+use crate::wire::advert::PRIORITY_RELEASE;
 use crate::wire::peer::State;
 use crate::wire::{Mac, show_mac};
 use std::net::IpAddr;
@@ -156,6 +157,9 @@ fn state(group: &Group, scope: &Scope<'_>) -> String {
         State::Active => change(group, scope),
         State::Backup if group.election.is_candidate() => waiting(group, scope).unwrap_or_default(),
         State::Backup => match group.election.following() {
+            Some(owner) if owner.priority == PRIORITY_RELEASE => {
+                format!("{} released it {} ago", who(owner.who, scope), seconds(scope.now - owner.at))
+            }
             Some(owner) => {
                 let mine = group.election.params().priority;
                 let relation = match owner.priority.cmp(&mine) {

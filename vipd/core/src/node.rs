@@ -45,6 +45,16 @@ pub(crate) const TTL: u8 = 255;
 /// Bounds of the rhythm of hellos, which otherwise follows the adverts.
 const HELLO_MIN: Duration = Duration::from_millis(250);
 const HELLO_MAX: Duration = Duration::from_secs(1);
+/// With a name every node is published, and of one that does not own, its
+/// hellos alone tell that it is there: they keep up with the adverts. At the
+/// shortest interval of those, 10 ms, its death shows 71 ms after an owner's.
+const HELLO_MIN_OF_NAMES: Duration = Duration::from_millis(30);
+/// A peer that was not heard for so many quarters of a hello interval is gone:
+/// it has missed three.
+const SILENT_QUARTERS: u32 = 14;
+/// A node that starts has heard those that are there by then: before the first
+/// hello comes a session of the peer link.
+const FIRST_HELLO: Duration = Duration::from_millis(875);
 /// Servers that have not been judged by then are not waited for: a name may
 /// never resolve.
 const WARM_WITHIN: Duration = Duration::from_secs(5);
@@ -81,6 +91,9 @@ pub(crate) struct Scope<'a> {
     /// A peer that owned was silent or let go unasked: until it is heard again
     /// it is gone.
     pub(crate) gone: Option<usize>,
+    /// For so long this node has listened too short to know what the others own
+    /// by a file that may differ.
+    pub(crate) unsure_for: Duration,
     pub(crate) votes: &'a mut Votes,
     pub(crate) peers: &'a [Peer],
     pub(crate) run: u32,
@@ -197,7 +210,7 @@ impl Node {
             out: VecDeque::new(),
             settings,
         };
-        node.publishing.settling = Some(now + node.patience());
+        node.publishing.settling = Some(now + node.patience().max(FIRST_HELLO));
         if node.peers.len() > 1 {
             node.decide_at = Some(now + node.patience());
             node.pools.listen();
@@ -231,8 +244,7 @@ impl Node {
             return None;
         }
         let groups = self.groups.iter().chain(&self.leaving).filter_map(Group::deadline);
-        let patience = self.patience();
-        let peers = self.peers.iter().filter_map(|p| p.deadline(patience));
+        let peers = self.peers.iter().enumerate().filter_map(|(n, p)| p.deadline(self.patience_with(n)));
         groups
             .chain(peers)
             .chain(self.stopping)
@@ -246,12 +258,26 @@ impl Node {
     }
 
     fn hello_interval(&self) -> Duration {
-        self.settings.election.advert_interval.clamp(HELLO_MIN, HELLO_MAX)
+        let least = if self.settings.dns.is_some() { HELLO_MIN_OF_NAMES } else { HELLO_MIN };
+        self.settings.election.advert_interval.clamp(least, HELLO_MAX)
+    }
+
+    /// How often a peer says hello, as far as known: another file may give it
+    /// another rhythm, as while a new one is rolled out.
+    fn hello_interval_of(&self, node: usize) -> Duration {
+        let by = [claims::ADVERT_INTERVAL, claims::DNS];
+        let differs = |peer: &Peer| peer.differs.iter().any(|key| by.contains(key));
+        if self.peers.get(node).is_some_and(differs) { HELLO_MAX } else { self.hello_interval() }
+    }
+
+    /// Peers that are silent for longer are gone.
+    fn patience(&self) -> Duration {
+        self.hello_interval() * SILENT_QUARTERS / 4
     }
 
     /// A peer that is silent for longer is gone.
-    fn patience(&self) -> Duration {
-        self.hello_interval() * 7 / 2
+    fn patience_with(&self, node: usize) -> Duration {
+        self.hello_interval_of(node) * SILENT_QUARTERS / 4
     }
 
     /// Takes an input. Whatever it is, owners that slept too long step down first.
@@ -343,8 +369,8 @@ impl Node {
                 group.tick(scope);
             }
         });
-        let patience = self.patience();
         for node in 0..self.peers.len() {
+            let patience = self.patience_with(node);
             if self.peers[node].watch(now, patience) {
                 let name = self.settings.cluster.nodes[node].name.clone();
                 let message = format!("{name} is silent for {}", explain::seconds(patience));
@@ -383,6 +409,7 @@ impl Node {
 
     /// Runs `with` on every group, then does what they asked for in common.
     fn with_groups(&mut self, now: Time, mut with: impl FnMut(&mut Group, &mut Scope<'_>)) {
+        let unsure_for = self.unsure_for(now);
         let mut scope = Scope {
             settings: &self.settings,
             me: self.me,
@@ -391,6 +418,7 @@ impl Node {
             hello_soon: false,
             guard_changed: false,
             gone: None,
+            unsure_for,
             votes: &mut self.votes,
             peers: &self.peers,
             run: self.run,
@@ -452,6 +480,7 @@ impl Node {
             hello_soon: false,
             guard_changed: false,
             gone: None,
+            unsure_for: self.unsure_for(now),
             votes: &mut votes,
             peers: &self.peers,
             run: self.run,
@@ -490,6 +519,9 @@ impl Node {
     pub fn group_status(&self, now: Time) -> Vec<GroupStatus> {
         let mut list = vec![];
         self.read_groups(now, |group, scope| list.push(group.status(scope)));
+        for status in &mut list {
+            status.switching |= self.is_moving(status.id);
+        }
         list
     }
 

@@ -112,7 +112,10 @@ impl Reject {
                 "its TTL is not 255, so it may come from another link (keepalived over IPv6 unicast needs \
                  `unicast_ttl 255`)"
             }
-            Self::UnknownVrid => "no VIP here has this VRID: another cluster, or files that differ",
+            Self::UnknownVrid => {
+                "no VIP on the interface it came by has this VRID: another cluster, files that differ, or a wrong \
+                 `interface`"
+            }
             Self::OtherVrid => {
                 "it advertises an address of ours under another VRID: the files differ, or it is forged"
             }

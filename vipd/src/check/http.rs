@@ -55,6 +55,13 @@ fn said(body: &Sample) -> String {
 
 /// Hyper's errors, in the words of the other checks.
 fn explain(error: &hyper::Error) -> String {
+    // What came before anything was asked ends the request: that is no reason, but has one.
+    if let Some(reason) = error.source().and_then(|source| source.downcast_ref::<hyper::Error>()) {
+        return explain(reason);
+    }
+    if error.is_parse_too_large() {
+        return format!("the server sent more than {MAX_HEAD} bytes of headers, or more than 100 of them");
+    }
     if error.is_parse() {
         return format!("the answer is not HTTP/1.1 ({error}); does this port want TLS, or something else?");
     }

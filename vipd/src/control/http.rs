@@ -4,7 +4,10 @@
 //! It only reads, and a client can cost little: one request a connection,
 //! few connections at a time, little room for headers, and no time to waste.
 //! `/live` has no end of its own, so it has fewer places, and a longest life.
+//! When all places are taken, the oldest connection that has not even asked
+//! gives up its own (`guests`): clients that are slow keep nobody out.
 
+mod guests;
 mod live;
 mod page;
 mod token;
@@ -15,6 +18,7 @@ use super::api::StatusDoc;
 use super::call::{CallError, Calls};
 use super::events::Subscriptions;
 use super::{metrics, text};
+use guests::{Guests, Visit};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::{Bytes, Incoming};
@@ -28,12 +32,12 @@ use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use live::Live;
 use std::convert::Infallible;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::Semaphore;
 
-/// Connections served at a time; more wait in the kernel's queue.
+/// Connections served at a time; for one more, one of them is closed.
 pub const MAX_CONNECTIONS: usize = 32;
 
 /// Watchers among them, so that there is always room for a scrape.
@@ -82,17 +86,23 @@ pub async fn serve(listener: TcpListener, web: Web) {
     let mut connections = tokio::task::JoinSet::new();
     let fresh = Arc::clone(&web);
     connections.spawn(async move { fresh.live.keep_fresh(&fresh.calls).await });
+    let mut guests = Guests::default();
     loop {
-        // The semaphore is never closed.
-        let Ok(permit) = Arc::clone(&room).acquire_owned().await else { return };
-        while connections.try_join_next().is_some() {}
         match listener.accept().await {
             Ok((stream, _)) => {
-                let web = Arc::clone(&web);
-                connections.spawn(async move {
-                    converse(stream, web).await;
+                while connections.try_join_next().is_some() {}
+                if room.available_permits() == 0 {
+                    guests.close_one();
+                }
+                // The semaphore is never closed.
+                let Ok(permit) = Arc::clone(&room).acquire_owned().await else { return };
+                let (web, visit) = (Arc::clone(&web), Arc::new(Visit::default()));
+                let visited = Arc::clone(&visit);
+                let task = connections.spawn(async move {
+                    converse(stream, web, &visited).await;
                     drop(permit);
                 });
+                guests.add(visit, task);
             }
             Err(error) => {
                 tracing::warn!(%error, "cannot accept an HTTP connection");
@@ -102,10 +112,8 @@ pub async fn serve(listener: TcpListener, web: Web) {
     }
 }
 
-async fn converse(stream: TcpStream, web: Arc<Web>) {
-    // Set by a request that may take longer; its place is kept as long as the connection lives.
-    let place: OnceLock<OwnedSemaphorePermit> = OnceLock::new();
-    let service = service_fn(|request| respond(request, &web, &place));
+async fn converse(stream: TcpStream, web: Arc<Web>, visit: &Visit) {
+    let service = service_fn(|request| respond(request, &web, visit));
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(LIFE)
@@ -114,7 +122,7 @@ async fn converse(stream: TcpStream, web: Arc<Web>) {
         .serve_connection(TokioIo::new(stream), service);
     let life = async {
         tokio::time::sleep(LIFE).await;
-        if place.get().is_some() {
+        if visit.watches() {
             tokio::time::sleep(WATCHING).await;
         }
     };
@@ -128,11 +136,8 @@ async fn converse(stream: TcpStream, web: Arc<Web>) {
     }
 }
 
-async fn respond(
-    request: Request<Incoming>,
-    web: &Web,
-    place: &OnceLock<OwnedSemaphorePermit>,
-) -> Result<Response<Body>, Infallible> {
+async fn respond(request: Request<Incoming>, web: &Web, visit: &Visit) -> Result<Response<Body>, Infallible> {
+    visit.asks();
     if request.method() != Method::GET && request.method() != Method::HEAD {
         let mut response = page(StatusCode::METHOD_NOT_ALLOWED, TEXT, "only GET and HEAD\n");
         response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
@@ -148,7 +153,7 @@ async fn respond(
         "/metrics" => |doc, _| page(StatusCode::OK, metrics::CONTENT_TYPE, metrics::render(doc)),
         "/healthz" => |_, _| page(StatusCode::OK, TEXT, "ok\n"),
         "/lag.json" => return Ok(json(&web.live.lag())),
-        "/live" => return Ok(watch(web, request.method(), place)),
+        "/live" => return Ok(watch(web, request.method(), visit)),
         "/" if wants_html(&request) => page::render,
         "/" => |doc, _| page(StatusCode::OK, TEXT, text::status(doc, jiff::Timestamp::now(), false)),
         _ => {
@@ -178,7 +183,7 @@ fn refused() -> Response<Body> {
     response
 }
 
-fn watch(web: &Web, method: &Method, place: &OnceLock<OwnedSemaphorePermit>) -> Response<Body> {
+fn watch(web: &Web, method: &Method, visit: &Visit) -> Response<Body> {
     let Ok(permit) = Arc::clone(&web.watchers).try_acquire_owned() else {
         let text = format!("{MAX_WATCHERS} pages are watching already: close one\n");
         return page(StatusCode::SERVICE_UNAVAILABLE, TEXT, text);
@@ -186,8 +191,7 @@ fn watch(web: &Web, method: &Method, place: &OnceLock<OwnedSemaphorePermit>) -> 
     if method == Method::HEAD {
         return page(StatusCode::OK, EVENTS, "");
     }
-    // A connection has one request.
-    let _ = place.set(permit);
+    visit.watch(permit);
     let mut response = page(StatusCode::OK, EVENTS, "");
     *response.body_mut() = web.live.stream();
     response

@@ -69,7 +69,9 @@ pub async fn keep_alive(calls: Calls, kernel: KernelHandle) {
         let doc = match calls.status().await {
             Ok(doc) => doc,
             Err(error) => {
-                tracing::warn!(%error, "systemd's watchdog is not fed");
+                if watchdog.is_some() {
+                    tracing::warn!(%error, "systemd's watchdog is not fed");
+                }
                 continue;
             }
         };
@@ -77,7 +79,7 @@ pub async fn keep_alive(calls: Calls, kernel: KernelHandle) {
         let alive = tokio::time::timeout(ANSWER_TIMEOUT, kernel.answers()).await;
         if alive == Ok(true) {
             tell(&[NotifyState::Status(&summary(&doc)), NotifyState::Watchdog]);
-        } else {
+        } else if watchdog.is_some() {
             tracing::warn!("systemd's watchdog is not fed: the owner of the addresses does not answer");
         }
     }

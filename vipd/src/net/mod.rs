@@ -21,6 +21,17 @@ pub use clock::Timer;
 pub use neighbours::ClaimSocket;
 pub use peer::PeerSocket;
 
+use std::net::IpAddr;
+
 /// The TTL or hop limit of everything a node sends to a node: a receiver that
 /// demands it knows that no router lies between (GTSM, RFC 5082).
 pub const HOP_LIMIT: u8 = 255;
+
+/// Whether an address is of one link only, as those are that IPv6 adverts come from.
+#[must_use]
+pub const fn is_link_local(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(_) => false,
+        IpAddr::V6(six) => six.is_unicast_link_local(),
+    }
+}

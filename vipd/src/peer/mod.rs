@@ -20,6 +20,7 @@ mod session;
 mod tests;
 mod window;
 
+use crate::net::is_link_local;
 use advert::Adverts;
 pub use advert::SEAL;
 pub(crate) use bucket::Bucket;
@@ -292,13 +293,6 @@ impl Links {
             sealed_for: since.map(|at| now - at),
             problem: known.problem.map(|(cause, at)| (problem(&known.party.name, cause), now - at)),
         }
-    }
-}
-
-const fn is_link_local(address: IpAddr) -> bool {
-    match address {
-        IpAddr::V4(_) => false,
-        IpAddr::V6(six) => six.is_unicast_link_local(),
     }
 }
 

@@ -63,16 +63,16 @@ impl Place {
             }
         };
         loop {
-            let order = self.orders.borrow_and_update().clone();
-            let again = match order {
-                Some(order) => self.attempt(&mut store, &order, &mut memory).await,
-                None => Instant::now() + self.place.look_every(),
-            };
             if std::mem::take(&mut memory.bad_key)
                 && let Ok(anew) = self.opening.open(self.place).await
             {
                 store = anew;
             }
+            let order = self.orders.borrow_and_update().clone();
+            let again = match order {
+                Some(order) => self.attempt(&mut store, &order, &mut memory).await,
+                None => Instant::now() + self.place.look_every(),
+            };
             let change = memory.pending.as_ref().map(|(change, _)| change.as_str());
             tokio::select! {
                 changed = self.orders.changed() => match changed {

@@ -4,11 +4,11 @@ use crate::control::api::DnsStoreDoc;
 use std::net::SocketAddr;
 use std::time::Duration;
 use tokio::time::Instant;
-use vipd_cloud::rfc2136::{self, Algorithm, Key, Rfc2136};
+use vipd_cloud::rfc2136::{self, Key, Rfc2136};
 use vipd_cloud::route53::{self, Form, Route53};
 use vipd_cloud::{Desired, Error, Outcome, Owner, Publisher, Status};
 use vipd_core::publish::Records;
-use vipd_core::settings::{Dns, KeyAlgorithm, Member, RecordForm};
+use vipd_core::settings::{Dns, Member, RecordForm};
 
 /// Route 53 tells this often whether all of its servers know a change; it takes
 /// "generally within 60 seconds", and each question counts for the account.
@@ -87,12 +87,7 @@ impl Opening {
                 let file = &settings.key_file;
                 let secret = tokio::fs::read_to_string(file).await;
                 let secret = secret.map_err(|e| format!("key-file {}: {e}", file.display()))?;
-                let algorithm = match settings.key_algorithm {
-                    KeyAlgorithm::HmacSha256 => Algorithm::HmacSha256,
-                    KeyAlgorithm::HmacSha384 => Algorithm::HmacSha384,
-                    KeyAlgorithm::HmacSha512 => Algorithm::HmacSha512,
-                };
-                let key = Key::new(&settings.key_name, algorithm, &secret)
+                let key = Key::new(&settings.key_name, settings.key_algorithm, &secret)
                     .map_err(|e| format!("key-file {}: {e}", file.display()))?;
                 let store = Rfc2136::new(server, &settings.zone, name, key).map_err(|e| e.to_string())?;
                 let called = store.place();

@@ -1,6 +1,7 @@
 //! Which interface carries which group, and from which of this host's own
 //! addresses it advertises there.
 
+use crate::net::is_link_local;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv6Addr};
 use vipd_core::node::{Link, Settings};
@@ -115,10 +116,6 @@ impl Interfaces {
     fn one(&self, is_it: impl Fn(&Interface) -> bool) -> Option<(u32, &Interface)> {
         self.0.iter().find(|(_, i)| is_it(i)).map(|(index, i)| (*index, i))
     }
-}
-
-fn is_link_local(address: IpAddr) -> bool {
-    matches!(address, IpAddr::V6(six) if six.is_unicast_link_local())
 }
 
 /// The addresses to advertise from: at unicast the node's own from the file,

@@ -1,6 +1,6 @@
 //! The sockets of the election, and the tasks that read them.
 
-use crate::net::{AdvertSocket, ClaimSocket, PeerSocket, advert, clock};
+use crate::net::{AdvertSocket, ClaimSocket, PeerSocket, advert, clock, is_link_local};
 use crate::peer::{Bucket, OVERHEAD};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -22,7 +22,7 @@ pub const WAITING: usize = 4096;
 const BUFFER: usize =
     OVERHEAD + if peer::MAX_LENGTH > advert::BUFFER { peer::MAX_LENGTH } else { advert::BUFFER };
 
-/// Datagrams of strangers that are counted, a second and at once: others would
+/// Packets of strangers that are counted, a second and at once: others would
 /// push out what nodes say.
 const STRANGERS: (u32, u32) = (100, 100);
 
@@ -31,6 +31,11 @@ const STRANGERS: (u32, u32) = (100, 100);
 const CLAIMS: (u32, u32) = (100, 400);
 /// Whoever claims more waits, and the kernel drops what does not fit meanwhile.
 const PAUSE: Duration = Duration::from_millis(20);
+
+/// Packets after which whoever reads or handles them lets all else have its turn:
+/// in a flood there is always one more, and the owner's own adverts, the renewal
+/// of its addresses and the kernel's answers are due all the same.
+pub const IN_A_ROW: usize = 64;
 
 /// A packet for the loop.
 #[derive(Debug)]
@@ -93,7 +98,7 @@ pub struct Sockets {
 }
 
 impl Sockets {
-    /// No sockets yet; what they read goes to `packets`. Of datagrams that are
+    /// No sockets yet; what they read goes to `packets`. Of packets that are
     /// not from `members` only a few are let through, to be counted.
     #[must_use]
     pub fn new(transport: Transport, members: BTreeSet<IpAddr>, packets: mpsc::Sender<Packet>) -> Self {
@@ -116,7 +121,8 @@ impl Sockets {
             return Ok(());
         }
         let socket = Arc::new(AdvertSocket::open(interface, family, self.transport)?);
-        let task = tokio::spawn(read_adverts(Arc::clone(&socket), self.packets.clone()));
+        let gate = Gate::new(Arc::clone(&self.members), self.packets.clone()).of_adverts(self.transport);
+        let task = tokio::spawn(read_adverts(Arc::clone(&socket), gate));
         self.adverts.insert((interface, family), Reading { socket, task });
         Ok(())
     }
@@ -130,12 +136,8 @@ impl Sockets {
             return Ok(());
         }
         let socket = Arc::new(PeerSocket::bind(local)?);
-        let task = tokio::spawn(read_peers(
-            Arc::clone(&socket),
-            local.ip(),
-            Arc::clone(&self.members),
-            self.packets.clone(),
-        ));
+        let gate = Gate::new(Arc::clone(&self.members), self.packets.clone());
+        let task = tokio::spawn(read_peers(Arc::clone(&socket), local.ip(), gate));
         self.peers.insert(local.ip(), Reading { socket, task });
         Ok(())
     }
@@ -204,27 +206,70 @@ impl Sockets {
     }
 }
 
-async fn read_adverts(socket: Arc<AdvertSocket>, packets: mpsc::Sender<Packet>) {
+/// What lies between a socket and the loop.
+struct Gate {
+    members: Arc<BTreeSet<IpAddr>>,
+    /// Absent where strangers may have something to say.
+    strangers: Option<Bucket>,
+    packets: mpsc::Sender<Packet>,
+    in_a_row: usize,
+}
+
+impl Gate {
+    fn new(members: Arc<BTreeSet<IpAddr>>, packets: mpsc::Sender<Packet>) -> Self {
+        Self { members, strangers: Some(Bucket::new(STRANGERS)), packets, in_a_row: 0 }
+    }
+
+    /// By multicast also an owner that is none of the nodes is heard, however
+    /// many groups it has.
+    fn of_adverts(self, transport: Transport) -> Self {
+        match transport {
+            Transport::Multicast => Self { strangers: None, ..self },
+            Transport::Unicast | Transport::Udp => self,
+        }
+    }
+
+    /// Whether a packet is let through. A node may advertise from a link-local
+    /// address that it has yet to tell of.
+    fn takes(&mut self, source: IpAddr) -> bool {
+        let Some(strangers) = &mut self.strangers else { return true };
+        self.members.contains(&source) || is_link_local(source) || strangers.take(clock::now())
+    }
+
+    fn pass(&self, packet: Packet) {
+        // A full queue loses the packet, as the network may.
+        let _ = self.packets.try_send(packet);
+    }
+
+    /// After each packet, taken or not.
+    async fn rest(&mut self) {
+        self.in_a_row += 1;
+        if self.in_a_row >= IN_A_ROW {
+            self.in_a_row = 0;
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
+async fn read_adverts(socket: Arc<AdvertSocket>, mut gate: Gate) {
     let mut buffer = vec![0; advert::BUFFER];
     loop {
         match socket.receive(&mut buffer).await {
-            Ok(received) => {
-                let packet = Packet::Advert {
-                    interface: received.interface,
-                    source: received.source,
-                    destination: received.destination,
-                    ttl: received.hop_limit,
-                    payload: received.payload.to_vec(),
-                };
-                // A full queue loses the packet, as the network may.
-                let _ = packets.try_send(packet);
-            }
+            Ok(received) if gate.takes(received.source) => gate.pass(Packet::Advert {
+                interface: received.interface,
+                source: received.source,
+                destination: received.destination,
+                ttl: received.hop_limit,
+                payload: received.payload.to_vec(),
+            }),
+            Ok(_) => {}
             Err(error) => {
                 // The interface went down; the socket is good once it is up again.
                 debug!(%error, "reading adverts");
                 tokio::task::yield_now().await;
             }
         }
+        gate.rest().await;
     }
 }
 
@@ -246,32 +291,47 @@ async fn read_claims(socket: Arc<ClaimSocket>, interface: u32, packets: mpsc::Se
     }
 }
 
-async fn read_peers(
-    socket: Arc<PeerSocket>,
-    own: IpAddr,
-    members: Arc<BTreeSet<IpAddr>>,
-    packets: mpsc::Sender<Packet>,
-) {
+async fn read_peers(socket: Arc<PeerSocket>, own: IpAddr, mut gate: Gate) {
     let mut buffer = vec![0; BUFFER];
-    let mut strangers = Bucket::new(STRANGERS);
     loop {
         match socket.receive(&mut buffer).await {
-            Ok(received) => {
-                if !members.contains(&received.source.ip()) && !strangers.take(clock::now()) {
-                    continue;
-                }
-                let packet = Packet::Peer {
-                    source: received.source.ip(),
-                    own,
-                    ttl: received.hop_limit,
-                    payload: received.payload.to_vec(),
-                };
-                let _ = packets.try_send(packet);
-            }
+            Ok(received) if gate.takes(received.source.ip()) => gate.pass(Packet::Peer {
+                source: received.source.ip(),
+                own,
+                ttl: received.hop_limit,
+                payload: received.payload.to_vec(),
+            }),
+            Ok(_) => {}
             Err(error) => {
                 debug!(%error, "reading peer messages");
                 tokio::task::yield_now().await;
             }
         }
+        gate.rest().await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What is in a socket's buffer is not read in one go, whoever it is from.
+    #[tokio::test]
+    async fn a_flood_leaves_others_their_turn() -> io::Result<()> {
+        for is_member in [true, false] {
+            let local = SocketAddr::from(([127, 0, 0, 1], 0));
+            let (here, there) = (Arc::new(PeerSocket::bind(local)?), PeerSocket::bind(local)?);
+            for _ in 0..3 * IN_A_ROW {
+                there.send(here.local_address()?, b"x")?;
+            }
+            let members = if is_member { [local.ip()].into() } else { BTreeSet::new() };
+            let (packets, mut queue) = mpsc::channel(WAITING);
+            let task = tokio::spawn(read_peers(here, local.ip(), Gate::new(Arc::new(members), packets)));
+            assert!(queue.recv().await.is_some());
+            assert_eq!(queue.len() + 1, IN_A_ROW);
+            task.abort();
+            queue.close();
+        }
+        Ok(())
     }
 }

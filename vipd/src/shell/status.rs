@@ -14,7 +14,7 @@ use std::time::Duration;
 use vipd_balancer::{CloseCause, ListenerStats, PoolStats, ServerStats, Stats};
 use vipd_core::discover::Found;
 use vipd_core::explain::count;
-use vipd_core::health::{Reason, ServerStatus};
+use vipd_core::health::{Admin, Reason, ServerStatus};
 use vipd_core::node::{GroupStatus, Node};
 use vipd_core::peers::Peer;
 use vipd_core::probe::{Connections, Lag};
@@ -306,8 +306,16 @@ pub fn server_why(status: &ServerStatus<'_>, counted: Option<&ServerStats>, know
     if let Some(unable) = status.unable {
         let _ = write!(why, "; this host cannot check it: {unable}");
     }
+    if status.incumbent && (status.admin == Admin::Drain || status.weight == 0) {
+        why.push_str("; it stays the primary, and no other server gets new sessions until it is in maint");
+    }
     if let Some(counted) = counted {
         full(&mut why, status, counted);
+        if counted.former > 0 {
+            let left = if counted.former == 1 { "is" } else { "are" };
+            let _ =
+                write!(why, "; {} {left} left where it was before", count(counted.former.into(), "session"));
+        }
     }
     if let Some(percent) = status.slow_start {
         let _ = write!(why, "; slow start: {percent} %");
@@ -418,9 +426,9 @@ mod tests {
     use vipd_core::discover::Entry;
     use vipd_core::node::{Input, Settings};
     use vipd_core::pool::ServerKey;
-    use vipd_core::probe::{Observation, Probe};
+    use vipd_core::probe::{Observation, ObservedRole, Probe};
     use vipd_core::rejects::{Reject, Rejects};
-    use vipd_core::settings::{Check, CheckKind, Pool, Server, TcpCheck};
+    use vipd_core::settings::{Check, CheckKind, MysqlCheck, Pool, Role, Server, TcpCheck};
 
     /// A node with a pool of one server, which has limits of every kind, and
     /// what was counted of that.
@@ -452,6 +460,7 @@ mod tests {
             resets: 0,
             room: Some(1),
             rate_used_up: false,
+            former: 0,
         };
         (node, Stats { listeners: vec![], pools: vec![], servers: vec![counted] })
     }
@@ -475,6 +484,33 @@ mod tests {
                         141 in use at its last check, and headroom is 10; new sessions wait: max-rate is 50 a second, \
                         and used up";
         assert_eq!(why(&stats), expected);
+        stats.servers[0] =
+            ServerStats { room: None, rate_used_up: false, former: 2, ..stats.servers[0].clone() };
+        assert_eq!(why(&stats), "its check succeeds, for 0 s; 2 sessions are left where it was before");
+    }
+
+    #[test]
+    fn a_primary_that_drains_says_that_it_stays_the_primary() {
+        let found = Found::default();
+        let check = MysqlCheck { role: Role::Primary, ..MysqlCheck::new("vipd") };
+        let server = Server::new("db1", Host::Address([10, 77, 0, 21].into()), 3306);
+        let pool = Pool::new("primary", vec![server]);
+        let pools = vec![Pool { check: Some(Check::new(CheckKind::Mysql(check))), ..pool }];
+        let settings = Settings { pools, ..crate::shell::calls::tests::settings() };
+        let mut node = Node::new(settings, 0, 0, Time::ZERO);
+        let probe =
+            Probe::Answered(Observation { role: Some(ObservedRole::Primary), ..Observation::default() });
+        let server = ServerKey { pool: 0, server: 0 };
+        node.handle(Input::Probe { server, probe, took: Duration::ZERO }, Time::ZERO);
+        let stays = |node: &Node| {
+            let why = why(&known(node, &Stats::default(), &found), Some("primary/db1"));
+            why.is_ok_and(|why| why.contains("it stays the primary"))
+        };
+        assert!(!stays(&node));
+        assert!(node.set_admin("primary", "db1", Admin::Drain, Time::ZERO).is_ok());
+        assert!(stays(&node));
+        assert!(node.set_admin("primary", "db1", Admin::Maint, Time::ZERO).is_ok());
+        assert!(!stays(&node));
     }
 
     #[test]

@@ -380,3 +380,21 @@ fn a_node_that_has_nothing_to_serve_does_not_preempt() {
     election.set_eager(true);
     assert!(taken(&mut election, 20_000));
 }
+
+/// Whom the owner handed over to is no owner that released: preempted, if at
+/// all, as any other, and said so.
+#[test]
+fn the_successor_of_an_owner_is_preempted_as_itself() {
+    let mut election = Election::new(Params { preempt: true, ..params(150) });
+    election.handle(Event::Startup, at(0));
+    election.handle(Event::Advert(heard(200)), at(100));
+    let release = Heard { wait: Some(Duration::from_millis(20)), ..heard(0) };
+    election.handle(Event::Advert(release), at(200));
+    let successor = Heard { who: Who::Node(2), ..heard(100) };
+    election.handle(Event::Advert(successor), at(205));
+    assert_eq!(election.handle(Event::Timer, at(220)).own, None);
+    let due = election.deadline().unwrap_or_default();
+    assert_eq!(due, at(205) + election.master_down_interval());
+    let cause = Some(Cause::Preempted(Who::Node(2), 100, 150));
+    assert_eq!(election.handle(Event::Timer, due).own, cause);
+}

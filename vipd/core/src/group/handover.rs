@@ -118,7 +118,8 @@ impl Group {
     }
 
     /// How long to wait after a release by `who`: by rank among the known
-    /// nodes, and the RFC's skew (`None`) for strangers.
+    /// nodes, and the RFC's skew (`None`) for strangers. One that has just
+    /// started hears first what the others own by their files.
     pub(super) fn wait_after(&self, who: Who, scope: &Scope<'_>) -> Option<Duration> {
         let Who::Node(sender) = who else { return None };
         if let Transition::Prepared { from, until, .. } | Transition::Preparing { from, until, .. } =
@@ -126,13 +127,13 @@ impl Group {
             && from == sender
             && scope.now < until
         {
-            return Some(Duration::ZERO);
+            return Some(scope.unsure_for);
         }
         let ranking = self.vip.ranking(&scope.settings.cluster.nodes);
         let rank = ranking.iter().filter(|n| **n != sender).position(|n| *n == scope.me)?;
         let behind = usize::from(self.other_is_next.is_some_and(|until| scope.now < until));
         let rank = u32::try_from(rank + behind).unwrap_or(u32::MAX);
-        Some(Duration::from_millis(10).saturating_mul(rank))
+        Some(scope.unsure_for.max(Duration::from_millis(10).saturating_mul(rank)))
     }
 
     // ---- the owner's side -------------------------------------------------
@@ -282,8 +283,8 @@ impl Group {
             self.other_is_next = Some(scope.now + PREPARED_FOR);
             return;
         }
-        if !self.warm || self.holds_nothing() {
-            // It would have nothing to serve from; the owner asks again.
+        if !self.warm || self.holds_nothing() || !scope.unsure_for.is_zero() {
+            // It would have nothing to serve from, or is not free to; the owner asks again.
             return;
         }
         match self.transition {

@@ -168,6 +168,15 @@ impl PoolsState {
         }
     }
 
+    /// Pools that wanted the primary, that the file has no more, and in whose
+    /// place none came that has a server at the same place: their sessions go
+    /// on, unless a listener tells whose they are now.
+    pub fn orphans(&self) -> impl Iterator<Item = &settings::Pool> {
+        let orphan =
+            |p: &&PoolState| p.settings.is_gone() && p.settings.role() == Role::Primary && !p.has_heir;
+        self.pools.iter().filter(orphan).map(|p| &*p.settings)
+    }
+
     /// Keeps what was asked of servers that are not there any more, and gives
     /// it to those that are there again.
     fn remember(&mut self, old: &[PoolState]) {

@@ -28,7 +28,9 @@ use std::time::Duration;
 /// three of a detection and the longest skew.
 pub(super) const SILENT_INTERVALS: u32 = 4;
 /// The key in which files differ whose owners are silent for another time.
-const ADVERT_INTERVAL: &str = "election.advert-interval";
+pub(super) const ADVERT_INTERVAL: &str = "election.advert-interval";
+/// The key in which files differ of which one may have no name.
+pub(super) const DNS: &str = "dns";
 /// After a release the next owner by rank speaks within this time a node.
 const RANK: Duration = Duration::from_millis(10);
 
@@ -116,6 +118,21 @@ impl Node {
         if foreign || self.groups.iter().any(|g| !g.withheld().is_empty()) {
             self.look_at_claims(now);
         }
+    }
+
+    /// For how long it is not known yet what others own by files that may differ:
+    /// a hello tells that within its rhythm, and after one of a file that does
+    /// differ every owner speaks within an interval.
+    pub(super) fn unsure_for(&self, now: Time) -> Duration {
+        let others = || self.peers.iter().enumerate().filter(|(node, _)| *node != self.me).map(|(_, p)| p);
+        let until = if others().any(|p| !p.differs.is_empty()) {
+            self.settings.election.advert_interval
+        } else if others().any(|p| p.digests.is_empty()) {
+            self.settings.election.advert_interval.min(self.hello_interval())
+        } else {
+            return Duration::ZERO;
+        };
+        self.listening_since + until + RANK - now
     }
 
     /// Before a reload: a node that has not listened for a detection time since

@@ -59,7 +59,7 @@ impl Node {
                 None => format!("{vip} is not here ({})", group.election.word().as_str()),
             });
         }
-        if group.in_transition() {
+        if group.in_transition() || self.is_moving(group.id) {
             return Err(format!("a switchover of {vip} is under way already"));
         }
         let to = match to {
@@ -67,11 +67,11 @@ impl Node {
             Some(name) => self.named_successor(group, name)?,
         };
         let (id, name) = (group.id, self.settings.cluster.nodes[to].name.clone());
-        self.with_group(id, now, |g, scope| {
-            let message = format!("{vip}: planned switchover to {name} begins");
-            scope.event(Event::new(Level::Info, Kind::Switchover, message).of_vip(vip).of_peer(&name));
-            g.hand_over(Some(to), Purpose::Switchover, scope);
-        });
+        let message = format!("{vip}: planned switchover to {name} begins");
+        self.tell(Event::new(Level::Info, Kind::Switchover, message).of_vip(vip).of_peer(&name));
+        if !self.begin_move(id, to, now) {
+            self.with_group(id, now, |g, scope| g.hand_over(Some(to), Purpose::Switchover, scope));
+        }
         self.settle(now);
         Ok(name)
     }

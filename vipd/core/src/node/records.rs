@@ -4,7 +4,7 @@
 use super::{Node, Output};
 use crate::event::{Event, Kind, Level};
 use crate::explain;
-use crate::group::Group;
+use crate::group::{Group, Purpose};
 use crate::publish::{CALM_AFTER, Candidate, Publish, Records, Wanted, wanted};
 use crate::settings::{Dns, Policy};
 use crate::time::Time;
@@ -17,13 +17,15 @@ use std::time::Duration;
 /// A stopping node that writes waits this long for its own address to be gone
 /// before it lets another write.
 const REMOVE_FOR: Duration = Duration::from_secs(2);
+/// A planned switchover of the name waits this long for the answers' TTL to fall.
+const LOWER_FOR: Duration = Duration::from_millis(500);
 /// Clients keep answers for the TTL, and some for longer: a node that is not
 /// in the records any more keeps its sessions for this many TTLs.
 const RELAY_TTLS: u32 = 3;
 
 /// A peer that was not heard for this many quarters of a hello interval has
 /// missed one hello, and the next is late: it may be gone, and counts as gone
-/// after fourteen.
+/// after [`SILENT_QUARTERS`](super::SILENT_QUARTERS).
 const LATE_QUARTERS: u32 = 9;
 
 /// How long a node that left the records goes on for clients with old answers.
@@ -45,6 +47,9 @@ pub(super) struct Publishing {
     pub(super) settling: Option<Time>,
     /// This node stops, and its own address has to go first; until then.
     removing: Option<Time>,
+    /// The name goes to the node at this position when the TTL has fallen, and
+    /// no later than then.
+    moving: Option<(usize, Time)>,
     /// When the first peer is suspected to be gone, unless it is heard before.
     late_at: Option<Time>,
     /// Whether this node should be in the records.
@@ -105,8 +110,14 @@ pub struct DnsStatus {
 
 impl Publishing {
     pub(super) fn deadline(&self) -> Option<Time> {
-        let others = [self.settling, self.removing, self.late_at, self.close_at];
+        let move_at = self.moving.map(|(_, at)| at);
+        let others = [self.settling, self.removing, move_at, self.late_at, self.close_at];
         others.into_iter().chain([self.publish.deadline()]).flatten().min()
+    }
+
+    /// Whether the lower TTL is not everywhere yet.
+    fn is_lowering(&self) -> bool {
+        self.publish.last().is_some_and(|last| last.write && last.near && self.done < last.generation)
     }
 
     /// Whether the newest order is to be waited for: it takes this node out.
@@ -185,14 +196,13 @@ impl Node {
     /// When a peer in the records is suspected to be gone.
     fn late_at(&self, node: usize, group: &Group) -> Option<Time> {
         let heard = self.peers[node].heard_at.filter(|_| self.absence(node, group).is_none())?;
-        Some(heard + self.hello_interval() * LATE_QUARTERS / 4)
+        Some(heard + self.hello_interval_of(node) * LATE_QUARTERS / 4)
     }
 
     /// What tells that the records are about to change, if something does.
     ///
-    /// A switchover of the election that this node owns is none: it is over
-    /// in milliseconds, and a write before it would only hold up the next
-    /// owner's.
+    /// A switchover of the election is none where every node is published: it
+    /// moves who writes, and the records stay.
     fn sign(&self, dns: &Dns, group: &Group, now: Time) -> Option<Sign> {
         let others = || (0..self.peers.len()).filter(|n| *n != self.me);
         let late = || others().find(|n| self.late_at(*n, group).is_some_and(|at| at <= now));
@@ -207,9 +217,10 @@ impl Node {
         if self.absence(self.me, group).is_none() && tracked.any(|p| self.pools.is_failing(p)) {
             return Some(Sign::Failing);
         }
-        let moves = dns.policy == Policy::Owner
-            && dns.owner != dns.election
-            && self.group_at(dns.owner).is_some_and(Group::in_transition);
+        let moves = self.publishing.moving.is_some()
+            || dns.policy == Policy::Owner
+                && dns.owner != dns.election
+                && self.group_at(dns.owner).is_some_and(Group::in_transition);
         moves.then_some(Sign::Switchover)
     }
 
@@ -241,7 +252,8 @@ impl Node {
         };
         let wanted = self.records_wanted(dns, group);
         let write = group.election.word() == State::Active;
-        let sign = self.sign(dns, group, now).is_some();
+        // Who does not write has nobody to tell.
+        let sign = write && self.sign(dns, group, now).is_some();
         let late_at = (0..self.peers.len()).filter(|n| *n != self.me).filter_map(|n| self.late_at(n, group));
         let late_at = late_at.filter(|at| write && *at > now).min();
         let (hold_down, ttl) = (dns.hold_down, dns.ttl);
@@ -270,6 +282,7 @@ impl Node {
             self.close_own_sessions(ttl);
         }
         self.end_removal(now);
+        self.end_move(now);
     }
 
     /// Clients whose answers are this old will not learn of the change by themselves.
@@ -285,10 +298,43 @@ impl Node {
         self.tell(Event::new(Level::Info, Kind::Dns, message));
     }
 
+    /// A planned switchover of the name itself begins with the answers' TTL:
+    /// who asks from now on asks again soon. False if the group is another, or
+    /// no server could be told.
+    pub(super) fn begin_move(&mut self, group: usize, to: usize, now: Time) -> bool {
+        let names = |dns: &Dns| dns.policy == Policy::Owner && dns.owner == dns.election;
+        let lowers = |dns: &Dns| names(dns) && dns.rfc2136.is_some();
+        let begins = self.dns_group().is_some_and(|(dns, g)| g.id == group && lowers(dns));
+        if begins {
+            self.publishing.moving = Some((to, now + LOWER_FOR));
+        }
+        begins
+    }
+
+    /// Whether a group is about to be handed over.
+    pub(super) fn is_moving(&self, group: usize) -> bool {
+        self.publishing.moving.is_some() && self.dns_group().is_some_and(|(_, g)| g.id == group)
+    }
+
+    fn end_move(&mut self, now: Time) {
+        let Some((to, until)) = self.publishing.moving else { return };
+        let Some((_, group)) = self.dns_group() else { return };
+        let can = group.election.word() == State::Active && !group.in_transition();
+        if can && until > now && self.publishing.is_lowering() {
+            return;
+        }
+        let id = group.id;
+        self.publishing.moving = None;
+        if can {
+            self.with_group(id, now, |group, scope| group.hand_over(Some(to), Purpose::Switchover, scope));
+        }
+    }
+
     /// A stopping node that writes first takes itself out of the records.
     pub(super) fn begin_removal(&mut self, now: Time) {
         let writes = self.dns_group().filter(|(_, g)| g.election.word() == State::Active).map(|(_, g)| g.id);
         let Some(id) = writes else { return };
+        self.publishing.moving = None;
         self.publishing.removing = Some(now + REMOVE_FOR);
         self.with_group(id, now, |group, _| group.taking_part = false);
     }

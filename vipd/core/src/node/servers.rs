@@ -2,7 +2,7 @@
 
 use super::{Node, Output};
 use crate::event::{Event, Kind, Level};
-use crate::health::{Admin, Change, Changes, PoolsState, State};
+use crate::health::{Admin, Change, Changes, PoolsState, Reason, State};
 use crate::peers::Peer;
 use crate::pool::{Pools, ServerKey};
 use crate::settings::{Member, Pool};
@@ -59,19 +59,33 @@ impl Node {
         self.servers_changed(changes, now);
         self.settle(now);
         let emptied = served && !self.pools.serves(key.pool);
-        Ok(emptied.then(|| self.nothing_left(key.pool)))
+        Ok(emptied.then(|| self.nothing_left(key)))
     }
 
-    /// What becomes of the connections of a pool without a usable server.
-    fn nothing_left(&mut self, pool: usize) -> String {
-        let goes = self.pools.build().serves(pool);
-        let settings = &self.settings.pools[pool];
+    /// What becomes of the connections of a pool whose last usable server was taken out.
+    fn nothing_left(&mut self, key: ServerKey) -> String {
+        let goes = self.pools.build().serves(key.pool);
+        let settings = &self.settings.pools[key.pool];
         let fallback = settings.fallback.and_then(|f| self.settings.pools.get(f)).filter(|_| goes);
         let then = match fallback {
             Some(fallback) => format!("its connections go to its fallback {}", fallback.name),
             None => "its connections are refused".to_owned(),
         };
-        format!("that was the last usable server of pool {}: {then}", settings.name)
+        let pool = &settings.name;
+        let of_pool = || self.pools.status().filter(|s| s.key.pool == key.pool);
+        let Some(server) = of_pool().find(|s| s.key == key && s.incumbent).map(|s| &s.server.name) else {
+            return format!("that was the last usable server of pool {pool}: {then}");
+        };
+        let beside = |r: &Reason| matches!(r, Reason::Conflict { .. } | Reason::Standby { .. });
+        let next = match of_pool().find(|s| beside(s.reason)) {
+            Some(other) => format!("{}, which is writable too,", other.server.name),
+            None => "the next server that is writable".to_owned(),
+        };
+        format!(
+            "{server} stays the primary of pool {pool}, since what runs on it writes: {then} until {server} \
+             takes new ones again, is read-only or does not answer; to let {next} take over at once: \
+             vipctl server {pool}/{server} maint (it closes the sessions on {server})"
+        )
     }
 
     fn no_such_server(&self, pool: &str) -> String {

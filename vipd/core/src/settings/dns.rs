@@ -102,6 +102,16 @@ impl KeyAlgorithm {
             Self::HmacSha512 => "hmac-sha512",
         }
     }
+
+    /// Bytes of its signatures.
+    #[must_use]
+    pub const fn output(self) -> usize {
+        match self {
+            Self::HmacSha256 => 32,
+            Self::HmacSha384 => 48,
+            Self::HmacSha512 => 64,
+        }
+    }
 }
 
 /// `[dns.route53]`: a hosted zone of Amazon Route 53.

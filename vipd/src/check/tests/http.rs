@@ -154,15 +154,24 @@ async fn what_is_no_answer_is_named() -> Outcome {
 
 #[tokio::test]
 async fn a_head_without_end_does_not_fill_the_memory() -> Outcome {
-    let (port, _) = server(|mut stream| async move {
-        stream.write_all(b"HTTP/1.1 200 OK\r\nX: ").await?;
-        loop {
-            stream.write_all(&[b'x'; 4096]).await?;
-        }
-    })
-    .await?;
-    let text = failure(http("/"), port).await?;
-    assert!(text.contains("not HTTP/1.1"), "{text}");
+    // It sends before it is asked, or after that; one header without end, or headers without end.
+    for (waits, line) in [(false, "x"), (true, "x"), (false, "X: y\r\n"), (true, "X: y\r\n")] {
+        let (port, _) = server(move |mut stream| async move {
+            if waits {
+                head(&mut stream).await?;
+            }
+            stream.write_all(b"HTTP/1.1 200 OK\r\nX: ").await?;
+            loop {
+                stream.write_all(line.repeat(1000).as_bytes()).await?;
+            }
+        })
+        .await?;
+        let text = failure(http("/"), port).await?;
+        let told = format!(
+            "GET / at 127.0.0.1:{port}: the server sent more than 16384 bytes of headers, or more than 100 of them"
+        );
+        assert_eq!(text, told, "it waits: {waits}, {line:?}");
+    }
     Ok(())
 }
 

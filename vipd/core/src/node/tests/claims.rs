@@ -152,3 +152,32 @@ fn a_takeover_is_postponed_by_a_node_of_the_group_on_its_interface_only() {
         assert_eq!(status.why.contains("postponed: px2 advertises it"), postpones, "{}", status.why);
     }
 }
+
+/// A node that has just started does not know what the others own by a file that
+/// may differ: a release is answered, and a hand-over agreed to, when each has
+/// said that its file is the same, or must have spoken.
+#[test]
+fn a_node_that_has_just_started_answers_a_release_when_it_knows_the_others_files() {
+    for (digests, from) in [(None, 1_010), (Some(vec![1, 9]), 5_010), (Some(vec![1, 2]), 200)] {
+        let mut settings = three();
+        settings.election.advert_interval = SECOND * 5;
+        let mut node = Node::new(settings, 0, 0, at(0));
+        let link = Link::Up { interface: LINK, sources: vec![address(11)], mac: None, subnets: vec![] };
+        node.handle(Input::Link { group: 0, link }, at(0));
+        obey(&mut node, at(0));
+        let said = |priority| Advert { interval: SECOND * 5, ..advert(priority) };
+        hear(&mut node, LINK, &said(250), at(100));
+        if let Some(digests) = digests {
+            peer_says(&mut node, &hello(State::Active, true, digests), at(150));
+        }
+        hear(&mut node, LINK, &said(0), at(200));
+        obey(&mut node, at(200));
+        for now in (200..=from).step_by(10) {
+            node.handle(Input::Tick, at(now));
+            obey(&mut node, at(now));
+            let status = &node.group_status(at(now))[0];
+            assert_eq!(status.state == State::Active, now >= from, "at {now}: {}", status.why);
+            assert!(now >= from || status.why.starts_with("px2 released it"), "{}", status.why);
+        }
+    }
+}

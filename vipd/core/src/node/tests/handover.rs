@@ -80,6 +80,7 @@ fn a_node_that_has_not_judged_its_servers_is_not_ready_to_own() {
         drain(node).iter().any(silent)
     };
     let mut cold = node(tracked());
+    peer_says(&mut cold, &hello(State::Active, true, vec![1, 2]), at(5));
     assert!(!prepares(&mut cold, at(10)));
     let probe = Probe::Failed("refused".into());
     cold.handle(

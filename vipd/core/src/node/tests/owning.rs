@@ -101,19 +101,20 @@ fn against_the_order() -> Settings {
 
 #[test]
 fn a_release_is_taken_up_by_priority_also_against_the_order_of_the_file() {
-    for (me, own, taken_up_at) in [(0, 11, 1_010), (1, 12, 1_000)] {
+    for (me, own, taken_up_at) in [(0, 11, 1_510), (1, 12, 1_500)] {
         let mut node = Node::new(against_the_order(), me, 0, at(0));
         let link = Link::Up { interface: LINK, sources: vec![address(own)], mac: None, subnets: vec![] };
         node.handle(Input::Link { group: 0, link }, at(0));
-        for (priority, now) in [(30, 500), (0, 1_000)] {
+        for (priority, now) in [(30, 1_000), (0, 1_500)] {
+            node.handle(Input::Tick, at(now));
             let (source, destination) = (address(13), address(own));
             let payload = advert(priority).write(source, destination);
             let packet = Input::Packet { interface: LINK, source, destination, ttl: 255, payload: &payload };
             node.handle(packet, at(now));
         }
         node.handle(Input::Tick, at(taken_up_at - 1));
-        let state = |node: &Node| node.group_status(at(1_000))[0].state;
-        let waits = if taken_up_at == 1_000 { State::Active } else { State::Backup };
+        let state = |node: &Node| node.group_status(at(1_500))[0].state;
+        let waits = if taken_up_at == 1_500 { State::Active } else { State::Backup };
         assert_eq!(state(&node), waits, "px{}", me + 1);
         node.handle(Input::Tick, at(taken_up_at));
         assert_eq!(state(&node), State::Active, "px{}", me + 1);

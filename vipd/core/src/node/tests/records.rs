@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::publish::Records;
-use crate::settings::{DNS_GROUP, Dns, Policy, WhenAllDown};
+use crate::settings::{DNS_GROUP, Dns, KeyAlgorithm, Policy, Rfc2136, WhenAllDown};
 use std::collections::BTreeSet;
 
 const DNS: u8 = 77;
@@ -191,7 +191,6 @@ fn the_last_servers_that_fail_their_checks_have_the_ttl_fall() {
 #[test]
 fn an_owner_that_falls_silent_is_out_with_the_takeover() {
     let mut settings = multi();
-    // Hellos do not follow so short an interval: their silence takes 875 ms.
     settings.election.advert_interval = Duration::from_millis(100);
     let mut node = Node::new(settings, 1, 0, at(0));
     let link = Link::Up { interface: LINK, sources: vec![address(12)], mac: None, subnets: vec![] };
@@ -216,6 +215,106 @@ fn an_owner_that_falls_silent_is_out_with_the_takeover() {
     assert!(run_to(&mut node, 2_340).iter().all(|o| !o.write));
     let ordered = run_to(&mut node, 2_342).pop();
     assert_eq!(ordered.map(|r| (r.write, r.wanted)), Some((true, set(&[12]))));
+}
+
+/// Of a node that does not own, hellos alone tell: they follow the adverts.
+#[test]
+fn another_node_that_falls_silent_is_out_soon_after_an_owner_would_be() {
+    // Intervals, when an owner's successor takes over (priority 150), and when another node is out.
+    for (interval, owner, other) in [(10, 34, 105), (30, 102, 105), (100, 341, 350), (1_000, 3_414, 3_500)] {
+        let mut settings = multi();
+        settings.election.advert_interval = Duration::from_millis(interval);
+        let mut node = node(settings);
+        let heard = 5_000 + interval;
+        for millis in (10..=heard).step_by(10) {
+            run_to(&mut node, millis);
+            px2_says(&mut node, State::Backup, true, at(millis));
+        }
+        let last = heard / 10 * 10;
+        assert_eq!(node.records().and_then(|r| r.wanted.clone()), set(&[11, 12]));
+        let still = run_to(&mut node, last + other - 1);
+        assert!(still.iter().all(|r| r.write && r.wanted == set(&[11, 12])), "{interval} ms: {still:?}");
+        assert_eq!(run_to(&mut node, last + other).pop().and_then(|r| r.wanted), set(&[11]), "{interval} ms");
+        assert!(other <= owner + 90, "ten are left for the write");
+    }
+}
+
+/// A new file is rolled out node by node: for a while two have other rhythms.
+#[test]
+fn a_peer_with_another_file_may_say_hello_in_another_rhythm() {
+    let mut settings = multi();
+    settings.election.advert_interval = Duration::from_millis(100);
+    settings.digests = vec![("election.advert-interval", 1), ("dns", 3)];
+    let mut node = node(settings);
+    // `px2_is` tells the digests 1 and 2: its `[dns]` is another one.
+    for millis in (10..=5_010).step_by(100) {
+        run_to(&mut node, millis);
+        px2_says(&mut node, State::Backup, true, at(millis));
+    }
+    assert_eq!(run_to(&mut node, 8_400).iter().filter(|r| r.wanted == set(&[11])).count(), 0);
+    assert_eq!(run_to(&mut node, 8_600).pop().and_then(|r| r.wanted), set(&[11]));
+}
+
+#[test]
+fn a_planned_switchover_of_the_name_has_the_ttl_fall_first() {
+    let named = |policy, servers: bool| {
+        let mut settings = with_dns(policy, WhenAllDown::LastGood);
+        let rfc2136 = Rfc2136 {
+            servers: vec![],
+            zone: "corp.example.".into(),
+            key_name: "vipd.".into(),
+            key_algorithm: KeyAlgorithm::HmacSha256,
+            key_file: "/key".into(),
+        };
+        settings.dns.as_mut().expect("a name").rfc2136 = servers.then_some(rfc2136);
+        let mut node = node(settings);
+        px2_says(&mut node, State::Backup, true, at(10));
+        run_to(&mut node, 3_200);
+        px2_says(&mut node, State::Backup, true, at(3_200));
+        run_to(&mut node, 4_400);
+        node.switchover(DNS_GROUP, None, at(4_400)).expect("it begins");
+        node
+    };
+    let asked = |node: &mut Node, now: Time| {
+        let prepare = |o: &Output| match o {
+            Output::Peer { bytes, .. } => {
+                Envelope::parse(bytes).is_ok_and(|e| matches!(e.message, Message::Prepare { .. }))
+            }
+            _ => false,
+        };
+        let outputs = obey(node, now);
+        let order = outputs.iter().rev().find_map(|o| match o {
+            Output::Records(records) => Some(records.clone()),
+            _ => None,
+        });
+        (outputs.iter().any(prepare), order)
+    };
+    let mut node = named(Policy::Owner, true);
+    let (prepared, order) = asked(&mut node, at(4_400));
+    let order = order.expect("an order");
+    assert!(!prepared && order.near && order.wanted == set(&[11]), "{order:?}");
+    assert!(node.group_status(at(4_400))[0].switching, "whoever waits for it waits on");
+    assert!(node.switchover(DNS_GROUP, None, at(4_401)).is_err_and(|e| e.contains("under way already")));
+    assert_eq!(why(&node, at(4_401)), "a change is near: the owner is about to change");
+    let failed = Err("timed out".to_owned());
+    node.handle(Input::Published { generation: order.generation, result: failed }, at(4_410));
+    assert!(!asked(&mut node, at(4_410)).0);
+    node.handle(Input::Published { generation: order.generation, result: Ok(()) }, at(4_420));
+    assert!(asked(&mut node, at(4_420)).0);
+
+    // A server that does not answer holds it up no longer than this.
+    let mut node = named(Policy::Owner, true);
+    asked(&mut node, at(4_400));
+    node.handle(Input::Tick, at(4_899));
+    assert!(!asked(&mut node, at(4_899)).0);
+    node.handle(Input::Tick, at(4_900));
+    assert!(asked(&mut node, at(4_900)).0);
+
+    // Where the records stay as they are, or Route 53 alone has them, there is nothing to wait for.
+    for (policy, servers) in [(Policy::Multi, true), (Policy::Owner, false)] {
+        let mut node = named(policy, servers);
+        assert!(asked(&mut node, at(4_400)).0, "{policy:?}");
+    }
 }
 
 #[test]
@@ -354,12 +453,12 @@ fn the_election_of_who_writes_is_handed_over_as_any_other() {
     let vrid = NonZeroU8::new(DNS).unwrap_or(NonZeroU8::MIN);
     let message = Message::Prepare { vrid, nonce: 7, to: node_id("px2") };
     let envelope = Envelope { cluster: cluster_id("orders"), sender: node_id("px1"), message };
-    node.handle(Input::PeerPacket { source: address(11), ttl: 255, payload: &envelope.write() }, at(10));
+    node.handle(Input::PeerPacket { source: address(11), ttl: 255, payload: &envelope.write() }, at(1_010));
     let ready = |output: &Output| match output {
         Output::Peer { node: 0, bytes } => {
             Envelope::parse(bytes).is_ok_and(|e| e.message == Message::Ready { vrid, nonce: 7 })
         }
         _ => false,
     };
-    assert!(obey(&mut node, at(10)).iter().any(ready));
+    assert!(obey(&mut node, at(1_010)).iter().any(ready));
 }

@@ -322,6 +322,7 @@ fn an_owner_whose_addresses_are_all_elsewhere_gives_the_group_up() {
 #[test]
 fn a_node_that_has_just_started_presumes_that_others_have_what_it_does_not_own() {
     let mut node = node(rolled_out(0));
+    peer_says(&mut node, &hello(State::Active, true, vec![1, 2]), at(5));
     theirs(&mut node, 101, 250, &[101], at(10));
     theirs(&mut node, 101, 0, &[101], at(20));
     node.handle(Input::Tick, at(40));

@@ -71,6 +71,50 @@ fn the_last_usable_server_is_not_taken_out_silently() {
     }
 }
 
+/// What runs on the primary writes: no other server takes over beside it.
+#[test]
+fn who_drains_the_primary_hears_that_writes_wait_for_it_and_what_to_do() {
+    use crate::probe::ObservedRole::{Primary, Replica};
+    type Order = fn(&mut Node) -> Result<Option<String>, String>;
+    let orders: [Order; 2] = [
+        |node| node.set_admin("primary", "db1", Admin::Drain, at(9)),
+        |node| node.set_weight("primary", "db1", Some(0), at(9)),
+    ];
+    let usable = |node: &mut Node| node.pools.build().serves(0);
+    for (second, next) in [
+        (Replica, "let the next server that is writable take over"),
+        (Primary, "let db2, which is writable too, take over"),
+    ] {
+        for order in orders {
+            let mut node = two(Role::Primary, |_| ());
+            says(&mut node, DB1, role(Primary), at(1));
+            says(&mut node, DB2, role(second), at(2));
+            let told = order(&mut node).expect("it is there").expect("a warning");
+            for said in [
+                "db1 stays the primary of pool primary",
+                "its connections are refused until db1 takes new ones again, is read-only or does not answer",
+                next,
+                "vipctl server primary/db1 maint (it closes the sessions on db1)",
+            ] {
+                assert!(told.contains(said), "`{said}` is not in: {told}");
+            }
+            assert!(!usable(&mut node));
+            // It is as it was said.
+            assert_eq!(node.set_admin("primary", "db1", Admin::Maint, at(10)), Ok(None));
+            assert_eq!(usable(&mut node), second == Primary, "maint lets the other take over");
+            says(&mut node, DB2, role(Primary), at(11));
+            assert!(usable(&mut node));
+        }
+    }
+    // Until it is read-only.
+    let mut node = two(Role::Primary, |_| ());
+    says(&mut node, DB1, role(Primary), at(1));
+    says(&mut node, DB2, role(Primary), at(2));
+    assert!(node.set_admin("primary", "db1", Admin::Drain, at(3)).is_ok_and(|told| told.is_some()));
+    says(&mut node, DB1, role(Replica), at(4));
+    assert!(usable(&mut node));
+}
+
 #[test]
 fn the_fallback_is_named_when_it_takes_over() {
     let server = |name: &str| Server::new(name, Host::Address(address(30)), 3306);
