@@ -92,7 +92,22 @@ fn pool_line(known: &Known<'_>, pool: &str) -> Option<String> {
     let most = settings.fallback_max_connections;
     let most = most.map_or_else(String::new, |most| format!(" (fallback-max-connections is {most})"));
     let borrowed = count(counted.fallback_sessions.into(), "session");
-    Some(format!("{pool}: {waiting} in its queue, {borrowed} on servers of its fallback{most}"))
+    let primary = primary(known.node, pool);
+    Some(format!("{pool}: {waiting} in its queue, {borrowed} on servers of its fallback{most}{primary}"))
+}
+
+/// Which primary a pool follows, and who follows another.
+fn primary(node: &Node, pool: &str) -> String {
+    let Some(at) = node.settings().pools.iter().position(|p| p.name == pool) else { return String::new() };
+    let epoch = node.servers().epoch(at);
+    if epoch == 0 {
+        return String::new();
+    }
+    let status = node.servers().status().find(|s| s.key.pool == at && s.incumbent);
+    let here = status.map_or("none that is reached from here", |s| s.server.name.as_str());
+    let others = node.disagreeing(at);
+    let others = others.iter().map(|(node, server)| format!("; {node} follows {server}")).collect::<String>();
+    format!("; its primary is {here} (epoch {epoch}){others}")
 }
 
 /// Whether somebody means this name, with or without its last dot.
