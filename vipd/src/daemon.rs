@@ -154,12 +154,13 @@ pub fn run(run: &Run) -> Result<(), Error> {
     guard.on_panic();
     let instance = Instance::claim(&run.runtime_dir)?;
     let socket = instance.listen()?;
-    let links = (config.key.clone(), key.map(|key| links(&config, &key, me, run)));
+    let run_number = key.as_ref().map(|_| epoch::begin(&run.state_dir));
+    let links = (config.key.clone(), key.map(|key| links(&config, &key, me, run_number.unwrap_or(0))));
     let status = config.status.clone();
     let token = status.as_ref().and_then(|s| s.token_file.as_deref()).map(Token::read).transpose()?;
     let pages = Pages { status, token, notify: config.notify.clone() };
     let etcd = config.etcd.clone();
-    let node = Node::new(shell::settings(config), me, seed(), clock::now());
+    let node = Node::new(shell::settings(config), me, epoch::run(run_number), clock::now());
     let result = Builder::new_current_thread()
         .enable_all()
         .build()
@@ -172,7 +173,7 @@ pub fn run(run: &Run) -> Result<(), Error> {
 /// This host is a witness: it starts nothing but what votes need.
 fn vote(config: &Config, me: usize, key: Option<&ClusterKey>, run: &Run) -> Result<(), Error> {
     let own = config.cluster.voter(me).cloned().unwrap_or_else(|| unreachable!("the witness was found"));
-    let links = key.map(|key| links(config, key, me, run));
+    let links = key.map(|key| links(config, key, me, epoch::begin(&run.state_dir)));
     let witness = Witness::new(config.cluster.clone(), &config.election, me, clock::now());
     witness::announce(&witness, &own.name);
     let runtime =
@@ -188,12 +189,12 @@ fn vote(config: &Config, me: usize, key: Option<&ClusterKey>, run: &Run) -> Resu
 }
 
 /// The sealed links to the other nodes.
-fn links(config: &Config, key: &ClusterKey, me: usize, run: &Run) -> Links {
+fn links(config: &Config, key: &ClusterKey, me: usize, run_number: u32) -> Links {
     let cluster = &config.cluster;
     let party = |m: &Member| Party { name: m.name.clone(), addresses: m.addresses.clone() };
     let parties = cluster.voters().map(party).collect();
     let accept_unsealed = config.key.as_ref().is_some_and(|k| k.accept_unsealed);
-    Links::new(key, &cluster.name, parties, me, epoch::begin(&run.state_dir), accept_unsealed)
+    Links::new(key, &cluster.name, parties, me, run_number, accept_unsealed)
 }
 
 /// What operators see, and have run.
@@ -415,12 +416,6 @@ fn listen(address: SocketAddr, aux: &Handle) -> Result<std::net::TcpListener, Er
     listener
         .and_then(|l| l.set_nonblocking(true).map(|()| l))
         .map_err(|source| Error::Status { address, source })
-}
-
-/// Messages of this run differ from those of the last by the time since boot.
-fn seed() -> u32 {
-    let nanos = clock::now().as_nanos() ^ u64::from(std::process::id());
-    u32::try_from((nanos ^ (nanos >> 32)) & 0xffff_ffff).unwrap_or(0)
 }
 
 /// All addresses of this host.

@@ -37,17 +37,16 @@ use std::path::PathBuf;
 use tokio::runtime::Handle;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
-use tracing::{error, info, warn};
+use tracing::{debug, error, info, warn};
 use vipd_balancer::{Balancer, Stats};
 use vipd_config::{Config, Key, Notify, Status};
 use vipd_core::discover::expand;
 use vipd_core::event::{Event, Level};
-use vipd_core::node::{Announcement, Input, Link, Node, Output, Relay, Settings};
+use vipd_core::node::{Announcement, Input, Inquiry, Link, Node, Output, Relay, Settings};
 use vipd_core::plan::{GroupPlan, Hold};
 use vipd_core::pool::ServerKey;
 use vipd_core::probe::Probe;
-use vipd_core::settings::{Family, Pool, Transport};
-use vipd_core::wire::Mac;
+use vipd_core::settings::{Family, Pool, Transport, VipGroup};
 
 /// So many turns of the readers may pass before a verdict that nobody spoke: a
 /// thousand packets wait no longer than some milliseconds, flood or not.
@@ -297,6 +296,7 @@ impl Shell {
                     self.kernel.submit(plan);
                 }
                 Output::Announce(announcement) => self.announce(&announcement),
+                Output::Ask(inquiry) => self.ask(&inquiry),
                 Output::CloseSessions { addresses } => {
                     stalled(self.balancer.close_local(&addresses));
                 }
@@ -333,29 +333,37 @@ impl Shell {
 
     /// Announces addresses, and tells the node when it is done.
     fn announce(&mut self, announcement: &Announcement) {
-        if let Some(mac) = self.interfaces.mac(announcement.interface) {
-            self.send_announcement(announcement, mac);
-        }
-        // An interface without Ethernet addresses has nobody to be told.
-        self.node.handle(Input::Announced { group: announcement.group }, clock::now());
-    }
-
-    fn send_announcement(&mut self, announcement: &Announcement, mac: Mac) {
-        let interface = announcement.interface;
-        if self.announcers.get(&interface).is_none_or(|a| a.mac() != mac) {
-            match Announcer::open(interface, mac) {
-                Ok(announcer) => {
-                    self.announcers.insert(interface, announcer);
-                }
-                Err(error) => return warn!(%error, "cannot announce addresses"),
-            }
-        }
-        if let Some(announcer) = self.announcers.get(&interface) {
+        if let Some(announcer) = self.announcer(announcement.interface) {
             let done = announcer.announce(&announcement.addresses);
             if let Some(error) = done.error {
                 warn!(%error, unsent = done.unsent.len(), "some announcements were not sent; they are repeated");
             }
         }
+        // An interface without Ethernet addresses has nobody to be told.
+        self.node.handle(Input::Announced { group: announcement.group }, clock::now());
+    }
+
+    /// Asks who has addresses. A question that is not sent is asked again.
+    fn ask(&mut self, inquiry: &Inquiry) {
+        let own = self.interfaces.asker(inquiry.interface);
+        let asked = self.announcer(inquiry.interface).map(|a| a.ask(&inquiry.addresses, own));
+        if let Some(Err(error)) = asked {
+            debug!(%error, "cannot ask who has an address");
+        }
+    }
+
+    /// What speaks ARP and neighbour discovery on an interface, if that has an Ethernet address.
+    fn announcer(&mut self, interface: u32) -> Option<&Announcer> {
+        let mac = self.interfaces.mac(interface)?;
+        if self.announcers.get(&interface).is_none_or(|a| a.mac() != mac) {
+            match Announcer::open(interface, mac) {
+                Ok(announcer) => {
+                    self.announcers.insert(interface, announcer);
+                }
+                Err(error) => warn!(%error, "cannot announce addresses"),
+            }
+        }
+        self.announcers.get(&interface)
     }
 
     fn tell(&self, event: Event) {
@@ -421,14 +429,32 @@ impl Shell {
         let (settings, me) = (self.node.settings(), self.node.me());
         let links: Vec<(usize, Link)> =
             self.node.groups().map(|(id, vip)| (id, self.interfaces.link(vip, settings, me))).collect();
+        self.watch_claims(&links);
         for (group, link) in links {
             let link = self.open_advert_sockets(link);
             self.handle(Input::Link { group, link });
         }
     }
 
+    /// Watches who else claims the groups' addresses where those are.
+    fn watch_claims(&mut self, links: &[(usize, Link)]) {
+        let mut wanted: BTreeMap<(u32, Family), BTreeSet<IpAddr>> = BTreeMap::new();
+        let groups: BTreeMap<usize, &VipGroup> = self.node.groups().collect();
+        for (group, link) in links {
+            let (Link::Up { interface, mac: Some(_), .. }, Some(vip)) = (link, groups.get(group)) else {
+                continue;
+            };
+            for address in vip.addresses.iter().map(|a| a.address()) {
+                wanted.entry((*interface, Family::of(address))).or_default().insert(address);
+            }
+        }
+        if let Err(error) = self.sockets.watch_claims(&wanted) {
+            warn!(%error, "cannot hear who else claims a floating address: a duplicate is not named");
+        }
+    }
+
     fn open_advert_sockets(&mut self, link: Link) -> Link {
-        let Link::Up { interface, sources } = &link else { return link };
+        let Link::Up { interface, sources, .. } = &link else { return link };
         if self.node.settings().election.transport == Transport::Udp {
             return link;
         }

@@ -190,6 +190,59 @@ fn own_address(host: &Host, v4: bool) -> Result<Option<IpAddr>> {
     })
 }
 
+/// A host that says of an address that is not its own that it is.
+#[derive(Debug)]
+pub struct Claimer {
+    socket: PacketSocket,
+    frame: Vec<u8>,
+}
+
+impl Claimer {
+    /// Of this address, from a host's `eth0`.
+    ///
+    /// # Errors
+    /// If packet sockets cannot be opened.
+    pub fn new(host: &Host, address: IpAddr) -> Result<Self> {
+        host.inside(|| {
+            let eth0 = interface("eth0")?;
+            let (ethertype, frame) = match address {
+                IpAddr::V4(address) => (ETHERTYPE_ARP, arp_question(eth0.mac, address, address)),
+                IpAddr::V6(address) => (ETHERTYPE_IPV6, nd_answer(eth0.mac, address)),
+            };
+            Ok(Self { socket: PacketSocket::open(&eth0, ethertype)?, frame })
+        })
+    }
+
+    /// Says so once.
+    ///
+    /// # Errors
+    /// If the frame cannot be sent.
+    pub fn claim(&self) -> Result<()> {
+        self.socket.send(&self.frame).map(drop).context("cannot send a frame")
+    }
+}
+
+/// An unsolicited neighbour advertisement (RFC 4861, 4.4).
+fn nd_answer(mac: Mac, address: Ipv6Addr) -> Vec<u8> {
+    let all = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
+    let mut message = vec![136, 0, 0, 0, 0x20, 0, 0, 0];
+    message.extend(address.octets());
+    message.extend([2, 1]);
+    message.extend(mac);
+    let sum = checksum_v6(address, all, 58, &message);
+    message[2..4].copy_from_slice(&sum.to_be_bytes());
+    let mut frame = vec![0x33, 0x33, 0, 0, 0, 1];
+    frame.extend(mac);
+    frame.extend(ETHERTYPE_IPV6.to_be_bytes());
+    frame.extend([0x60, 0, 0, 0]);
+    frame.extend(u16::try_from(message.len()).unwrap_or(u16::MAX).to_be_bytes());
+    frame.extend([58, 255]);
+    frame.extend(address.octets());
+    frame.extend(all.octets());
+    frame.extend(message);
+    frame
+}
+
 /// An ARP request (RFC 826).
 fn arp_question(mac: Mac, own: Ipv4Addr, target: Ipv4Addr) -> Vec<u8> {
     let mut frame = Vec::with_capacity(42);

@@ -16,11 +16,14 @@ use vipd_core::publish::Records;
 use vipd_core::settings::{Cidr, ElectionSettings, Member, OnNoQuorum, Policy, Quorum, WhenAllDown};
 use vipd_core::time::Time;
 use vipd_core::wire::peer::State;
+use vipd_core::wire::{Claim, Mac};
 use vipd_core::witness::Witness;
 
 const INTERFACE: u32 = 2;
 /// The daemon reads a place of records this often.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
+/// The Ethernet address of a host that is none of the cluster's.
+pub const STRANGER: Mac = [2, 0, 0, 0, 0xee, 0xee];
 const MULTICAST: IpAddr = IpAddr::V4(Ipv4Addr::new(224, 0, 0, 18));
 
 /// Something that goes wrong.
@@ -76,6 +79,8 @@ pub(super) enum Due {
     Store { host: usize, start: u32, records: Records },
     Published { host: usize, start: u32, generation: u64 },
     Look { host: usize, start: u32 },
+    Claim { to: usize, claim: Claim },
+    Asked { host: usize, from: usize, address: IpAddr },
     Reload { host: usize, start: u32 },
     AskEtcd(Asked),
     Etcd(Asked),
@@ -124,6 +129,8 @@ pub struct World {
     pub overlap_bound: Duration,
     /// What the store of the name's records holds.
     pub records: BTreeSet<IpAddr>,
+    /// Addresses that a host which is none of the cluster's answers for, too.
+    pub squatted: BTreeSet<IpAddr>,
     /// How long nobody answered for the first group.
     pub unowned: Duration,
     /// How long two hosts answered for the first group.
@@ -154,6 +161,7 @@ impl World {
             // Detection (four intervals at the most) and a round trip.
             overlap_bound: interval * 4 + Duration::from_millis(20),
             records: BTreeSet::new(),
+            squatted: BTreeSet::new(),
             unowned: Duration::ZERO,
             doubly_owned: Duration::ZERO,
             settings,
@@ -356,6 +364,13 @@ impl World {
                     self.input(host, Input::Restored { group, addresses });
                 }
             }
+            Due::Claim { to, claim } => {
+                if let Some(after) = self.asleep(to) {
+                    return self.schedule(after, Due::Claim { to, claim });
+                }
+                self.input(to, Input::Claim { interface: INTERFACE, claim });
+            }
+            Due::Asked { host, from, address } => self.answer(host, from, address),
             Due::Reload { host, start } => {
                 let now = self.shown(host);
                 if let Some(after) = self.asleep(host) {
@@ -513,7 +528,12 @@ impl World {
     fn tell_links(&mut self, host: usize) {
         for group in 0..self.settings.vips.len() {
             let link = if self.hosts[host].carrier {
-                Link::Up { interface: INTERFACE, sources: vec![Self::address(host)] }
+                Link::Up {
+                    interface: INTERFACE,
+                    sources: vec![Self::address(host)],
+                    mac: Some(Self::mac(host)),
+                    subnets: Cidr::new(Self::address(host), 24).into_iter().collect(),
+                }
             } else {
                 Link::Down { reason: "eth0 has no carrier".to_owned() }
             };
@@ -551,6 +571,10 @@ impl World {
                     let held = self.hosts[host].kernel.get(&announcement.group);
                     let owned = held.is_some_and(|h| h.hold == Hold::Owned);
                     assert!(owned, "host {host} announces what its kernel does not hold");
+                    for address in announcement.addresses {
+                        let claim = Claim { address, mac: Self::mac(host), answer: false };
+                        self.claim(host, claim);
+                    }
                     let (group, now) = (announcement.group, self.shown(host));
                     if let Some(node) = &mut self.hosts[host].node {
                         node.handle(Input::Announced { group }, now);
@@ -559,6 +583,7 @@ impl World {
                 Output::Register { vrid, number, operation } => {
                     self.ask_etcd(host, vrid, number, operation);
                 }
+                Output::Ask(inquiry) => self.ask(host, &inquiry.addresses),
                 Output::Guard(state) => self.hosts[host].guard = state,
                 Output::Event(event) => self.note(format!("{host}: {}", event.message)),
                 Output::Forget { .. } => {}
@@ -623,6 +648,57 @@ impl World {
                     self.schedule(after, Due::Packet { to, from, transmit: transmit.clone() });
                 }
             }
+        }
+    }
+
+    /// A node's Ethernet address.
+    #[must_use]
+    pub fn mac(node: usize) -> Mac {
+        [2, 0, 0, 0, 0, u8::try_from(node).unwrap_or(0)]
+    }
+
+    /// Somebody asks the link who has addresses.
+    fn ask(&mut self, from: usize, addresses: &[IpAddr]) {
+        for address in addresses.iter().copied() {
+            for host in (0..self.hosts.len()).filter(|h| *h != from) {
+                if let Some(after) = self.path(from, host) {
+                    self.schedule(after, Due::Asked { host, from, address });
+                }
+            }
+            if self.squatted.contains(&address) {
+                let claim = Claim { address, mac: STRANGER, answer: true };
+                self.schedule(Duration::from_micros(80), Due::Claim { to: from, claim });
+            }
+        }
+    }
+
+    /// A host's kernel answers who asks for an address that it has.
+    fn answer(&mut self, host: usize, to: usize, address: IpAddr) {
+        let has = |a: &Cidr| a.address() == address && self.hosts[host].answers_for(*a);
+        if !self.addresses.iter().any(has) {
+            return;
+        }
+        if let Some(after) = self.path(host, to) {
+            let claim = Claim { address, mac: Self::mac(host), answer: true };
+            self.schedule(after, Due::Claim { to, claim });
+        }
+    }
+
+    /// A host announces an address to everybody.
+    fn claim(&mut self, from: usize, claim: Claim) {
+        for to in (0..self.hosts.len()).filter(|h| *h != from) {
+            if let Some(after) = self.path(from, to) {
+                self.schedule(after, Due::Claim { to, claim });
+            }
+        }
+    }
+
+    /// A host that is none of the cluster's announces an address.
+    pub fn spoof(&mut self, address: IpAddr) {
+        self.note(format!("a stranger claims {address}"));
+        for to in 0..self.hosts.len() {
+            let claim = Claim { address, mac: STRANGER, answer: false };
+            self.schedule(Duration::from_micros(50), Due::Claim { to, claim });
         }
     }
 

@@ -1,11 +1,13 @@
 //! The lab: real daemons on test hosts made of network namespaces.
 
+mod agreement;
 mod balancer;
 mod dns;
 mod etcd;
 mod failover;
 mod interop;
 mod itself;
+mod neighbours;
 mod nemesis;
 mod pools;
 mod quorum;
@@ -79,10 +81,12 @@ fn main() -> std::process::ExitCode {
     };
     let cases = [
         itself::CASES,
+        agreement::CASES,
         failover::CASES,
         quorum::CASES,
         etcd::CASES,
         nemesis::CASES,
+        neighbours::CASES,
         sealed::CASES,
         upkeep::CASES,
         balancer::CASES,

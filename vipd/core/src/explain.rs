@@ -3,10 +3,11 @@
 use crate::election::{Cause, Restraint, Who};
 use crate::group::Group;
 use crate::lease::{Answer, Lease};
-use crate::node::{Elsewhere, Link, Scope};
-use crate::settings::Quorum;
+use crate::node::{Elsewhere, Link, Proof, Scope};
+use crate::settings::{Quorum, Transport};
 use crate::wire::advert::PRIORITY_RELEASE;
 use crate::wire::peer::State;
+use crate::wire::{Mac, show_mac};
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -41,7 +42,101 @@ pub(crate) fn standing(group: &Group, scope: &Scope<'_>) -> String {
         why.push_str("; ");
         why.push_str(&withheld(*address, elsewhere, scope));
     }
+    if group.election.word() == State::Active {
+        why.push_str(&silent(group, scope));
+    }
+    for text in group.rivals().map(|node| rival(group, node, scope)).chain(on_the_link(group, scope)) {
+        why.push_str("; ");
+        why.push_str(&text);
+    }
     why
+}
+
+/// That another node owns the group, too, by its own word, and which way adverts are lost.
+pub(crate) fn rival(group: &Group, node: usize, scope: &Scope<'_>) -> String {
+    let name = scope.name(node);
+    let how = match scope.settings.election.transport {
+        Transport::Unicast | Transport::Multicast => "IP protocol 112",
+        Transport::Udp => "UDP",
+    };
+    let lost = if group.hears_adverts(node, scope.now) {
+        format!("its adverts come here, so this node's do not get there, or {name} does not take them")
+    } else {
+        "its adverts do not come here".to_owned()
+    };
+    format!("{name} owns it, too, by its own word: {lost} (is {how} dropped? `vipctl doctor` on both)")
+}
+
+/// Whose its addresses are on the link.
+fn on_the_link(group: &Group, scope: &Scope<'_>) -> Vec<String> {
+    let mut lines: Vec<String> = vec![];
+    if group.election.word() == State::Active {
+        lines.extend(group.conflicts(scope).map(|c| {
+            let claims = count(c.count, "claim");
+            format!("{} ({claims}, the last {} ago)", conflict(c.address, c.mac, scope), seconds(c.ago))
+        }));
+        let seen = group.seen_by_backups().iter();
+        lines.extend(seen.map(|(node, proof)| seen_by(scope.name(*node), *proof, scope)));
+    }
+    if let Some((owner, seen)) = group.seen_of_owner() {
+        lines.push(proof(seen, scope.name(owner), scope));
+    }
+    lines
+}
+
+/// That another host claims an address which this node owns.
+pub(crate) fn conflict(address: IpAddr, mac: Mac, scope: &Scope<'_>) -> String {
+    let other = whose(mac, scope);
+    let advice = match scope.node_of(mac) {
+        Some(_) => "both hold it: `vipctl why` there",
+        None => "find that host and take the address from it; it is announced again, and stays here",
+    };
+    format!("{other} claims {address}, too, which this node owns: {advice}")
+}
+
+/// Who answers for an owner's addresses, as this node sees it.
+pub(crate) fn proof(proof: Proof, owner: &str, scope: &Scope<'_>) -> String {
+    match proof {
+        Proof::Owner { took, .. } => {
+            format!("{owner} answers for its addresses, {} after its first advert", seconds(took))
+        }
+        Proof::Other { address, mac } => {
+            format!("{} answers for {address}, and not only {owner}, which owns it", whose(mac, scope))
+        }
+        Proof::Nobody { address } => {
+            format!("nobody answers for {address}, which {owner} owns: clients here do not reach it")
+        }
+    }
+}
+
+/// What a backup sees of this node, which owns.
+pub(crate) fn seen_by(who: &str, proof: Proof, scope: &Scope<'_>) -> String {
+    match proof {
+        Proof::Owner { took, .. } => {
+            format!("{who} sees this node answer, {} after its first advert", seconds(took))
+        }
+        Proof::Other { address, mac } => {
+            format!("{who} sees {} answer for {address}, and not only this node", whose(mac, scope))
+        }
+        Proof::Nobody { address } => format!("{who} gets no answer for {address} from this node"),
+    }
+}
+
+/// An Ethernet address, with the node that has it.
+fn whose(mac: Mac, scope: &Scope<'_>) -> String {
+    match scope.node_of(mac) {
+        Some(node) => format!("{} ({})", scope.name(node), show_mac(mac)),
+        None => format!("another host ({})", show_mac(mac)),
+    }
+}
+
+/// That a node does not hear this one, which hears it.
+#[must_use]
+pub fn deaf(name: &str) -> String {
+    format!(
+        "{name} does not hear this node, which hears {name}: something between drops packets one way, from here \
+         to there (a firewall?)"
+    )
 }
 
 /// That an address is not taken, and why.

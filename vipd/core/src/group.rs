@@ -4,12 +4,16 @@
 mod addresses;
 mod adverts;
 mod handover;
+mod neighbours;
 pub(crate) mod quorum;
+mod warnings;
 mod withheld;
 
 pub(crate) use handover::Purpose;
 
 use handover::Transition;
+use neighbours::Neighbours;
+use warnings::Warnings;
 
 use crate::election::{Cause, Election, Event as Happening, Heard, Outcome, Params, Who};
 use crate::event::{Event, Kind, Level, Steps};
@@ -99,6 +103,8 @@ pub(crate) struct Group {
     pub(crate) since: Time,
     pub(crate) steps: Option<Steps>,
     takeover: Option<Takeover>,
+    neighbours: Neighbours,
+    warnings: Warnings,
 }
 
 /// A takeover under way.
@@ -172,6 +178,8 @@ impl Group {
             since: now,
             steps: None,
             takeover: None,
+            neighbours: Neighbours::default(),
+            warnings: Warnings::default(),
         }
     }
 
@@ -189,7 +197,9 @@ impl Group {
         };
         let announce = self.announcing.map(|a| a.at);
         let part = self.parting.as_ref().map(|p| p.until);
-        [self.election.deadline(), transition, announce, part, self.retry_at].into_iter().flatten().min()
+        let neighbours = self.neighbours_deadline();
+        let all = [self.election.deadline(), transition, announce, part, self.retry_at, neighbours];
+        all.into_iter().flatten().min()
     }
 
     /// Does what is due.
@@ -206,6 +216,7 @@ impl Group {
             self.emit_plan(scope);
             scope.guard_changed = true;
         }
+        self.tick_neighbours(scope);
         if self.retry_at.is_some_and(|at| at <= scope.now) {
             self.retry_at = None;
             self.fault = None;
@@ -240,6 +251,8 @@ impl Group {
             self.tell_state(before, scope);
             scope.hello_soon = true;
         }
+        self.look_at_owner(scope);
+        self.watch_voters(scope);
         if let Some(number) = outcome.give_back {
             self.tell_given_back(number, scope);
         }
@@ -268,6 +281,7 @@ impl Group {
             self.cause = Some(cause);
             self.transition = Transition::None;
             self.other_is_next = None;
+            self.forget_proofs();
             self.plan(Hold::Owned, scope);
         }
         if outcome.advertise {
@@ -319,6 +333,7 @@ impl Group {
 
     /// An advert for this group that passed every check.
     pub(crate) fn hear(&mut self, mut heard: Heard, scope: &mut Scope<'_>) {
+        self.note_advert(heard.who, scope.now);
         if heard.priority == PRIORITY_RELEASE {
             heard.wait = self.wait_after(heard.who, scope);
         }
@@ -451,6 +466,9 @@ impl Group {
             why: explain::standing(self, scope),
             switching: self.in_transition(),
             steps: self.steps,
+            conflicts: self.conflicts(scope).collect(),
+            claims: self.claims(),
+            proofs: self.proofs(scope),
         }
     }
 
@@ -477,6 +495,10 @@ impl Group {
         let stays = |a: IpAddr| vip.addresses.iter().any(|new| new.address() == a);
         self.part_from(|a| !stays(a), scope);
         self.vip = vip;
+        if moved {
+            // What was asked for and seen is of other addresses.
+            self.forget_proofs();
+        }
         scope.guard_changed = true;
         if !self.withhold(elsewhere, scope) && moved {
             self.plan_others(scope);

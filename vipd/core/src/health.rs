@@ -31,6 +31,16 @@
 //! since a reload, is unproven: it takes nothing until its next check, unless
 //! it was used and nothing else is left.
 //!
+//! A server that fails its checks here and answers those of another proxy is
+//! *unreachable* from here, not down: it takes no connections by way of this
+//! node, its sessions go on, and it stays the primary if it was. Before a
+//! primary counts as dead its replicas are asked whether they hear it.
+//!
+//! Which server is the primary is agreed between the proxies. Each change of
+//! it has an epoch: of two that differ the greater counts, but the word of
+//! whoever owns an address more than that of one who does not. A node that has
+//! just started waits for the others' word before it chooses one.
+//!
 //! A check that this host has no means for (no file descriptor, no port) says
 //! nothing of the server: all stays as it was, and a person is told, once.
 //!
@@ -39,6 +49,7 @@
 
 mod asked;
 mod change;
+mod others;
 mod pool;
 mod pools;
 mod reason;
@@ -47,13 +58,15 @@ mod server;
 mod tests;
 
 pub use change::{Admin, Change, Changes, Close, Event, Only, Room, Why};
+pub use others::Opinion;
 pub use pools::{PoolsState, ServerStatus};
 pub use reason::{Reason, State};
 pub use server::Checks;
 
-use crate::probe::{Connections, Lag, Observation, ObservedRole, Probe};
+use crate::probe::{Connections, Lag, Observation, ObservedRole, Probe, Upstream};
 use crate::settings::{Check, Role};
 use crate::time::Time;
+use crate::wire::peer::Word;
 use std::time::Duration;
 
 /// What is known of one server from its checks.
@@ -75,6 +88,8 @@ struct Health {
     freshness: Freshness,
     /// The connections it told of in its last answer.
     connections: Option<Connections>,
+    /// What it said of its source in its last answer.
+    upstream: Option<Upstream>,
 }
 
 /// Whether its checks succeed.
@@ -135,9 +150,10 @@ impl Health {
     fn observe(&mut self, probe: Probe, demands: Demands, now: Time) {
         self.answers.count(&probe, demands);
         match probe {
-            Probe::Answered(Observation { role, lag, unready: _, connections }) => {
+            Probe::Answered(Observation { role, lag, unready: _, connections, upstream }) => {
                 self.answered_at = Some(now);
                 self.connections = connections;
+                self.upstream = upstream;
                 // Who cannot tell its role has not said that it stopped replicating either.
                 if role.is_some() || lag.is_some() || self.role.is_none() {
                     self.lag = lag;
@@ -159,6 +175,21 @@ impl Health {
             Probe::Failed(_) | Probe::Unable(_) => {}
         }
         self.judge_freshness(demands);
+    }
+
+    /// What its last check says, for other nodes.
+    fn word(&self) -> Option<Word> {
+        match &self.answers {
+            Answers::Unknown => None,
+            Answers::Up { failures: 1.., .. } | Answers::Down { successes: 0, cause: Cause::Failed(_) } => {
+                Some(Word::Failed)
+            }
+            Answers::Up { failures: 0, .. } | Answers::Down { .. } => Some(match self.role {
+                None => Word::Answers,
+                Some(ObservedRole::Primary) => Word::Primary,
+                Some(ObservedRole::Replica) => Word::Replica,
+            }),
+        }
     }
 
     fn judge_freshness(&mut self, demands: Demands) {
@@ -205,7 +236,9 @@ impl Health {
             Answers::Down { successes, cause } => {
                 let (successes, rise) = (*successes, demands.rise);
                 return match cause.clone() {
-                    Cause::Failed(error) => Reason::Failed { error, successes, rise },
+                    Cause::Failed(error) => {
+                        Reason::Failed { error, successes, rise, replicas: Opinion::default() }
+                    }
                     Cause::Unready(says) => Reason::Unready { says, successes, rise },
                 };
             }

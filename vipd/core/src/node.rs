@@ -13,7 +13,10 @@ mod servers;
 #[cfg(test)]
 mod tests;
 
-pub use io::{Announcement, GroupStatus, GuardState, Input, Link, Output, Transmit, Watch};
+pub use io::{
+    Announcement, ConflictStatus, GroupStatus, GuardState, Input, Inquiry, Link, Output, Proof, ProofStatus,
+    Transmit, Watch,
+};
 
 pub(crate) use claims::{Elsewhere, Own};
 
@@ -30,6 +33,7 @@ use crate::peers::Peer;
 use crate::rejects::{Rejected, Rejects};
 use crate::settings::{ClusterSettings, Dns, ElectionSettings, Listener, Pool, VipGroup};
 use crate::time::Time;
+use crate::wire::Mac;
 use crate::wire::peer::{self, Envelope, Message};
 use records::Publishing;
 use std::collections::{BTreeMap, VecDeque};
@@ -95,6 +99,7 @@ pub(crate) struct Scope<'a> {
     pub(crate) votes: &'a mut Votes,
     /// What is known of the groups' keys, where the quorum is kept in etcd.
     pub(crate) registers: &'a mut Registers,
+    pub(crate) peers: &'a [Peer],
     pub(crate) run: u32,
     nonce: &'a mut u32,
 }
@@ -108,6 +113,11 @@ impl Scope<'_> {
     /// A node's number in messages.
     pub(crate) fn id_of(&self, node: usize) -> u32 {
         peer::node_id(self.name(node))
+    }
+
+    /// The node that said to have an Ethernet address.
+    pub(crate) fn node_of(&self, mac: Mac) -> Option<usize> {
+        self.peers.iter().position(|p| p.macs.contains(&mac))
     }
 
     pub(crate) fn nonce(&mut self) -> u32 {
@@ -160,6 +170,8 @@ pub struct Node {
     listening_since: Time,
     /// When waiting for the first verdict on every server ends.
     warm_at: Option<Time>,
+    /// When waiting for the others' word on who is primary ends.
+    decide_at: Option<Time>,
     publishing: Publishing,
     nonce: u32,
     /// Tells this run's hellos and requests for votes from those of others.
@@ -192,6 +204,7 @@ impl Node {
             hello_at: now,
             listening_since: now,
             warm_at: Some(now + WARM_WITHIN),
+            decide_at: None,
             publishing: Publishing::default(),
             nonce: seed,
             run: seed.max(1),
@@ -208,6 +221,10 @@ impl Node {
             settings,
         };
         node.publishing.settling = Some(now + node.patience().max(FIRST_HELLO));
+        if node.peers.len() > 1 {
+            node.decide_at = Some(now + node.patience());
+            node.pools.listen();
+        }
         for vip in node.settings.vips.clone() {
             node.add_group(vip, now);
         }
@@ -242,6 +259,7 @@ impl Node {
             .chain(peers)
             .chain(self.stopping)
             .chain(self.warm_at)
+            .chain(self.decide_at)
             .chain(self.claims_deadline())
             .chain(self.pools.deadline())
             .chain(self.publishing.deadline())
@@ -298,6 +316,7 @@ impl Node {
                 }
                 self.reject(cause, source, now);
             }
+            Input::Claim { interface, claim } => self.claimed(interface, claim, now),
             Input::Applied { group, generation, result } => {
                 self.with_group(group, now, |g, scope| g.applied(generation, result, scope));
             }
@@ -375,12 +394,16 @@ impl Node {
                 let name = self.settings.cluster.nodes[node].name.clone();
                 let message = format!("{name} is silent for {}", explain::seconds(patience));
                 self.tell(Event::new(Level::Warn, Kind::Peer, message).of_peer(&name));
+                self.with_groups(now, |group, _| group.forget_node(node));
+                let changes = self.pools.forget(node, now);
+                self.servers_changed(Some(changes), now);
             }
         }
         if self.pools.deadline().is_some_and(|at| now >= at) {
             let changes = self.pools.tick(now);
             self.servers_changed(Some(changes), now);
         }
+        self.decide(now);
         self.warm_up(now);
         if now >= self.hello_at {
             self.say_hello(now);
@@ -419,15 +442,20 @@ impl Node {
             unsure_for,
             votes: &mut self.votes,
             registers: &mut self.registers,
+            peers: &self.peers,
             run: self.run,
             nonce: &mut self.nonce,
         };
         for group in self.groups.iter_mut().chain(&mut self.leaving) {
             with(group, &mut scope);
         }
-        let (hello_soon, guard_changed) = (scope.hello_soon, scope.guard_changed);
-        if let Some(peer) = scope.gone.and_then(|n| self.peers.get_mut(n)) {
+        let (hello_soon, guard_changed, gone) = (scope.hello_soon, scope.guard_changed, scope.gone);
+        if let Some(peer) = gone.and_then(|n| self.peers.get_mut(n)) {
             peer.lose();
+        }
+        if let Some(node) = gone {
+            let changes = self.pools.forget(node, now);
+            self.servers_changed(Some(changes), now);
         }
         if guard_changed {
             self.tell_guard(now);
@@ -478,6 +506,7 @@ impl Node {
             unsure_for: self.unsure_for(now),
             votes: &mut votes,
             registers: &mut registers,
+            peers: &self.peers,
             run: self.run,
             nonce: &mut nonce,
         };

@@ -1,7 +1,8 @@
 //! What is known of the other nodes, from their hellos and adverts.
 
 use crate::time::Time;
-use crate::wire::peer::{GroupReport, State};
+use crate::wire::Mac;
+use crate::wire::peer::{GroupReport, Incumbent, State};
 use std::net::IpAddr;
 use std::num::NonZeroU8;
 use std::time::Duration;
@@ -35,6 +36,15 @@ pub struct Peer {
     /// When it last came back to the run before, as only two hosts do, and how
     /// often since there was a pause of [`TWINS_FOR`].
     returned: Option<(Time, u32)>,
+    /// The Ethernet addresses it answers with, by its last hello.
+    pub macs: Vec<Mac>,
+    /// Since when it has said that it does not hear this node, and whether
+    /// somebody was told.
+    deaf: Option<(Time, bool)>,
+    /// Whether it said that it does.
+    hears: Option<bool>,
+    /// The primaries that its pools follow, by its last hello.
+    pub incumbents: Vec<Incumbent>,
 }
 
 impl Peer {
@@ -85,6 +95,31 @@ impl Peer {
         self.returned.is_some_and(|(at, times)| times >= RETURNS && now - at < TWINS_FOR)
     }
 
+    /// Notes whether it says that it hears this node. Gives news for people:
+    /// true if it does not for longer than `patience`, false if it does again.
+    pub fn hear_hears(&mut self, hears: Option<bool>, now: Time, patience: Duration) -> Option<bool> {
+        self.hears = hears;
+        if hears != Some(false) {
+            return self.deaf.take().filter(|(_, told)| *told).map(|_| false);
+        }
+        let (since, told) = self.deaf.get_or_insert((now, false));
+        let news = !*told && now - *since >= patience;
+        *told |= news;
+        news.then_some(true)
+    }
+
+    /// Whether it has not heard this node for long, by its own word.
+    #[must_use]
+    pub fn is_deaf(&self) -> bool {
+        self.alive && self.deaf.is_some_and(|(_, told)| told)
+    }
+
+    /// Whether it hears this node, by its last hello; absent where it does not say.
+    #[must_use]
+    pub fn hears(&self) -> Option<bool> {
+        self.hears.filter(|_| self.alive)
+    }
+
     /// Notes the time; true if the peer is gone now.
     pub fn watch(&mut self, now: Time, patience: Duration) -> bool {
         let silent = self.heard_at.is_none_or(|at| now - at >= patience);
@@ -99,6 +134,7 @@ impl Peer {
     pub(crate) fn lose(&mut self) {
         self.alive = false;
         self.reports.clear();
+        self.deaf = None;
     }
 
     /// When [`Peer::watch`] has something to say.

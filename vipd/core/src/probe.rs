@@ -28,6 +28,20 @@ pub struct Observation {
     pub unready: Option<String>,
     /// The connections it has, where the check can ask.
     pub connections: Option<Connections>,
+    /// Where it replicates from, where the check asked for that.
+    pub upstream: Option<Upstream>,
+}
+
+/// What a replica says of its source.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Upstream {
+    /// The source's host, as the replica was told it: a name or an address.
+    pub host: String,
+    /// Its port.
+    pub port: u16,
+    /// Whether the replica is connected to it. One whose source has vanished
+    /// without a word notices that by a time-out of its own.
+    pub hears: bool,
 }
 
 /// Connections of a server, of everybody.

@@ -7,7 +7,7 @@ use crate::lease::{self, Votes};
 use crate::rejects::Reject;
 use crate::settings::{ClusterSettings, ElectionSettings};
 use crate::time::Time;
-use crate::wire::peer::{self, Envelope, Message};
+use crate::wire::peer::{self, Envelope, Hello, Message};
 use std::net::IpAddr;
 
 /// A witness of a cluster.
@@ -60,7 +60,7 @@ impl Witness {
                 None
             }
             // Between nodes, or about votes that this host did not ask for.
-            Message::Hello { .. }
+            Message::Hello(_)
             | Message::Prepare { .. }
             | Message::Ready { .. }
             | Message::Grant(_)
@@ -72,8 +72,7 @@ impl Witness {
     /// "I am here", for every node.
     #[must_use]
     pub fn hello(&self) -> Vec<u8> {
-        let (groups, digests, sources, incumbents) = (vec![], vec![], vec![], vec![]);
-        self.envelope(Message::Hello { groups, digests, sources, incumbents, run: 0 })
+        self.envelope(Message::Hello(Hello::default()))
     }
 
     fn envelope(&self, message: Message) -> Vec<u8> {

@@ -3,13 +3,14 @@
 //! what programs read.
 
 use super::api::{
-    CheckDoc, Event, EventKind, Level, Rejected, ServerOrder, ServerRole, ServerState, SessionDoc,
-    SessionState, SessionsDoc, Steps, VipState, Which,
+    CheckDoc, ConflictDoc, Event, EventKind, Level, ProofDoc, Rejected, Sees, ServerOrder, ServerRole,
+    ServerState, SessionDoc, SessionState, SessionsDoc, Steps, VipState, Which,
 };
 use std::time::Duration;
 use vipd_balancer as balancer;
+use vipd_core::node::{ConflictStatus, Proof, ProofStatus};
 use vipd_core::probe::ObservedRole;
-use vipd_core::wire::peer;
+use vipd_core::wire::{peer, show_mac};
 use vipd_core::{event, health, rejects};
 
 /// Whole microseconds, at most 584,000 years of them.
@@ -33,6 +34,27 @@ impl From<event::Event> for Event {
             steps: steps.map(Into::into),
             dns: None,
         }
+    }
+}
+
+impl From<ConflictStatus> for ConflictDoc {
+    fn from(from: ConflictStatus) -> Self {
+        let ConflictStatus { address, mac, node, count, ago } = from;
+        let ago_ms = u64::try_from(ago.as_millis()).unwrap_or(u64::MAX);
+        Self { address: address.to_string(), mac: show_mac(mac), node, count, ago_ms }
+    }
+}
+
+impl From<ProofStatus> for ProofDoc {
+    fn from(from: ProofStatus) -> Self {
+        let ProofStatus { seer, proof } = from;
+        let (sees, address, mac, took) = match proof {
+            Proof::Owner { mac, took } => (Sees::Owner, None, Some(mac), Some(took)),
+            Proof::Other { address, mac } => (Sees::Other, Some(address), Some(mac), None),
+            Proof::Nobody { address } => (Sees::Nobody, Some(address), None, None),
+        };
+        let address = address.map(|a| a.to_string());
+        Self { seer, sees, address, mac: mac.map(show_mac), took_us: took.map(micros) }
     }
 }
 
@@ -92,6 +114,7 @@ impl From<health::State> for ServerState {
             health::State::Drain => Self::Drain,
             health::State::Maint => Self::Maint,
             health::State::Unknown => Self::Unknown,
+            health::State::Unreachable => Self::Unreachable,
         }
     }
 }
@@ -195,8 +218,8 @@ mod tests {
             assert_eq!(VipState::from(state).to_string(), state.as_str());
             assert_eq!(json!(VipState::from(state)), json!(state.as_str()));
         }
-        use health::State::{Down, Drain, Maint, Unknown, Up};
-        for state in [Up, Down, Drain, Maint, Unknown] {
+        use health::State::{Down, Drain, Maint, Unknown, Unreachable, Up};
+        for state in [Up, Down, Drain, Maint, Unknown, Unreachable] {
             assert_eq!(ServerState::from(state).to_string(), state.as_str());
             assert_eq!(json!(ServerState::from(state)), json!(state.as_str()));
         }

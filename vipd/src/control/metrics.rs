@@ -1,7 +1,7 @@
 //! The status as metrics in Prometheus' text format
 //! (prometheus.io/docs/instrumenting/exposition_formats).
 
-use super::api::{PoolDoc, ServerDoc, ServerState, StatusDoc, VipState};
+use super::api::{PoolDoc, Sees, ServerDoc, ServerState, StatusDoc, VipState};
 use jiff::Timestamp;
 use std::fmt::{Display, Write};
 
@@ -105,6 +105,26 @@ fn vips(out: &mut Metrics, doc: &StatusDoc) {
     for vip in &doc.vips {
         out.sample("vipd_vip_since_timestamp_seconds", &[("vip", &vip.name)], vip.since.as_second());
     }
+    link(out, doc);
+}
+
+/// Whose the addresses are on the link.
+fn link(out: &mut Metrics, doc: &StatusDoc) {
+    let vips = || doc.vips.iter().map(|v| ([("vip", &*v.name)], v));
+    let help = "Whether another host claims an address that this node owns: not 0 is an alarm.";
+    out.per(("vipd_vip_conflict", "gauge", help), vips(), |v| Some(u8::from(!v.conflicts.is_empty())));
+    let help = "Claims by other hosts of an address that this node owned.";
+    out.per(("vipd_vip_claims_total", "counter", help), vips(), |v| Some(v.claims_total));
+    let proofs = || {
+        let all = doc.vips.iter().flat_map(|v| v.proofs.iter().map(move |p| (v, p)));
+        all.map(|(v, p)| ([("vip", &*v.name), ("seer", &*p.seer)], p))
+    };
+    let help = "Whether the owner and nobody else answers for the VIP, as the node `seer` sees it.";
+    out.per(("vipd_vip_proven", "gauge", help), proofs(), |p| Some(u8::from(p.sees == Sees::Owner)));
+    let help = "Time from the owner's first advert to its answer, as the node `seer` sees it.";
+    out.per(("vipd_vip_follow_seconds", "gauge", help), proofs(), |p| {
+        p.took_us.map(|us| format!("{}.{:06}", us / 1_000_000, us % 1_000_000))
+    });
 }
 
 fn peers(out: &mut Metrics, doc: &StatusDoc) {
@@ -124,6 +144,8 @@ fn peers(out: &mut Metrics, doc: &StatusDoc) {
 
 fn links(out: &mut Metrics, doc: &StatusDoc) {
     let all = || doc.peers.iter().map(|p| ([("peer", &*p.name)], p));
+    let help = "Whether the node hears this one, by its own word.";
+    out.per(("vipd_peer_hears_this", "gauge", help), all(), |p| p.hears_this.map(u8::from));
     let help = "Whether the link to the node is sealed now; absent without a cluster key.";
     out.per(("vipd_peer_link_sealed", "gauge", help), all(), |p| {
         p.link.as_ref().map(|l| u8::from(l.sealed_since.is_some()))
@@ -159,8 +181,13 @@ fn pools(out: &mut Metrics, doc: &StatusDoc) {
         Some(([("pool", &*p.name), ("server", incumbent)], 1))
     });
     out.per(("vipd_pool_incumbent", "gauge", help), incumbents, Some);
-    let help = "Servers that are writable beside the one that is written to: not 0 is an alarm.";
+    let help = "Counts the changes of the primary, on all nodes.";
+    let followed = doc.pools.iter().filter(|p| p.epoch > 0).map(|p| ([("pool", &*p.name)], p.epoch));
+    out.per(("vipd_pool_epoch", "gauge", help), followed, Some);
+    let help = "Nodes that follow another primary than this one: not 0 for long is an alarm.";
     let all = || doc.pools.iter().map(|p| ([("pool", &*p.name)], p));
+    out.per(("vipd_pool_disagreeing", "gauge", help), all(), |p| Some(p.disagreeing.len()));
+    let help = "Servers that are writable beside the one that is written to: not 0 is an alarm.";
     out.per(("vipd_pool_conflicts", "gauge", help), all(), |p| Some(p.conflict.len()));
     out.per(("vipd_pool_queue", "gauge", "Clients that wait for a server now."), all(), |p| {
         Some(p.queue.waiting)
@@ -284,7 +311,11 @@ fn dns(out: &mut Metrics, doc: &StatusDoc) {
 fn effective(server: &ServerDoc) -> String {
     let percent = match server.state {
         ServerState::Up => u32::from(server.slow_start_percent.unwrap_or(100)),
-        ServerState::Down | ServerState::Drain | ServerState::Maint | ServerState::Unknown => 0,
+        ServerState::Down
+        | ServerState::Drain
+        | ServerState::Maint
+        | ServerState::Unknown
+        | ServerState::Unreachable => 0,
     };
     let hundredths = u32::from(server.weight).saturating_mul(percent);
     format!("{}.{:02}", hundredths / 100, hundredths % 100)
@@ -313,10 +344,18 @@ mod tests {
             "vipd_server_up{pool=\"replicas\",server=\"db3\"} 0",
             "vipd_server_lag_seconds{pool=\"replicas\",server=\"db2\"} 0.120",
             "vipd_peer_last_heard_seconds{peer=\"px2\"} 0.012",
+            "vipd_peer_hears_this{peer=\"px2\"} 0",
+            "vipd_vip_conflict{vip=\"main\"} 1",
+            "vipd_vip_conflict{vip=\"second\"} 0",
+            "vipd_vip_claims_total{vip=\"main\"} 12",
+            "vipd_vip_proven{vip=\"main\",seer=\"px2\"} 1",
+            "vipd_vip_follow_seconds{vip=\"main\",seer=\"px2\"} 0.001250",
             "vipd_maintenance 1",
             "vipd_listener_closed_total{listener=\"write\",cause=\"server-demoted\"} 2",
             "vipd_pool_incumbent{pool=\"primary\",server=\"db1\"} 1",
             "vipd_pool_conflicts{pool=\"primary\"} 1",
+            "vipd_pool_epoch{pool=\"primary\"} 3",
+            "vipd_pool_disagreeing{pool=\"primary\"} 1",
             "vipd_pool_conflicts{pool=\"replicas\"} 0",
             "vipd_pool_queue{pool=\"replicas\"} 3",
             "vipd_pool_queued_total{pool=\"replicas\"} 40",

@@ -65,6 +65,12 @@ fn vips(out: &mut String, vips: &[VipDoc], now: Timestamp, colour: bool) {
     out.push('\n');
     let heads = ["VIP", "STATE", "OWNER", "PRIORITY", "SINCE", "ADDRESSES", "WHY"];
     table::write(out, &heads, vips.iter().map(|v| vip(v, now)).collect(), colour);
+    for (vip, conflict) in vips.iter().flat_map(|v| v.conflicts.iter().map(move |c| (v, c))) {
+        let (other, address, name) = (clean(&conflict.mac), clean(&conflict.address), clean(&vip.name));
+        let other = conflict.node.as_ref().map_or(other.clone(), |node| format!("{} ({other})", clean(node)));
+        let text = format!("Duplicate in {name}: {other} claims {address}, too.");
+        let _ = writeln!(out, "{}", paint(&text, Tone::Bad, colour));
+    }
     for vip in vips {
         if let Some(steps) = vip.steps {
             let _ = writeln!(out, "Last takeover of {}: {}.", clean(&vip.name), self::steps(steps));
@@ -106,9 +112,12 @@ fn peer(peer: &PeerDoc) -> Vec<Cell> {
         PeerState::Active => Tone::Good,
         PeerState::Fault => Tone::Bad,
     };
-    let heard = match peer.last_heard_ms {
-        Some(ms) => Cell::plain(format!("{} ago", millis(ms))),
-        None => Cell::new("never", Tone::Odd),
+    let heard = match (peer.last_heard_ms, peer.hears_this) {
+        (Some(ms), Some(false)) => {
+            Cell::new(format!("{} ago, does not hear this node", millis(ms)), Tone::Bad)
+        }
+        (Some(ms), Some(true) | None) => Cell::plain(format!("{} ago", millis(ms))),
+        (None, _) => Cell::new("never", Tone::Odd),
     };
     let config = match peer.config_match {
         Some(true) => Cell::plain("same"),
@@ -163,6 +172,12 @@ fn pools(out: &mut String, pools: &[PoolDoc], colour: bool) {
         let clients = count(pool.queue.waiting.into(), "client");
         let text = format!("In the queue of {}: {clients} that no server has room for.", clean(&pool.name));
         let _ = writeln!(out, "{}", paint(&text, Tone::Odd, colour));
+    }
+    for pool in pools.iter().filter(|p| !p.disagreeing.is_empty()) {
+        let (name, others) = (clean(&pool.name), clean(&pool.disagreeing.join(", ")));
+        let incumbent = clean(pool.incumbent.as_deref().unwrap_or("no server"));
+        let text = format!("The nodes disagree on the primary of {name}: here {incumbent}, {others}.");
+        let _ = writeln!(out, "{}", paint(&text, Tone::Bad, colour));
     }
     for pool in pools.iter().filter(|p| !p.conflict.is_empty()) {
         let (name, others) = (clean(&pool.name), clean(&pool.conflict.join(" and ")));
@@ -219,7 +234,7 @@ fn weight(server: &ServerDoc) -> Cell {
 fn server(pool: &str, server: &ServerDoc) -> Vec<Cell> {
     let tone = match server.state {
         ServerState::Up => Tone::Good,
-        ServerState::Down => Tone::Bad,
+        ServerState::Down | ServerState::Unreachable => Tone::Bad,
         ServerState::Drain | ServerState::Maint | ServerState::Unknown => Tone::Odd,
     };
     vec![

@@ -1,10 +1,11 @@
 //! Tells the link where addresses live now: gratuitous ARP and unsolicited
-//! neighbour advertisements, through an `AF_PACKET` socket.
+//! neighbour advertisements, through an `AF_PACKET` socket; and asks it.
+//! Answers come by [`super::neighbours`].
 
 use nix::errno::Errno;
 use nix::sys::socket::{self, AddressFamily, LinkAddr, MsgFlags, SockFlag, SockType};
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::os::fd::{AsRawFd, OwnedFd};
 use vipd_core::wire::{Mac, arp, ndp};
 
@@ -82,6 +83,24 @@ impl Announcer {
         }
     }
 
+    /// Asks who has addresses, so that nobody takes this host for one that does:
+    /// ARP probes, and neighbour solicitations from `own`. IPv6 addresses are
+    /// not asked for without it. Never waits.
+    ///
+    /// # Errors
+    ///
+    /// What send(2) says, `ENOBUFS` or `WouldBlock` when the interface's queue is full.
+    pub fn ask(&self, addresses: &[IpAddr], own: Option<Ipv6Addr>) -> io::Result<()> {
+        for address in addresses {
+            match (address, own) {
+                (IpAddr::V4(a), _) => self.send(&arp::probe(self.mac, *a))?,
+                (IpAddr::V6(a), Some(own)) => self.send(&ndp::solicitation(self.mac, own, *a))?,
+                (IpAddr::V6(_), None) => {}
+            }
+        }
+        Ok(())
+    }
+
     fn send(&self, frame: &[u8]) -> io::Result<()> {
         let sent = socket::send(self.socket.as_raw_fd(), frame, MsgFlags::MSG_DONTWAIT)?;
         super::datagram::whole(sent, frame)
@@ -90,7 +109,7 @@ impl Announcer {
 
 /// The link-layer address of an interface, as bind(2) wants it. The list of
 /// interfaces is asked for because it gives one without unsafe code.
-fn link_address(interface: u32) -> io::Result<LinkAddr> {
+pub(super) fn link_address(interface: u32) -> io::Result<LinkAddr> {
     let index = usize::try_from(interface).map_err(|_| Errno::ENODEV)?;
     nix::ifaddrs::getifaddrs()?
         .filter_map(|entry| entry.address?.as_link_addr().copied())

@@ -4,18 +4,21 @@
 //! * [`advert`]: raw sockets of IP protocol 112.
 //! * [`announce`]: gratuitous ARP and neighbour advertisements.
 //! * [`clock`]: the time, and a timer exact to the microsecond.
+//! * [`neighbours`]: who else says that an address is theirs.
 //! * [`peer`]: UDP between nodes.
 
 pub mod advert;
 pub mod announce;
 pub mod clock;
 mod datagram;
+pub mod neighbours;
 pub mod peer;
 pub(crate) mod readable;
 
 pub use advert::AdvertSocket;
 pub use announce::Announcer;
 pub use clock::Timer;
+pub use neighbours::ClaimSocket;
 pub use peer::PeerSocket;
 
 use std::net::IpAddr;

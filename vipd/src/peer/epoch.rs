@@ -25,6 +25,14 @@ pub fn begin(state_dir: &Path) -> u32 {
     })
 }
 
+/// Tells the messages of this run from those of every other: by the run's
+/// number, where one is kept, so that two runs of a host cannot be taken for
+/// one within 65,536 starts; and by chance, for two hosts that run as one node.
+#[must_use]
+pub fn run(number: Option<u32>) -> u32 {
+    number.map_or_else(random, |number| number << 16 | random() >> 16)
+}
+
 fn next(state_dir: &Path) -> io::Result<u32> {
     fs::create_dir_all(state_dir)?;
     let path = state_dir.join(FILE);
@@ -70,6 +78,13 @@ mod tests {
         fs::write(state.join("epoch.new"), "9")?;
         assert_eq!(begin(&state), 4);
         Ok(())
+    }
+
+    #[test]
+    fn no_two_runs_have_the_same_mark_by_chance() {
+        let marks: std::collections::BTreeSet<u32> = (0..65_536).map(|n| run(Some(n))).collect();
+        assert_eq!(marks.len(), 65_536);
+        assert_ne!(run(None), run(None));
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 use tokio::runtime::Handle;
 use vipd_balancer::Balancer;
-use vipd_core::explain::count;
+use vipd_core::explain::{count, deaf};
 use vipd_core::node::{GroupStatus, Node};
 use vipd_core::peers::TWINS;
 use vipd_core::time::Time;
@@ -92,7 +92,22 @@ fn pool_line(known: &Known<'_>, pool: &str) -> Option<String> {
     let most = settings.fallback_max_connections;
     let most = most.map_or_else(String::new, |most| format!(" (fallback-max-connections is {most})"));
     let borrowed = count(counted.fallback_sessions.into(), "session");
-    Some(format!("{pool}: {waiting} in its queue, {borrowed} on servers of its fallback{most}"))
+    let primary = primary(known.node, pool);
+    Some(format!("{pool}: {waiting} in its queue, {borrowed} on servers of its fallback{most}{primary}"))
+}
+
+/// Which primary a pool follows, and who follows another.
+fn primary(node: &Node, pool: &str) -> String {
+    let Some(at) = node.settings().pools.iter().position(|p| p.name == pool) else { return String::new() };
+    let epoch = node.servers().epoch(at);
+    if epoch == 0 {
+        return String::new();
+    }
+    let status = node.servers().status().find(|s| s.key.pool == at && s.incumbent);
+    let here = status.map_or("none that is reached from here", |s| s.server.name.as_str());
+    let others = node.disagreeing(at);
+    let others = others.iter().map(|(node, server)| format!("; {node} follows {server}")).collect::<String>();
+    format!("; its primary is {here} (epoch {epoch}){others}")
 }
 
 /// Whether somebody means this name, with or without its last dot.
@@ -138,6 +153,9 @@ fn peer_lines(node: &Node, now: Time) -> Vec<String> {
             }
             if peer.has_twin(now) {
                 return Some(format!("{name}: {TWINS}"));
+            }
+            if peer.is_deaf() {
+                return Some(deaf(name));
             }
             if !peer.differs.is_empty() {
                 let keys = peer.differs.join(", ");
@@ -380,7 +398,7 @@ pub(super) mod tests {
     use vipd_core::settings::{
         Cidr, ClusterSettings, ElectionSettings, Member, OnNoQuorum, Quorum, Transport, VipGroup, VrrpVersion,
     };
-    use vipd_core::wire::peer::{Envelope, GroupReport, Message, cluster_id, node_id};
+    use vipd_core::wire::peer::{Envelope, GroupReport, Hello, Message, cluster_id, node_id};
 
     fn at(millis: u64) -> Time {
         Time::ZERO + Duration::from_millis(millis)
@@ -440,7 +458,7 @@ pub(super) mod tests {
     /// The first of two nodes, which owns the VIP.
     fn owner() -> Node {
         let mut node = Node::new(settings(), 0, 0, at(0));
-        let link = Link::Up { interface: 2, sources: vec![address(11)] };
+        let link = Link::Up { interface: 2, sources: vec![address(11)], mac: None, subnets: vec![] };
         node.handle(Input::Link { group: 0, link }, at(0));
         node.handle(Input::Tick, at(3_300));
         obey(&mut node, at(3_300));
@@ -449,13 +467,7 @@ pub(super) mod tests {
 
     fn px2_is_backup(node: &mut Node, now: Time) {
         let report = GroupReport { vrid: NonZeroU8::MIN, state: State::Backup, priority: 150, serving: true };
-        let message = Message::Hello {
-            groups: vec![report],
-            digests: vec![],
-            sources: vec![],
-            incumbents: vec![],
-            run: 0,
-        };
+        let message = Message::Hello(Hello { groups: vec![report], ..Hello::default() });
         let envelope = Envelope { cluster: cluster_id("orders"), sender: node_id("px2"), message };
         node.handle(Input::PeerPacket { source: address(12), ttl: 255, payload: &envelope.write() }, now);
     }

@@ -3,7 +3,7 @@
 
 use crate::net::is_link_local;
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use vipd_core::node::{Link, Settings};
 use vipd_core::settings::{Cidr, Family, Transport, VipGroup, VrrpVersion};
 use vipd_core::wire::Mac;
@@ -48,6 +48,17 @@ impl Interfaces {
         self.0.get(&index).and_then(|i| i.mac)
     }
 
+    /// An own IPv6 address of an interface to ask neighbours from: of its link if it has one.
+    #[must_use]
+    pub fn asker(&self, index: u32) -> Option<Ipv6Addr> {
+        let addresses = self.0.get(&index).into_iter().flat_map(|i| &i.addresses);
+        let six = addresses.filter_map(|a| match a.address() {
+            IpAddr::V6(six) => Some(six),
+            IpAddr::V4(_) => None,
+        });
+        six.min_by_key(|a| !a.is_unicast_link_local())
+    }
+
     /// All own addresses of the host.
     pub fn addresses(&self) -> impl Iterator<Item = IpAddr> + '_ {
         self.0.values().flat_map(|i| i.addresses.iter().map(|a| a.address()))
@@ -67,7 +78,8 @@ impl Interfaces {
         if sources.is_empty() {
             return Link::Down { reason: no_source(vip, settings, me, interface) };
         }
-        Link::Up { interface: index, sources }
+        let (mac, subnets) = (interface.mac, interface.addresses.clone());
+        Link::Up { interface: index, sources, mac, subnets }
     }
 
     /// The interface of a group: the one that is named, else the one whose
@@ -224,29 +236,35 @@ mod tests {
         all
     }
 
-    fn source(text: &str) -> IpAddr {
-        text.parse().expect("an address")
+    fn up(interface: u32, sources: &[&str]) -> Link {
+        let sources = sources.iter().map(|s| s.parse().expect("an address")).collect();
+        let subnets = host().0[&interface].addresses.clone();
+        Link::Up { interface, sources, mac: None, subnets }
+    }
+
+    #[test]
+    fn neighbours_are_asked_from_the_link_local_address() {
+        assert_eq!(host().asker(2).map(|a| a.to_string()).as_deref(), Some("fe80::11"));
+        assert_eq!(host().asker(3), None);
     }
 
     #[test]
     fn an_interface_is_found_by_subnet_or_by_name() {
         let unicast = settings(Transport::Unicast, &["10.77.0.11"]);
         let link = host().link(&vip(&["10.77.0.100/24"], None), &unicast, 0);
-        assert_eq!(link, Link::Up { interface: 2, sources: vec![source("10.77.0.11")] });
+        assert_eq!(link, up(2, &["10.77.0.11"]));
         let multicast = settings(Transport::Multicast, &["10.77.0.11"]);
         let link = host().link(&vip(&["10.99.0.100/24"], Some("eth1")), &multicast, 0);
-        assert_eq!(link, Link::Up { interface: 3, sources: vec![source("10.88.0.11")] });
+        assert_eq!(link, up(3, &["10.88.0.11"]));
     }
 
     #[test]
     fn ipv6_multicast_is_sent_from_the_link_local_address() {
         let both = vip(&["10.77.0.100/24", "fd77::100/64"], None);
         let multicast = settings(Transport::Multicast, &["10.77.0.11"]);
-        let sources = vec![source("10.77.0.11"), source("fe80::11")];
-        assert_eq!(host().link(&both, &multicast, 0), Link::Up { interface: 2, sources });
+        assert_eq!(host().link(&both, &multicast, 0), up(2, &["10.77.0.11", "fe80::11"]));
         let unicast = settings(Transport::Unicast, &["10.77.0.11", "fd77::11"]);
-        let sources = vec![source("10.77.0.11"), source("fd77::11")];
-        assert_eq!(host().link(&both, &unicast, 0), Link::Up { interface: 2, sources });
+        assert_eq!(host().link(&both, &unicast, 0), up(2, &["10.77.0.11", "fd77::11"]));
     }
 
     #[test]

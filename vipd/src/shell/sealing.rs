@@ -132,6 +132,9 @@ impl Shell {
                 };
                 self.handle(Input::Packet { interface: *interface, source, destination, ttl: *ttl, payload });
             }
+            Packet::Claim { interface, claim } => {
+                self.handle(Input::Claim { interface: *interface, claim: *claim });
+            }
             Packet::Peer { source, own, ttl, payload } => self.datagram(*source, *own, *ttl, payload),
         }
     }

@@ -1,17 +1,18 @@
 //! The sockets of the election, and the tasks that read them.
 
-use crate::net::{AdvertSocket, PeerSocket, advert, clock, is_link_local};
+use crate::net::{AdvertSocket, ClaimSocket, PeerSocket, advert, clock, is_link_local};
 use crate::peer::{Bucket, OVERHEAD};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tracing::{debug, trace};
 use vipd_core::node::Transmit;
 use vipd_core::settings::{Family, Transport};
-use vipd_core::wire::peer;
+use vipd_core::wire::{Claim, peer};
 
 /// Packets that wait for the loop. It reads them in microseconds; a flood
 /// beyond that is dropped here instead of growing memory.
@@ -24,6 +25,12 @@ const BUFFER: usize =
 /// Packets of strangers that are counted, a second and at once: others would
 /// push out what nodes say.
 const STRANGERS: (u32, u32) = (100, 100);
+
+/// Claims of watched addresses that are looked at, a second and at once: an
+/// announcement is four frames or fewer, and a flood shall not delay an advert.
+const CLAIMS: (u32, u32) = (100, 400);
+/// Whoever claims more waits, and the kernel drops what does not fit meanwhile.
+const PAUSE: Duration = Duration::from_millis(20);
 
 /// Packets after which whoever reads or handles them lets all else have its turn:
 /// in a flood there is always one more, and the owner's own adverts, the renewal
@@ -45,6 +52,13 @@ pub enum Packet {
         ttl: u8,
         /// What follows the IP header.
         payload: Vec<u8>,
+    },
+    /// Of ARP or neighbour discovery.
+    Claim {
+        /// The interface it came in by.
+        interface: u32,
+        /// What it says.
+        claim: Claim,
     },
     /// Of the peer port.
     Peer {
@@ -79,6 +93,8 @@ pub struct Sockets {
     members: Arc<BTreeSet<IpAddr>>,
     adverts: BTreeMap<(u32, Family), Reading<AdvertSocket>>,
     peers: BTreeMap<IpAddr, Reading<PeerSocket>>,
+    /// By interface and family, with what each watches.
+    claims: BTreeMap<(u32, Family), (BTreeSet<IpAddr>, Reading<ClaimSocket>)>,
 }
 
 impl Sockets {
@@ -92,6 +108,7 @@ impl Sockets {
             members: Arc::new(members),
             adverts: BTreeMap::new(),
             peers: BTreeMap::new(),
+            claims: BTreeMap::new(),
         }
     }
 
@@ -125,9 +142,35 @@ impl Sockets {
         Ok(())
     }
 
+    /// Watches who claims addresses on interfaces, those of `wanted` and no others.
+    ///
+    /// # Errors
+    /// What [`ClaimSocket::open`] says; the others are watched all the same.
+    pub fn watch_claims(&mut self, wanted: &BTreeMap<(u32, Family), BTreeSet<IpAddr>>) -> io::Result<()> {
+        self.claims.retain(|key, (addresses, _)| wanted.get(key) == Some(addresses));
+        let mut result = Ok(());
+        for (key, addresses) in wanted {
+            if self.claims.contains_key(key) {
+                continue;
+            }
+            let (interface, family) = *key;
+            match ClaimSocket::open(interface, family, addresses) {
+                Ok(socket) => {
+                    let socket = Arc::new(socket);
+                    let read = read_claims(Arc::clone(&socket), interface, self.packets.clone());
+                    let reading = Reading { socket, task: tokio::spawn(read) };
+                    self.claims.insert(*key, (addresses.clone(), reading));
+                }
+                Err(error) => result = Err(error),
+            }
+        }
+        result
+    }
+
     /// The interface is gone, and its sockets with it.
     pub fn close(&mut self, interface: u32) {
         self.adverts.retain(|(index, _), _| *index != interface);
+        self.claims.retain(|(index, _), _| *index != interface);
     }
 
     /// Sends an advert. One that cannot be sent is as one that was lost.
@@ -227,6 +270,24 @@ async fn read_adverts(socket: Arc<AdvertSocket>, mut gate: Gate) {
             }
         }
         gate.rest().await;
+    }
+}
+
+async fn read_claims(socket: Arc<ClaimSocket>, interface: u32, packets: mpsc::Sender<Packet>) {
+    let mut bucket = Bucket::new(CLAIMS);
+    loop {
+        match socket.receive().await {
+            Ok(claim) => {
+                let _ = packets.try_send(Packet::Claim { interface, claim });
+            }
+            Err(error) => {
+                debug!(%error, "reading who claims addresses");
+                tokio::time::sleep(PAUSE).await;
+            }
+        }
+        while !bucket.take(clock::now()) {
+            tokio::time::sleep(PAUSE).await;
+        }
     }
 }
 

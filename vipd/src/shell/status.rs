@@ -111,6 +111,9 @@ fn vip(group: &GroupStatus) -> VipDoc {
         since: ago(group.since),
         why: group.why.clone(),
         steps: group.steps.map(Into::into),
+        conflicts: group.conflicts.iter().cloned().map(Into::into).collect(),
+        claims_total: group.claims,
+        proofs: group.proofs.iter().cloned().map(Into::into).collect(),
     }
 }
 
@@ -135,6 +138,7 @@ fn peer(member: &Member, known: &Peer, now: Time) -> PeerDoc {
         last_heard_ms: known.heard_at.map(|at| u64::try_from((now - at).as_millis()).unwrap_or(u64::MAX)),
         config_match: known.speaks.then_some(known.differs.is_empty()),
         link: None,
+        hears_this: known.hears(),
         config_differs: known.differs.iter().map(|k| (*k).to_owned()).collect(),
     }
 }
@@ -215,6 +219,8 @@ fn pools(known: &Known<'_>) -> Vec<PoolDoc> {
             servers: vec![],
             incumbent: None,
             conflict: vec![],
+            epoch: 0,
+            disagreeing: vec![],
             queue: counted.map(|c| queue(c)).unwrap_or_default(),
             fallback_sessions: counted.map_or(0, |c| c.fallback_sessions),
             unresolved: found.problems_in(name).map(str::to_owned).collect(),
@@ -222,6 +228,11 @@ fn pools(known: &Known<'_>) -> Vec<PoolDoc> {
     };
     let mut pools: Vec<PoolDoc> = node.settings().pools.iter().map(|p| empty(&p.name)).collect();
     let counted = counted(stats);
+    for (at, pool) in pools.iter_mut().enumerate() {
+        pool.epoch = node.servers().epoch(at);
+        let others = node.disagreeing(at).into_iter();
+        pool.disagreeing = others.map(|(node, server)| format!("{node}: {server}")).collect();
+    }
     for status in node.servers().status() {
         let Some(pool) = pools.get_mut(status.key.pool) else { continue };
         let name = &status.server.name;
@@ -288,6 +299,9 @@ pub fn server_why(status: &ServerStatus<'_>, counted: Option<&ServerStats>, know
     let mut why = format!("{}, for {}", status.reason, age(now - status.since));
     if let (Some(vanished), false) = (status.server.vanished, matches!(status.reason, Reason::Vanished(_))) {
         let _ = write!(why, "; {vanished}");
+    }
+    if !status.fails_from.is_empty() && !matches!(status.reason, Reason::Failed { .. }) {
+        let _ = write!(why, "; unreachable from {}", status.fails_from.join(", "));
     }
     if let Some(unable) = status.unable {
         let _ = write!(why, "; this host cannot check it: {unable}");

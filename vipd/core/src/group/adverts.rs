@@ -27,7 +27,7 @@ impl Group {
     }
 
     fn adverts(&self, priority: u8, scope: &Scope<'_>) -> Vec<Transmit> {
-        let Link::Up { interface, sources } = &self.link else { return vec![] };
+        let Link::Up { interface, sources, .. } = &self.link else { return vec![] };
         let mut adverts = vec![];
         for source in sources {
             let family = Family::of(*source);

@@ -33,17 +33,32 @@ pub struct Changes {
     pub hurry: Vec<ServerKey>,
     /// Whether [`PoolsState::build`] gives new pools.
     pub pools: bool,
+    /// Whether [`PoolsState::verdicts`] may differ: other nodes should be told.
+    pub words: bool,
 }
 
 impl Changes {
     pub(super) const fn is_empty(&self) -> bool {
-        let Self { events, close, only, rooms, hurry, pools } = self;
+        let Self { events, close, only, rooms, hurry, pools, words } = self;
         events.is_empty()
             && close.is_empty()
             && only.is_empty()
             && rooms.is_empty()
             && hurry.is_empty()
             && !*pools
+            && !*words
+    }
+
+    /// These, and then others.
+    pub(super) fn extend(&mut self, others: Self) {
+        let Self { events, close, only, rooms, hurry, pools, words } = others;
+        self.events.extend(events);
+        self.close.extend(close);
+        self.only.extend(only);
+        self.rooms.extend(rooms);
+        self.hurry.extend(hurry);
+        self.pools |= pools;
+        self.words |= words;
     }
 }
 

@@ -1,11 +1,13 @@
 //! One pool: its servers judged beside each other.
 
+use super::others::{Others, is_source};
 use super::server::Server;
-use super::{Admin, Change, Changes, Close, Demands, Event, Only, Reason, State, Why};
+use super::{Admin, Change, Changes, Close, Demands, Event, Only, Opinion, Reason, State, Why};
 use crate::pool::{Pool, ServerKey, ServerState};
 use crate::probe::{Lag, ObservedRole, Probe};
 use crate::settings::{self, Host, OnDemote, OnDown, Role};
 use crate::time::Time;
+use crate::wire::peer::Word;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,6 +19,12 @@ pub(super) struct PoolState {
     pub(super) servers: Vec<Server>,
     /// In a pool that wants a primary: the last server that was it.
     pub(super) incumbent: Option<usize>,
+    /// Counts the changes of that, on all nodes; 0 before the first.
+    pub(super) epoch: u32,
+    /// What other nodes say of its servers.
+    pub(super) others: Others,
+    /// No primary is chosen before the other nodes have said which they follow.
+    pub(super) listens: bool,
     /// Pools that are gone and that it came in the place of.
     pub(super) heir_of: Vec<usize>,
     /// Whether another pool came in its place.
@@ -57,6 +65,9 @@ impl PoolState {
         Self {
             servers: servers.collect(),
             incumbent: kept(|b| b.incumbent),
+            epoch: before.map_or(0, |b| b.epoch),
+            others: before.map(|b| b.others.clone()).unwrap_or_default(),
+            listens: before.is_some_and(|b| b.listens),
             kept: kept(|b| b.kept),
             demands: settings.check.as_ref().map(Demands::of),
             heir_of: vec![],
@@ -123,13 +134,18 @@ impl PoolState {
             return;
         }
         let answered = matches!(probe, Probe::Answered(_));
-        let before = s.health.role;
+        let (before, word) = (s.health.role, s.health.word());
         s.health.observe(probe, demands, now);
+        let (was, is) = (word, s.health.word());
+        changes.words |= was != is;
         if let (true, free @ Some(_)) = (answered, s.room(self.settings.headroom)) {
             s.room_told = true;
             changes.rooms.push(super::Room { key, free });
         }
         let after = s.health.role;
+        if self.incumbent == Some(key.server) && was != is && is == Some(Word::Failed) {
+            self.ask_replicas(key, changes);
+        }
         if let (Some(from), Some(to)) = (before, after)
             && from != to
         {
@@ -138,6 +154,12 @@ impl PoolState {
                 self.demoted(key, changes, now);
             }
         }
+    }
+
+    /// The primary begins to fail: what the others say of it shall be new.
+    fn ask_replicas(&self, key: ServerKey, changes: &mut Changes) {
+        let others = (0..self.servers.len()).filter(|s| *s != key.server);
+        changes.hurry.extend(others.map(|server| ServerKey { server, ..key }));
     }
 
     fn demoted(&mut self, key: ServerKey, changes: &mut Changes, now: Time) {
@@ -158,7 +180,9 @@ impl PoolState {
         s.passive_counted = true;
         s.checks.passive = s.checks.passive.wrapping_add(1);
         if s.changed.is_none() {
+            let word = s.health.word();
             s.health.observe(Probe::Failed("a client's connection to it failed".into()), demands, now);
+            changes.words |= word != s.health.word();
         }
         changes.hurry.push(key);
     }
@@ -213,6 +237,7 @@ impl PoolState {
     /// Judges every server, first by itself, then beside the others.
     pub(super) fn judge(&mut self, at: usize, now: Time, changes: &mut Changes) {
         let mut reasons: Vec<Reason> = self.servers.iter().map(|s| s.judge(self.demands)).collect();
+        self.second_opinions(&mut reasons);
         self.keep_unproven(&mut reasons);
         self.one_primary(at, &mut reasons, changes);
         self.keep_freshest(&mut reasons);
@@ -275,6 +300,64 @@ impl PoolState {
         }
     }
 
+    /// What others say of servers that fail their checks here.
+    fn second_opinions(&self, reasons: &mut [Reason]) {
+        for (i, reason) in reasons.iter_mut().enumerate() {
+            let Reason::Failed { error, replicas, .. } = reason else { continue };
+            let reach = self.others.who(&self.settings.servers[i].name, |word| word != Word::Failed);
+            if reach.is_empty() {
+                *replicas = self.opinion_of(i);
+            } else {
+                *reason = Reason::Unreachable { error: std::mem::take(error), by: reach.join(", ") };
+            }
+        }
+    }
+
+    /// What a server's replicas say of it, those that answer themselves.
+    fn opinion_of(&self, source: usize) -> Opinion {
+        let mut opinion = Opinion::default();
+        let (settings, addresses) = (&self.settings.servers[source], &self.servers[source].addresses);
+        for (s, replica) in self.servers.iter().zip(&self.settings.servers) {
+            let answers = s.health.word() == Some(Word::Replica);
+            let Some(upstream) = s.health.upstream.as_ref().filter(|_| answers) else { continue };
+            if is_source(upstream, settings, addresses) {
+                let list = if upstream.hears { &mut opinion.hear } else { &mut opinion.deaf };
+                list.push(replica.name.clone());
+            }
+        }
+        opinion
+    }
+
+    /// Whether a server that cannot be judged from here is the primary by
+    /// another node's checks: to choose another one would split the writes.
+    fn is_primary_elsewhere(&self, server: usize, reason: &Reason) -> bool {
+        let unseen = match reason {
+            Reason::Unreachable { .. }
+            | Reason::NotChecked
+            | Reason::Unresolved { .. }
+            | Reason::Unproven { .. }
+            | Reason::RoleUnknown
+            | Reason::Failing { .. }
+            | Reason::Undecided => true,
+            Reason::NoCheck
+            | Reason::Healthy
+            | Reason::Failed { .. }
+            | Reason::Unready { .. }
+            | Reason::WrongRole { .. }
+            | Reason::NotReplicating
+            | Reason::LagUnknown(_)
+            | Reason::LagHeld(_)
+            | Reason::Lagging { .. }
+            | Reason::Freshest { .. }
+            | Reason::Conflict { .. }
+            | Reason::Vanished(_)
+            | Reason::Standby { .. }
+            | Reason::Drained
+            | Reason::Maintenance => false,
+        };
+        unseen && self.others.says(&self.settings.servers[server].name, Word::Primary)
+    }
+
     /// When nothing else is usable, keeps what was used until it changed.
     fn keep_unproven(&self, reasons: &mut [Reason]) {
         let takes = |i: usize| self.servers[i].serves(&self.settings.servers[i]);
@@ -299,16 +382,21 @@ impl PoolState {
         let vanished = |i: usize| self.settings.servers[i].vanished.is_some();
         let some_stays = (0..reasons.len()).any(|i| writable(&reasons[i]) && !vanished(i));
         let candidate = |i: &usize| reasons.get(*i).is_some_and(writable) && !(some_stays && vanished(*i));
-        let next = match self.incumbent.filter(candidate) {
-            Some(incumbent) => self.promoted_since(incumbent, reasons, candidate),
-            None => (0..reasons.len()).find(candidate),
+        let elsewhere = |i: usize| reasons.get(i).is_some_and(|r| self.is_primary_elsewhere(i, r));
+        let next = match self.incumbent {
+            None if self.listens => None,
+            Some(incumbent) if elsewhere(incumbent) => None,
+            Some(incumbent) if candidate(&incumbent) => self.promoted_since(incumbent, reasons, candidate),
+            Some(_) | None => (0..reasons.len()).find(candidate),
         };
-        if let Some(next) = next
-            && let Some(server) = self.incumbent.replace(next)
-        {
-            self.superseded(ServerKey { pool: at, server }, next, changes);
+        if let Some(next) = next {
+            self.follow(at, next, self.epoch.saturating_add(1), changes);
         }
-        let Some(incumbent) = self.incumbent else { return };
+        let Some(incumbent) = self.incumbent else {
+            let waiting = reasons.iter_mut().filter(|r| writable(r));
+            waiting.for_each(|r| *r = Reason::Undecided);
+            return;
+        };
         for (i, reason) in reasons.iter_mut().enumerate() {
             if i != incumbent && writable(reason) && self.settings.servers[i].vanished.is_none() {
                 let incumbent = self.settings.servers[incumbent].name.clone();
@@ -340,13 +428,27 @@ impl PoolState {
         (0..reasons.len()).find(|i| *i != incumbent && since(i))
     }
 
-    /// Takes the word of another node for which of two writable servers is the
-    /// primary; nothing else is taken from it.
-    pub(super) fn adopt(&mut self, at: usize, server: usize, changes: &mut Changes) {
-        let beside = |s: &Server| matches!(s.reason, Reason::Conflict { .. } | Reason::Standby { .. });
-        if let (true, Some(old)) = (self.servers.get(server).is_some_and(beside), self.incumbent) {
-            self.incumbent = Some(server);
+    /// Another server is the primary from now on, or the first one is.
+    fn follow(&mut self, at: usize, server: usize, epoch: u32, changes: &mut Changes) {
+        self.epoch = epoch;
+        changes.words = true;
+        if let Some(old) = self.incumbent.replace(server) {
             self.superseded(ServerKey { pool: at, server: old }, server, changes);
+        }
+    }
+
+    /// Takes the word of another node for which server is the primary, if that
+    /// can be written to by what is known here. If it cannot be seen from here,
+    /// and is the primary by another's checks, nothing is written from here:
+    /// rather no writer than two.
+    pub(super) fn adopt(&mut self, at: usize, server: usize, epoch: u32, changes: &mut Changes) {
+        let Some(s) = self.servers.get(server) else { return };
+        let beside = matches!(s.reason, Reason::Conflict { .. } | Reason::Standby { .. });
+        let unseen = self.is_primary_elsewhere(server, &s.reason);
+        if self.incumbent == Some(server) {
+            self.epoch = epoch.max(self.epoch);
+        } else if beside || unseen || self.incumbent.is_none() {
+            self.follow(at, server, epoch.max(self.epoch), changes);
         }
     }
 

@@ -7,7 +7,7 @@ use crate::pool::{Pools, ServerKey};
 use crate::probe::{Connections, Lag, ObservedRole, Probe};
 use crate::settings::{self, Role};
 use crate::time::Time;
-use crate::wire::peer::{self, Incumbent};
+use crate::wire::peer::{self, Incumbent, MAX_VERDICTS, Verdict, Word};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -54,6 +54,8 @@ pub struct ServerStatus<'a> {
     pub unable: Option<&'a str>,
     /// Whether it is the primary that its pool follows.
     pub incumbent: bool,
+    /// Nodes whose checks of it fail.
+    pub fails_from: Vec<&'a str>,
 }
 
 /// The state of all servers of all pools.
@@ -200,8 +202,95 @@ impl PoolsState {
         self.pools.iter().filter_map(|pool| {
             let server = pool.incumbent.filter(|i| pool.servers[*i].is_writable())?;
             let server = peer::server_id(&pool.settings.servers.get(server)?.name);
-            Some(Incumbent { pool: peer::pool_id(&pool.settings.name), server })
+            Some(Incumbent { pool: peer::pool_id(&pool.settings.name), server, epoch: pool.epoch })
         })
+    }
+
+    /// How often the primary of a pool has changed, by its number in messages.
+    #[must_use]
+    pub fn epoch_of(&self, pool: u32) -> Option<u32> {
+        self.pools.iter().find(|p| peer::pool_id(&p.settings.name) == pool).map(|p| p.epoch)
+    }
+
+    /// How often the primary of a pool has changed, by its position.
+    #[must_use]
+    pub fn epoch(&self, pool: usize) -> u32 {
+        self.pools.get(pool).map_or(0, |p| p.epoch)
+    }
+
+    /// Until further notice no pool chooses a primary: other nodes may follow one.
+    pub fn listen(&mut self) {
+        for pool in &mut self.pools {
+            pool.listens = true;
+        }
+    }
+
+    /// The other nodes have said which primaries they follow, or are not there.
+    pub fn decide(&mut self, now: Time) -> Changes {
+        self.each(now, |_, pool| std::mem::replace(&mut pool.listens, false))
+    }
+
+    /// Takes what another node's checks say of servers, all of it.
+    pub fn hear(&mut self, node: usize, name: &str, verdicts: &[Verdict], now: Time) -> Changes {
+        let mut hurry = vec![];
+        let mut changes = self.each(now, |at, pool| {
+            let id = peer::pool_id(&pool.settings.name);
+            let of = verdicts.iter().filter(|v| v.pool == id).map(|v| (v.server, v.word));
+            let before = pool.others.clone();
+            let heard = pool.others.hear(node, name, of.collect());
+            // What it cannot reach any more is looked at from here, too: it waits for that.
+            let new = |s: &settings::Server| {
+                pool.others.says(&s.name, Word::Failed) && !before.says(&s.name, Word::Failed)
+            };
+            let servers = pool.settings.servers.iter().enumerate().filter(|(_, s)| heard && new(s));
+            hurry.extend(servers.map(|(server, _)| ServerKey { pool: at, server }));
+            heard
+        });
+        changes.hurry.extend(hurry);
+        changes
+    }
+
+    /// Another node is not heard any more: what it said counts for nothing.
+    pub fn forget(&mut self, node: usize, now: Time) -> Changes {
+        self.each(now, |_, pool| pool.others.forget(node))
+    }
+
+    /// Judges the pools anew that `changed` changes.
+    fn each(&mut self, now: Time, mut changed: impl FnMut(usize, &mut PoolState) -> bool) -> Changes {
+        let mut all = Changes::default();
+        for (at, pool) in self.pools.iter_mut().enumerate() {
+            if changed(at, pool) {
+                let mut changes = Changes { words: true, ..Changes::default() };
+                pool.judge(at, now, &mut changes);
+                changes.pools = !pool.is_built();
+                all.extend(changes);
+            }
+        }
+        all
+    }
+
+    /// What this node's checks say of servers that matter to others: the
+    /// primaries, and whatever some node cannot reach.
+    #[must_use]
+    pub fn verdicts(&self, now: Time) -> Vec<Verdict> {
+        let (mut first, mut rest) = (vec![], vec![]);
+        for pool in &self.pools {
+            let Some(check) = &pool.settings.check else { continue };
+            let id = peer::pool_id(&pool.settings.name);
+            for (i, (s, settings)) in pool.servers.iter().zip(&pool.settings.servers).enumerate() {
+                let Some(word) = s.word(check, now) else { continue };
+                let disputed = || word == Word::Failed || pool.others.says(&settings.name, Word::Failed);
+                let verdict = || Verdict { pool: id, server: peer::server_id(&settings.name), word };
+                if pool.incumbent == Some(i) {
+                    first.push(verdict());
+                } else if disputed() {
+                    rest.push(verdict());
+                }
+            }
+        }
+        first.extend(rest);
+        first.truncate(MAX_VERDICTS);
+        first
     }
 
     /// Follows the primary that another node follows, if it can be written to
@@ -210,7 +299,7 @@ impl PoolsState {
         let at = self.pools.iter().position(|p| peer::pool_id(&p.settings.name) == incumbent.pool)?;
         let mut servers = self.pools[at].settings.servers.iter();
         let server = servers.position(|s| peer::server_id(&s.name) == incumbent.server)?;
-        self.change(at, now, |pool, changes| pool.adopt(at, server, changes))
+        self.change(at, now, |pool, changes| pool.adopt(at, server, incumbent.epoch, changes))
     }
 
     /// When [`PoolsState::tick`] is due: the next step of a slow start, or the
@@ -226,13 +315,7 @@ impl PoolsState {
         for at in 0..self.pools.len() {
             if self.pools[at].servers.iter().any(|s| s.deadline().is_some_and(|at| now >= at)) {
                 let changed = self.change(at, now, |pool, changes| pool.tick(at, changes, now));
-                let Changes { events, close, only, rooms, hurry, pools } = changed.unwrap_or_default();
-                all.events.extend(events);
-                all.close.extend(close);
-                all.only.extend(only);
-                all.rooms.extend(rooms);
-                all.hurry.extend(hurry);
-                all.pools |= pools;
+                all.extend(changed.unwrap_or_default());
             }
         }
         all
@@ -276,6 +359,7 @@ impl PoolsState {
                     checks: s.checks,
                     unable: s.unable.as_deref(),
                     incumbent: pool.incumbent == Some(j) && s.is_writable(),
+                    fails_from: pool.others.who(&settings.name, |word| word == Word::Failed),
                 }
             })
         })

@@ -1,5 +1,6 @@
 //! A server's state in one word, and the reason for it in a sentence.
 
+use super::Opinion;
 use crate::probe::ObservedRole;
 use crate::settings::{Role, Vanished};
 use std::fmt;
@@ -18,6 +19,8 @@ pub enum State {
     Maint,
     /// No check has answered yet.
     Unknown,
+    /// It fails its checks from this node, and answers those of another.
+    Unreachable,
 }
 
 impl State {
@@ -30,6 +33,7 @@ impl State {
             Self::Drain => "drain",
             Self::Maint => "maint",
             Self::Unknown => "unknown",
+            Self::Unreachable => "unreachable",
         }
     }
 }
@@ -78,7 +82,18 @@ pub enum Reason {
         successes: u32,
         /// As many make it usable.
         rise: u32,
+        /// What its replicas say of it.
+        replicas: Opinion,
     },
+    /// Unreachable: its check failed here, and other nodes reach it.
+    Unreachable {
+        /// The last failure's text.
+        error: String,
+        /// Which nodes reach it, for people.
+        by: String,
+    },
+    /// Unknown: it is a primary, and the other nodes have not said yet which one they follow.
+    Undecided,
     /// Down: it says itself that it should not be used.
     Unready {
         /// Its words.
@@ -142,7 +157,10 @@ impl Reason {
     #[must_use]
     pub const fn state(&self) -> State {
         match self {
-            Self::NotChecked | Self::Unresolved { .. } | Self::Unproven { kept: false } => State::Unknown,
+            Self::NotChecked | Self::Unresolved { .. } | Self::Unproven { kept: false } | Self::Undecided => {
+                State::Unknown
+            }
+            Self::Unreachable { .. } => State::Unreachable,
             Self::NoCheck
             | Self::Healthy
             | Self::Failing { .. }
@@ -171,14 +189,45 @@ impl Reason {
     }
 
     /// Whether the server is broken, by its checks or its own words: what `on-down` is about.
+    /// One that its replicas still hear is alive, and what runs on it may go on.
     pub(super) const fn is_broken(&self) -> bool {
-        matches!(self, Self::Failed { .. } | Self::Unready { .. })
+        match self {
+            Self::Failed { replicas, .. } => replicas.hear.is_empty(),
+            Self::Unready { .. } => true,
+            Self::NotChecked
+            | Self::Unresolved { .. }
+            | Self::Unproven { .. }
+            | Self::NoCheck
+            | Self::Healthy
+            | Self::Failing { .. }
+            | Self::Unreachable { .. }
+            | Self::Undecided
+            | Self::WrongRole { .. }
+            | Self::RoleUnknown
+            | Self::NotReplicating
+            | Self::LagUnknown(_)
+            | Self::LagHeld(_)
+            | Self::Lagging { .. }
+            | Self::Freshest { .. }
+            | Self::Conflict { .. }
+            | Self::Vanished(_)
+            | Self::Standby { .. }
+            | Self::Drained
+            | Self::Maintenance => false,
+        }
     }
 
     /// Whether somebody should look at it, be the server up or not.
     #[must_use]
     pub const fn is_trouble(&self) -> bool {
-        !matches!(self, Self::NoCheck | Self::Healthy | Self::Standby { .. } | Self::Unproven { kept: true })
+        !matches!(
+            self,
+            Self::NoCheck
+                | Self::Healthy
+                | Self::Standby { .. }
+                | Self::Unproven { kept: true }
+                | Self::Undecided
+        )
     }
 }
 
@@ -197,8 +246,14 @@ impl fmt::Display for Reason {
             Self::Failing { failures, fall, error } => {
                 write!(f, "{failures} of {fall} checks in a row failed: {error}")
             }
-            Self::Failed { error, successes: 0, .. } => write!(f, "its check failed: {error}"),
-            Self::Failed { error, successes, rise } => {
+            Self::Failed { error, successes: 0, replicas, .. } => {
+                write!(f, "its check failed: {error}{replicas}")
+            }
+            Self::Unreachable { error, by } => {
+                write!(f, "unreachable from this node, its check failed: {error}; {by} reaches it")
+            }
+            Self::Undecided => f.write_str("the other nodes have not said yet which primary they follow"),
+            Self::Failed { error, successes, rise, replicas: _ } => {
                 write!(f, "its check failed: {error}; {successes} of {rise} succeeded since")
             }
             Self::Unready { says, successes: 0, .. } => write!(f, "it says: {says}"),

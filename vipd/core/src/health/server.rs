@@ -3,8 +3,9 @@
 use super::{Admin, Demands, Health, Reason, State};
 use crate::pool::ServerState;
 use crate::probe::{Connections, ObservedRole, Probe};
-use crate::settings::{self, Host, Role};
+use crate::settings::{self, Check, Host, Role};
 use crate::time::Time;
+use crate::wire::peer::Word;
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -37,6 +38,8 @@ pub(super) struct Server {
     pub(super) weight: Option<u16>,
     pub(super) health: Health,
     pub(super) checks: Checks,
+    /// When its last check that came about ended.
+    checked_at: Option<Time>,
     pub(super) reason: Reason,
     pub(super) since: Time,
     /// Sessions on it are closed then: it was demoted.
@@ -98,6 +101,7 @@ impl Server {
             weight: None,
             health: Health::default(),
             checks: Checks::default(),
+            checked_at: None,
             reason,
             since: now,
             close_at: None,
@@ -155,6 +159,7 @@ impl Server {
         }
         self.checks.total = self.checks.total.wrapping_add(1);
         self.checks.took = took;
+        self.checked_at = Some(now);
         if matches!(probe, Probe::Failed(_)) {
             self.checks.failed = self.checks.failed.wrapping_add(1);
         }
@@ -247,6 +252,16 @@ impl Server {
 
     fn share(&self, settings: &settings::Server) -> u16 {
         self.weight(settings).saturating_mul(self.ramp.map_or(FULL, |r| r.tenths))
+    }
+
+    /// What its last check says of what is there now, for other nodes: nothing
+    /// if that was too long ago. A node whose checks have stopped shall not hold
+    /// others to what it once saw.
+    pub(super) fn word(&self, check: &Check, now: Time) -> Option<Word> {
+        let patience = (check.interval + check.timeout) * 3;
+        let fresh = self.checked_at.is_some_and(|at| now - at <= patience);
+        let failed = |word: &Word| *word == Word::Failed;
+        self.health.word().filter(|word| self.changed.is_none() && (fresh || failed(word)))
     }
 
     pub(super) fn is_up(&self) -> bool {

@@ -1,6 +1,7 @@
 //! Tables of what follows from what.
 
 mod changes;
+mod others;
 mod places;
 
 use super::*;

@@ -11,6 +11,7 @@ use crate::rejects::Reject;
 use crate::settings::Cidr;
 use crate::time::Time;
 use crate::wire::peer::State;
+use crate::wire::{Claim, Mac};
 use std::net::IpAddr;
 use std::num::NonZeroU8;
 use std::sync::Arc;
@@ -33,6 +34,10 @@ pub enum Link {
         interface: u32,
         /// This node's own addresses to advertise from, at most one a family.
         sources: Vec<IpAddr>,
+        /// Its Ethernet address, if it has one.
+        mac: Option<Mac>,
+        /// This host's own addresses on it, with the subnets that are on that link.
+        subnets: Vec<Cidr>,
     },
 }
 
@@ -83,6 +88,13 @@ pub enum Input<'a> {
         owns: Option<NonZeroU8>,
         /// The interface that it came by, where that means anything.
         interface: Option<u32>,
+    },
+    /// Somebody on a link said by ARP or neighbour discovery that an address is theirs.
+    Claim {
+        /// The interface that it was heard on.
+        interface: u32,
+        /// What was said.
+        claim: Claim,
     },
     /// The kernel answered a plan.
     Applied {
@@ -210,6 +222,15 @@ pub struct Announcement {
     pub addresses: Vec<IpAddr>,
 }
 
+/// Addresses to ask for on a link, without changing anybody's table.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Inquiry {
+    /// The interface to ask by.
+    pub interface: u32,
+    /// The addresses.
+    pub addresses: Vec<IpAddr>,
+}
+
 /// What the crash guard must know: it replaces what it knew before.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct GuardState {
@@ -249,6 +270,8 @@ pub enum Output {
     Addresses(GroupPlan),
     /// Announce addresses, and answer with [`Input::Announced`].
     Announce(Announcement),
+    /// Ask who has addresses; answers come as [`Input::Claim`].
+    Ask(Inquiry),
     /// Close the sessions of clients that came by these addresses.
     CloseSessions {
         /// The addresses.
@@ -308,6 +331,61 @@ pub enum Output {
     },
 }
 
+/// Who answers for an owner's addresses.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Proof {
+    /// The owner.
+    Owner {
+        /// The Ethernet address that answered.
+        mac: Mac,
+        /// How long that took, from its first advert on.
+        took: Duration,
+    },
+    /// Another one.
+    Other {
+        /// For which address.
+        address: IpAddr,
+        /// Who.
+        mac: Mac,
+    },
+    /// Nobody.
+    Nobody {
+        /// For which address.
+        address: IpAddr,
+    },
+}
+
+impl Proof {
+    /// Whether it says the same, but for times and addresses.
+    pub(crate) fn is_like(self, other: Option<Self>) -> bool {
+        other.is_some_and(|other| std::mem::discriminant(&self) == std::mem::discriminant(&other))
+    }
+}
+
+/// Who answers for a group's addresses, as a node sees it.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct ProofStatus {
+    /// The name of the node that asked.
+    pub seer: String,
+    /// What it saw.
+    pub proof: Proof,
+}
+
+/// Another host claims an address that this node owns.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct ConflictStatus {
+    /// The address.
+    pub address: IpAddr,
+    /// The other's Ethernet address.
+    pub mac: Mac,
+    /// The node that has it, if one of the cluster does.
+    pub node: Option<String>,
+    /// Claims so far.
+    pub count: u64,
+    /// Time since the last.
+    pub ago: Duration,
+}
+
 /// A group as users see it.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct GroupStatus {
@@ -331,4 +409,10 @@ pub struct GroupStatus {
     pub switching: bool,
     /// The last takeover's steps.
     pub steps: Option<Steps>,
+    /// Others that claim an address which this node owns.
+    pub conflicts: Vec<ConflictStatus>,
+    /// Claims of others since the start.
+    pub claims: u64,
+    /// Who answers for the addresses.
+    pub proofs: Vec<ProofStatus>,
 }

@@ -10,8 +10,9 @@ use crate::peers;
 use crate::rejects::Reject;
 use crate::settings::{Family, Quorum, Transport};
 use crate::time::Time;
+use crate::wire::Claim;
 use crate::wire::advert::Advert;
-use crate::wire::peer::{self, Ballot, Envelope, GroupReport, Message};
+use crate::wire::peer::{self, Ballot, Envelope, Hello, Message, State};
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::num::NonZeroU8;
@@ -240,12 +241,7 @@ impl Node {
         }
         self.hear_peer(from, now);
         match envelope.message {
-            Message::Hello { groups, digests, sources, incumbents, run } => {
-                self.peers[from].sources = sources;
-                self.hear_run(from, run, now);
-                self.hear_hello(from, groups, &digests, now);
-                self.agree(from, &incumbents, now);
-            }
+            Message::Hello(hello) => self.hear_hello(from, hello, now),
             Message::Prepare { vrid, nonce, to } => {
                 let me = to == own_id;
                 self.with_vrid(vrid, now, |g, scope| g.asked_to_prepare(from, nonce, me, scope));
@@ -290,7 +286,7 @@ impl Node {
                 self.answered(from, ballot, answer, now);
             }
             // That it is there is known by its votes.
-            Message::Hello { .. } => {}
+            Message::Hello(_) => {}
             Message::Prepare { .. }
             | Message::Ready { .. }
             | Message::Request { .. }
@@ -318,10 +314,13 @@ impl Node {
         }
     }
 
-    fn hear_hello(&mut self, from: usize, groups: Vec<GroupReport>, digests: &[u32], now: Time) {
+    fn hear_hello(&mut self, from: usize, hello: Hello, now: Time) {
+        let Hello { groups, digests, sources, incumbents, run, hears, macs, sightings, verdicts } = hello;
+        self.hear_run(from, run, now);
         let peer = &mut self.peers[from];
+        (peer.sources, peer.macs) = (sources, macs);
         peer.reports = groups;
-        peer.digests = digests.to_vec();
+        peer.digests = digests;
         let newcomer = !std::mem::replace(&mut peer.speaks, true);
         self.compare_settings(from);
         if newcomer {
@@ -329,6 +328,49 @@ impl Node {
             self.say_hello(now);
         }
         self.step_back(now);
+        self.hear_hears(from, hears.as_deref(), now);
+        self.hear_states(from, now);
+        for sighting in sightings {
+            self.with_vrid(sighting.vrid, now, |g, scope| g.hear_sighting(from, sighting, scope));
+        }
+        let name = self.settings.cluster.nodes[from].name.clone();
+        let changes = self.pools.hear(from, &name, &verdicts, now);
+        self.servers_changed(Some(changes), now);
+        self.agree(from, incumbents, now);
+        self.decide(now);
+    }
+
+    /// Notes whether a node hears this one.
+    fn hear_hears(&mut self, from: usize, hears: Option<&[u32]>, now: Time) {
+        let me = peer::node_id(&self.settings.cluster.nodes[self.me].name);
+        let patience = self.patience();
+        let hears = hears.map(|ids| ids.contains(&me));
+        let Some(deaf) = self.peers[from].hear_hears(hears, now, patience) else { return };
+        let name = self.settings.cluster.nodes[from].name.clone();
+        let event = match deaf {
+            true => Event::new(Level::Error, Kind::Peer, explain::deaf(&name)),
+            false => Event::new(Level::Info, Kind::Peer, format!("{name} hears this node again")),
+        };
+        self.tell(event.of_peer(&name));
+    }
+
+    /// What a node is in each group, for those who should hear it otherwise.
+    fn hear_states(&mut self, from: usize, now: Time) {
+        let patience = self.patience().max(self.settings.election.advert_interval * 4);
+        self.with_groups(now, |group, scope| {
+            let report = scope.peers.get(from).and_then(|p| p.report(group.vip.vrid));
+            let state = report.map_or(State::Init, |r| r.state);
+            group.hear_state(from, state, patience, scope);
+        });
+    }
+
+    /// Somebody on a link says that an address is theirs.
+    pub(super) fn claimed(&mut self, interface: u32, claim: Claim, now: Time) {
+        self.with_groups(now, |group, scope| {
+            if group.is_on(interface) {
+                group.claimed(claim, scope);
+            }
+        });
     }
 
     /// Notes in which keys a node's file differs from this node's.
@@ -365,15 +407,26 @@ impl Node {
 
     pub(super) fn say_hello(&mut self, now: Time) {
         self.hello_at = now + self.hello_interval();
-        let (mut groups, mut sources) = (vec![], BTreeSet::new());
-        self.read_groups(now, |group, _| {
+        let (mut groups, mut sightings) = (vec![], vec![]);
+        let (mut sources, mut macs) = (BTreeSet::new(), BTreeSet::new());
+        self.read_groups(now, |group, scope| {
             groups.push(group.report());
             sources.extend(Family::ALL.into_iter().filter_map(|f| group.source(f)));
+            macs.extend(group.mac());
+            sightings.extend(group.sighting(scope));
         });
-        let sources = sources.into_iter().collect();
-        let digests = self.settings.digests.iter().map(|(_, digest)| *digest).collect();
-        let incumbents = self.pools.incumbents().collect();
-        let message = Message::Hello { groups, digests, sources, incumbents, run: self.run };
+        let heard = self.settings.cluster.nodes.iter().zip(&self.peers).filter(|(_, p)| p.alive);
+        let message = Message::Hello(Hello {
+            groups,
+            digests: self.settings.digests.iter().map(|(_, digest)| *digest).collect(),
+            sources: sources.into_iter().collect(),
+            incumbents: self.pools.incumbents().collect(),
+            run: self.run,
+            hears: Some(heard.map(|(n, _)| peer::node_id(&n.name)).collect()),
+            macs: macs.into_iter().collect(),
+            sightings,
+            verdicts: self.pools.verdicts(now),
+        });
         let me = self.me;
         for node in (0..self.settings.cluster.voters().count()).filter(|n| *n != me) {
             self.send(node, message.clone());

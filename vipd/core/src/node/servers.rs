@@ -3,11 +3,17 @@
 use super::{Node, Output};
 use crate::event::{Event, Kind, Level};
 use crate::health::{Admin, Change, Changes, PoolsState, Reason, State};
+use crate::peers::Peer;
 use crate::pool::{Pools, ServerKey};
-use crate::settings::Pool;
+use crate::settings::{Member, Pool};
 use crate::time::Time;
-use crate::wire::peer::{Incumbent, State as Word};
+use crate::wire::peer::{Incumbent, State as Word, pool_id, server_id};
 use std::sync::Arc;
+use std::time::Duration;
+
+/// Other nodes hear within this time what a check said: with every check, a
+/// thousand servers that fail at once would be a thousand messages.
+const WORDS_WITHIN: Duration = Duration::from_millis(50);
 
 impl Node {
     /// Asks something of a server: to work, to drain, to be out of service.
@@ -125,6 +131,9 @@ impl Node {
         if changes.pools {
             self.pools_changed(now);
         }
+        if changes.words {
+            self.hello_at = self.hello_at.min(now + WORDS_WITHIN);
+        }
         self.warm_up(now);
         for room in changes.rooms {
             self.out.push_back(Output::Room { server: room.key, free: room.free });
@@ -141,17 +150,55 @@ impl Node {
     }
 
     /// Two nodes that see two writable servers must not write to both: what the
-    /// owner of an address follows counts, and of two owners the first by preference.
-    pub(super) fn agree(&mut self, from: usize, incumbents: &[Incumbent], now: Time) {
+    /// owner of an address follows counts; of two owners, or of two that are none,
+    /// who knows of more changes, and then the first by preference.
+    pub(super) fn agree(&mut self, from: usize, incumbents: Vec<Incumbent>, now: Time) {
         let here = self.groups.iter().any(|g| g.election.word() == Word::Active);
         let there = self.peers[from].reports.iter().any(|r| r.state == Word::Active);
-        if !there || here && self.me < from {
+        for incumbent in &incumbents {
+            let ours = self.pools.epoch_of(incumbent.pool).unwrap_or(0);
+            let counts = match (there, here) {
+                (true, false) => true,
+                (false, true) => false,
+                (true, true) | (false, false) => (incumbent.epoch, self.me) > (ours, from),
+            };
+            if counts {
+                let changes = self.pools.adopt(*incumbent, now);
+                self.servers_changed(changes, now);
+            }
+        }
+        self.peers[from].incumbents = incumbents;
+    }
+
+    /// Lets the pools choose their primaries once the other nodes have said
+    /// which they follow, or are not there: a node that was restarted may see
+    /// only one of two, and the wrong one.
+    pub(super) fn decide(&mut self, now: Time) {
+        let Some(at) = self.decide_at else { return };
+        let mut others = self.peers.iter().enumerate().filter(|(n, _)| *n != self.me);
+        if now < at && !others.all(|(_, p)| p.speaks) {
             return;
         }
-        for incumbent in incumbents {
-            let changes = self.pools.adopt(*incumbent, now);
-            self.servers_changed(changes, now);
-        }
+        self.decide_at = None;
+        let changes = self.pools.decide(now);
+        self.servers_changed(Some(changes), now);
+    }
+
+    /// The nodes that follow other primaries of a pool than this one, and which.
+    #[must_use]
+    pub fn disagreeing(&self, pool: usize) -> Vec<(String, String)> {
+        let Some(settings) = self.settings.pools.get(pool) else { return vec![] };
+        let own = self.pools.incumbents().find(|i| i.pool == pool_id(&settings.name));
+        let nodes = self.settings.cluster.nodes.iter().zip(&self.peers).filter(|(_, p)| p.alive);
+        let theirs = |(node, peer): (&'_ Member, &Peer)| {
+            let their = peer.incumbents.iter().find(|i| i.pool == pool_id(&settings.name))?;
+            if own.is_none_or(|own| own.server == their.server) {
+                return None;
+            }
+            let server = settings.servers.iter().find(|s| server_id(&s.name) == their.server)?;
+            Some((node.name.clone(), server.name.clone()))
+        };
+        nodes.filter_map(theirs).collect()
     }
 
     /// Looks whether every server has been judged once: until then another node

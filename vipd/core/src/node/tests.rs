@@ -1,7 +1,9 @@
 #![allow(clippy::wildcard_enum_match_arm, reason = "a test looks at some outputs and lets the others pass")]
 
+mod agreement;
 mod claims;
 mod handover;
+mod neighbours;
 mod owning;
 mod packets;
 mod records;
@@ -18,7 +20,7 @@ use crate::settings::{
     Bind, Check, CheckKind, Cidr, Host, Member, OnNoQuorum, Quorum, Server, TcpCheck, Transport, VrrpVersion,
 };
 use crate::wire::advert::Advert;
-use crate::wire::peer::{GroupReport, State, cluster_id, node_id};
+use crate::wire::peer::{GroupReport, Hello, State, cluster_id, node_id};
 use std::net::{IpAddr, Ipv4Addr};
 use std::num::NonZeroU8;
 
@@ -78,7 +80,10 @@ fn node(settings: Settings) -> Node {
     let groups: Vec<usize> = node.groups().map(|(id, _)| id).collect();
     for group in groups {
         node.handle(
-            Input::Link { group, link: Link::Up { interface: LINK, sources: vec![address(11)] } },
+            Input::Link {
+                group,
+                link: Link::Up { interface: LINK, sources: vec![address(11)], mac: None, subnets: vec![] },
+            },
             at(0),
         );
     }
@@ -127,7 +132,7 @@ fn obey(node: &mut Node, now: Time) -> Vec<Output> {
 fn hello(state: State, serving: bool, digests: Vec<u32>) -> Vec<u8> {
     let vrid = NonZeroU8::new(100).unwrap_or(NonZeroU8::MIN);
     let groups = vec![GroupReport { vrid, state, priority: 150, serving }];
-    let message = Message::Hello { groups, digests, sources: vec![], incumbents: vec![], run: 0 };
+    let message = Message::Hello(Hello { groups, digests, ..Hello::default() });
     Envelope { cluster: cluster_id("orders"), sender: node_id("px2"), message }.write()
 }
 

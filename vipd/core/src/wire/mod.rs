@@ -1,8 +1,8 @@
 //! Bytes of the network, and the types they stand for.
 //!
 //! * [`advert`]: VRRP adverts, versions 2 and 3.
-//! * [`arp`]: gratuitous ARP.
-//! * [`ndp`]: unsolicited neighbour advertisements.
+//! * [`arp`]: gratuitous ARP, and whose an IPv4 address is.
+//! * [`ndp`]: neighbour advertisements, and whose an IPv6 address is.
 //! * [`peer`]: what nodes tell each other beside VRRP.
 
 pub mod advert;
@@ -17,6 +17,23 @@ pub const PROTOCOL: u8 = 112;
 
 /// An Ethernet address.
 pub type Mac = [u8; 6];
+
+/// Somebody on the link says that an address is theirs.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Claim {
+    /// The address.
+    pub address: IpAddr,
+    /// Whose: not authenticated by anything.
+    pub mac: Mac,
+    /// Whether it answers a question; else it was said unasked.
+    pub answer: bool,
+}
+
+/// An Ethernet address as people write it.
+#[must_use]
+pub fn show_mac(mac: Mac) -> String {
+    mac.map(|byte| format!("{byte:02x}")).join(":")
+}
 
 /// A running Internet checksum (RFC 1071).
 #[derive(Clone, Copy, Debug, Default)]

@@ -7,10 +7,7 @@
 //!
 //! ```text
 //! "VIPD" | version 1 | kind | 0 0 | cluster, 8 bytes | sender, 4 bytes | body
-//! hello    kind 1: count, (vrid, state, priority, flags) each; count, 4 bytes of digest each;
-//!                  count, 16 bytes of address each (IPv4 mapped);
-//!                  count, (pool of 4 bytes, server of 4 bytes) each, absent in earlier releases;
-//!                  run of 4 bytes, absent in earlier releases
+//! hello    kind 1: see [`hello`]
 //! prepare  kind 2: vrid, 3 x 0, nonce of 4 bytes, next owner of 4 bytes
 //! ready    kind 3: vrid, 3 x 0, nonce of 4 bytes
 //! request  kind 4: vrid, vote version 1, flags, 0, run of 4 bytes, number of 8 bytes, lease in milliseconds of 4 bytes
@@ -22,9 +19,12 @@
 //! Numbers are big-endian; nodes are named by a hash of their name, so that
 //! files that differ between hosts cannot make one node pass for another.
 
+pub mod hello;
+
+pub use hello::{Hello, Incumbent, MAX_INCUMBENTS, MAX_SOURCES, MAX_VERDICTS, Seen, Sighting, Verdict, Word};
+
 use siphasher::sip::SipHasher13;
 use std::hash::Hasher;
-use std::net::{IpAddr, Ipv6Addr};
 use std::num::{NonZeroU8, NonZeroU32};
 use std::time::Duration;
 
@@ -36,13 +36,7 @@ pub const SEALED_VERSION: u8 = 2;
 const VOTE_VERSION: u8 = 1;
 const HEADER: usize = 20;
 /// Longest message: everything that a hello may hold.
-pub const MAX_LENGTH: usize =
-    HEADER + 4 + 255 * 4 + MAX_DIGESTS * 4 + MAX_SOURCES * 16 + MAX_INCUMBENTS * 8 + 4;
-const MAX_DIGESTS: usize = 16;
-/// Addresses that a hello tells; a host advertises from two an interface.
-pub const MAX_SOURCES: usize = 32;
-/// Primaries that a hello tells; a cluster has a pool for each, seldom more than a few.
-pub const MAX_INCUMBENTS: usize = 64;
+pub const MAX_LENGTH: usize = HEADER + hello::MAX_BODY;
 
 /// A cluster's number in messages: a hash of its name.
 #[must_use]
@@ -90,18 +84,7 @@ pub struct Envelope {
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Message {
     /// "I am here": sent at a steady rhythm and at every change.
-    Hello {
-        /// The sender's groups.
-        groups: Vec<GroupReport>,
-        /// Digests of the settings that must agree, in the configuration's order of keys.
-        digests: Vec<u32>,
-        /// The addresses it advertises from, at most [`MAX_SOURCES`].
-        sources: Vec<IpAddr>,
-        /// The primaries that its pools follow, at most [`MAX_INCUMBENTS`].
-        incumbents: Vec<Incumbent>,
-        /// Tells the sender's runs apart; 0 from a release that does not say.
-        run: u32,
-    },
+    Hello(Hello),
     /// "Hold the group's addresses silently: you are to own them next."
     Prepare {
         /// The group.
@@ -151,15 +134,6 @@ pub struct Ballot {
     pub run: u32,
     /// The request's number in that run.
     pub number: u64,
-}
-
-/// The server that a pool follows as its primary.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct Incumbent {
-    /// [`pool_id`] of the pool.
-    pub pool: u32,
-    /// [`server_id`] of the server.
-    pub server: u32,
 }
 
 /// A group as its node sees it.
@@ -232,7 +206,7 @@ impl Envelope {
     #[must_use]
     pub fn write(&self) -> Vec<u8> {
         let kind = match self.message {
-            Message::Hello { .. } => 1,
+            Message::Hello(_) => 1,
             Message::Prepare { .. } => 2,
             Message::Ready { .. } => 3,
             Message::Request { .. } => 4,
@@ -246,11 +220,7 @@ impl Envelope {
         bytes.extend(self.cluster.to_be_bytes());
         bytes.extend(self.sender.to_be_bytes());
         match &self.message {
-            Message::Hello { groups, digests, sources, incumbents, run } => {
-                write_hello(&mut bytes, groups, digests, sources);
-                write_incumbents(&mut bytes, incumbents);
-                bytes.extend(run.to_be_bytes());
-            }
+            Message::Hello(hello) => hello.write(&mut bytes),
             Message::Prepare { vrid, nonce, to } => {
                 bytes.extend([vrid.get(), 0, 0, 0]);
                 bytes.extend(nonce.to_be_bytes());
@@ -292,7 +262,7 @@ impl Envelope {
         let cluster = u64::from_be_bytes(reader.take()?);
         let sender = u32::from_be_bytes(reader.take()?);
         let message = match kind {
-            1 => read_hello(&mut reader)?,
+            1 => Message::Hello(Hello::read(&mut reader)?),
             2 => Message::Prepare {
                 vrid: reader.vrid()?,
                 nonce: u32::from_be_bytes(reader.take()?),
@@ -325,83 +295,6 @@ fn write_ballot(bytes: &mut Vec<u8>, ballot: Ballot, flags: u8) {
 /// Whole milliseconds, rounded up.
 fn millis(duration: Duration) -> u32 {
     u32::try_from(duration.as_nanos().div_ceil(1_000_000)).unwrap_or(u32::MAX)
-}
-
-fn write_hello(bytes: &mut Vec<u8>, groups: &[GroupReport], digests: &[u32], sources: &[IpAddr]) {
-    let groups = &groups[..groups.len().min(usize::from(u8::MAX))];
-    bytes.push(u8::try_from(groups.len()).unwrap_or(u8::MAX));
-    for group in groups {
-        bytes.extend([group.vrid.get(), group.state.code(), group.priority, u8::from(group.serving)]);
-    }
-    let digests = &digests[..digests.len().min(MAX_DIGESTS)];
-    bytes.push(u8::try_from(digests.len()).unwrap_or(u8::MAX));
-    for digest in digests {
-        bytes.extend(digest.to_be_bytes());
-    }
-    let sources = &sources[..sources.len().min(MAX_SOURCES)];
-    bytes.push(u8::try_from(sources.len()).unwrap_or(u8::MAX));
-    for source in sources {
-        let six = match source {
-            IpAddr::V4(four) => four.to_ipv6_mapped(),
-            IpAddr::V6(six) => *six,
-        };
-        bytes.extend(six.octets());
-    }
-}
-
-fn write_incumbents(bytes: &mut Vec<u8>, incumbents: &[Incumbent]) {
-    let incumbents = &incumbents[..incumbents.len().min(MAX_INCUMBENTS)];
-    bytes.push(u8::try_from(incumbents.len()).unwrap_or(u8::MAX));
-    for Incumbent { pool, server } in incumbents {
-        bytes.extend(pool.to_be_bytes());
-        bytes.extend(server.to_be_bytes());
-    }
-}
-
-fn read_incumbents(reader: &mut Reader<'_>) -> Result<Vec<Incumbent>, Malformed> {
-    if reader.0.is_empty() {
-        return Ok(vec![]);
-    }
-    let [count] = reader.take()?;
-    if usize::from(count) > MAX_INCUMBENTS {
-        return Err(Malformed::Garbage);
-    }
-    let mut incumbents = Vec::with_capacity(usize::from(count));
-    for _ in 0..count {
-        let pool = u32::from_be_bytes(reader.take()?);
-        incumbents.push(Incumbent { pool, server: u32::from_be_bytes(reader.take()?) });
-    }
-    Ok(incumbents)
-}
-
-fn read_hello(reader: &mut Reader<'_>) -> Result<Message, Malformed> {
-    let [count] = reader.take()?;
-    let mut groups = Vec::with_capacity(usize::from(count));
-    for _ in 0..count {
-        let [vrid, state, priority, flags] = reader.take()?;
-        let vrid = NonZeroU8::new(vrid).ok_or(Malformed::Garbage)?;
-        let state = State::ALL.into_iter().find(|s| s.code() == state).ok_or(Malformed::Garbage)?;
-        groups.push(GroupReport { vrid, state, priority, serving: flags & 1 != 0 });
-    }
-    let [count] = reader.take()?;
-    if usize::from(count) > MAX_DIGESTS {
-        return Err(Malformed::Garbage);
-    }
-    let mut digests = Vec::with_capacity(usize::from(count));
-    for _ in 0..count {
-        digests.push(u32::from_be_bytes(reader.take()?));
-    }
-    let [count] = reader.take()?;
-    if usize::from(count) > MAX_SOURCES {
-        return Err(Malformed::Garbage);
-    }
-    let mut sources = Vec::with_capacity(usize::from(count));
-    for _ in 0..count {
-        sources.push(IpAddr::V6(Ipv6Addr::from(reader.take::<16>()?)).to_canonical());
-    }
-    let incumbents = read_incumbents(reader)?;
-    let run = if reader.0.is_empty() { 0 } else { u32::from_be_bytes(reader.take()?) };
-    Ok(Message::Hello { groups, digests, sources, incumbents, run })
 }
 
 /// Reads fixed pieces from the front of bytes.
@@ -439,6 +332,7 @@ impl Reader<'_> {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+    use std::net::{IpAddr, Ipv6Addr};
 
     fn messages() -> Vec<Message> {
         let vrid = NonZeroU8::MAX;
@@ -448,14 +342,29 @@ mod tests {
             .map(|state| GroupReport { vrid, state, priority: 200, serving: state == State::Active })
             .collect();
         vec![
-            Message::Hello {
+            Message::Hello(Hello {
                 groups,
                 digests: vec![1, u32::MAX],
                 sources: vec![IpAddr::from([10, 77, 0, 11]), IpAddr::V6(Ipv6Addr::LOCALHOST)],
-                incumbents: vec![Incumbent { pool: pool_id("primary"), server: server_id("db1") }; 2],
+                incumbents: [7, 0]
+                    .map(|epoch| Incumbent { pool: pool_id("primary"), server: server_id("db1"), epoch })
+                    .to_vec(),
                 run: u32::MAX,
-            },
-            Message::Hello { groups: vec![], digests: vec![], sources: vec![], incumbents: vec![], run: 9 },
+                hears: Some(vec![node_id("px2")]),
+                macs: vec![[2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2]],
+                sightings: vec![
+                    Sighting {
+                        vrid,
+                        owner: node_id("px2"),
+                        address: 3,
+                        seen: Seen::By([2, 0, 0, 0, 0, 9]),
+                        took: Duration::from_micros(1_500),
+                    },
+                    Sighting { vrid, owner: 1, address: 0, seen: Seen::Nobody, took: Duration::ZERO },
+                ],
+                verdicts: Word::ALL.map(|word| Verdict { pool: 1, server: 2, word }).to_vec(),
+            }),
+            Message::Hello(Hello { run: 9, hears: Some(vec![]), ..Hello::default() }),
             Message::Prepare { vrid, nonce: 7, to: node_id("px2") },
             Message::Ready { vrid, nonce: 7 },
             Message::Request { ballot, lease: Duration::from_millis(750), preempt: true },
@@ -473,17 +382,15 @@ mod tests {
             let bytes = sent.write();
             assert!(bytes.len() <= MAX_LENGTH);
             assert_eq!(Envelope::parse(&bytes), Ok(sent));
+            let mut ends = 0;
             for shorter in 0..bytes.len() {
                 let Ok(read) = Envelope::parse(&bytes[..shorter]) else { continue };
-                // A hello of an earlier release: it ends before the run, or before the incumbents.
-                let Message::Hello { incumbents, run: 0, .. } = &read.message else {
-                    panic!("{shorter} of {}", bytes.len())
-                };
-                let rest = &bytes[shorter..];
-                let without = if rest.len() == 4 { 4 } else { 1 + usize::from(rest[0]) * 8 + 4 };
-                assert!(rest.len() == without, "{shorter} of {}", bytes.len());
-                assert!(rest.len() == 4 || incumbents.is_empty());
+                // A hello of an earlier release: it ends before what later ones added.
+                let Message::Hello(hello) = &read.message else { panic!("{shorter} of {}", bytes.len()) };
+                assert_eq!(hello.hears, None, "{shorter} of {}", bytes.len());
+                ends += 1;
             }
+            assert!(ends == 0 || ends == 3, "{ends} ends");
         }
     }
 

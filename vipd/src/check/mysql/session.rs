@@ -1,6 +1,7 @@
 //! A connection that is logged in, and the questions it is asked.
 //!
-//! A probe takes one round trip, and a second one for the lag of a replica.
+//! A probe takes one round trip, and a second one for what a replica says of
+//! its lag or its source.
 
 use super::super::tls;
 use super::error::{MysqlError, code};
@@ -12,7 +13,7 @@ use super::{Progress, galera, group, heartbeat};
 use std::net::SocketAddr;
 use std::time::Duration;
 use tokio::net::TcpStream;
-use vipd_core::probe::{Lag, Observation, ObservedRole};
+use vipd_core::probe::{Lag, Observation, ObservedRole, Upstream};
 use vipd_core::settings::{Heartbeat, MysqlCheck, Role};
 
 /// Who logs in. Not printable: it holds the password.
@@ -37,6 +38,8 @@ pub(super) struct Session {
     question: String,
     /// Ways to ask for the replication status that the server may know.
     status_questions: &'static [&'static str],
+    /// It does not tell this account where it replicates from.
+    hides_its_source: bool,
 }
 
 impl Session {
@@ -80,6 +83,7 @@ impl Session {
             version,
             question: String::new(),
             status_questions: version.status_statements(),
+            hides_its_source: false,
         };
         progress.set(format!("preparing the session at {peer}"));
         session.prepare(idle).await?;
@@ -137,6 +141,11 @@ impl Session {
             Role::Replica => role == ObservedRole::Replica,
             Role::Any => check.max_lag.is_some(),
         };
+        let member = check.galera.is_some() || check.group_replication;
+        if check.role == Role::Primary && role == ObservedRole::Replica && !member {
+            progress.set(format!("asking {} for its source", self.peer));
+            seen.upstream = self.upstream().await?;
+        }
         if lag_matters && seen.unready.is_none() {
             seen.lag = match &check.heartbeat {
                 Some(heartbeat) if role == ObservedRole::Replica => {
@@ -146,7 +155,6 @@ impl Session {
                 Some(_) => None,
                 None => {
                     progress.set(format!("asking {} for its replication status", self.peer));
-                    let member = check.galera.is_some() || check.group_replication;
                     status::lag(&self.replication_status().await?, role, member)
                 }
             };
@@ -184,6 +192,22 @@ impl Session {
             (false, _) => None,
         };
         Ok((facts, unready))
+    }
+
+    /// Where it replicates from, for the day on which that cannot be reached: a
+    /// server that does not tell, for want of a privilege, is as good as any.
+    async fn upstream(&mut self) -> Result<Option<Upstream>, MysqlError> {
+        if self.hides_its_source {
+            return Ok(None);
+        }
+        match self.replication_status().await {
+            Ok(rows) => Ok(status::upstream(&rows)),
+            Err(MysqlError::Privilege { .. }) => {
+                self.hides_its_source = true;
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
     }
 
     async fn replication_status(&mut self) -> Result<Vec<Row>, MysqlError> {

@@ -3,12 +3,14 @@
 
 use super::wire::Row;
 use std::time::Duration;
-use vipd_core::probe::{Lag, ObservedRole};
+use vipd_core::probe::{Lag, ObservedRole, Upstream};
 
 const NAME: [&str; 2] = ["Channel_Name", "Connection_name"];
 const IO_RUNNING: [&str; 2] = ["Replica_IO_Running", "Slave_IO_Running"];
 const SQL_RUNNING: [&str; 2] = ["Replica_SQL_Running", "Slave_SQL_Running"];
 const BEHIND: [&str; 2] = ["Seconds_Behind_Source", "Seconds_Behind_Master"];
+const SOURCE_HOST: [&str; 2] = ["Source_Host", "Master_Host"];
+const SOURCE_PORT: [&str; 2] = ["Source_Port", "Master_Port"];
 const IO_ERROR: &str = "Last_IO_Error";
 const SQL_ERROR: &str = "Last_SQL_Error";
 /// Channels that MySQL's group replication keeps for itself: their IO threads
@@ -112,6 +114,17 @@ pub(super) fn lag(rows: &[Row], role: ObservedRole, member: bool) -> Option<Lag>
     }
 }
 
+/// Where a replica replicates from, by the rows of the replication status;
+/// nothing if it has several sources, of which none is *the* one.
+pub(super) fn upstream(rows: &[Row]) -> Option<Upstream> {
+    let text = |row: &Row, names: &[&str]| row.get(names).flatten().unwrap_or_default().to_owned();
+    let mut channels = rows.iter().filter(|row| !text(row, &NAME).starts_with(GROUP_CHANNELS));
+    let (Some(row), None) = (channels.next(), channels.next()) else { return None };
+    let port = text(row, &SOURCE_PORT).parse().ok()?;
+    let host = Some(text(row, &SOURCE_HOST)).filter(|h| !h.is_empty())?;
+    Some(Upstream { host, port, hears: text(row, &IO_RUNNING) == "Yes" })
+}
+
 /// One channel's lag, or why it is unknown. Seconds behind say nothing unless
 /// both threads run.
 fn channel(row: &Row) -> Result<Duration, String> {
@@ -160,6 +173,32 @@ mod tests {
 
     fn unknown(text: &str) -> Option<Lag> {
         Some(Lag::Unknown(text.to_owned()))
+    }
+
+    #[test]
+    fn a_replica_tells_its_source_and_whether_it_hears_it() {
+        let mariadb = |io| {
+            Row::new(&[
+                ("Connection_name", Some("")),
+                ("Master_Host", Some("10.77.0.21")),
+                ("Master_Port", Some("3306")),
+                ("Slave_IO_Running", Some(io)),
+            ])
+        };
+        let source = |hears| Some(Upstream { host: "10.77.0.21".into(), port: 3306, hears });
+        assert_eq!(upstream(&[mariadb("Yes")]), source(true));
+        assert_eq!(upstream(&[mariadb("Connecting")]), source(false));
+        assert_eq!(upstream(&[mariadb("Yes"), mariadb("Yes")]), None, "of several sources none");
+        assert_eq!(upstream(&[]), None);
+        let newer = Row::new(&[
+            ("Source_Host", Some("10.77.0.21")),
+            ("Source_Port", Some("3306")),
+            ("Replica_IO_Running", Some("Yes")),
+            ("Channel_Name", Some("")),
+        ]);
+        let group = Row::new(&[("Channel_Name", Some("group_replication_applier"))]);
+        assert_eq!(upstream(&[newer, group]), source(true));
+        assert_eq!(upstream(&[Row::new(&[("Master_Host", Some("db1"))])]), None);
     }
 
     #[test]

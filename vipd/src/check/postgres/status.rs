@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 use tokio::time::Instant;
-use vipd_core::probe::{Connections, Lag, Observation, ObservedRole};
+use vipd_core::probe::{Connections, Lag, Observation, ObservedRole, Upstream};
 use vipd_core::settings::{PostgresCheck, Role};
 
 /// The columns that every server is asked for: its role, and its connections.
@@ -24,6 +24,14 @@ macro_rules! every_server {
 }
 
 const ROLE: &str = every_server!();
+
+/// And those that tell where a replica replicates from: for the day on which
+/// that cannot be reached. PostgreSQL has these columns since 11.
+const ROLE_AND_SOURCE: &str = concat!(
+    every_server!(),
+    ", r.status, pg_catalog.row_to_json(r)->>'sender_host', pg_catalog.row_to_json(r)->>'sender_port' \
+     FROM (SELECT 1) AS one LEFT JOIN pg_catalog.pg_stat_wal_receiver AS r ON true"
+);
 
 /// And those that tell a replica's lag: WAL positions as bytes, time as
 /// milliseconds.
@@ -44,7 +52,8 @@ const ROLE_AND_LAG: &str = concat!(
 /// need is not demanded.
 pub(super) const fn question(check: &PostgresCheck) -> &'static str {
     match (check.role, check.max_lag) {
-        (Role::Primary, _) | (Role::Any, None) => ROLE,
+        (Role::Primary, _) => ROLE_AND_SOURCE,
+        (Role::Any, None) => ROLE,
         (Role::Replica, _) | (Role::Any, Some(_)) => ROLE_AND_LAG,
     }
 }
@@ -88,8 +97,14 @@ pub(super) fn observe(
         }
         (ObservedRole::Replica, Some(_) | None) | (ObservedRole::Primary, _) => None,
     };
+    let upstream = match (role, row.get(3..)) {
+        (ObservedRole::Replica, Some([status, host, port])) => {
+            replay.upstream(status.as_deref(), host.as_deref(), port.as_deref())
+        }
+        (ObservedRole::Replica, Some(_) | None) | (ObservedRole::Primary, _) => None,
+    };
     let connections = Some(Connections { used, max });
-    Ok(Observation { role: Some(role), lag, connections, ..Observation::default() })
+    Ok(Observation { role: Some(role), lag, connections, upstream, ..Observation::default() })
 }
 
 fn grant(user: &str) -> String {
@@ -108,9 +123,20 @@ pub(super) struct Replay {
     caught_up: Option<Instant>,
     /// What was received by the time of a probe, and is waited for.
     mark: Option<(Instant, i64)>,
+    /// Where it replicated from when that was last told: without a WAL
+    /// receiver nobody tells.
+    source: Option<(String, u16)>,
 }
 
 impl Replay {
+    fn upstream(&mut self, status: Option<&str>, host: Option<&str>, port: Option<&str>) -> Option<Upstream> {
+        if let (Some(host), Some(Ok(port))) = (host, port.map(str::parse)) {
+            self.source = Some((host.to_owned(), port));
+        }
+        let (host, port) = self.source.clone()?;
+        Some(Upstream { host, port, hears: status == Some("streaming") })
+    }
+
     fn lag(
         &mut self,
         replayed: Option<i64>,
@@ -198,6 +224,22 @@ mod tests {
         assert_eq!(lag(&row(Some("7"), Some("waiting"))), unknown("its WAL receiver is waiting"));
         let empty = [None, None, None, Some("7"), Some("streaming")];
         assert_eq!(lag(&empty), unknown("nothing was received since it started"));
+    }
+
+    #[test]
+    fn a_replica_tells_its_source_and_remembers_it() {
+        let mut replay = Replay::default();
+        let mut ask = |of: [Option<&str>; 3]| {
+            let row = [&[Some("t"), Some("3"), Some("97")], &of[..]].concat();
+            let row: Vec<_> = row.iter().map(|value| value.map(str::to_owned)).collect();
+            let seen = observe(&row, "vipd", &mut replay, Instant::now());
+            seen.ok().and_then(|o| o.upstream).map(|u| (u.host, u.port, u.hears))
+        };
+        let source = |hears| Some(("10.77.0.21".to_owned(), 5432, hears));
+        assert_eq!(ask([None, None, None]), None, "nothing was told yet");
+        assert_eq!(ask([Some("streaming"), Some("10.77.0.21"), Some("5432")]), source(true));
+        assert_eq!(ask([None, None, None]), source(false), "its WAL receiver has ended");
+        assert_eq!(ask([Some("waiting"), Some("10.77.0.21"), Some("5432")]), source(false));
     }
 
     #[test]

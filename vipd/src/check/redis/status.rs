@@ -37,7 +37,7 @@ impl Info {
             ObservedRole::Replica => Some(self.lag()),
         };
         let connections = self.connections();
-        Ok(Observation { role: Some(role), lag, unready: self.unready(), connections })
+        Ok(Observation { role: Some(role), lag, unready: self.unready(), connections, upstream: None })
     }
 
     fn lag(&self) -> Lag {

@@ -59,6 +59,64 @@ pub struct VipDoc {
     /// How long the steps of this node's last takeover took.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub steps: Option<Steps>,
+    /// Others that claim an address which this node owns.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub conflicts: Vec<ConflictDoc>,
+    /// Claims of others since the start.
+    #[serde(default)]
+    pub claims_total: u64,
+    /// Who answers for the addresses, as other nodes see this owner, or as
+    /// this node sees the owner.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub proofs: Vec<ProofDoc>,
+}
+
+/// Another host claims an address that this node owns, by ARP or neighbour discovery.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct ConflictDoc {
+    /// The address.
+    pub address: String,
+    /// The other's Ethernet address.
+    pub mac: String,
+    /// The node that has it, if one of the cluster does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node: Option<String>,
+    /// Claims so far.
+    pub count: u64,
+    /// Milliseconds since the last one.
+    pub ago_ms: u64,
+}
+
+/// Who answers ARP or neighbour discovery for a VIP group, as a node sees it.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct ProofDoc {
+    /// The node that asked.
+    pub seer: String,
+    /// Who answers.
+    pub sees: Sees,
+    /// The address that is wrong.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address: Option<String>,
+    /// The Ethernet address that answers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mac: Option<String>,
+    /// Microseconds from the owner's first advert to its answer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub took_us: Option<u64>,
+}
+
+/// Who answers for an address.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Sees {
+    /// The owner, and nobody else.
+    Owner,
+    /// Another host.
+    Other,
+    /// Nobody.
+    Nobody,
 }
 
 /// A state of RFC 9568, section 6.3, or a fault that keeps a node out of the election.
@@ -122,6 +180,9 @@ pub struct PeerDoc {
     pub last_heard_ms: Option<u64>,
     /// Whether the settings that must agree do; absent while that is not known.
     pub config_match: Option<bool>,
+    /// Whether it hears this node, by its own word; absent while that is not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hears_this: Option<bool>,
     /// The settings that differ.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub config_differs: Vec<String>,
@@ -219,6 +280,12 @@ pub struct PoolDoc {
     /// Servers that are writable beside the incumbent, and get nothing.
     #[serde(default)]
     pub conflict: Vec<String>,
+    /// Counts the changes of the primary, on all nodes; 0 where no primary is followed.
+    #[serde(default)]
+    pub epoch: u32,
+    /// Nodes that follow another primary than this one, and which: `px2: db1`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub disagreeing: Vec<String>,
     /// The clients that had to wait for a server.
     #[serde(default)]
     pub queue: QueueDoc,
@@ -326,11 +393,14 @@ pub enum ServerState {
     Maint,
     /// Not checked yet.
     Unknown,
+    /// Its check fails from this node, and another node reaches it.
+    Unreachable,
 }
 
 impl ServerState {
     /// All of them.
-    pub const ALL: [Self; 5] = [Self::Up, Self::Down, Self::Drain, Self::Maint, Self::Unknown];
+    pub const ALL: [Self; 6] =
+        [Self::Up, Self::Down, Self::Drain, Self::Maint, Self::Unknown, Self::Unreachable];
 }
 
 impl fmt::Display for ServerState {
@@ -341,6 +411,7 @@ impl fmt::Display for ServerState {
             Self::Drain => "drain",
             Self::Maint => "maint",
             Self::Unknown => "unknown",
+            Self::Unreachable => "unreachable",
         })
     }
 }

@@ -32,7 +32,8 @@ fn the_status_document_keeps_its_published_shape() -> Result<(), serde_json::Err
         &mut expected["listeners"][0],
         json!({"closed": {}, "accept-errors": 0, "sources": 0, "removed": false}),
     );
-    add(&mut expected["pools"][0], json!({"incumbent": null, "conflict": []}));
+    add(&mut expected["vips"][0], json!({"claims-total": 0}));
+    add(&mut expected["pools"][0], json!({"incumbent": null, "conflict": [], "epoch": 0}));
     let queue = json!({"waiting": 0, "total": 0, "timeouts": 0, "full": 0});
     add(&mut expected["pools"][0], json!({"queue": queue, "fallback-sessions": 0, "unresolved": []}));
     let server = json!({

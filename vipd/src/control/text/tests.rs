@@ -1,6 +1,6 @@
 use super::super::api::{
-    CheckDoc, Counters, Event, EventKind, LinkDoc, ListenerDoc, PeerDoc, PoolDoc, QueueDoc, ServerDoc,
-    ServerRole, StatusDoc, VipDoc,
+    CheckDoc, ConflictDoc, Counters, Event, EventKind, LinkDoc, ListenerDoc, PeerDoc, PoolDoc, ProofDoc,
+    QueueDoc, Sees, ServerDoc, ServerRole, StatusDoc, VipDoc,
 };
 use super::*;
 
@@ -43,6 +43,8 @@ fn pool_doc(name: &str, server: ServerDoc, incumbent: Option<&str>) -> PoolDoc {
         servers: vec![server],
         incumbent,
         conflict: vec![],
+        epoch: 0,
+        disagreeing: vec![],
         queue: QueueDoc::default(),
         fallback_sessions: 0,
         unresolved: vec![],
@@ -80,6 +82,15 @@ fn healthy() -> StatusDoc {
                 address_in_us: 3_031_601,
                 announced_us: 3_031_755,
             }),
+            conflicts: vec![],
+            claims_total: 0,
+            proofs: vec![ProofDoc {
+                seer: "px2".into(),
+                sees: Sees::Owner,
+                address: None,
+                mac: Some("02:00:00:00:00:0b".into()),
+                took_us: Some(1_250),
+            }],
         }],
         peers: vec![PeerDoc {
             name: "px2".into(),
@@ -88,6 +99,7 @@ fn healthy() -> StatusDoc {
             last_heard_ms: Some(12),
             config_match: Some(true),
             config_differs: vec![],
+            hears_this: Some(true),
             link: Some(LinkDoc {
                 sealed_since: Some(at("2026-11-20T12:00:00Z")),
                 cipher: "Noise".into(),
@@ -155,7 +167,19 @@ pub(crate) fn troubled() -> StatusDoc {
         since: at("2026-11-18T12:10:00Z"),
         why: "eth1 has no carrier".into(),
         steps: None,
+        conflicts: vec![],
+        claims_total: 0,
+        proofs: vec![],
     });
+    doc.vips[0].conflicts.push(ConflictDoc {
+        address: "192.0.2.100".into(),
+        mac: "02:00:00:00:ee:ee".into(),
+        node: None,
+        count: 12,
+        ago_ms: 300,
+    });
+    doc.vips[0].claims_total = 12;
+    doc.peers[0].hears_this = Some(false);
     doc.peers[0].config_match = Some(false);
     doc.peers[0].config_differs = vec!["election.advert-interval".into(), "vip.main.vrid".into()];
     doc.peers.push(PeerDoc {
@@ -165,6 +189,7 @@ pub(crate) fn troubled() -> StatusDoc {
         last_heard_ms: None,
         config_match: None,
         config_differs: vec![],
+        hears_this: None,
         link: Some(LinkDoc {
             sealed_since: None,
             cipher: "Noise".into(),
@@ -180,6 +205,8 @@ pub(crate) fn troubled() -> StatusDoc {
         server_doc("db5", ServerState::Unknown, None, "not checked yet"),
     ]);
     doc.pools[0].conflict = vec!["db2".into()];
+    doc.pools[0].epoch = 3;
+    doc.pools[0].disagreeing = vec!["px2: db2".into()];
     doc.pools[1].servers[0].slow_start_percent = Some(40);
     doc.pools[1].servers[1].weight_given = true;
     let rejected = |cause: &str, sender: &str, count| Rejected {

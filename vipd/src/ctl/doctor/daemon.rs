@@ -108,11 +108,11 @@ fn servers(status: &StatusDoc, findings: &mut Findings) {
                 let fix = format!("vipctl server {name} ready");
                 findings.fix(Verdict::Warning, "server", format!("{name} is {}", server.state), fix);
             }
-            ServerState::Down => {
+            ServerState::Down | ServerState::Unreachable => {
                 findings.fix(
                     Verdict::Bad,
                     "server",
-                    format!("{name} is down: {why}"),
+                    format!("{name} is {}: {why}", server.state),
                     format!("vipctl why {name}"),
                 );
             }

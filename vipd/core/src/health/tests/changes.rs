@@ -6,7 +6,7 @@ use crate::settings::{OnDemote, OnDown, Vanished};
 use std::sync::Arc;
 
 const CLIENT: Probe =
-    Probe::Answered(Observation { role: None, lag: None, unready: None, connections: None });
+    Probe::Answered(Observation { role: None, lag: None, unready: None, connections: None, upstream: None });
 
 fn unready(says: &str) -> Probe {
     Probe::Answered(Observation { unready: Some(says.into()), ..Observation::default() })

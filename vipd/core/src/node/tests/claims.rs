@@ -14,7 +14,7 @@ fn three() -> Settings {
 fn started(active: bool) -> Node {
     let mut node = Node::new(three(), 0, 0, at(0));
     for (group, interface) in [(0, LINK), (1, LINK + 1)] {
-        let link = Link::Up { interface, sources: vec![address(11)] };
+        let link = Link::Up { interface, sources: vec![address(11)], mac: None, subnets: vec![] };
         node.handle(Input::Link { group, link }, at(0));
     }
     for now in (0..5_000).step_by(500) {
@@ -162,7 +162,7 @@ fn a_node_that_has_just_started_answers_a_release_when_it_knows_the_others_files
         let mut settings = three();
         settings.election.advert_interval = SECOND * 5;
         let mut node = Node::new(settings, 0, 0, at(0));
-        let link = Link::Up { interface: LINK, sources: vec![address(11)] };
+        let link = Link::Up { interface: LINK, sources: vec![address(11)], mac: None, subnets: vec![] };
         node.handle(Input::Link { group: 0, link }, at(0));
         obey(&mut node, at(0));
         let said = |priority| Advert { interval: SECOND * 5, ..advert(priority) };

@@ -103,7 +103,7 @@ fn against_the_order() -> Settings {
 fn a_release_is_taken_up_by_priority_also_against_the_order_of_the_file() {
     for (me, own, taken_up_at) in [(0, 11, 1_510), (1, 12, 1_500)] {
         let mut node = Node::new(against_the_order(), me, 0, at(0));
-        let link = Link::Up { interface: LINK, sources: vec![address(own)] };
+        let link = Link::Up { interface: LINK, sources: vec![address(own)], mac: None, subnets: vec![] };
         node.handle(Input::Link { group: 0, link }, at(0));
         for (priority, now) in [(30, 1_000), (0, 1_500)] {
             node.handle(Input::Tick, at(now));
@@ -126,8 +126,7 @@ fn a_release_is_taken_up_by_priority_also_against_the_order_of_the_file() {
     for (sender, last) in [("px2", 12), ("px3", 13)] {
         let vrid = NonZeroU8::new(100).unwrap_or(NonZeroU8::MIN);
         let groups = vec![GroupReport { vrid, state: State::Backup, priority: 20, serving: true }];
-        let message =
-            Message::Hello { groups, digests: vec![1, 2], sources: vec![], incumbents: vec![], run: 0 };
+        let message = Message::Hello(Hello { groups, digests: vec![1, 2], ..Hello::default() });
         let payload = Envelope { cluster: cluster_id("orders"), sender: node_id(sender), message }.write();
         node.handle(Input::PeerPacket { source: address(last), ttl: 255, payload: &payload }, at(3_400));
     }

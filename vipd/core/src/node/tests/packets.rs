@@ -68,11 +68,9 @@ fn peer_messages_are_taken_from_known_nodes_of_this_cluster_only() {
     let good = hello(State::Backup, true, vec![1, 2]);
     let mut newer = good.clone();
     newer[4] = 9;
-    let message =
-        Message::Hello { groups: vec![], digests: vec![], sources: vec![], incumbents: vec![], run: 0 };
+    let message = Message::Hello(Hello::default());
     let foreign = Envelope { cluster: cluster_id("other"), sender: node_id("px2"), message }.write();
-    let message =
-        Message::Hello { groups: vec![], digests: vec![], sources: vec![], incumbents: vec![], run: 0 };
+    let message = Message::Hello(Hello::default());
     let impostor = Envelope { cluster: cluster_id("orders"), sender: node_id("px1"), message }.write();
     let rows: [(&[u8], u8, u8, &str); 6] = [
         (&good, 12, 64, "ttl"),
@@ -112,12 +110,15 @@ fn a_link_local_source_that_a_peer_told_of_is_that_peer() {
     both.vips[0].addresses.extend(Cidr::new(six("fd77::100"), 64));
     let mut node = Node::new(both, 0, 0, at(0));
     let sources = vec![address(11), six("fe80::11")];
-    node.handle(Input::Link { group: 0, link: Link::Up { interface: LINK, sources } }, at(0));
+    node.handle(
+        Input::Link { group: 0, link: Link::Up { interface: LINK, sources, mac: None, subnets: vec![] } },
+        at(0),
+    );
     let vrid = NonZeroU8::new(100).unwrap_or(NonZeroU8::MIN);
     let report = GroupReport { vrid, state: State::Active, priority: 150, serving: true };
     let sources = vec![address(12), six("fe80::12")];
     let message =
-        Message::Hello { groups: vec![report], digests: vec![1, 2], sources, incumbents: vec![], run: 0 };
+        Message::Hello(Hello { groups: vec![report], digests: vec![1, 2], sources, ..Hello::default() });
     let told = Envelope { cluster: cluster_id("orders"), sender: node_id("px2"), message }.write();
     peer_says(&mut node, &told, at(10));
     let theirs = Advert { addresses: vec![six("fd77::100")], ..advert(150) };
@@ -137,8 +138,7 @@ fn a_link_local_source_that_a_peer_told_of_is_that_peer() {
 #[test]
 fn two_hosts_that_run_as_one_node_are_named_and_a_restart_is_not() {
     let hello = |run: u32| {
-        let message =
-            Message::Hello { groups: vec![], digests: vec![1, 2], sources: vec![], incumbents: vec![], run };
+        let message = Message::Hello(Hello { digests: vec![1, 2], run, ..Hello::default() });
         Envelope { cluster: cluster_id("orders"), sender: node_id("px2"), message }.write()
     };
     // Two restarts, and one packet that was overtaken on its way.

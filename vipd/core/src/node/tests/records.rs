@@ -38,13 +38,7 @@ fn px2_says(node: &mut Node, state: State, serving: bool, now: Time) -> Vec<Reco
 fn px2_is(node: &mut Node, state: State, serving: bool, now: Time) {
     let report =
         GroupReport { vrid: NonZeroU8::new(DNS).unwrap_or(NonZeroU8::MIN), state, priority: 150, serving };
-    let message = Message::Hello {
-        groups: vec![report],
-        digests: vec![1, 2],
-        sources: vec![],
-        incumbents: vec![],
-        run: 0,
-    };
+    let message = Message::Hello(Hello { groups: vec![report], digests: vec![1, 2], ..Hello::default() });
     let envelope = Envelope { cluster: cluster_id("orders"), sender: node_id("px2"), message };
     node.handle(Input::PeerPacket { source: address(12), ttl: 255, payload: &envelope.write() }, now);
 }
@@ -199,7 +193,7 @@ fn an_owner_that_falls_silent_is_out_with_the_takeover() {
     let mut settings = multi();
     settings.election.advert_interval = Duration::from_millis(100);
     let mut node = Node::new(settings, 1, 0, at(0));
-    let link = Link::Up { interface: LINK, sources: vec![address(12)] };
+    let link = Link::Up { interface: LINK, sources: vec![address(12)], mac: None, subnets: vec![] };
     node.handle(Input::Link { group: 0, link }, at(0));
     let vrid = NonZeroU8::new(DNS).unwrap_or(NonZeroU8::MIN);
     let interval = Duration::from_millis(100);
@@ -207,13 +201,7 @@ fn an_owner_that_falls_silent_is_out_with_the_takeover() {
     let advert = Advert { version: VrrpVersion::V3, vrid, priority: 200, interval, addresses };
     let payload = advert.write(address(11), address(12));
     let report = GroupReport { vrid, state: State::Active, priority: 200, serving: true };
-    let message = Message::Hello {
-        groups: vec![report],
-        digests: vec![1, 2],
-        sources: vec![],
-        incumbents: vec![],
-        run: 0,
-    };
+    let message = Message::Hello(Hello { groups: vec![report], digests: vec![1, 2], ..Hello::default() });
     let hello = Envelope { cluster: cluster_id("orders"), sender: node_id("px1"), message }.write();
     for millis in 1..=20 {
         run_to(&mut node, millis * 100);
@@ -459,7 +447,7 @@ fn a_name_that_goes_with_a_reload_leaves_no_deadline() {
 #[test]
 fn the_election_of_who_writes_is_handed_over_as_any_other() {
     let mut node = Node::new(multi(), 1, 0, at(0));
-    let link = Link::Up { interface: LINK, sources: vec![address(12)] };
+    let link = Link::Up { interface: LINK, sources: vec![address(12)], mac: None, subnets: vec![] };
     node.handle(Input::Link { group: 0, link }, at(0));
     obey(&mut node, at(0));
     let vrid = NonZeroU8::new(DNS).unwrap_or(NonZeroU8::MIN);

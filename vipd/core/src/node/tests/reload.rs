@@ -116,7 +116,10 @@ fn a_group_that_a_reload_adds_in_maintenance_takes_no_part() {
     more.vips.push(vip("second", 101));
     node.reconfigure(more, at(20));
     node.handle(
-        Input::Link { group: 1, link: Link::Up { interface: LINK, sources: vec![address(11)] } },
+        Input::Link {
+            group: 1,
+            link: Link::Up { interface: LINK, sources: vec![address(11)], mac: None, subnets: vec![] },
+        },
         at(30),
     );
     node.handle(Input::Tick, at(60_000));

@@ -18,7 +18,11 @@ fn two(role: Role, change: impl FnOnce(&mut Pool)) -> Node {
     change(&mut pool);
     let mut settings = settings();
     settings.pools = vec![pool];
-    node(settings)
+    let mut node = node(settings);
+    // Else it would wait for the other's word on who is primary.
+    peer_says(&mut node, &hello(State::Backup, true, vec![1, 2]), at(0));
+    drain(&mut node);
+    node
 }
 
 fn says(node: &mut Node, server: ServerKey, observation: Observation, now: Time) -> Vec<Output> {
@@ -204,12 +208,13 @@ fn two_writable_servers_raise_an_alarm_that_names_both() {
 #[test]
 fn two_nodes_follow_the_same_of_two_writable_servers() {
     use crate::probe::ObservedRole::Primary;
-    let incumbents =
-        |name: &str| vec![Incumbent { pool: peer::pool_id("primary"), server: peer::server_id(name) }];
+    let incumbents = |name: &str| {
+        vec![Incumbent { pool: peer::pool_id("primary"), server: peer::server_id(name), epoch: 0 }]
+    };
     let hello = |state, incumbents| {
         let vrid = NonZeroU8::new(100).unwrap_or(NonZeroU8::MIN);
         let groups = vec![GroupReport { vrid, state, priority: 150, serving: true }];
-        let message = Message::Hello { groups, digests: vec![1, 2], sources: vec![], incumbents, run: 0 };
+        let message = Message::Hello(Hello { groups, digests: vec![1, 2], incumbents, ..Hello::default() });
         Envelope { cluster: cluster_id("orders"), sender: node_id("px2"), message }.write()
     };
     let follows = |node: &Node| {
@@ -248,7 +253,8 @@ fn two_nodes_follow_the_same_of_two_writable_servers() {
     let told = drain(&mut node).into_iter().any(|o| {
         let Output::Peer { bytes, .. } = o else { return false };
         let message = Envelope::parse(&bytes).map(|e| e.message);
-        matches!(message, Ok(Message::Hello { incumbents: told, .. }) if told == incumbents("db1"))
+        let expected = Incumbent { epoch: 1, ..incumbents("db1")[0] };
+        matches!(message, Ok(Message::Hello(Hello { incumbents: told, .. })) if told == [expected])
     });
     assert!(told);
 }

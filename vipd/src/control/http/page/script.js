@@ -64,16 +64,20 @@ const stamp = (time) => { const d = new Date(time), z = (n, w = 2) => String(n).
 
 const VIP = { active: "good", backup: "", init: "odd", fault: "bad" };
 const PEER = { active: "good", backup: "", init: "odd", unknown: "bad", fault: "bad" };
-const SERVER = { up: "good", down: "bad", drain: "odd", maint: "odd", unknown: "odd" };
+const SERVER = { up: "good", down: "bad", drain: "odd", maint: "odd", unknown: "odd", unreachable: "bad" };
 
 function alarms(s) {
   const all = [];
   if (s.maintenance) all.push([`${s.node} is in maintenance: it takes no address until "vipctl maintenance off".`, "odd"]);
   if ((s["config-errors"] || []).length) all.push(["The newest configuration was refused, the one before is in force:\n" + s["config-errors"].join("\n"), ""]);
   for (const v of s.vips) if (!v.owner) all.push([`Nobody owns ${v.name} (${v.addresses.join(", ")}).`, ""]);
+  for (const v of s.vips) for (const c of v.conflicts || []) all.push([`${c.node ? `${c.node} (${c.mac})` : c.mac} claims ${c.address} of ${v.name}, too.`, ""]);
+  for (const v of s.vips) for (const p of v.proofs || []) if (p.sees !== "owner") all.push([`${p.seer} ${p.sees === "other" ? `sees ${p.mac} answer` : "gets no answer"} for ${p.address} of ${v.name}.`, ""]);
+  for (const p of s.peers) if (p["hears-this"] === false) all.push([`${p.name} does not hear ${s.node}.`, ""]);
   for (const p of s.peers) if (p["config-match"] === false) all.push([`${p.name} has other settings: ${(p["config-differs"] || []).join(", ") || "not known which"}.`, ""]);
   for (const p of s.pools) {
     if ((p.conflict || []).length) all.push([`Conflict in ${p.name}: ${p.conflict.join(" and ")} can be written to beside ${p.incumbent}, which stays the primary.`, ""]);
+    if ((p.disagreeing || []).length) all.push([`The nodes disagree on the primary of ${p.name}: here ${p.incumbent || "none"}, ${p.disagreeing.join(", ")}.`, ""]);
     if (p.servers.length && p.servers.every((x) => x.state !== "up")) all.push([`Pool ${p.name} has no usable server of its own.`, ""]);
   }
   keyed($("alarms"), all, (a) => a[0], () => el("p"), (n, [text, tone]) => { paint(n, "alarm " + tone); put(n, text); });

@@ -1,0 +1,87 @@
+//! What the other proxies, and a primary's own replicas, say of a server that
+//! this node's checks do not reach.
+
+use crate::probe::Upstream;
+use crate::settings::{self, Host};
+use crate::wire::peer::{Word, server_id};
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::IpAddr;
+
+/// The words of other nodes on a pool's servers.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Others(BTreeMap<usize, Node>);
+
+#[derive(Clone, Debug, Eq, PartialEq)]
+struct Node {
+    name: String,
+    /// By the server's number in messages.
+    words: BTreeMap<u32, Word>,
+}
+
+impl Others {
+    /// Takes a node's newest words, which replace those before; true if they differ.
+    pub(super) fn hear(&mut self, node: usize, name: &str, words: BTreeMap<u32, Word>) -> bool {
+        if words.is_empty() {
+            return self.forget(node);
+        }
+        let new = Node { name: name.to_owned(), words };
+        self.0.get(&node) != Some(&new) && {
+            self.0.insert(node, new);
+            true
+        }
+    }
+
+    /// A node is not heard any more; true if it had said something.
+    pub(super) fn forget(&mut self, node: usize) -> bool {
+        self.0.remove(&node).is_some()
+    }
+
+    /// The names of the nodes that say such a thing of a server.
+    pub(super) fn who(&self, server: &str, says: impl Fn(Word) -> bool) -> Vec<&str> {
+        let id = server_id(server);
+        let word = |n: &&Node| n.words.get(&id).is_some_and(|w| says(*w));
+        self.0.values().filter(word).map(|n| n.name.as_str()).collect()
+    }
+
+    /// Whether a node says such a thing of a server.
+    pub(super) fn says(&self, server: &str, word: Word) -> bool {
+        let id = server_id(server);
+        self.0.values().any(|n| n.words.get(&id) == Some(&word))
+    }
+}
+
+/// What a server's replicas say: whether they still hear it.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Opinion {
+    /// Replicas that do.
+    pub hear: Vec<String>,
+    /// Replicas that do not.
+    pub deaf: Vec<String>,
+}
+
+impl fmt::Display for Opinion {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { hear, deaf } = self;
+        match (hear.as_slice(), deaf.as_slice()) {
+            ([], []) => Ok(()),
+            ([], deaf) => write!(f, "; by their own word {} did not hear it either", deaf.join(", ")),
+            (hear, _) => write!(
+                f,
+                "; its replicas still hear it ({}): look at the way there from here, and at the check's account",
+                hear.join(", ")
+            ),
+        }
+    }
+}
+
+/// Whether a replica replicates from a server.
+pub(super) fn is_source(upstream: &Upstream, server: &settings::Server, addresses: &[IpAddr]) -> bool {
+    let host = upstream.host.trim_start_matches('[').trim_end_matches(']');
+    let named = match &server.host {
+        Host::Name(name) => name.trim_end_matches('.').eq_ignore_ascii_case(host.trim_end_matches('.')),
+        Host::Address(_) => false,
+    };
+    let there = host.parse::<IpAddr>().is_ok_and(|a| addresses.contains(&a.to_canonical()));
+    upstream.port == server.port && (named || there)
+}

@@ -1,0 +1,233 @@
+//! What other nodes and replicas say, and what it changes.
+
+use super::changes::see;
+use super::*;
+use crate::probe::Upstream;
+use crate::settings::OnDown;
+use crate::wire::peer::{Incumbent, Verdict, Word, pool_id, server_id};
+
+/// Three servers of a pool that wants the primary and closes what is down.
+fn three() -> PoolsState {
+    let mut settings = pool("p", &["db1", "db2", "db3"], Some(check(Role::Primary, None)));
+    settings.on_down = OnDown::Close;
+    PoolsState::new(vec![settings], Time::ZERO)
+}
+
+fn verdict(server: &str, word: Word) -> Verdict {
+    Verdict { pool: pool_id("p"), server: server_id(server), word }
+}
+
+fn px2_says(state: &mut PoolsState, verdicts: &[Verdict], at: u64) -> Changes {
+    state.hear(1, "px2", verdicts, second(at))
+}
+
+fn incumbent(state: &PoolsState) -> Option<String> {
+    state.status().find(|s| s.incumbent).map(|s| s.server.name.clone())
+}
+
+fn fail(state: &mut PoolsState, key: ServerKey, at: u64) -> Changes {
+    let mut all = Changes::default();
+    for n in 0..3 {
+        all.extend(see(state, key, failed(), at + n));
+    }
+    all
+}
+
+#[test]
+fn a_server_that_another_node_reaches_is_unreachable_from_here_and_not_down() {
+    let mut state = three();
+    see(&mut state, DB1, primary(), 1);
+    px2_says(&mut state, &[verdict("db1", Word::Primary)], 1);
+    let changes = fail(&mut state, DB1, 2);
+    assert_eq!(changes.close, [], "what runs on it goes on");
+    let told: Vec<_> = changes.events.iter().map(ToString::to_string).collect();
+    let why = "unreachable from this node, its check failed: connection refused; px2 reaches it";
+    assert_eq!(told, [format!("server p/db1: up -> unreachable: {why}")]);
+    assert!(!state.serves(0), "no connection goes there from here");
+    // Now nobody does.
+    let changes = px2_says(&mut state, &[verdict("db1", Word::Failed)], 9);
+    assert_eq!(word(&state, DB1), State::Down);
+    assert_eq!(changes.close, [Close { key: DB1, why: Why::Down }]);
+    let from: Vec<_> = state.status().next().map(|s| s.fails_from).unwrap_or_default();
+    assert_eq!(from, ["px2"]);
+}
+
+#[test]
+fn a_node_that_is_gone_reaches_nothing() {
+    let mut state = three();
+    see(&mut state, DB1, primary(), 1);
+    px2_says(&mut state, &[verdict("db1", Word::Primary)], 1);
+    fail(&mut state, DB1, 2);
+    let changes = state.forget(1, second(9));
+    assert_eq!(word(&state, DB1), State::Down);
+    assert_eq!(changes.close, [Close { key: DB1, why: Why::Down }]);
+    assert_eq!(state.forget(1, second(9)), Changes::default());
+}
+
+#[test]
+fn a_primary_that_only_this_node_cannot_see_keeps_the_writes() {
+    for (theirs, expected, words) in [
+        (Some(Word::Primary), None, ["unreachable", "down"]),
+        // It was demoted, or nobody sees it: whoever is writable takes over.
+        (Some(Word::Replica), Some("db2"), ["unreachable", "up"]),
+        (Some(Word::Failed), Some("db2"), ["down", "up"]),
+        (None, Some("db2"), ["down", "up"]),
+    ] {
+        let mut state = three();
+        see(&mut state, DB1, primary(), 1);
+        see(&mut state, DB2, replica(0), 1);
+        if let Some(word) = theirs {
+            px2_says(&mut state, &[verdict("db1", word)], 1);
+        }
+        fail(&mut state, DB1, 2);
+        see(&mut state, DB2, primary(), 9);
+        assert_eq!(incumbent(&state).as_deref(), expected, "{theirs:?}");
+        assert_eq!([DB1, DB2].map(|key| word(&state, key).as_str()), words, "{theirs:?}");
+        // A reload forgets none of it.
+        let mut settings = pool("p", &["db1", "db2", "db3"], Some(check(Role::Primary, None)));
+        settings.retries = 9;
+        state.reconfigure(vec![settings], second(10));
+        assert_eq!(incumbent(&state).as_deref(), expected, "{theirs:?}, reloaded");
+    }
+}
+
+/// Its last check may be older than the promotion: the next one decides.
+#[test]
+fn a_promoted_server_waits_until_no_node_sees_the_old_primary_any_more() {
+    let mut state = three();
+    see(&mut state, DB1, primary(), 1);
+    see(&mut state, DB2, replica(0), 1);
+    px2_says(&mut state, &[verdict("db1", Word::Primary)], 1);
+    see(&mut state, DB1, failed(), 2);
+    see(&mut state, DB2, primary(), 3);
+    assert_eq!(incumbent(&state).as_deref(), Some("db1"), "px2 still sees it");
+    let changes = px2_says(&mut state, &[verdict("db1", Word::Failed)], 4);
+    assert_eq!(incumbent(&state).as_deref(), Some("db2"));
+    assert_eq!(changes.close, [Close { key: DB1, why: Why::Superseded }]);
+}
+
+#[test]
+fn a_node_that_starts_chooses_no_primary_before_it_has_heard_the_others() {
+    let mut state = three();
+    state.listen();
+    see(&mut state, DB2, primary(), 1);
+    assert_eq!((incumbent(&state), word(&state, DB2)), (None, State::Unknown));
+    // They follow one that it cannot see: what it sees is the wrong one.
+    let theirs = Incumbent { pool: pool_id("p"), server: server_id("db1"), epoch: 7 };
+    px2_says(&mut state, &[verdict("db1", Word::Primary)], 2);
+    state.adopt(theirs, second(2));
+    state.decide(second(2));
+    assert_eq!((incumbent(&state), word(&state, DB2)), (None, State::Down));
+    assert!(matches!(reason(&state, DB2), Reason::Conflict { with } if with == "db1"));
+    fail(&mut state, DB1, 3);
+    assert_eq!((word(&state, DB1), word(&state, DB2)), (State::Unreachable, State::Down));
+    see(&mut state, DB1, primary(), 7);
+    see(&mut state, DB1, primary(), 8);
+    assert_eq!((incumbent(&state).as_deref(), state.epoch(0)), (Some("db1"), 7));
+
+    // Nobody is there: it chooses by what it sees.
+    let mut alone = three();
+    alone.listen();
+    see(&mut alone, DB2, primary(), 1);
+    let changes = alone.decide(second(4));
+    assert!(changes.pools);
+    assert_eq!((incumbent(&alone).as_deref(), alone.epoch(0)), (Some("db2"), 1));
+    assert_eq!(alone.decide(second(5)), Changes::default());
+}
+
+#[test]
+fn each_change_of_the_primary_has_an_epoch() {
+    let mut state = three();
+    see(&mut state, DB1, primary(), 1);
+    see(&mut state, DB2, replica(0), 1);
+    assert_eq!(state.epoch(0), 1);
+    see(&mut state, DB1, primary(), 2);
+    assert_eq!(state.epoch(0), 1);
+    see(&mut state, DB1, replica(0), 3);
+    see(&mut state, DB2, primary(), 3);
+    assert_eq!((incumbent(&state).as_deref(), state.epoch(0)), (Some("db2"), 2));
+    let word = |server: &str, epoch| Incumbent { pool: pool_id("p"), server: server_id(server), epoch };
+    state.adopt(word("db2", 9), second(4));
+    assert_eq!(state.epoch(0), 9, "the same, and more is known");
+    assert_eq!(state.incumbents().collect::<Vec<_>>(), [word("db2", 9)]);
+    // What this node sees as a replica it does not write to, whoever says so.
+    state.adopt(word("db1", 10), second(4));
+    assert_eq!((incumbent(&state).as_deref(), state.epoch(0)), (Some("db2"), 9));
+}
+
+fn follows(host: &str, hears: bool) -> Probe {
+    let upstream = Some(Upstream { host: host.into(), port: 3306, hears });
+    let role = Some(ObservedRole::Replica);
+    Probe::Answered(Observation { role, upstream, ..Observation::default() })
+}
+
+#[test]
+fn before_a_primary_is_dead_its_replicas_are_asked() {
+    const DB3: ServerKey = ServerKey { pool: 0, server: 2 };
+    let failed = "its check failed: connection refused";
+    let fault = "look at the way there from here, and at the check's account";
+    for (db2, db3, says, closed) in [
+        (
+            follows("10.77.0.21", false),
+            follows("10.77.0.21", false),
+            format!("{failed}; by their own word db2, db3 did not hear it either"),
+            true,
+        ),
+        (
+            follows("10.77.0.21", true),
+            follows("10.77.0.21", false),
+            format!("{failed}; its replicas still hear it (db2): {fault}"),
+            false,
+        ),
+        // Of another source, or not asked: that says nothing.
+        (follows("10.77.0.99", true), replica(0), failed.to_owned(), true),
+    ] {
+        let mut state = three();
+        see(&mut state, DB1, primary(), 1);
+        for (key, probe) in [(DB2, db2), (DB3, db3)] {
+            see(&mut state, key, probe, 1);
+        }
+        let changes = see(&mut state, DB1, super::failed(), 2);
+        assert_eq!(changes.hurry, [DB2, DB3], "they are asked now");
+        let changes = fail(&mut state, DB1, 3);
+        assert_eq!((word(&state, DB1), reason(&state, DB1).to_string()), (State::Down, says.clone()));
+        assert_eq!(!changes.close.is_empty(), closed, "{says}");
+        // They give up hope: now it is dead.
+        let mut last = see(&mut state, DB2, follows("10.77.0.21", false), 9);
+        last.extend(see(&mut state, DB3, follows("10.77.0.21", false), 9));
+        assert_eq!(last.close.is_empty(), closed, "{says}");
+    }
+}
+
+#[test]
+fn other_nodes_are_told_of_primaries_and_of_what_somebody_cannot_reach() {
+    let mut state = three();
+    see(&mut state, DB1, primary(), 1);
+    see(&mut state, DB2, replica(0), 1);
+    assert_eq!(state.verdicts(second(5)), [verdict("db1", Word::Primary)]);
+    let changes = px2_says(&mut state, &[verdict("db2", Word::Failed)], 2);
+    assert!(changes.words, "px2 waits for the answer");
+    assert_eq!(state.verdicts(second(5)), [verdict("db1", Word::Primary), verdict("db2", Word::Replica)]);
+    assert!(see(&mut state, DB2, failed(), 3).words);
+    assert!(!see(&mut state, DB2, failed(), 4).words, "that is no news");
+    px2_says(&mut state, &[], 5);
+    assert_eq!(state.verdicts(second(5)), [verdict("db1", Word::Primary), verdict("db2", Word::Failed)]);
+    // What it saw long ago it does not vouch for.
+    see(&mut state, DB2, primary(), 6);
+    let words =
+        |state: &PoolsState, at| state.verdicts(second(at)).iter().map(|v| v.word).collect::<Vec<_>>();
+    assert_eq!(words(&state, 7), [Word::Primary]);
+    assert_eq!(words(&state, 60), []);
+    fail(&mut state, DB1, 60);
+    assert_eq!(words(&state, 90), [Word::Failed]);
+}
+
+#[test]
+fn what_another_node_cannot_reach_any_more_is_looked_at_from_here() {
+    let mut state = three();
+    see(&mut state, DB1, primary(), 1);
+    let says = |state: &mut PoolsState, word| px2_says(state, &[verdict("db1", word)], 2).hurry;
+    assert_eq!(says(&mut state, Word::Primary), []);
+    assert_eq!(says(&mut state, Word::Failed), [DB1]);
+    assert_eq!(says(&mut state, Word::Failed), []);
+}
