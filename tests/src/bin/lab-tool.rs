@@ -34,6 +34,11 @@ enum Job {
         /// Its address.
         address: IpAddr,
     },
+    /// Answers ICMP timestamps as a host whose clock is ahead.
+    Clock {
+        /// By so many milliseconds.
+        ahead: u32,
+    },
     /// Answers each datagram from the address it was sent to.
     Echo {
         /// The name it answers with.
@@ -50,6 +55,7 @@ fn main() -> Result<()> {
         Job::Linger => linger(),
         Job::Serve { name, bind } => vipd_tests::stand_in::serve(&name, bind, ready),
         Job::Route53 { address } => vipd_tests::route53::serve(address, ready),
+        Job::Clock { ahead } => vipd_tests::stand_in::clock(ahead, ready),
         Job::Echo { name, port } => vipd_tests::stand_in::echo(&name, port, ready),
     }
 }

@@ -86,6 +86,7 @@ fn healthy() -> StatusDoc {
             address: "192.0.2.12".into(),
             state: PeerState::Backup,
             last_heard_ms: Some(12),
+            last_advert_ms: None,
             config_match: Some(true),
             config_differs: vec![],
             link: Some(LinkDoc {
@@ -163,6 +164,7 @@ pub(crate) fn troubled() -> StatusDoc {
         address: "192.0.2.13".into(),
         state: PeerState::Unknown,
         last_heard_ms: None,
+        last_advert_ms: None,
         config_match: None,
         config_differs: vec![],
         link: Some(LinkDoc {
