@@ -35,6 +35,7 @@ mod bind;
 mod connect;
 mod descriptors;
 mod flow;
+mod handover;
 mod holder;
 mod load;
 mod patience;
