@@ -24,6 +24,10 @@ addresses = ["10.77.0.100/24"]
 name = "db"
 bind = "10.77.0.100:3306"
 pool = "db"
+[[listen]]
+name = "own"
+bind = ":3307"
+pool = "db"
 [[pool]]
 name = "db"
 servers = ["10.77.0.1:3306"]
@@ -68,13 +72,15 @@ type Chapter = fn(&mut [Machine; 2]) -> Result<()>;
 
 fn chapters(hosts: &mut [Machine; 2]) -> Result<()> {
     let before = files(&hosts[1])?;
-    let chapters: [(&str, Chapter); 12] = [
+    let chapters: [(&str, Chapter); 14] = [
         ("install", install),
         ("start", start),
+        ("documented", documented),
         ("unit", unit),
         ("reload", reload),
         ("command", command),
         ("stop", stop),
+        ("restart", restart),
         ("kill", kill),
         ("out of memory", out_of_memory),
         ("networkd", networkd),
@@ -103,6 +109,9 @@ fn install(hosts: &mut [Machine; 2]) -> Result<()> {
         host.sh("vipd check --config /usr/share/doc/vipd/examples/vipd.toml")?;
         host.sh("dnsd check --config /usr/share/doc/vipd-dnsd/examples/dnsd.toml")?;
         host.sh("echo '# mine' >> /etc/default/vipd")?;
+        // What docs/metrics.md and docs/operators.md say is there.
+        host.sh("cd /usr/share/vipd && test -s grafana/vipd.json -a -s prometheus/vipd.rules.yml -a -x notify/vip-changed")?;
+        host.sh("test -s /usr/share/man/man5/vipd.toml.5.gz")?;
     }
     let sizes =
         hosts[0].sh("dpkg-query -W -f '${Package} ${Installed-Size} KB installed\\n' vipd vipd-dnsd")?;
@@ -135,6 +144,22 @@ fn start(hosts: &mut [Machine; 2]) -> Result<()> {
             "own user and three capabilities: {status}"
         );
     }
+    Ok(())
+}
+
+/// Commands of the documents that take a real systemd, or the package's user.
+fn documented(hosts: &mut [Machine; 2]) -> Result<()> {
+    let host = &hosts[0];
+    host.sh("echo secret | install -m 640 -g vipd /dev/stdin /etc/vipd/mysql.password")?;
+    let mode = host.sh("stat -c '%a %U %G' /etc/vipd/mysql.password")?;
+    ensure!(mode == "640 root vipd", "{mode}");
+    host.sh("rm /etc/vipd/mysql.password")?;
+    ensure!(host.sh("systemctl cat vipd")?.contains("AmbientCapabilities="), "the unit is not shown");
+    ensure!(host.sh("systemctl status vipd")?.contains("Active: active (running)"), "it does not run");
+    ensure!(host.sh("journalctl --no-pager VIPD_VIP=main")?.contains("main"), "the journal has no fields");
+    let doctor = host.sh("vipctl doctor")?;
+    ensure!(doctor.contains(" looked at: 0 wrong"), "{doctor}");
+    say(doctor.lines().last().unwrap_or_default());
     Ok(())
 }
 
@@ -207,6 +232,30 @@ fn stop(hosts: &mut [Machine; 2]) -> Result<()> {
     // No preemption: it stays where it is until somebody says so.
     owned_by(hosts, 1)?;
     back_to_first(hosts)
+}
+
+/// A listener on the host's own address refuses nobody in a restart: who comes
+/// in between waits, and is served by the next daemon.
+fn restart(hosts: &mut [Machine; 2]) -> Result<()> {
+    let own = SocketAddr::from(([10, 77, 0, 12], 3307));
+    let load = Load::on(own);
+    wait_for(SOON, || "the first answer".into(), || Ok((load.good() > 0).then_some(())))?;
+    let open = load::ask(own)?;
+    let began = Instant::now();
+    for _ in 0..3 {
+        hosts[1].sh("systemctl restart vipd")?;
+    }
+    let took = began.elapsed();
+    let notice = goes_on(load)?;
+    tell_notice(&format!("three restarts in {took:.1?}, own address"), &notice);
+    ensure!(notice.refused() == 0, "clients were refused: {:?}", notice.failures);
+    ensure!(load::talk(&open).is_err(), "a session outlives its daemon");
+    // Stopped for good, it does not keep them waiting.
+    hosts[1].sh("systemctl stop vipd")?;
+    ensure!(load::ask(own).is_err(), "nobody serves, and clients are taken");
+    hosts[1].sh("systemctl start vipd")?;
+    load::ask(own)?;
+    owned_by(hosts, 0)
 }
 
 fn kill(hosts: &mut [Machine; 2]) -> Result<()> {
