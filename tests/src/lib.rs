@@ -1,11 +1,13 @@
 //! What the tests, the demo and the benchmarks share.
 //!
 //! * [`dns_bench`]: load and servers of dnsd's benchmark.
+//! * [`documents`]: the commands that the documents show.
 //! * [`forge`]: adverts as an attacker or a broken router would send them.
 //! * [`lab`]: test hosts, as network namespaces on a bridge.
 //! * [`name_demo`]: the demo where no address floats.
 //! * [`model`]: every state that election and lease can reach.
 //! * [`nemesis`]: random faults against real daemons, and who owned meanwhile.
+//! * [`picture`]: the same as [`timeline`], for the documents.
 //! * [`probe`]: clients that measure what an outage costs.
 //! * [`relay_bench`]: load and proxies of the balancer's benchmark.
 //! * [`route53`]: the fake of Route 53 as a process of the lab.
@@ -16,11 +18,13 @@
 //! * [`vector`]: adverts of keepalived, as captured.
 
 pub mod dns_bench;
+pub mod documents;
 pub mod forge;
 pub mod lab;
 pub mod model;
 pub mod name_demo;
 pub mod nemesis;
+pub mod picture;
 pub mod probe;
 pub mod relay_bench;
 pub mod route53;

@@ -2,10 +2,12 @@
 
 mod balancer;
 mod dns;
+mod documents;
 mod failover;
 mod interop;
 mod itself;
 mod nemesis;
+mod operators;
 mod quorum;
 mod sealed;
 mod upkeep;
@@ -76,6 +78,8 @@ fn main() -> std::process::ExitCode {
         upkeep::CASES,
         balancer::CASES,
         dns::CASES,
+        documents::CASES,
+        operators::CASES,
         interop::CASES,
         vectors::CASES,
     ];
