@@ -12,7 +12,6 @@ use crate::control::http::{Token, TokenError, Web};
 use crate::control::instance::{ClaimError, Instance, Socket};
 use crate::control::{hooks, http, notify, server};
 use crate::guard::Guard;
-use crate::handover;
 use crate::kernel::{self, KernelError, KernelEvent, KernelHandle, KernelSettings, Leftover};
 use crate::log;
 use crate::net::clock;
@@ -104,8 +103,6 @@ fn system(what: &'static str) -> impl FnOnce(io::Error) -> Error {
 /// # Errors
 /// Why it cannot start, or had to end.
 pub fn run(run: &Run) -> Result<(), Error> {
-    // Before the guard, which must not have them.
-    let inherited = handover::take().map_err(system("take the sockets of the run before"))?;
     let config = Config::load(&run.config.path)?;
     let _log = log::open(run.log_format).map_err(system("open the log"))?;
     for warning in &config.warnings {
@@ -139,7 +136,7 @@ pub fn run(run: &Run) -> Result<(), Error> {
     let links = (config.key.clone(), key.map(|key| links(&config, &key, me, run)));
     let status = config.status.clone();
     let token = status.as_ref().and_then(|s| s.token_file.as_deref()).map(Token::read).transpose()?;
-    let pages = Pages { status, token, notify: config.notify.clone(), inherited };
+    let pages = Pages { status, token, notify: config.notify.clone() };
     let node = Node::new(shell::settings(config), me, seed(), clock::now());
     let result = Builder::new_current_thread()
         .enable_all()
@@ -182,8 +179,6 @@ struct Pages {
     status: Option<Status>,
     token: Option<Token>,
     notify: Vec<Notify>,
-    /// Sockets that the run before this one has left to be listened on.
-    inherited: Vec<std::net::TcpListener>,
 }
 
 /// Events, kept where that is possible.
@@ -200,7 +195,7 @@ async fn serve(
     links: (Option<Key>, Option<Links>),
     guard: Guard,
     socket: Socket,
-    Pages { status, token, notify, inherited }: Pages,
+    Pages { status, token, notify }: Pages,
     run: &Run,
 ) -> Result<(), Error> {
     let settings = node.settings().clone();
@@ -209,8 +204,8 @@ async fn serve(
     let (calls, calls_in) = call::channel();
     let aux = Aux::start()?;
     let http = status.as_ref().map(|s| listen(s.http, &aux.handle)).transpose()?;
-    let pools = node.preview_pools(&settings.pools, clock::now());
-    let balancer = Balancer::start_with(&settings.listeners, pools, None, inherited)?;
+    let balancer =
+        Balancer::start(&settings.listeners, node.preview_pools(&settings.pools, clock::now()), None)?;
     let addresses = settings.vips.iter().flat_map(|v| v.addresses.iter().map(|a| a.address())).collect();
     let kernel = KernelSettings { runtime_dir: run.runtime_dir.clone(), addresses };
     let (kernel, kernel_events, leftovers) = start_kernel(kernel).await?;
@@ -255,17 +250,11 @@ async fn serve(
     };
     let Left { balancer, relay } = shell::run(parts).await.map_err(system("run the event loop"))?;
     events.push(Event::new(Level::Info, EventKind::Stop, "everything is handed over and released"));
-    let left = match relay {
-        Some(relay) => {
-            let keep = relay_on(&balancer, relay, &events).await?;
-            handover::leave(&balancer.listening().await?);
-            balancer.drain(keep).await?
-        }
-        None => {
-            handover::leave(&balancer.listening().await?);
-            balancer.drain_at_rest(DRAIN_FOR).await?
-        }
+    let drain_for = match relay {
+        Some(relay) => relay_on(&balancer, relay, &events).await?,
+        None => DRAIN_FOR,
     };
+    let left = balancer.drain(drain_for).await?;
     if left > 0 {
         warn!(left, "sessions were still open and are closed");
     }

@@ -6,7 +6,6 @@
 //! * [`ctl`]: the operators' command.
 //! * [`daemon`]: puts the parts together.
 //! * [`guard`]: cleans up after a daemon that was killed.
-//! * `handover`: sockets that listen, from one run to the next.
 //! * [`kernel`]: the addresses the kernel holds.
 //! * `log`: whoever logs does not wait for whoever reads.
 //! * [`net`]: adverts, messages between nodes, announcements, the clock.
@@ -22,7 +21,6 @@ pub mod control;
 pub mod ctl;
 pub mod daemon;
 pub mod guard;
-mod handover;
 pub mod kernel;
 pub mod log;
 pub mod net;

@@ -24,10 +24,6 @@ addresses = ["10.77.0.100/24"]
 name = "db"
 bind = "10.77.0.100:3306"
 pool = "db"
-[[listen]]
-name = "own"
-bind = ":3307"
-pool = "db"
 [[pool]]
 name = "db"
 servers = ["10.77.0.1:3306"]
@@ -72,7 +68,7 @@ type Chapter = fn(&mut [Machine; 2]) -> Result<()>;
 
 fn chapters(hosts: &mut [Machine; 2]) -> Result<()> {
     let before = files(&hosts[1])?;
-    let chapters: [(&str, Chapter); 14] = [
+    let chapters: [(&str, Chapter); 13] = [
         ("install", install),
         ("start", start),
         ("documented", documented),
@@ -80,7 +76,6 @@ fn chapters(hosts: &mut [Machine; 2]) -> Result<()> {
         ("reload", reload),
         ("command", command),
         ("stop", stop),
-        ("restart", restart),
         ("kill", kill),
         ("out of memory", out_of_memory),
         ("networkd", networkd),
@@ -232,30 +227,6 @@ fn stop(hosts: &mut [Machine; 2]) -> Result<()> {
     // No preemption: it stays where it is until somebody says so.
     owned_by(hosts, 1)?;
     back_to_first(hosts)
-}
-
-/// A listener on the host's own address refuses nobody in a restart: who comes
-/// in between waits, and is served by the next daemon.
-fn restart(hosts: &mut [Machine; 2]) -> Result<()> {
-    let own = SocketAddr::from(([10, 77, 0, 12], 3307));
-    let load = Load::on(own);
-    wait_for(SOON, || "the first answer".into(), || Ok((load.good() > 0).then_some(())))?;
-    let open = load::ask(own)?;
-    let began = Instant::now();
-    for _ in 0..3 {
-        hosts[1].sh("systemctl restart vipd")?;
-    }
-    let took = began.elapsed();
-    let notice = goes_on(load)?;
-    tell_notice(&format!("three restarts in {took:.1?}, own address"), &notice);
-    ensure!(notice.refused() == 0, "clients were refused: {:?}", notice.failures);
-    ensure!(load::talk(&open).is_err(), "a session outlives its daemon");
-    // Stopped for good, it does not keep them waiting.
-    hosts[1].sh("systemctl stop vipd")?;
-    ensure!(load::ask(own).is_err(), "nobody serves, and clients are taken");
-    hosts[1].sh("systemctl start vipd")?;
-    load::ask(own)?;
-    owned_by(hosts, 0)
 }
 
 fn kill(hosts: &mut [Machine; 2]) -> Result<()> {

@@ -1,6 +1,5 @@
 //! The handle on all workers.
 
-use crate::handover::Inherited;
 use crate::patience::Limits;
 use crate::registry::{Closed, Elsewhere};
 use crate::sessions::{self, Sessions, Wanted, Which};
@@ -32,7 +31,7 @@ const FAILURES: usize = 256;
 /// and may be called from any thread. Dropped, it resets all sessions and joins its workers.
 #[derive(Debug)]
 pub struct Balancer {
-    pub(crate) shared: Arc<Shared>,
+    shared: Arc<Shared>,
     workers: Vec<Handle>,
     control: Mutex<Control>,
     failures: Mutex<Option<mpsc::Receiver<ConnectFailure>>>,
@@ -78,21 +77,6 @@ impl Balancer {
     /// [`Error::Bind`] when an address cannot be had, [`Error::Worker`] when a
     /// thread cannot be had. Nothing is left of the others then.
     pub fn start(listeners: &[Listener], pools: Arc<Pools>, workers: Option<usize>) -> Result<Self, Error> {
-        Self::start_with(listeners, pools, workers, vec![])
-    }
-
-    /// The same with sockets that listen already, of the process before this
-    /// one; those that no listener wants are closed.
-    ///
-    /// # Errors
-    ///
-    /// As [`start`](Self::start).
-    pub fn start_with(
-        listeners: &[Listener],
-        pools: Arc<Pools>,
-        workers: Option<usize>,
-        inherited: Vec<TcpListener>,
-    ) -> Result<Self, Error> {
         let workers = workers
             .unwrap_or_else(|| std::thread::available_parallelism().map_or(1, std::num::NonZero::get))
             .max(1);
@@ -105,7 +89,7 @@ impl Balancer {
                 balancer.spawn(index, workers).map_err(|source| Error::Worker { worker: index, source })?;
             balancer.workers.push(handle);
         }
-        balancer.apply(listeners, pools, &mut Inherited(inherited))?;
+        balancer.reconfigure(listeners, pools)?;
         Ok(balancer)
     }
 
@@ -166,15 +150,6 @@ impl Balancer {
     /// [`Error::Bind`] when a new address cannot be had: nothing was changed
     /// then. [`Error::Stalled`] likewise.
     pub fn reconfigure(&self, listeners: &[Listener], pools: Arc<Pools>) -> Result<(), Error> {
-        self.apply(listeners, pools, &mut Inherited::default())
-    }
-
-    fn apply(
-        &self,
-        listeners: &[Listener],
-        pools: Arc<Pools>,
-        inherited: &mut Inherited,
-    ) -> Result<(), Error> {
         let mut control = self.control();
         let mut add: Vec<Vec<Listening>> = self.workers.iter().map(|_| vec![]).collect();
         let mut tune = vec![];
@@ -190,7 +165,7 @@ impl Balancer {
             }
             let ours = control.listeners.iter().any(|l| l.settings.bind.port == settings.bind.port)
                 || next.iter().any(|l: &Active| l.settings.bind.port == settings.bind.port);
-            let sockets = bind::listen(settings, self.workers.len(), ours, inherited)?;
+            let sockets = bind::listen(settings, self.workers.len(), ours)?;
             // One that was removed and is back has its sessions again.
             let old = old.or_else(|| control.retired.iter().find(|l| l.settings.name == settings.name));
             let shared = old.map(|o| Arc::clone(&o.shared)).unwrap_or_else(|| {
@@ -420,7 +395,7 @@ impl Balancer {
     }
 
     /// Asks every worker.
-    pub(crate) fn ask<T>(
+    fn ask<T>(
         &self,
         command: impl Fn(oneshot::Sender<T>) -> Command,
     ) -> Result<Vec<oneshot::Receiver<T>>, Error> {
@@ -433,7 +408,7 @@ impl Balancer {
         Ok(answers)
     }
 
-    pub(crate) fn tell(&self, mut command: impl FnMut() -> Command) -> Result<(), Error> {
+    fn tell(&self, mut command: impl FnMut() -> Command) -> Result<(), Error> {
         let mut result = Ok(());
         for (worker, handle) in self.workers.iter().enumerate() {
             if handle.commands.try_send(command()).is_err() {

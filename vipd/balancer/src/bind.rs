@@ -1,6 +1,5 @@
 //! Sockets: those that listen, and how those that carry data behave.
 
-use crate::handover::Inherited;
 use crate::{Error, holder};
 use nix::errno::Errno;
 use nix::sys::socket::sockopt;
@@ -54,24 +53,19 @@ pub(crate) fn keep(socket: &SockRef<'_>, tcp: Tcp) -> io::Result<()> {
 /// whoever connects waits for the worker.
 ///
 /// `shared` says that another listener of ours is on the same port, so that
-/// "in use" means nothing. Those of the process before this one are taken first.
+/// "in use" means nothing.
 pub(crate) fn listen(
     listener: &Listener,
     workers: usize,
     shared: bool,
-    inherited: &mut Inherited,
 ) -> Result<Vec<Vec<TcpListener>>, Error> {
     let mut sockets: Vec<Vec<_>> = (0..workers).map(|_| vec![]).collect();
     for mut address in addresses(listener.bind) {
-        if address.port() != 0 && !shared && !inherited.has(address) {
+        if address.port() != 0 && !shared {
             exclusive(listener, address)?;
         }
         for of_worker in &mut sockets {
-            let opened = match inherited.take(address) {
-                Some(socket) => start(socket.into(), listener.into()),
-                None => open(address, true).and_then(|s| start(s, listener.into())),
-            };
-            let socket = match opened {
+            let socket = match open(address, true).and_then(|s| start(s, listener.into())) {
                 Ok(socket) => socket,
                 // The host has no IPv6: all addresses are those of IPv4.
                 Err(e) if listener.bind.address.is_none() && address.is_ipv6() && no_family(&e) => break,
@@ -179,7 +173,7 @@ mod tests {
     /// Tuning each accepted socket by itself would cost six system calls a session.
     #[test]
     fn accepted_sockets_inherit_what_their_listener_has() -> Result<(), Box<dyn std::error::Error>> {
-        let sockets = listen(&loopback(), 1, false, &mut Inherited::default())?;
+        let sockets = listen(&loopback(), 1, false)?;
         let listener = &sockets[0][0];
         let _client = std::net::TcpStream::connect(listener.local_addr()?)?;
         listener.set_nonblocking(false)?;
@@ -208,7 +202,7 @@ mod tests {
 
     #[test]
     fn workers_share_an_address() -> Result<(), Box<dyn std::error::Error>> {
-        let sockets = listen(&loopback(), 3, false, &mut Inherited::default())?;
+        let sockets = listen(&loopback(), 3, false)?;
         let addresses: Vec<_> = sockets.iter().flatten().map(|s| s.local_addr()).collect::<Result<_, _>>()?;
         assert_eq!(addresses.len(), 3);
         assert!(addresses.iter().all(|a| *a == addresses[0]), "{addresses:?}");

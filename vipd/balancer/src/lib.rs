@@ -35,7 +35,6 @@ mod bind;
 mod connect;
 mod descriptors;
 mod flow;
-mod handover;
 mod holder;
 mod load;
 mod patience;

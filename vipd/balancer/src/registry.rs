@@ -1,6 +1,5 @@
 //! A worker's sessions, so that they can be found and ended.
 
-use crate::handover::AT_REST;
 use crate::sessions::{Found, Row, SessionState, Wanted};
 use crate::shared::ServerTally;
 use crate::stats::{CloseCause, Tally};
@@ -113,8 +112,6 @@ pub(crate) struct Traffic {
     pub(crate) bytes_out: u64,
     /// When the latest of it went, in milliseconds of [`coarse`]; 0 before the first.
     spoke: u64,
-    /// Whether that was the server's word.
-    answered: bool,
 }
 
 /// What is left of a session that ended.
@@ -193,19 +190,6 @@ impl Registry {
         killed
     }
 
-    /// Ends the sessions whose server spoke last, a while ago, and those that
-    /// nobody has said anything on.
-    pub(crate) fn close_at_rest(&mut self) {
-        let now = coarse();
-        let at_rest = |e: &&mut Entry| {
-            let silent = now.saturating_sub(e.traffic.spoke.max(e.began));
-            let relayed = matches!(e.state, State::Relaying(..));
-            let open = e.traffic.bytes_in > 0 && !e.traffic.answered;
-            relayed && !open && u128::from(silent) >= AT_REST.as_millis()
-        };
-        self.entries.iter_mut().flatten().filter(at_rest).for_each(|e| e.close(CloseCause::Stopped));
-    }
-
     /// Ends all sessions.
     pub(crate) fn close_all(&mut self, cause: CloseCause) {
         self.entries.iter_mut().flatten().for_each(|e| e.close(cause));
@@ -247,7 +231,7 @@ impl Entry {
             State::Connecting { server, .. } => (SessionState::Connecting, Some(server)),
             State::Relaying(server, _) => (SessionState::Relaying, Some(server)),
         };
-        let Traffic { bytes_in, bytes_out, spoke, .. } = self.traffic;
+        let Traffic { bytes_in, bytes_out, spoke } = self.traffic;
         Row {
             id: self.id,
             listener: self.listener,
@@ -279,7 +263,6 @@ impl Meter<'_> {
             entry.traffic.bytes_in += up;
             entry.traffic.bytes_out += down;
             entry.traffic.spoke = coarse();
-            entry.traffic.answered = up == 0 && down > 0;
         }
     }
 }

@@ -16,7 +16,6 @@ use std::future::poll_fn;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener as StdListener};
-use std::os::fd::AsFd as _;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Poll;
@@ -42,12 +41,8 @@ pub(crate) enum Command {
     List(Arc<Wanted>, oneshot::Sender<Found>),
     /// To end sessions, and tell how many.
     Kill(Arc<Wanted>, oneshot::Sender<u64>),
-    /// To give its sockets that listen to another as well.
-    Share(oneshot::Sender<Vec<StdListener>>),
     /// To accept nothing more.
     StopAccepting,
-    /// To end the sessions on which nothing is under way.
-    CloseAtRest,
     /// To end all sessions.
     CloseAll,
     /// To end itself.
@@ -212,14 +207,7 @@ async fn obey(worker: Rc<Worker>, mut commands: mpsc::Receiver<Command>, owed: &
                 // Whoever asked may not wait any more.
                 let _ = answer.send(killed);
             }
-            Some(Command::Share(answer)) => {
-                let sockets = acceptors.values().flatten();
-                let shared = sockets.filter_map(|a| a.socket.as_fd().try_clone_to_owned().ok());
-                // Whoever asked may not wait any more.
-                let _ = answer.send(shared.map(StdListener::from).collect());
-            }
             Some(Command::StopAccepting) => acceptors.clear(),
-            Some(Command::CloseAtRest) => worker.registry.borrow_mut().close_at_rest(),
             Some(Command::CloseAll) => worker.registry.borrow_mut().close_all(CloseCause::Stopped),
             Some(Command::Stop) | None => break,
         }
