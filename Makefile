@@ -18,10 +18,10 @@ endif
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' Makefile
 
-demo: ## a failover in a small network of its own; DB=mariadb with real databases, DNS=1 with a name instead of an address
+demo: ## a failover in a small network of its own; DB=mariadb with real databases, DNS=1 with a name instead of an address, PICTURES=docs draws it
 	@tests/install-packages $(DEMO_PACKAGES)
 	@cargo build --package vipd --package vipd-tests $(if $(DNS),--package dnsd) --bins
-	@target/debug/demo $(if $(DB),--db $(DB)) $(if $(DNS),--dns)
+	@target/debug/demo $(if $(DB),--db $(DB)) $(if $(DNS),--dns) $(if $(PICTURES),--pictures $(PICTURES))
 
 model: ## every state of election and lease: never two owners with a quorum, a shortest way to two without; ARGS='--only 0'
 	@cargo build --quiet --release --package vipd-tests --bin model

@@ -6,6 +6,7 @@
 
 mod exchange;
 mod key;
+mod proof;
 
 use crate::breaker::Pace;
 use crate::error::{Error, Problem};
@@ -125,14 +126,30 @@ impl Rfc2136 {
         }
     }
 
-    /// The compare-and-swap as one update message.
-    fn update(&self, observed: &Observed<Vec<RData>>, lease: &Lease) -> Message {
+    /// An update of the zone that says nothing yet.
+    fn empty_update(&self) -> Message {
         let mut zone = Query::query(self.zone.clone(), RecordType::SOA);
         zone.set_query_class(DNSClass::IN);
         let mut message = Message::query();
         message.metadata.op_code = OpCode::Update;
         message.metadata.recursion_desired = false;
         message.add_zone(zone);
+        message
+    }
+
+    /// A prerequisite: the set is exactly as it was read.
+    fn require(&self, message: &mut Message, name: &Name, record_type: RecordType, present: Vec<RData>) {
+        if present.is_empty() {
+            message.add_pre_requisite(no_data(name, record_type, DNSClass::NONE));
+        }
+        for data in present {
+            message.add_pre_requisite(Record::from_rdata(name.clone(), 0, data));
+        }
+    }
+
+    /// The compare-and-swap as one update message.
+    fn update(&self, observed: &Observed<Vec<RData>>, lease: &Lease) -> Message {
+        let mut message = self.empty_update();
         let [a, aaaa] = by_family(&observed.current.addresses);
         let [new_a, new_aaaa] = by_family(&lease.addresses);
         let new_txt = vec![RData::TXT(TXT::new(lease.to_strings()))];
@@ -142,19 +159,46 @@ impl Rfc2136 {
             (&self.name, RecordType::AAAA, aaaa, new_aaaa),
         ];
         for (name, record_type, old, new) in sets {
-            if old.is_empty() {
-                message.add_pre_requisite(no_data(name, record_type, DNSClass::NONE));
-            } else {
+            if !old.is_empty() {
                 message.add_update(no_data(name, record_type, DNSClass::ANY));
             }
-            for data in old {
-                message.add_pre_requisite(Record::from_rdata(name.clone(), 0, data));
-            }
+            self.require(&mut message, name, record_type, old);
             for data in new {
                 message.add_update(Record::from_rdata(name.clone(), lease.ttl, data));
             }
         }
         message
+    }
+
+    /// Sends an update; it was carried out if there is no error.
+    async fn send(&self, update: Message, deadline: Instant) -> Result<(), Failure> {
+        let answers = self.ask(vec![update], deadline).await.map_err(|e| {
+            let error = self.error(e.problem);
+            if e.sent { Failure::Unknown(error) } else { Failure::Refused(error) }
+        })?;
+        let [answer] = answers.as_slice() else {
+            unreachable!("one answer for each question");
+        };
+        #[allow(
+            clippy::wildcard_enum_match_arm,
+            reason = "not ours to match to the last: the registry of codes grows"
+        )]
+        match answer.message.response_code {
+            ResponseCode::NoError if answer.is_signed => Ok(()),
+            ResponseCode::NoError => {
+                let problem = Problem::BadAnswer("the answer to an update is not signed".to_owned());
+                Err(Failure::Unknown(self.error(problem)))
+            }
+            ResponseCode::NXRRSet
+            | ResponseCode::YXRRSet
+            | ResponseCode::NXDomain
+            | ResponseCode::YXDomain => Err(Failure::Conflict),
+            other => {
+                let what =
+                    "update this name (`allow-update`, `update-policy`, ACL or grant: A, AAAA and TXT)";
+                Err(Failure::Refused(self.error(self.problem_of(other, what))))
+            }
+        }
     }
 }
 
@@ -219,34 +263,7 @@ impl RecordStore for Rfc2136 {
         lease: &Lease,
         deadline: Instant,
     ) -> Result<Applied<Self::Raw>, Failure> {
-        let update = self.update(observed, lease);
-        let answers = self.ask(vec![update], deadline).await.map_err(|e| {
-            let error = self.error(e.problem);
-            if e.sent { Failure::Unknown(error) } else { Failure::Refused(error) }
-        })?;
-        let [answer] = answers.as_slice() else {
-            unreachable!("one answer for each question");
-        };
-        #[allow(
-            clippy::wildcard_enum_match_arm,
-            reason = "not ours to match to the last: the registry of codes grows"
-        )]
-        match answer.message.response_code {
-            ResponseCode::NoError if answer.is_signed => {}
-            ResponseCode::NoError => {
-                let problem = Problem::BadAnswer("the answer to an update is not signed".to_owned());
-                return Err(Failure::Unknown(self.error(problem)));
-            }
-            ResponseCode::NXRRSet
-            | ResponseCode::YXRRSet
-            | ResponseCode::NXDomain
-            | ResponseCode::YXDomain => return Err(Failure::Conflict),
-            other => {
-                let what =
-                    "update this name (`allow-update`, `update-policy`, ACL or grant: A, AAAA and TXT)";
-                return Err(Failure::Refused(self.error(self.problem_of(other, what))));
-            }
-        }
+        self.send(self.update(observed, lease), deadline).await?;
         let current = Current {
             lease: LeaseRecord::Held(lease.clone()),
             addresses: lease.addresses.clone(),

@@ -6,6 +6,7 @@
 
 mod client;
 mod problem;
+mod proof;
 mod sets;
 
 use crate::breaker::Pace;

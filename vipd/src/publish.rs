@@ -5,6 +5,7 @@
 //! tasks find it, and is told when each has carried it out.
 
 mod place;
+pub(crate) mod proof;
 mod store;
 
 use crate::control::api::DnsStoreDoc;
@@ -97,9 +98,7 @@ impl Publishing {
             return;
         };
         let opening = Arc::new(Opening::new(dns.clone(), &settings.cluster.nodes, me));
-        let servers = dns.rfc2136.iter().flat_map(|r| r.servers.iter().map(|s| Where::Server(*s)));
-        let zones = dns.route53.iter().map(|_| Where::Route53);
-        for (position, place) in servers.chain(zones).enumerate() {
+        for (position, place) in Where::all(dns).enumerate() {
             let (told, state) = watch::channel(place.unread(dns));
             let place = Place {
                 opening: Arc::clone(&opening),

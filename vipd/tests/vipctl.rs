@@ -3,13 +3,13 @@
 mod common;
 
 use common::Fake;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
-use vipd::control::api::{Event, EventDoc, EventKind, Level, SOCKET, SessionsDoc, StatusDoc, Steps};
+use vipd::control::api::{Event, EventDoc, EventKind, Level, Request, SOCKET, SessionsDoc, StatusDoc, Steps};
 use vipd::control::instance::Instance;
 
 /// The user without rights.
@@ -237,6 +237,41 @@ fn a_daemon_that_hangs_up_is_no_daemon() {
     let ran = vipctl(dir.path(), &["status"]).exits(3);
     assert!(ran.err.contains("without an answer"), "{}", ran.err);
     thread.join().expect("no panic");
+}
+
+/// Answers one client as a daemon does that reads its line as `read`.
+fn older_daemon(read: fn(Vec<u8>) -> Vec<u8>) -> tempfile::TempDir {
+    let dir = tempfile::tempdir().expect("a scratch directory");
+    let listener = UnixListener::bind(dir.path().join(SOCKET)).expect("a place");
+    std::thread::spawn(move || {
+        let (stream, _) = listener.accept().expect("vipctl comes");
+        let mut line = Vec::new();
+        BufReader::new(&stream).read_until(b'\n', &mut line).expect("a line");
+        let answer = Request::from_line(&read(line)).expect_err("it is not understood");
+        (&stream).write_all(&answer.to_line().expect("a line")).expect("it reads");
+    });
+    dir
+}
+
+/// Between the update of the package and the restart of the daemon.
+#[test]
+fn a_newer_vipctl_and_an_older_daemon_have_one_clear_sentence() {
+    // Its protocol is an older one.
+    let newer = |line: Vec<u8>| {
+        let text = String::from_utf8(line).expect("text");
+        text.replace("\"v\":1", "\"v\":2").into_bytes()
+    };
+    let ran = vipctl(older_daemon(newer).path(), &["status"]).exits(1);
+    assert_eq!(ran.err.lines().count(), 1, "{}", ran.err);
+    assert!(ran.err.contains("speaks version 2") && ran.err.contains("restart vipd"), "{}", ran.err);
+    // Its protocol is the same, and it does not know the question yet.
+    let unknown = |line: Vec<u8>| {
+        let text = String::from_utf8(line).expect("text");
+        text.replace("\"status\"", "\"of-tomorrow\"").into_bytes()
+    };
+    let ran = vipctl(older_daemon(unknown).path(), &["status"]).exits(1);
+    assert_eq!(ran.err.lines().count(), 1, "{}", ran.err);
+    assert!(ran.err.contains("does not know what vipctl") && ran.err.contains("restart vipd"), "{}", ran.err);
 }
 
 #[test]

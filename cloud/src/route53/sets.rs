@@ -108,7 +108,7 @@ pub(super) fn build(lease: &Lease, name: &Name, lease_name: &Name, form: &Form) 
     Ok(Sets { lease: vec![set(lease_name, &RrType::Txt, lease.ttl, vec![text], None)?], addresses })
 }
 
-fn set(
+pub(super) fn set(
     name: &Name,
     record_type: &RrType,
     ttl: u32,

@@ -34,6 +34,7 @@ fn main() -> std::process::ExitCode {
             case!(twenty_writers_have_one_winner),
             case!(an_edit_is_told_and_repaired_on_demand),
             case!(lost_messages_are_found_out_about),
+            case!(a_proof_changes_nothing_and_fails_of_what_a_change_would),
             case!(a_key_that_is_wrong_is_named),
             case!(wrong_clocks_are_named),
             case!(wrong_zones_and_aliases_are_named),
@@ -315,6 +316,19 @@ async fn refusal(store: Rfc2136) -> (Problem, String) {
     let error = publisher(store).publish(&desired("px1", &["10.0.0.1"]), soon(), 0).await.unwrap_err();
     let text = error.to_string();
     (error.problem, text)
+}
+
+async fn a_proof_changes_nothing_and_fails_of_what_a_change_would(server: Server) {
+    let mut px1 = publisher(store(server.address, key(0)));
+    px1.store().prove(soon()).await.unwrap();
+    assert_eq!(a_records(&server).await, BTreeSet::new());
+    assert_eq!(publish(&mut px1, &desired("px1", &["10.0.0.1", "fd00::1"])).await, written(1));
+    let before = resolve(&server, "_vipd.db.corp.example.", RecordType::TXT).await;
+    px1.store().prove(soon()).await.unwrap();
+    assert_eq!(a_records(&server).await, answers(&["10.0.0.1"], 5));
+    assert_eq!(resolve(&server, "_vipd.db.corp.example.", RecordType::TXT).await, before);
+    let stranger = store(server.address, key(3)).prove(soon()).await.unwrap_err();
+    assert!(matches!(stranger.problem, Problem::Refused { .. } | Problem::BadKey { .. }), "{stranger}");
 }
 
 async fn a_key_that_is_wrong_is_named(server: Server) {

@@ -300,8 +300,12 @@ impl State {
     }
 
     fn get_change(&self, id: &str) -> Answer {
-        let number: usize = id.trim_start_matches('C').parse().unwrap();
-        let status = if self.changes[number] <= Instant::now() { "INSYNC" } else { "PENDING" };
+        let known =
+            id.trim_start_matches('C').parse().ok().and_then(|n: usize| Some((n, self.changes.get(n)?)));
+        let Some((number, done)) = known else {
+            return error(404, "NoSuchChange", &format!("A change with id {id} does not exist."));
+        };
+        let status = if *done <= Instant::now() { "INSYNC" } else { "PENDING" };
         document("GetChangeResponse", &change_info(number, status))
     }
 

@@ -70,6 +70,7 @@ fn main() -> ExitCode {
         case!(changes_are_followed_until_they_are_in_sync),
         case!(throttling_opens_the_circuit),
         case!(refusals_tell_what_to_do),
+        case!(a_proof_changes_nothing_and_fails_of_what_a_change_would),
         case!(wrong_clocks_are_named),
         case!(the_instances_role_gives_credentials),
         case!(missing_credentials_are_explained),
@@ -391,6 +392,29 @@ async fn throttling_opens_the_circuit() {
     tokio::time::sleep_until(px1.status().paused_until.unwrap()).await;
     assert_eq!(publish(&mut px1, &wanted).await, written(5));
     assert_eq!((&px1.status().error, px1.status().paused_until), (&None, None));
+}
+
+async fn a_proof_changes_nothing_and_fails_of_what_a_change_would() {
+    let fake = Fake::start().await;
+    let mut px1 = simple(&fake).await;
+    px1.store().prove(soon()).await.unwrap();
+    assert_eq!(fake.state().requests, ["ListResourceRecordSets", "ChangeResourceRecordSets", "GetChange"]);
+    assert_eq!(publish(&mut px1, &desired("px1", &["10.0.0.1"])).await, written(1));
+    px1.store().prove(soon()).await.unwrap();
+    // What it swaps is what it was.
+    assert_eq!(publish(&mut px1, &desired("px1", &["10.0.0.2"])).await, written(2));
+    let several = Form::Multivalue(vec![]);
+    store(&fake, several).await.prove(soon()).await.unwrap();
+    for action in ["ListResourceRecordSets", "ChangeResourceRecordSets", "GetChange"] {
+        fake.state().denied = Some(action);
+        let error = px1.store().prove(soon()).await.unwrap_err();
+        let Problem::AccessDenied { action: asked, .. } = &error.problem else { panic!("{error}") };
+        assert_eq!(*asked, format!("route53:{action}"));
+    }
+    fake.state().denied = None;
+    let outside = Route53::new(ZONE_ID, "db.example.net", Form::Simple, Some(&fake.url())).await.unwrap();
+    let error = outside.prove(soon()).await.unwrap_err();
+    assert!(error.to_string().contains("not permitted in zone"), "{error}");
 }
 
 async fn refusals_tell_what_to_do() {

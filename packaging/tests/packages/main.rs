@@ -21,6 +21,7 @@ fn main() -> std::process::ExitCode {
     let trials = vec![
         trial("lintian_finds_nothing", lintian_finds_nothing),
         trial("the_same_sources_give_the_same_packages", same_bytes),
+        trial("whoever_builds_is_named", whoever_builds_is_named),
         trial("two_hosts_install_fail_over_upgrade_and_remove", story::tell),
     ];
     libtest_mimic::run(&arguments, trials).exit_code()
@@ -65,6 +66,11 @@ fn debs() -> Result<PathBuf> {
 }
 
 fn build(out: &Path, options: &[&str]) -> Result<()> {
+    machine::run(&mut command(out, options)).context("packaging/build-deb")?;
+    Ok(())
+}
+
+fn command(out: &Path, options: &[&str]) -> Command {
     let mut build = Command::new(root().join("packaging/build-deb"));
     let profile = if released() { "release" } else { "dev" };
     build.args(["--profile", profile, "--out"]).arg(out).args(options);
@@ -74,8 +80,8 @@ fn build(out: &Path, options: &[&str]) -> Result<()> {
             build.env_remove(name);
         }
     }
-    machine::run(&mut build).context("packaging/build-deb")?;
-    Ok(())
+    build.env_remove("DEBFULLNAME").env_remove("DEBEMAIL");
+    build
 }
 
 fn lintian_finds_nothing() -> Result<()> {
@@ -91,6 +97,20 @@ fn lintian_finds_nothing() -> Result<()> {
     let found = machine::run(&mut lintian).context("lintian")?;
     let count = found.lines().filter(|l| l.starts_with(['E', 'W'])).count();
     story::say(&format!("lintian: {count} errors and warnings"));
+    Ok(())
+}
+
+fn whoever_builds_is_named() -> Result<()> {
+    let out = root().join("target/deb-of-somebody");
+    let _ = std::fs::remove_dir_all(&out);
+    let mut build = command(&out, &[]);
+    build.env("DEBFULLNAME", "Ada Example").env("DEBEMAIL", "ada@example.org");
+    machine::run(&mut build).context("packaging/build-deb")?;
+    for deb in std::fs::read_dir(&out)? {
+        let field = machine::run(Command::new("dpkg-deb").arg("--field").arg(deb?.path()).arg("Maintainer"))?;
+        ensure!(field.trim() == "Ada Example <ada@example.org>", "{field}");
+    }
+    std::fs::remove_dir_all(&out)?;
     Ok(())
 }
 

@@ -68,9 +68,10 @@ type Chapter = fn(&mut [Machine; 2]) -> Result<()>;
 
 fn chapters(hosts: &mut [Machine; 2]) -> Result<()> {
     let before = files(&hosts[1])?;
-    let chapters: [(&str, Chapter); 12] = [
+    let chapters: [(&str, Chapter); 13] = [
         ("install", install),
         ("start", start),
+        ("documented", documented),
         ("unit", unit),
         ("reload", reload),
         ("command", command),
@@ -103,6 +104,9 @@ fn install(hosts: &mut [Machine; 2]) -> Result<()> {
         host.sh("vipd check --config /usr/share/doc/vipd/examples/vipd.toml")?;
         host.sh("dnsd check --config /usr/share/doc/vipd-dnsd/examples/dnsd.toml")?;
         host.sh("echo '# mine' >> /etc/default/vipd")?;
+        // What docs/metrics.md and docs/operators.md say is there.
+        host.sh("cd /usr/share/vipd && test -s grafana/vipd.json -a -s prometheus/vipd.rules.yml -a -x notify/vip-changed")?;
+        host.sh("test -s /usr/share/man/man5/vipd.toml.5.gz")?;
     }
     let sizes =
         hosts[0].sh("dpkg-query -W -f '${Package} ${Installed-Size} KB installed\\n' vipd vipd-dnsd")?;
@@ -135,6 +139,22 @@ fn start(hosts: &mut [Machine; 2]) -> Result<()> {
             "own user and three capabilities: {status}"
         );
     }
+    Ok(())
+}
+
+/// Commands of the documents that take a real systemd, or the package's user.
+fn documented(hosts: &mut [Machine; 2]) -> Result<()> {
+    let host = &hosts[0];
+    host.sh("echo secret | install -m 640 -g vipd /dev/stdin /etc/vipd/mysql.password")?;
+    let mode = host.sh("stat -c '%a %U %G' /etc/vipd/mysql.password")?;
+    ensure!(mode == "640 root vipd", "{mode}");
+    host.sh("rm /etc/vipd/mysql.password")?;
+    ensure!(host.sh("systemctl cat vipd")?.contains("AmbientCapabilities="), "the unit is not shown");
+    ensure!(host.sh("systemctl status vipd")?.contains("Active: active (running)"), "it does not run");
+    ensure!(host.sh("journalctl --no-pager VIPD_VIP=main")?.contains("main"), "the journal has no fields");
+    let doctor = host.sh("vipctl doctor")?;
+    ensure!(doctor.contains(" looked at: 0 wrong"), "{doctor}");
+    say(doctor.lines().last().unwrap_or_default());
     Ok(())
 }
 

@@ -7,11 +7,13 @@ use clap::{Parser, ValueEnum};
 use std::collections::BTreeMap;
 use std::io::IsTerminal as _;
 use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 use vipd_tests::lab::vipd::{self, Vipd};
 use vipd_tests::lab::{self, Host, Lab, Process, mariadb};
 use vipd_tests::name_demo;
+use vipd_tests::picture;
 use vipd_tests::probe::connect::Summary;
 use vipd_tests::probe::sql::Work;
 use vipd_tests::probe::{Answers, ConnectProbe, EchoProbe, SqlClient, millis_text};
@@ -34,6 +36,9 @@ struct Arguments {
     /// Shows a name that leads to the proxies instead of a floating address.
     #[arg(long, conflicts_with = "db")]
     dns: bool,
+    /// Draws what clients saw into this directory, too: failover.svg and switchover.svg.
+    #[arg(long, value_name = "DIR", conflicts_with = "dns")]
+    pictures: Option<PathBuf>,
 }
 
 #[derive(Clone, Copy, Eq, PartialEq, ValueEnum)]
@@ -73,7 +78,7 @@ fn run(arguments: &Arguments) -> Result<()> {
     let shown = if arguments.dns {
         name_demo::show(&lab)
     } else {
-        Demo::set_up(&lab, arguments.db).and_then(|mut demo| demo.show())
+        Demo::set_up(&lab, arguments).and_then(|mut demo| demo.show())
     };
     if shown.is_err() {
         println!("\nIt went wrong. The last words of everybody:\n{}", lab.report());
@@ -100,11 +105,13 @@ struct Demo {
     whereabouts: EchoProbe,
     clients: Clients,
     colour: bool,
+    pictures: Option<PathBuf>,
     _helpers: Vec<Process>,
 }
 
 impl Demo {
-    fn set_up(lab: &Lab, db: Db) -> Result<Self> {
+    fn set_up(lab: &Lab, arguments: &Arguments) -> Result<Self> {
+        let db = arguments.db;
         println!("A small network: a client, two proxies, three servers.\n");
         let client = lab.host("client", &["10.77.0.50/24"])?;
         let proxies = [lab.host("px1", &["10.77.0.11/24"])?, lab.host("px2", &["10.77.0.12/24"])?];
@@ -145,7 +152,17 @@ impl Demo {
         whereabouts.wait_for(&start, PATIENCE)?;
         clients.main().wait_for_any(PATIENCE).context("the balancer answers nobody")?;
         let colour = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-        Ok(Self { lab: lab.clone(), proxies, daemons, whereabouts, clients, colour, _helpers: helpers })
+        let pictures = arguments.pictures.clone();
+        Ok(Self {
+            lab: lab.clone(),
+            proxies,
+            daemons,
+            whereabouts,
+            clients,
+            colour,
+            pictures,
+            _helpers: helpers,
+        })
     }
 
     fn show(&mut self) -> Result<()> {
@@ -175,7 +192,8 @@ impl Demo {
         self.lab.cut(&self.proxies[first])?;
         self.whereabouts.wait_for(new, PATIENCE)?;
         self.clients.main().wait_for_any(PATIENCE)?;
-        let noticed = self.draw(event)?;
+        let noticed =
+            self.draw(event, "failover", &format!("The plug of {old} is pulled; {new} takes over"))?;
         println!("   {new} took over. Clients had no answer for {}.", millis_text(noticed));
         Ok((first, second))
     }
@@ -201,7 +219,7 @@ impl Demo {
         self.daemons[from].ctl(&["switchover", "main", "--to", new, "--yes"])?;
         self.whereabouts.wait_for(new, PATIENCE)?;
         self.lab.addresses().wait_for(VIP.parse()?, &[new], PATIENCE)?;
-        let noticed = self.draw(event)?;
+        let noticed = self.draw(event, "switchover", &format!("vipctl switchover main --to {new}"))?;
         println!("   From {old} to {new}. The longest time without an answer: {}.", millis_text(noticed));
         if let Clients::Connections(probe) = &self.clients {
             let summary = Summary::of(&probe.attempts(event));
@@ -223,21 +241,31 @@ impl Demo {
 
     /// Draws what happened around `event`; gives the longest time for which
     /// clients had no answer.
-    fn draw(&self, event: Instant) -> Result<Duration> {
+    fn draw(&self, event: Instant, name: &str, title: &str) -> Result<Duration> {
         let gap = self.clients.main().longest_gap(event).context("no answers")?;
         let gone = gap.from.saturating_duration_since(event) + gap.length;
         let line = Timeline::around(event, gone, self.colour);
         // What is drawn must have happened.
         std::thread::sleep((event + line.after).saturating_duration_since(Instant::now()));
         let answers = self.whereabouts.since(event.checked_sub(line.before).unwrap_or(event));
-        println!();
-        for (hue, proxy) in self.proxies.iter().enumerate() {
-            let own: Vec<_> = answers.iter().filter(|a| &*a.by == proxy.name()).cloned().collect();
-            println!("{}", line.row(proxy.name(), hue, &own));
+        let mut rows: Vec<picture::Row<'_>> = Vec::new();
+        for proxy in &self.proxies {
+            let own = answers.iter().filter(|a| &*a.by == proxy.name()).cloned().collect();
+            rows.push((proxy.name(), own));
         }
-        let served = self.clients.main().since(event.checked_sub(line.before).unwrap_or(event));
-        println!("{}", line.row("clients", 2, &served));
+        rows.push(("clients", self.clients.main().since(event.checked_sub(line.before).unwrap_or(event))));
+        println!();
+        for (hue, (name, answers)) in rows.iter().enumerate() {
+            println!("{}", line.row(name, hue, answers));
+        }
         println!("{}\n", line.scale());
+        if let Some(dir) = &self.pictures {
+            let source =
+                "make demo PICTURES=docs: bars where a client that asks each millisecond was answered";
+            let path = dir.join(format!("{name}.svg"));
+            std::fs::write(&path, picture::svg(&line, title, source, &rows))
+                .with_context(|| format!("cannot write {}", path.display()))?;
+        }
         Ok(gap.length)
     }
 }

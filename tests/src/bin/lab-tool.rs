@@ -46,6 +46,11 @@ enum Job {
         /// Its address.
         address: IpAddr,
     },
+    /// Answers ICMP timestamps as a host whose clock is ahead.
+    Clock {
+        /// By so many milliseconds.
+        ahead: u32,
+    },
     /// Answers each datagram from the address it was sent to.
     Echo {
         /// The name it answers with.
@@ -64,6 +69,7 @@ fn main() -> Result<()> {
         Job::Greet { bind } => vipd_tests::crowd::serve(bind, ready),
         Job::Crowd { target, clients } => vipd_tests::crowd::come(target, clients, |text| println!("{text}")),
         Job::Route53 { address } => vipd_tests::route53::serve(address, ready),
+        Job::Clock { ahead } => vipd_tests::stand_in::clock(ahead, ready),
         Job::Echo { name, port } => vipd_tests::stand_in::echo(&name, port, ready),
     }
 }

@@ -160,19 +160,23 @@ impl Host {
     /// # Errors
     /// If it cannot be run.
     pub fn try_run(&self, program: impl AsRef<Path>, arguments: &[&str]) -> Result<std::process::Output> {
-        let program = program.as_ref();
+        let mut command = Command::new(program.as_ref());
+        command.args(arguments);
+        self.output(command)
+    }
+
+    /// The same, with what else the command is to have.
+    ///
+    /// # Errors
+    /// If it cannot be run.
+    pub fn output(&self, mut command: Command) -> Result<std::process::Output> {
+        let program = command.get_program().to_string_lossy().into_owned();
+        command.process_group(0).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let child = on_thread(|| {
             enter_all(&self.spaces, &self.lab.shared.pid_ns)?;
-            Command::new(program)
-                .args(arguments)
-                .process_group(0)
-                .stdin(Stdio::null())
-                .stdout(Stdio::piped())
-                .stderr(Stdio::piped())
-                .spawn()
-                .with_context(|| format!("cannot run {}", program.display()))
+            command.spawn().with_context(|| format!("cannot run {program}"))
         })?;
-        child.wait_with_output().with_context(|| format!("cannot wait for {}", program.display()))
+        child.wait_with_output().with_context(|| format!("cannot wait for {program}"))
     }
 
     /// Starts `lab-tool` with these arguments and waits until it is ready.

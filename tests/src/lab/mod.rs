@@ -123,6 +123,14 @@ impl Lab {
         self.shared.switch.block(from.name(), to.name())
     }
 
+    /// Lets no VRRP through from one host to another, as a firewall between them does.
+    ///
+    /// # Errors
+    /// If `nft` is missing or the kernel refuses.
+    pub fn drop_vrrp(&self, from: &Host, to: &Host) -> Result<()> {
+        self.shared.switch.block_vrrp(from.name(), to.name())
+    }
+
     /// Lets nothing through between two hosts; each still reaches all others.
     ///
     /// # Errors

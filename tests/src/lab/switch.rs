@@ -56,6 +56,15 @@ impl Switch {
         self.nft(&script)
     }
 
+    /// Drops IP protocol 112 from one port to another, and nothing else.
+    pub(crate) fn block_vrrp(&self, from: &str, to: &str) -> Result<()> {
+        self.nft(&format!(
+            "add table bridge lab\n\
+             add chain bridge lab cuts {{ type filter hook forward priority 0; }}\n\
+             add rule bridge lab cuts iifname {from} oifname {to} ip protocol 112 drop\n"
+        ))
+    }
+
     pub(crate) fn unblock(&self) -> Result<()> {
         self.nft("add table bridge lab\ndelete table bridge lab\n")
     }

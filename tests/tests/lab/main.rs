@@ -4,12 +4,14 @@ mod agreement;
 mod balancer;
 mod dns;
 mod etcd;
+mod documents;
 mod failover;
 mod interop;
 mod itself;
 mod neighbours;
 mod nemesis;
 mod pools;
+mod operators;
 mod quorum;
 mod sealed;
 mod upkeep;
@@ -92,6 +94,8 @@ fn main() -> std::process::ExitCode {
         balancer::CASES,
         pools::CASES,
         dns::CASES,
+        documents::CASES,
+        operators::CASES,
         interop::CASES,
         vectors::CASES,
     ];

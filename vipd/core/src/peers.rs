@@ -19,6 +19,8 @@ const TWINS_FOR: Duration = Duration::from_secs(60);
 pub struct Peer {
     /// When it last said anything.
     pub heard_at: Option<Time>,
+    /// When its last advert came that counted: hellos may come where adverts do not.
+    pub advert_at: Option<Time>,
     /// Whether it counts as being there.
     pub alive: bool,
     /// Its groups, by its last hello.

@@ -1,9 +1,13 @@
 //! `vipctl doctor`: what is wrong on this host, or will be, each finding with
 //! what mends it. It works before vipd runs, and tells more when it does.
 
+mod clock;
 mod daemon;
+mod databases;
+mod firewall;
 mod host;
 mod peers;
+mod records;
 
 use super::client::{Client, ClientError};
 use super::{Failure, Screen, consent};
@@ -113,6 +117,14 @@ pub(super) fn run(
     {
         host::look(config, me, &mut findings);
         peers::look(config, me, status.as_ref(), &mut findings);
+        clock::look(config, me, &mut findings);
+        match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+            Ok(runtime) => {
+                databases::look(config, &runtime, &mut findings);
+                records::look(config, me, &runtime, &mut findings);
+            }
+            Err(error) => findings.add(Verdict::Unknown, "login", crate::words(&error)),
+        }
         daemon::descriptors(config, client, &mut findings);
     }
     if let Some(status) = &status {

@@ -142,6 +142,15 @@ fn unexpected(response: Response) -> Failure {
         // Several lines, such as a configuration's errors, stand by themselves.
         Response::Refused { reason } if reason.contains('\n') => Failure::Refused(format!("\n{reason}")),
         Response::Refused { reason } => Failure::Refused(reason),
+        // What this program asks is always well-formed, for a daemon that knows the question.
+        Response::Error { code: code @ ErrorCode::Malformed, .. } => Failure::Daemon {
+            code,
+            message: format!(
+                "this vipd does not know what vipctl {} asks of it, so it is of another version: restart vipd if it \
+                 was just updated, or use the vipctl that came with it",
+                env!("CARGO_PKG_VERSION")
+            ),
+        },
         Response::Error { code, message } => Failure::Daemon { code, message },
         Response::Status { .. }
         | Response::Why { .. }

@@ -25,6 +25,12 @@ pub(super) enum Where {
 }
 
 impl Where {
+    /// The places of the settings, in the file's order.
+    pub(super) fn all(dns: &Dns) -> impl Iterator<Item = Self> {
+        let servers = dns.rfc2136.iter().flat_map(|r| r.servers.iter().map(|s| Self::Server(*s)));
+        servers.chain(dns.route53.iter().map(|_| Self::Route53))
+    }
+
     /// What it is called in status and events.
     pub(super) fn name(self, dns: &Dns) -> String {
         match (self, &dns.route53) {

@@ -125,6 +125,7 @@ fn peer(member: &Member, known: &Peer, now: Time) -> PeerDoc {
         State::Backup => 2,
         State::Active => 3,
     });
+    let since = |at: Time| u64::try_from((now - at).as_millis()).unwrap_or(u64::MAX);
     PeerDoc {
         name: member.name.clone(),
         address: member.addresses.first().map(ToString::to_string).unwrap_or_default(),
@@ -135,7 +136,8 @@ fn peer(member: &Member, known: &Peer, now: Time) -> PeerDoc {
             Some(State::Active) => PeerState::Active,
             Some(State::Fault) => PeerState::Fault,
         },
-        last_heard_ms: known.heard_at.map(|at| u64::try_from((now - at).as_millis()).unwrap_or(u64::MAX)),
+        last_heard_ms: known.heard_at.map(since),
+        last_advert_ms: known.advert_at.map(since),
         config_match: known.speaks.then_some(known.differs.is_empty()),
         link: None,
         hears_this: known.hears(),

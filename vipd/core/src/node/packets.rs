@@ -48,7 +48,7 @@ impl Node {
             (heard, _) => heard?,
         };
         if let Some(node) = node {
-            self.hear_peer(node, now);
+            self.hear_advert(node, now);
             self.note_claim(node, interface, source, &advert, now);
         }
         if let Some((id, heard)) = heard {
@@ -167,7 +167,7 @@ impl Node {
 
     pub(super) fn hear(&mut self, group: usize, heard: Heard, now: Time) {
         if let Who::Node(node) = heard.who {
-            self.hear_peer(node, now);
+            self.hear_advert(node, now);
         }
         self.with_group(group, now, |g, scope| g.hear(heard, scope));
     }
@@ -184,6 +184,13 @@ impl Node {
         if let Some(id) = group.map(|g| g.id) {
             let who = node.map_or(Who::Stranger(source), Who::Node);
             self.with_group(id, now, |g, scope| g.postpone(who, scope.now));
+        }
+    }
+
+    fn hear_advert(&mut self, node: usize, now: Time) {
+        self.hear_peer(node, now);
+        if let Some(peer) = self.peers.get_mut(node) {
+            peer.advert_at = Some(now);
         }
     }
 

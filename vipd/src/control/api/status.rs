@@ -178,6 +178,9 @@ pub struct PeerDoc {
     pub state: PeerState,
     /// Milliseconds since it was last heard; absent if it never was.
     pub last_heard_ms: Option<u64>,
+    /// Milliseconds since its last advert; absent if none ever came, as of a backup.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_advert_ms: Option<u64>,
     /// Whether the settings that must agree do; absent while that is not known.
     pub config_match: Option<bool>,
     /// Whether it hears this node, by its own word; absent while that is not known.

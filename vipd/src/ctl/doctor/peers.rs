@@ -5,8 +5,9 @@
 //! version is none). A vipd that gets one counts it as rejected and notes the
 //! sender, so that `vipctl doctor` on both hosts proves both directions.
 
+use super::firewall::{Way, culprit, permit};
 use super::{Findings, Verdict};
-use crate::control::api::{StatusDoc, VipState};
+use crate::control::api::{PeerDoc, PeerState, StatusDoc, VipState};
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use std::io;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
@@ -19,6 +20,12 @@ const VRRP: i32 = 112;
 const PROBE: [u8; 8] = [0; 8];
 /// One of them may be lost.
 const PROBES: usize = 3;
+/// Older ones prove nothing of a firewall of today.
+const PROBE_COUNTS_MS: u64 = 600_000;
+/// Who was heard since is there.
+const RECENT_MS: u64 = 5_000;
+/// An owner sends adverts more often than this, or its interval is long.
+const ADVERT_COUNTS_MS: u64 = 2_000;
 /// How a vipd counts such a packet.
 pub(super) const COUNTED_AS: &str = "unknown-version";
 
@@ -26,14 +33,19 @@ pub(super) const COUNTED_AS: &str = "unknown-version";
 pub(super) fn look(config: &Config, me: usize, status: Option<&StatusDoc>, findings: &mut Findings) {
     let others = config.cluster.nodes.iter().enumerate().filter(|(n, _)| *n != me).map(|(_, m)| m);
     let by_ip = config.election.transport == Transport::Unicast;
+    let used = |address: &IpAddr| {
+        config.vips.iter().flat_map(|v| &v.addresses).any(|vip| vip.address().is_ipv4() == address.is_ipv4())
+    };
+    let interval = u64::try_from(config.election.advert_interval.as_millis()).unwrap_or(u64::MAX);
+    let patience_ms = ADVERT_COUNTS_MS.max(interval.saturating_mul(4));
     for member in others {
         if let Some(status) = status {
             heard(member, status, findings);
         }
-        for address in member.addresses.iter().filter(|_| by_ip && !config.vips.is_empty()) {
+        for address in member.addresses.iter().filter(|a| by_ip && used(a)) {
             there(member, *address, findings);
             if let Some(status) = status {
-                here(member, *address, status, findings);
+                here(member, *address, status, patience_ms, findings);
             }
         }
     }
@@ -46,7 +58,7 @@ pub(super) fn look(config: &Config, me: usize, status: Option<&StatusDoc>, findi
 fn heard(member: &Member, status: &StatusDoc, findings: &mut Findings) {
     let Some(peer) = status.peers.iter().find(|p| p.name == member.name) else { return };
     match peer.last_heard_ms {
-        Some(ms) if ms < 5_000 => findings.good("peer", format!("{} was heard {ms} ms ago", peer.name)),
+        Some(ms) if ms < RECENT_MS => findings.good("peer", format!("{} was heard {ms} ms ago", peer.name)),
         Some(ms) => findings.fix(
             Verdict::Bad,
             "peer",
@@ -89,12 +101,13 @@ fn there(member: &Member, address: IpAddr, findings: &mut Findings) {
             let text = format!("to {name}: a probe needs the right to open raw sockets");
             findings.fix(Verdict::Unknown, "protocol 112", text, "sudo vipctl doctor");
         }
-        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => findings.fix(
-            Verdict::Bad,
-            "protocol 112",
-            format!("to {name} ({address}): the firewall of this host drops it on its way out"),
-            format!("nft insert rule inet filter output ip daddr {address} ip protocol vrrp accept"),
-        ),
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+            let found = culprit(Way::Out, address);
+            let rule = found.as_ref().map(|c| format!(": {}", c.told())).unwrap_or_default();
+            let text =
+                format!("to {name} ({address}): the firewall of this host drops it on its way out{rule}");
+            findings.fix(Verdict::Bad, "protocol 112", text, permit(found.as_ref(), Way::Out, address));
+        }
         Err(error) => findings.fix(
             Verdict::Bad,
             "protocol 112",
@@ -120,23 +133,44 @@ fn probe(address: IpAddr) -> io::Result<()> {
 }
 
 /// Whether protocol 112 comes here from another.
-fn here(member: &Member, address: IpAddr, status: &StatusDoc, findings: &mut Findings) {
+fn here(member: &Member, address: IpAddr, status: &StatusDoc, patience_ms: u64, findings: &mut Findings) {
     let (name, node) = (&member.name, &status.node);
-    let owner = status.vips.iter().find(|v| v.state == VipState::Backup && v.owner.as_ref() == Some(name));
-    if let Some(vip) = owner {
-        findings.good("protocol 112", format!("from {name}: its adverts for {} come here", vip.name));
+    let peer = status.peers.iter().find(|p| p.name == *name);
+    let advert = peer.and_then(|p| p.last_advert_ms).filter(|ms| *ms < patience_ms);
+    if let Some(ms) = advert {
+        findings.good("protocol 112", format!("from {name}: its last advert came {ms} ms ago"));
+        return;
+    }
+    let found = culprit(Way::In, address);
+    let fix = permit(found.as_ref(), Way::In, address);
+    // It is there and says that it owns, but its adverts are missing.
+    let owns = |p: &PeerDoc| p.state == PeerState::Active && p.last_heard_ms.is_some_and(|ms| ms < RECENT_MS);
+    let silent_owner = peer.is_some_and(owns);
+    if let Some(culprit) = &found {
+        let text = format!(
+            "from {name} ({address}): the firewall of {node} drops it on its way in: {}",
+            culprit.told()
+        );
+        findings.fix(Verdict::Bad, "protocol 112", text, fix);
+        return;
+    }
+    if silent_owner {
+        let text = format!(
+            "from {name} ({address}): it owns a VIP and says so over UDP, but its adverts do not arrive: a firewall \
+             between {name} and {node}, or {name}'s own, drops protocol 112 on the way from {name} to {node}"
+        );
+        findings.fix(Verdict::Bad, "protocol 112", text, fix);
         return;
     }
     let sender = address.to_string();
     let mut rejected = status.counters.adverts_rejected.iter().filter(|r| r.sender == sender);
-    if let Some(probe) = rejected.find(|r| r.cause == COUNTED_AS) {
+    if let Some(probe) = rejected.find(|r| r.cause == COUNTED_AS && r.ago_ms < PROBE_COUNTS_MS) {
         findings.good("protocol 112", format!("from {name}: a probe came {} s ago", probe.ago_ms / 1000));
         return;
     }
     let text = format!(
-        "from {name} ({address}): nothing has come in the last hour. Run `vipctl doctor` on {name}, then here again: if this stays, the firewall of {node} or one between drops it"
+        "from {name} ({address}): nothing has come in the last ten minutes. Run `vipctl doctor` on {name}, then here again: if this stays, a firewall drops it on the way from {name} to {node}"
     );
-    let fix = format!("nft insert rule inet filter input ip saddr {address} ip protocol vrrp accept");
     findings.fix(Verdict::Unknown, "protocol 112", text, fix);
 }
 
