@@ -150,7 +150,7 @@ impl Group {
                 if let Some(takeover) = &mut self.takeover {
                     takeover.address_in = Some(scope.now);
                 }
-                self.announce(Announcing { since: scope.now, next: 0, at: scope.now }, scope);
+                self.announce_anew(scope);
             }
             Hold::Silent | Hold::Absent => match self.transition {
                 Transition::Silencing { .. } => self.released(scope),
@@ -217,9 +217,22 @@ impl Group {
     pub(crate) fn restored(&mut self, addresses: &[IpAddr], scope: &mut Scope<'_>) {
         let message = format!("{}: somebody deleted {}; it is back", self.vip.name, list(addresses));
         scope.event(self.event(Level::Warn, Kind::Address, message));
-        if self.hold == Hold::Owned && self.confirmed {
-            self.announce(Announcing { since: scope.now, next: 0, at: scope.now }, scope);
+        self.announce_anew(scope);
+    }
+
+    /// The interface has another Ethernet address: clients would send to the old one.
+    pub(crate) fn new_mac(&mut self, interface: u32, scope: &mut Scope<'_>) {
+        if self.is_on(interface) && self.hold == Hold::Owned && self.confirmed {
+            let name = &self.vip.name;
+            let message = format!("{name}: its interface has another Ethernet address; it is announced anew");
+            scope.event(self.event(Level::Info, Kind::Address, message));
+            self.announce_anew(scope);
         }
+    }
+
+    /// The whole burst, as at a takeover.
+    fn announce_anew(&mut self, scope: &mut Scope<'_>) {
+        self.announce(Announcing { since: scope.now, next: 0, at: scope.now }, scope);
     }
 
     pub(super) fn announce(&mut self, announcing: Announcing, scope: &mut Scope<'_>) {

@@ -43,6 +43,30 @@ fn nothing_is_announced_before_the_kernel_has_it() {
     assert!(steps.decided <= steps.address_in && steps.address_in < steps.announced, "{steps:?}");
 }
 
+/// Clients would send to the interface's old Ethernet address until the slow refresh.
+#[test]
+fn another_ethernet_address_is_announced_at_once() {
+    let mut node = owner(settings());
+    let announced = |node: &mut Node, now: Time| {
+        let outputs = obey(node, now);
+        outputs.iter().filter(|o| matches!(o, Output::Announce(_))).count()
+    };
+    for now in (3_400..20_000).step_by(100) {
+        node.handle(Input::Tick, at(now));
+        obey(&mut node, at(now));
+    }
+    node.handle(Input::NewMac { interface: LINK + 1 }, at(20_000));
+    assert_eq!(announced(&mut node, at(20_000)), 0, "not its interface");
+    node.handle(Input::NewMac { interface: LINK }, at(20_000));
+    assert_eq!(announced(&mut node, at(20_000)), 1);
+    let mut more = 0;
+    for now in (20_000..31_000).step_by(10) {
+        node.handle(Input::Tick, at(now));
+        more += announced(&mut node, at(now));
+    }
+    assert_eq!(more, 9, "the burst of a takeover");
+}
+
 #[test]
 fn a_refusal_of_the_kernel_is_a_fault_and_a_release() {
     let mut node = node(settings());
