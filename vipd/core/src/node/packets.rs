@@ -48,6 +48,9 @@ impl Node {
         };
         if let Some(node) = node {
             self.hear_peer(node, now);
+            if let Some(peer) = self.peers.get_mut(node) {
+                peer.advert_interval = advert.interval;
+            }
             self.note_claim(node, interface, source, &advert, now);
         }
         if let Some((id, heard)) = heard {
