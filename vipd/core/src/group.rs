@@ -67,6 +67,10 @@ pub(crate) struct Group {
     /// that it holds is no older.
     leased_at: Time,
     announcing: Option<Announcing>,
+    /// What somebody deleted and was put back since people were told: how often.
+    restored: BTreeMap<IpAddr, u64>,
+    /// When they are told of more.
+    tell_restored_at: Option<Time>,
     parting: Option<Parting>,
     /// Addresses that are not taken: another node answers for them.
     withheld: BTreeMap<IpAddr, Elsewhere>,
@@ -153,6 +157,8 @@ impl Group {
             renewed_at: now,
             leased_at: now,
             announcing: None,
+            restored: BTreeMap::new(),
+            tell_restored_at: None,
             parting: None,
             withheld: BTreeMap::new(),
             postponed: None,
@@ -189,7 +195,9 @@ impl Group {
         };
         let announce = self.announcing.map(|a| a.at);
         let part = self.parting.as_ref().map(|p| p.until);
-        [self.election.deadline(), transition, announce, part, self.retry_at].into_iter().flatten().min()
+        let own =
+            [self.election.deadline(), transition, announce, part, self.tell_restored_at, self.retry_at];
+        own.into_iter().flatten().min()
     }
 
     /// Does what is due.
@@ -200,6 +208,9 @@ impl Group {
         self.tick_transition(scope);
         if let Some(announcing) = self.announcing.filter(|a| a.at <= scope.now) {
             self.announce(announcing, scope);
+        }
+        if self.tell_restored_at.is_some_and(|at| at <= scope.now) {
+            self.tell_restored(scope);
         }
         if self.parting.as_ref().is_some_and(|p| p.until <= scope.now) {
             self.parting = None;

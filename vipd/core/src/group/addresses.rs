@@ -28,6 +28,8 @@ const ANNOUNCE_AT: [Duration; 10] = [
     Duration::from_secs(10),
 ];
 const ANNOUNCE_REFRESH: Duration = Duration::from_secs(60);
+/// Deletions by somebody else are put back at once, and told of this often.
+const TELL_RESTORED_EVERY: Duration = Duration::from_secs(1);
 
 impl Group {
     /// Asks for a hold; of several only the newest counts.
@@ -213,9 +215,29 @@ impl Group {
         scope.event(self.event(Level::Warn, Kind::Address, message));
     }
 
-    /// Somebody deleted an address, and the kernel actor put it back.
+    /// Somebody deleted an address, and the kernel actor put it back. Whoever
+    /// does so in a loop is told of, and announced against, once in a while.
     pub(crate) fn restored(&mut self, addresses: &[IpAddr], scope: &mut Scope<'_>) {
-        let message = format!("{}: somebody deleted {}; it is back", self.vip.name, list(addresses));
+        for address in addresses {
+            *self.restored.entry(*address).or_insert(0) += 1;
+        }
+        if self.tell_restored_at.is_none() {
+            self.tell_restored(scope);
+        }
+    }
+
+    pub(super) fn tell_restored(&mut self, scope: &mut Scope<'_>) {
+        let restored = std::mem::take(&mut self.restored);
+        self.tell_restored_at = (!restored.is_empty()).then_some(scope.now + TELL_RESTORED_EVERY);
+        if restored.is_empty() {
+            return;
+        }
+        let once = |address: &IpAddr, times: u64| match times {
+            1 => address.to_string(),
+            _ => format!("{address} ({})", explain::count(times, "time")),
+        };
+        let all: Vec<String> = restored.iter().map(|(address, times)| once(address, *times)).collect();
+        let message = format!("{}: somebody deleted {}; it is back", self.vip.name, all.join(", "));
         scope.event(self.event(Level::Warn, Kind::Address, message));
         self.announce_anew(scope);
     }

@@ -267,3 +267,21 @@ fn an_owner_under_another_number_is_not_taken_over_from() {
     node.handle(Input::Tick, at(23_500));
     assert_eq!(node.group_status(at(23_500))[0].state, State::Active);
 }
+
+#[test]
+fn an_address_that_is_deleted_in_a_loop_is_told_of_once_a_second() {
+    let mut node = owner(settings());
+    let (mut told, mut announced) = (vec![], 0);
+    for now in (3_400..7_400).step_by(10) {
+        if now < 5_400 {
+            node.handle(Input::Restored { group: 0, addresses: vec![address(100)] }, at(now));
+        }
+        node.handle(Input::Tick, at(now));
+        let outputs = obey(&mut node, at(now));
+        announced += outputs.iter().filter(|o| matches!(o, Output::Announce(_))).count();
+        told.extend(events(outputs).into_iter().filter(|e| e.kind == Kind::Address).map(|e| e.message));
+    }
+    let times = |times: &str| format!("main: somebody deleted 10.77.0.100{times}; it is back");
+    assert_eq!(told, [times(""), times(" (100 times)"), times(" (99 times)")]);
+    assert!(announced < 30, "{announced} announcements");
+}
