@@ -86,6 +86,8 @@ pub(crate) struct Group {
     /// one, which the reload ended, tell of them still.
     given: Vec<Cidr>,
     transition: Transition,
+    /// It let go while it had no link; until then the others wait for its silence.
+    unsaid_until: Option<Time>,
     /// Another node than this one is to own next, until then.
     other_is_next: Option<Time>,
     /// Whether this node may take part: not stopping, not in maintenance.
@@ -167,6 +169,7 @@ impl Group {
             going_generation: 0,
             given: vec![],
             transition: Transition::None,
+            unsaid_until: None,
             other_is_next: None,
             taking_part: true,
             serving: true,
@@ -278,6 +281,7 @@ impl Group {
             self.note_node_gone(cause, scope);
             self.cause = Some(cause);
             self.transition = Transition::None;
+            self.unsaid_until = None;
             self.other_is_next = None;
             self.plan(Hold::Owned, scope);
         }
@@ -358,6 +362,9 @@ impl Group {
                 self.fault = Some(reason.clone());
                 self.retry_at = None;
                 self.transition = Transition::None;
+                if self.election.word() == State::Active {
+                    self.unsaid_until = Some(scope.now + self.election.master_down_interval());
+                }
                 self.happen(Happening::Fault, scope);
                 if self.hold != Hold::Absent {
                     self.close_sessions(scope);
@@ -373,6 +380,7 @@ impl Group {
                     self.plan(self.hold, scope);
                 }
                 self.start_if_able(scope);
+                self.release_late(scope);
             }
         }
     }

@@ -112,6 +112,8 @@ impl Group {
             (Hold::Absent, Err(reason)) => {
                 let message = format!("{}: the kernel would not delete it: {reason}", self.vip.name);
                 scope.event(self.event(Level::Error, Kind::Address, message));
+                // Nobody is told that it is free.
+                self.unsaid_until = None;
                 self.confirmed = true;
                 self.hold_confirmed(scope);
             }
@@ -155,13 +157,13 @@ impl Group {
                 self.announce_anew(scope);
             }
             Hold::Silent | Hold::Absent => match self.transition {
+                Transition::None => self.release_late(scope),
                 Transition::Silencing { .. } => self.released(scope),
                 Transition::Preparing { from, nonce, until } if self.hold == Hold::Silent => {
                     self.transition = Transition::Prepared { from, nonce, until };
                     self.ready(from, nonce, scope);
                 }
-                Transition::None
-                | Transition::Asking { .. }
+                Transition::Asking { .. }
                 | Transition::Lingering { .. }
                 | Transition::Preparing { .. }
                 | Transition::Prepared { .. } => {}

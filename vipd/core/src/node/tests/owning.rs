@@ -268,6 +268,48 @@ fn an_owner_under_another_number_is_not_taken_over_from() {
     assert_eq!(node.group_status(at(23_500))[0].state, State::Active);
 }
 
+/// Nobody heard the owner let go, so all would wait for its silence.
+#[test]
+fn a_link_that_is_back_at_once_carries_the_release() {
+    let releases = |outputs: &[Output]| {
+        outputs.iter().filter(|o| matches!(o, Output::Advert(t) if t.bytes[2] == 0)).count()
+    };
+    let down = || Link::Down { reason: "eth0 has no carrier".into() };
+    let up = || Link::Up { interface: LINK, sources: vec![address(11)] };
+    for kernel_first in [true, false] {
+        let mut node = owner(settings());
+        node.handle(Input::Link { group: 0, link: down() }, at(3_400));
+        let plan = |o: &Output| if let Output::Addresses(p) = o { Some(p.generation) } else { None };
+        let outputs = drain(&mut node);
+        let generation = outputs.iter().filter_map(plan).next_back().expect("a plan to delete it");
+        assert_eq!(releases(&outputs), 0);
+        let gone = || Input::Applied { group: 0, generation, result: Ok(()) };
+        if kernel_first {
+            node.handle(gone(), at(3_401));
+        }
+        node.handle(Input::Link { group: 0, link: up() }, at(3_402));
+        // Never while the kernel may still answer for it.
+        assert_eq!(releases(&drain(&mut node)), usize::from(kernel_first));
+        if !kernel_first {
+            node.handle(gone(), at(3_403));
+            assert_eq!(releases(&drain(&mut node)), 1);
+        }
+        // One packet may be lost.
+        let mut repeated = 0;
+        for now in 3_404..4_000 {
+            node.handle(Input::Tick, at(now));
+            repeated += releases(&obey(&mut node, at(now)));
+        }
+        assert_eq!((repeated, node.group_status(at(4_000))[0].state), (7, State::Backup));
+    }
+    // By then the others have taken over.
+    let mut late = owner(settings());
+    late.handle(Input::Link { group: 0, link: down() }, at(3_400));
+    obey(&mut late, at(3_400));
+    late.handle(Input::Link { group: 0, link: up() }, at(7_000));
+    assert_eq!(releases(&drain(&mut late)), 0);
+}
+
 #[test]
 fn an_address_that_is_deleted_in_a_loop_is_told_of_once_a_second() {
     let mut node = owner(settings());
