@@ -348,6 +348,7 @@ impl Node {
         if self.claims_deadline().is_some_and(|at| now >= at) {
             self.look_at_claims(now);
         }
+        self.call_off_maintenance(now);
         self.with_groups(now, |group, scope| {
             if group.deadline().is_some_and(|at| at <= scope.now) {
                 group.tick(scope);

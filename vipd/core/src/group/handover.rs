@@ -179,6 +179,18 @@ impl Group {
         }
     }
 
+    /// Whether it leaves, and owns until the next owner answers.
+    pub(crate) const fn asks_to_leave(&self) -> bool {
+        matches!(self.transition, Transition::Asking { purpose: Purpose::Leave, .. })
+    }
+
+    /// It does not leave after all.
+    pub(crate) const fn ask_no_more(&mut self) {
+        if self.asks_to_leave() {
+            self.transition = Transition::None;
+        }
+    }
+
     /// Asks the next owner to prepare, and tells the others who it is.
     fn ask(&self, to: usize, nonce: u32, scope: &mut Scope<'_>) {
         let message = Message::Prepare { vrid: self.vip.vrid, nonce, to: scope.id_of(to) };
