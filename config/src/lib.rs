@@ -22,7 +22,7 @@ mod spec;
 mod value;
 
 pub use import::{Import, ImportError, import};
-pub use report::{Error, Errors, Warning};
+pub use report::{Error, Errors, Warning, chain};
 
 use report::{Problem, Report, did_you_mean, quote, quoted};
 use serde::Deserialize as _;

@@ -34,6 +34,20 @@ pub struct Warning {
     pub hint: Option<String>,
 }
 
+/// An error and what caused it, in one text.
+#[must_use]
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(Some(error), |e| (*e).source());
+    let mut texts: Vec<String> = Vec::new();
+    for text in causes.map(ToString::to_string) {
+        // Some say their cause themselves.
+        if !texts.last().is_some_and(|t| t.contains(&text)) {
+            texts.push(text);
+        }
+    }
+    texts.join(": ")
+}
+
 /// `F:line:column: severity: message`, and the hint on a line of its own.
 fn line(
     f: &mut fmt::Formatter<'_>,

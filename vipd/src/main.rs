@@ -5,26 +5,29 @@ use clap::Parser as _;
 use std::process::ExitCode;
 use vipd::cli::{Cli, Command, Import};
 use vipd::peer::key::{ClusterKey, KeyError};
-use vipd_config::Config;
+use vipd_config::{Config, chain};
 
 fn main() -> ExitCode {
     match Cli::parse().command {
         Command::Check(check) => judge(&check.config.path),
         Command::Keygen => keygen(),
-        Command::Import(import) => finish(&carry_over(&import)),
+        Command::Import(import) => finish(carry_over(&import)),
         Command::Guard => vipd::guard::main(),
-        Command::Run(run) => finish(&vipd::daemon::run(&run)),
+        Command::Run(run) => finish(vipd::daemon::run(&run).map_err(anyhow::Error::from)),
     }
 }
 
-fn finish<E: std::fmt::Display>(result: &Result<(), E>) -> ExitCode {
+fn finish(result: anyhow::Result<()>) -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            complain(error);
-            ExitCode::FAILURE
-        }
+        Err(error) => complain(&*error),
     }
+}
+
+/// The whole chain: what was tried, and what the system said.
+fn complain(error: &dyn std::error::Error) -> ExitCode {
+    eprintln!("{}", chain(error));
+    ExitCode::FAILURE
 }
 
 /// Writes a configuration file from those of keepalived and HAProxy, and says how far that went.
@@ -70,16 +73,11 @@ fn judge(path: &std::path::Path) -> ExitCode {
     match Config::load(path) {
         Ok(config) => {
             if let Err(error) = look_at_key(&config) {
-                complain(&error);
-                return ExitCode::FAILURE;
+                return complain(&error);
             }
-            let told = tell_right(path, &config).context("cannot write to standard output");
-            told.map_or(ExitCode::FAILURE, |()| ExitCode::SUCCESS)
+            finish(tell_right(path, &config).context("cannot write to standard output"))
         }
-        Err(errors) => {
-            complain(&errors);
-            ExitCode::FAILURE
-        }
+        Err(errors) => complain(&errors),
     }
 }
 
@@ -103,13 +101,7 @@ fn look_at_key(config: &Config) -> Result<(), KeyError> {
 fn keygen() -> ExitCode {
     use std::io::Write as _;
     let printed = vipd::peer::key::generate().and_then(|key| writeln!(std::io::stdout(), "{key}"));
-    match printed {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            complain(&error);
-            ExitCode::FAILURE
-        }
-    }
+    finish(printed.context("cannot print a key"))
 }
 
 fn tell_right(path: &std::path::Path, config: &Config) -> std::io::Result<()> {
@@ -129,8 +121,4 @@ fn tell_right(path: &std::path::Path, config: &Config) -> std::io::Result<()> {
 
 fn count(number: usize, what: &str) -> String {
     format!("{number} {what}{}", if number == 1 { "" } else { "s" })
-}
-
-fn complain(what: &dyn std::fmt::Display) {
-    eprintln!("{what}");
 }

@@ -397,10 +397,16 @@ impl Shell {
                 self.handle(Input::Evicted { group, addresses });
             }
             KernelEvent::Links(links) => {
+                let mut new_macs = vec![];
                 for kernel::Link { index, name, mac, up, addresses } in links {
+                    let before = self.interfaces.mac(index);
+                    new_macs.extend((before.is_some() && before != mac).then_some(index));
                     self.interfaces.set(index, Interface { name, mac, up, addresses });
                 }
                 self.relink();
+                for interface in new_macs {
+                    self.handle(Input::NewMac { interface });
+                }
             }
             KernelEvent::LinkRemoved { index, name: _ } => {
                 self.interfaces.remove(index);

@@ -3,15 +3,15 @@
 mod agreement;
 mod balancer;
 mod dns;
-mod etcd;
 mod documents;
+mod etcd;
 mod failover;
 mod interop;
 mod itself;
 mod neighbours;
 mod nemesis;
-mod pools;
 mod operators;
+mod pools;
 mod quorum;
 mod sealed;
 mod upkeep;

@@ -7,6 +7,7 @@ use nix::sys::signal::Signal;
 use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 use vipd_tests::forge::Template;
+use vipd_tests::lab::arp::ArpWatch;
 use vipd_tests::lab::vipd::Vipd;
 use vipd_tests::lab::{Lab, advert, poll_until};
 use vipd_tests::probe::EchoProbe;
@@ -16,6 +17,7 @@ const VIPD: &[Need] = &[Need::Vipd];
 
 pub(crate) const CASES: &[Case] = &[
     Case { name: "upkeep::deleted_vip_is_back", needs: VIPD, run: deleted_vip_is_back },
+    Case { name: "upkeep::new_mac_is_announced", needs: VIPD, run: new_mac_is_announced },
     Case { name: "upkeep::start_clears_what_is_left", needs: VIPD, run: start_clears_what_is_left },
     Case { name: "upkeep::stop_leaves_no_vip", needs: VIPD, run: stop_leaves_no_vip },
     Case { name: "upkeep::reload_touches_only_the_change", needs: VIPD, run: reload_touches_only_the_change },
@@ -46,6 +48,19 @@ fn deleted_vip_is_back(lab: &Lab) -> Result<()> {
         ensure!(changes.iter().all(|c| &*c.host == "px1"), "{changes:?}");
         ensure!(away < 50 * MS, "the address was away for {away:?}");
     }
+    Ok(())
+}
+
+/// Clients know the new Ethernet address of the owner's interface at once.
+fn new_mac_is_announced(lab: &Lab) -> Result<()> {
+    let scene = Scene::new(lab, Kind::Vipd, Plan::new(100 * MS))?;
+    let watch = ArpWatch::start(&scene.client, &[], SECOND)?;
+    let changed = Instant::now();
+    let mac = [2, 0, 0, 0, 0x77, 0x11];
+    scene.proxies[0].run("ip", &["link", "set", "eth0", "address", "02:00:00:00:77:11"])?;
+    let burst = || watch.sightings(Scene::vip(), changed).iter().filter(|s| s.mac == mac).count();
+    // Both forms, at once and three times more in the first half second.
+    poll_until("the new Ethernet address is announced", SECOND, || Ok(burst() >= 6))?;
     Ok(())
 }
 

@@ -71,6 +71,10 @@ pub(crate) struct Group {
     /// that it holds is no older.
     leased_at: Time,
     announcing: Option<Announcing>,
+    /// What somebody deleted and was put back since people were told: how often.
+    restored: BTreeMap<IpAddr, u64>,
+    /// When they are told of more.
+    tell_restored_at: Option<Time>,
     parting: Option<Parting>,
     /// Addresses that are not taken: another node answers for them.
     withheld: BTreeMap<IpAddr, Elsewhere>,
@@ -86,6 +90,8 @@ pub(crate) struct Group {
     /// one, which the reload ended, tell of them still.
     given: Vec<Cidr>,
     transition: Transition,
+    /// It let go while it had no link; until then the others wait for its silence.
+    unsaid_until: Option<Time>,
     /// Another node than this one is to own next, until then.
     other_is_next: Option<Time>,
     /// Whether this node may take part: not stopping, not in maintenance.
@@ -159,6 +165,8 @@ impl Group {
             renewed_at: now,
             leased_at: now,
             announcing: None,
+            restored: BTreeMap::new(),
+            tell_restored_at: None,
             parting: None,
             withheld: BTreeMap::new(),
             postponed: None,
@@ -167,6 +175,7 @@ impl Group {
             going_generation: 0,
             given: vec![],
             transition: Transition::None,
+            unsaid_until: None,
             other_is_next: None,
             taking_part: true,
             serving: true,
@@ -198,7 +207,15 @@ impl Group {
         let announce = self.announcing.map(|a| a.at);
         let part = self.parting.as_ref().map(|p| p.until);
         let neighbours = self.neighbours_deadline();
-        let all = [self.election.deadline(), transition, announce, part, self.retry_at, neighbours];
+        let all = [
+            self.election.deadline(),
+            transition,
+            announce,
+            part,
+            self.tell_restored_at,
+            self.retry_at,
+            neighbours,
+        ];
         all.into_iter().flatten().min()
     }
 
@@ -210,6 +227,9 @@ impl Group {
         self.tick_transition(scope);
         if let Some(announcing) = self.announcing.filter(|a| a.at <= scope.now) {
             self.announce(announcing, scope);
+        }
+        if self.tell_restored_at.is_some_and(|at| at <= scope.now) {
+            self.tell_restored(scope);
         }
         if self.parting.as_ref().is_some_and(|p| p.until <= scope.now) {
             self.parting = None;
@@ -280,6 +300,7 @@ impl Group {
             self.note_node_gone(cause, scope);
             self.cause = Some(cause);
             self.transition = Transition::None;
+            self.unsaid_until = None;
             self.other_is_next = None;
             self.forget_proofs();
             self.plan(Hold::Owned, scope);
@@ -364,6 +385,9 @@ impl Group {
                 self.fault = Some(reason.clone());
                 self.retry_at = None;
                 self.transition = Transition::None;
+                if self.election.word() == State::Active {
+                    self.unsaid_until = Some(scope.now + self.election.master_down_interval());
+                }
                 self.happen(Happening::Fault, scope);
                 if self.hold != Hold::Absent {
                     self.close_sessions(scope);
@@ -379,6 +403,7 @@ impl Group {
                     self.plan(self.hold, scope);
                 }
                 self.start_if_able(scope);
+                self.release_late(scope);
             }
         }
     }

@@ -272,12 +272,14 @@ impl Node {
         self.settings.election.advert_interval.clamp(least, HELLO_MAX)
     }
 
-    /// How often a peer says hello, as far as known: another file may give it
-    /// another rhythm, as while a new one is rolled out.
-    fn hello_interval_of(&self, node: usize) -> Duration {
+    /// How often a peer is heard, as far as known: another file may give its
+    /// hellos another rhythm, as while a new one is rolled out.
+    fn interval_of(&self, node: usize) -> Duration {
+        let Some(peer) = self.peers.get(node) else { return self.hello_interval() };
         let by = [claims::ADVERT_INTERVAL, claims::DNS];
-        let differs = |peer: &Peer| peer.differs.iter().any(|key| by.contains(key));
-        if self.peers.get(node).is_some_and(differs) { HELLO_MAX } else { self.hello_interval() }
+        let differs = peer.differs.iter().any(|key| by.contains(key));
+        let hellos = if differs { HELLO_MAX } else { self.hello_interval() };
+        if peer.only_advertises() { hellos.max(peer.advert_interval) } else { hellos }
     }
 
     /// Peers that are silent for longer are gone.
@@ -287,7 +289,7 @@ impl Node {
 
     /// A peer that is silent for longer is gone.
     fn patience_with(&self, node: usize) -> Duration {
-        self.hello_interval_of(node) * SILENT_QUARTERS / 4
+        self.interval_of(node) * SILENT_QUARTERS / 4
     }
 
     /// Takes an input. Whatever it is, owners that slept too long step down first.
@@ -300,6 +302,7 @@ impl Node {
                 // What counts for it is what comes by its interface.
                 self.look_at_claims(now);
             }
+            Input::NewMac { interface } => self.with_groups(now, |g, scope| g.new_mac(interface, scope)),
             Input::Packet { interface, source, destination, ttl, payload } => {
                 if let Err(cause) = self.packet(interface, source, destination, ttl, payload, now) {
                     self.reject(cause, source, now);
@@ -383,6 +386,7 @@ impl Node {
         if self.claims_deadline().is_some_and(|at| now >= at) {
             self.look_at_claims(now);
         }
+        self.call_off_maintenance(now);
         self.with_groups(now, |group, scope| {
             if group.deadline().is_some_and(|at| at <= scope.now) {
                 group.tick(scope);

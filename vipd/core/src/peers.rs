@@ -33,6 +33,8 @@ pub struct Peer {
     pub digests: Vec<u32>,
     /// Whether it has ever said hello: a host that runs something else does not.
     pub speaks: bool,
+    /// How often it advertises, by its last advert.
+    pub advert_interval: Duration,
     /// Its run, by its last hello, and the one before.
     runs: [u32; 2],
     /// When it last came back to the run before, as only two hosts do, and how
@@ -66,6 +68,13 @@ impl Peer {
     #[must_use]
     pub fn serves(&self, vrid: NonZeroU8) -> bool {
         self.alive && self.report(vrid).is_some_and(|r| r.serving)
+    }
+
+    /// Whether its adverts alone tell that it is there: its hellos do not
+    /// arrive, or it runs something else that says none.
+    #[must_use]
+    pub fn only_advertises(&self) -> bool {
+        self.reports.is_empty()
     }
 
     /// Notes a sign of life; true if the peer was not there before.

@@ -164,7 +164,7 @@ fn watch(client: &Client, json: bool, screen: &mut Screen<impl Write>) -> Result
             Ok(doc) => draw(&table(doc, screen.colour), screen)?,
             // What a program reads holds only documents.
             Err(_) if json => {}
-            Err(failure) => draw(&format!("{}\n", clean(&super::chain(failure))), screen)?,
+            Err(failure) => draw(&format!("{}\n", clean(&vipd_config::chain(failure))), screen)?,
         }
         if follower.is_none() {
             // Only what is to come: it is a reason to look again.

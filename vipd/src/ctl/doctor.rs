@@ -108,7 +108,7 @@ pub(super) fn run(
             None
         }
         Err(failure) => {
-            findings.add(Verdict::Unknown, "daemon", super::chain(&failure));
+            findings.add(Verdict::Unknown, "daemon", vipd_config::chain(&failure));
             None
         }
     };

@@ -22,9 +22,9 @@ use crate::control::instance::ClaimError;
 use args::Cli;
 use clap::Parser;
 use client::ClientError;
-use std::error::Error;
 use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
+use vipd_config::chain;
 
 /// Runs `vipctl` with this process's arguments, terminal and environment.
 #[must_use]
@@ -121,19 +121,6 @@ impl Failure {
             | Self::Output(_) => 1,
         }
     }
-}
-
-/// An error and what caused it, in one line.
-fn chain(error: &dyn Error) -> String {
-    let causes = std::iter::successors(Some(error), |e| (*e).source());
-    let mut texts: Vec<String> = Vec::new();
-    for text in causes.map(ToString::to_string) {
-        // Some say their cause themselves.
-        if !texts.last().is_some_and(|t| t.contains(&text)) {
-            texts.push(text);
-        }
-    }
-    texts.join(": ")
 }
 
 /// A response that is no answer to what was asked.

@@ -352,7 +352,7 @@ impl KernelActor {
     }
 
     /// Brings the list of held addresses and the switches up to date.
-    fn settle(&mut self) {
+    pub(super) fn settle(&mut self) {
         let (mut held, mut switches) = (held::Held::new(), BTreeSet::new());
         for group in self.groups.values() {
             let ipv4 = group.plan.addresses.iter().any(|a| Family::of(a.address()) == Family::V4);

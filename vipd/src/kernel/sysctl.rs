@@ -121,6 +121,19 @@ impl Switches {
         self.save();
     }
 
+    /// The interface goes by another name from now on; its switches went with it.
+    pub(super) fn rename(&mut self, old: &str, new: &str) {
+        let of_old: Vec<_> = self.raised.keys().filter(|(name, _)| name == old).cloned().collect();
+        for key in &of_old {
+            if let Some(earlier) = self.raised.remove(key) {
+                self.raised.insert((new.to_owned(), key.1), earlier);
+            }
+        }
+        if !of_old.is_empty() {
+            self.save();
+        }
+    }
+
     fn save(&self) {
         let lines: String = self
             .raised

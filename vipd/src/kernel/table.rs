@@ -41,6 +41,8 @@ pub(super) struct Seen {
 pub(super) enum News {
     /// A link.
     Link(u32),
+    /// A link that has another name, with its old one.
+    Renamed(u32, String),
     /// A link that is gone, with its name.
     LinkGone(u32, String),
     /// An address that is there.
@@ -83,6 +85,7 @@ impl Table {
         }
         let record = self.links.entry(link.header.index).or_default();
         record.up = link.header.flags.contains(LinkFlags::Up | LinkFlags::LowerUp);
+        let before = record.name.clone();
         // Not every notification tells everything.
         for attribute in &link.attributes {
             if let LinkAttribute::IfName(name) = attribute {
@@ -92,7 +95,9 @@ impl Table {
                 record.mac = mac.filter(|mac| *mac != Mac::default());
             }
         }
-        Some(News::Link(link.header.index))
+        let renamed = !before.is_empty() && record.name != before;
+        let index = link.header.index;
+        Some(if renamed { News::Renamed(index, before) } else { News::Link(index) })
     }
 
     /// The name of a link.

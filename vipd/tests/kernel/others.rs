@@ -138,3 +138,24 @@ fn dropped() -> Result<u64, Box<dyn std::error::Error>> {
     let column = |line: &str| line.split_whitespace().nth(8).and_then(|n| n.parse::<u64>().ok());
     Ok(text.lines().filter_map(column).sum())
 }
+
+/// What was raised under the old name is put back under the new one.
+#[test]
+fn a_renamed_interface_gets_its_switches_back() {
+    lab(|_net| async move {
+        let mut rig = Rig::start(&[V4]).await?;
+        rig.hold(Hold::Silent, &[V4], LEASE).await?;
+        assert_eq!(switch("arp_ignore"), "1");
+        let interface = index(HERE);
+        sh(&format!("ip link set {HERE} down; ip link set {HERE} name vz; ip link set vz up"))?;
+        rig.event(|event| match event {
+            KernelEvent::Links(links) => links.into_iter().find(|l| l.name == "vz"),
+            _ => None,
+        })
+        .await;
+        rig.hold_on(interface, &[V4]).await?;
+        let of_new = |name: &str| std::fs::read_to_string(format!("/proc/sys/net/ipv4/conf/vz/{name}"));
+        assert_eq!((of_new("arp_ignore")?.as_str(), of_new("arp_announce")?.as_str()), ("0\n", "0\n"));
+        Ok(())
+    });
+}

@@ -28,6 +28,8 @@ const ANNOUNCE_AT: [Duration; 10] = [
     Duration::from_secs(10),
 ];
 const ANNOUNCE_REFRESH: Duration = Duration::from_secs(60);
+/// Deletions by somebody else are put back at once, and told of this often.
+const TELL_RESTORED_EVERY: Duration = Duration::from_secs(1);
 
 impl Group {
     /// Asks for a hold; of several only the newest counts.
@@ -110,6 +112,8 @@ impl Group {
             (Hold::Absent, Err(reason)) => {
                 let message = format!("{}: the kernel would not delete it: {reason}", self.vip.name);
                 scope.event(self.event(Level::Error, Kind::Address, message));
+                // Nobody is told that it is free.
+                self.unsaid_until = None;
                 self.confirmed = true;
                 self.hold_confirmed(scope);
             }
@@ -150,16 +154,16 @@ impl Group {
                 if let Some(takeover) = &mut self.takeover {
                     takeover.address_in = Some(scope.now);
                 }
-                self.announce(Announcing { since: scope.now, next: 0, at: scope.now }, scope);
+                self.announce_anew(scope);
             }
             Hold::Silent | Hold::Absent => match self.transition {
+                Transition::None => self.release_late(scope),
                 Transition::Silencing { .. } => self.released(scope),
                 Transition::Preparing { from, nonce, until } if self.hold == Hold::Silent => {
                     self.transition = Transition::Prepared { from, nonce, until };
                     self.ready(from, nonce, scope);
                 }
-                Transition::None
-                | Transition::Asking { .. }
+                Transition::Asking { .. }
                 | Transition::Lingering { .. }
                 | Transition::Preparing { .. }
                 | Transition::Prepared { .. } => {}
@@ -213,13 +217,46 @@ impl Group {
         scope.event(self.event(Level::Warn, Kind::Address, message));
     }
 
-    /// Somebody deleted an address, and the kernel actor put it back.
+    /// Somebody deleted an address, and the kernel actor put it back. Whoever
+    /// does so in a loop is told of, and announced against, once in a while.
     pub(crate) fn restored(&mut self, addresses: &[IpAddr], scope: &mut Scope<'_>) {
-        let message = format!("{}: somebody deleted {}; it is back", self.vip.name, list(addresses));
-        scope.event(self.event(Level::Warn, Kind::Address, message));
-        if self.hold == Hold::Owned && self.confirmed {
-            self.announce(Announcing { since: scope.now, next: 0, at: scope.now }, scope);
+        for address in addresses {
+            *self.restored.entry(*address).or_insert(0) += 1;
         }
+        if self.tell_restored_at.is_none() {
+            self.tell_restored(scope);
+        }
+    }
+
+    pub(super) fn tell_restored(&mut self, scope: &mut Scope<'_>) {
+        let restored = std::mem::take(&mut self.restored);
+        self.tell_restored_at = (!restored.is_empty()).then_some(scope.now + TELL_RESTORED_EVERY);
+        if restored.is_empty() {
+            return;
+        }
+        let once = |address: &IpAddr, times: u64| match times {
+            1 => address.to_string(),
+            _ => format!("{address} ({})", explain::count(times, "time")),
+        };
+        let all: Vec<String> = restored.iter().map(|(address, times)| once(address, *times)).collect();
+        let message = format!("{}: somebody deleted {}; it is back", self.vip.name, all.join(", "));
+        scope.event(self.event(Level::Warn, Kind::Address, message));
+        self.announce_anew(scope);
+    }
+
+    /// The interface has another Ethernet address: clients would send to the old one.
+    pub(crate) fn new_mac(&mut self, interface: u32, scope: &mut Scope<'_>) {
+        if self.is_on(interface) && self.hold == Hold::Owned && self.confirmed {
+            let name = &self.vip.name;
+            let message = format!("{name}: its interface has another Ethernet address; it is announced anew");
+            scope.event(self.event(Level::Info, Kind::Address, message));
+            self.announce_anew(scope);
+        }
+    }
+
+    /// The whole burst, as at a takeover.
+    fn announce_anew(&mut self, scope: &mut Scope<'_>) {
+        self.announce(Announcing { since: scope.now, next: 0, at: scope.now }, scope);
     }
 
     pub(super) fn announce(&mut self, announcing: Announcing, scope: &mut Scope<'_>) {

@@ -105,8 +105,9 @@ impl Group {
             Transition::Preparing { until, .. } | Transition::Prepared { until, .. }
                 if until <= scope.now =>
             {
-                self.transition = Transition::None;
-                self.plan(Hold::Absent, scope);
+                // What it owned shortly before may have sessions still.
+                self.close_sessions(scope);
+                self.linger(CLOSE_BEFORE, None, scope);
             }
             Transition::None
             | Transition::Asking { .. }
@@ -171,10 +172,22 @@ impl Group {
             State::Init | State::Backup | State::Fault => {
                 self.happen(Happening::Shutdown, scope);
                 if !matches!(self.transition, Transition::Lingering { .. }) && self.hold != Hold::Absent {
-                    self.transition = Transition::None;
-                    self.plan(Hold::Absent, scope);
+                    self.close_sessions(scope);
+                    self.linger(CLOSE_BEFORE, None, scope);
                 }
             }
+        }
+    }
+
+    /// Whether it leaves, and owns until the next owner answers.
+    pub(crate) const fn asks_to_leave(&self) -> bool {
+        matches!(self.transition, Transition::Asking { purpose: Purpose::Leave, .. })
+    }
+
+    /// It does not leave after all.
+    pub(crate) const fn ask_no_more(&mut self) {
+        if self.asks_to_leave() {
+            self.transition = Transition::None;
         }
     }
 
@@ -253,15 +266,37 @@ impl Group {
         }
     }
 
+    /// Keeps what the kernel holds for a while, and repeats the release from then on.
+    fn linger(&mut self, length: Duration, release_at: Option<Time>, scope: &Scope<'_>) {
+        let until = scope.now + length;
+        self.transition = Transition::Lingering { until, close_at: None, release_at, releases: 1 };
+    }
+
+    /// The link went while this node owned, so that nobody heard it let go:
+    /// with the link back, and once the kernel holds nothing any more, it says so.
+    pub(super) fn release_late(&mut self, scope: &mut Scope<'_>) {
+        let due = self.unsaid_until.is_some_and(|until| scope.now < until);
+        if !due || self.has_no_link() || self.hold != Hold::Absent || !self.confirmed {
+            return;
+        }
+        self.unsaid_until = None;
+        self.say_released(scope);
+        self.linger(LINGER_FOR, Some(scope.now + RELEASE_AGAIN), scope);
+    }
+
     fn release_again(&mut self, scope: &mut Scope<'_>) {
         let now = scope.now;
         if let Transition::Lingering { release_at, releases, .. } = &mut self.transition {
             *releases += 1;
             *release_at = (*releases < RELEASES).then_some(now + RELEASE_AGAIN);
-            self.transmit(PRIORITY_RELEASE, scope);
-            if let Some(number) = self.election.lease().map(Lease::withdrawn) {
-                self.tell_given_back(number, scope);
-            }
+            self.say_released(scope);
+        }
+    }
+
+    fn say_released(&self, scope: &mut Scope<'_>) {
+        self.transmit(PRIORITY_RELEASE, scope);
+        if let Some(number) = self.election.lease().map(Lease::withdrawn) {
+            self.tell_given_back(number, scope);
         }
     }
 

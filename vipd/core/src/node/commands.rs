@@ -9,6 +9,7 @@ use crate::time::Time;
 use crate::wire::peer::State;
 use std::collections::BTreeSet;
 use std::net::IpAddr;
+use std::num::NonZeroU8;
 
 impl Node {
     /// The peer that should own a group next: able, serving if possible, by preference.
@@ -120,6 +121,12 @@ impl Node {
         self.groups.iter().find(alone).map(|g| self.nobody_can_take(g))
     }
 
+    /// Whether another node says to own a group.
+    #[must_use]
+    pub fn is_owned_elsewhere(&self, vrid: NonZeroU8) -> bool {
+        self.peers.iter().any(|p| p.report(vrid).is_some_and(|r| r.state == State::Active))
+    }
+
     /// Maintenance: this node hands over what it owns and takes nothing, until told otherwise.
     pub fn set_maintenance(&mut self, on: bool, now: Time) {
         if self.maintenance == on || self.stopping.is_some() {
@@ -133,11 +140,27 @@ impl Node {
         } else {
             self.with_groups(now, |group, scope| {
                 group.taking_part = true;
+                group.ask_no_more();
                 group.start_if_able(scope);
             });
         }
         self.say_hello(now);
         self.settle(now);
+    }
+
+    /// Whoever was to take over may have left while it was asked to, as where
+    /// every node is sent into maintenance at once: then this one stays.
+    pub(super) fn call_off_maintenance(&mut self, now: Time) {
+        if !self.maintenance || self.stopping.is_some() {
+            return;
+        }
+        let alone = |g: &&Group| {
+            g.asks_to_leave() && self.successor(g).is_none() && !self.is_owned_elsewhere(g.vip.vrid)
+        };
+        let Some(group) = self.groups.iter().find(alone) else { return };
+        let message = format!("maintenance is called off: {}", self.nobody_can_take(group));
+        self.tell(Event::new(Level::Error, Kind::Maintenance, message));
+        self.set_maintenance(false, now);
     }
 
     fn leave_all(&mut self, now: Time) {

@@ -16,6 +16,7 @@ use crate::wire::peer::{self, Ballot, Envelope, Hello, Message, State};
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::num::NonZeroU8;
+use std::time::Duration;
 
 impl Node {
     /// A packet of IP protocol 112 arrived.
@@ -48,7 +49,7 @@ impl Node {
             (heard, _) => heard?,
         };
         if let Some(node) = node {
-            self.hear_advert(node, now);
+            self.hear_advert(node, advert.interval, now);
             self.note_claim(node, interface, source, &advert, now);
         }
         if let Some((id, heard)) = heard {
@@ -167,7 +168,7 @@ impl Node {
 
     pub(super) fn hear(&mut self, group: usize, heard: Heard, now: Time) {
         if let Who::Node(node) = heard.who {
-            self.hear_advert(node, now);
+            self.hear_advert(node, heard.interval, now);
         }
         self.with_group(group, now, |g, scope| g.hear(heard, scope));
     }
@@ -187,10 +188,10 @@ impl Node {
         }
     }
 
-    fn hear_advert(&mut self, node: usize, now: Time) {
+    fn hear_advert(&mut self, node: usize, interval: Duration, now: Time) {
         self.hear_peer(node, now);
         if let Some(peer) = self.peers.get_mut(node) {
-            peer.advert_at = Some(now);
+            (peer.advert_at, peer.advert_interval) = (Some(now), interval);
         }
     }
 

@@ -196,7 +196,7 @@ impl Node {
     /// When a peer in the records is suspected to be gone.
     fn late_at(&self, node: usize, group: &Group) -> Option<Time> {
         let heard = self.peers[node].heard_at.filter(|_| self.absence(node, group).is_none())?;
-        Some(heard + self.hello_interval_of(node) * LATE_QUARTERS / 4)
+        Some(heard + self.interval_of(node) * LATE_QUARTERS / 4)
     }
 
     /// What tells that the records are about to change, if something does.

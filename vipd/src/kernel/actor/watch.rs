@@ -25,6 +25,10 @@ impl KernelActor {
                 Some(News::Link(index)) => {
                     touched.insert(index);
                 }
+                Some(News::Renamed(index, old)) => {
+                    touched.insert(index);
+                    self.renamed(index, &old);
+                }
                 Some(News::LinkGone(index, name)) => {
                     self.told.remove(&index);
                     self.tell(KernelEvent::LinkRemoved { index, name }).await;
@@ -48,6 +52,14 @@ impl KernelActor {
         self.evict(&strays).await;
         self.reseat(&demoted);
         self.tell_links(&touched).await;
+    }
+
+    /// Switches and lists go by names.
+    fn renamed(&mut self, index: u32, old: &str) {
+        let new = self.table.name(index).unwrap_or_default();
+        info!("{old} is called {new} now");
+        self.switches.rename(old, new);
+        self.settle();
     }
 
     /// Puts back what somebody deleted.
@@ -211,7 +223,13 @@ impl KernelActor {
             let name = self.table.name(index).unwrap_or_default().to_owned();
             self.tell(KernelEvent::LinkRemoved { index, name }).await;
         }
-        self.table = table;
+        let before = std::mem::replace(&mut self.table, table);
+        for index in before.links() {
+            let (old, new) = (before.name(index).unwrap_or_default(), self.table.name(index));
+            if new.is_some_and(|new| new != old) {
+                self.renamed(index, old);
+            }
+        }
         let planned = self.groups.values().filter_map(|g| g.placed.as_ref()).flat_map(|p| p.spots());
         let lost = planned.filter(|spot| self.table.get(**spot).is_none()).copied().collect();
         let floating = |spot: &Spot| self.floating.contains(&spot.address.address());

@@ -105,7 +105,7 @@ fn a_node_that_has_not_judged_its_servers_is_not_ready_to_own() {
 }
 
 #[test]
-fn maintenance_that_ends_during_the_hand_over_leaves_a_backup() {
+fn maintenance_that_ends_before_anybody_is_ready_leaves_the_owner() {
     let mut node = owner(settings());
     peer_says(&mut node, &hello(State::Backup, true, vec![1, 2]), at(3_400));
     node.set_maintenance(true, at(3_400));
@@ -114,7 +114,7 @@ fn maintenance_that_ends_during_the_hand_over_leaves_a_backup() {
         node.handle(Input::Tick, at(now));
         obey(&mut node, at(now));
     }
-    assert_eq!(node.group_status(at(5_000))[0].state, State::Backup);
+    assert_eq!(node.group_status(at(5_000))[0].state, State::Active);
 }
 
 #[test]
@@ -123,4 +123,64 @@ fn maintenance_that_would_leave_nobody_is_told_of() {
     assert!(node.maintenance_obstacle().is_some_and(|why| why.contains("px2 does not answer")));
     peer_says(&mut node, &hello(State::Backup, true, vec![1, 2]), at(3_400));
     assert_eq!(node.maintenance_obstacle(), None);
+}
+
+/// Both nodes are sent into maintenance at once: the owner's successor leaves while it is asked.
+#[test]
+fn maintenance_is_called_off_when_the_only_successor_leaves() {
+    let mut node = owner(settings());
+    peer_says(&mut node, &hello(State::Backup, true, vec![1, 2]), at(3_400));
+    node.set_maintenance(true, at(3_400));
+    peer_says(&mut node, &hello(State::Init, true, vec![1, 2]), at(3_401));
+    let mut told = vec![];
+    for now in (3_400..8_000).step_by(10) {
+        node.handle(Input::Tick, at(now));
+        told.extend(events(obey(&mut node, at(now))));
+        assert_eq!(node.group_status(at(now))[0].state, State::Active, "at {now} ms");
+    }
+    assert!(!node.maintenance());
+    let why = "maintenance is called off: no other node can take main";
+    assert!(told.iter().any(|e| e.message.starts_with(why)), "{told:?}");
+}
+
+/// It is asked to own again while it lingers, and then it is not needed: its old sessions end first.
+#[test]
+fn sessions_are_closed_when_a_preparation_after_a_release_runs_out() {
+    let vrid = NonZeroU8::new(100).unwrap_or(NonZeroU8::MIN);
+    let of_px2 =
+        |message| Envelope { cluster: cluster_id("orders"), sender: node_id("px2"), message }.write();
+    let mut node = owner(settings());
+    peer_says(&mut node, &hello(State::Backup, true, vec![1, 2]), at(3_400));
+    node.switchover("main", None, at(3_400)).expect("begins");
+    for output in obey(&mut node, at(3_400)) {
+        if let Output::Peer { bytes, .. } = output
+            && let Ok(Envelope { message: Message::Prepare { vrid, nonce, .. }, .. }) =
+                Envelope::parse(&bytes)
+        {
+            peer_says(&mut node, &of_px2(Message::Ready { vrid, nonce }), at(3_410));
+        }
+    }
+    obey(&mut node, at(3_410));
+    assert_eq!(node.group_status(at(3_410))[0].state, State::Backup, "it has let go and lingers");
+    let prepare = of_px2(Message::Prepare { vrid, nonce: 7, to: node_id("px1") });
+    peer_says(&mut node, &prepare, at(3_500));
+    let (mut closed_at, mut absent_at) = (None, None);
+    for now in 3_500..5_000 {
+        node.handle(Input::Tick, at(now));
+        for output in drain(&mut node) {
+            match output {
+                Output::CloseSessions { .. } => closed_at = Some(now),
+                Output::Addresses(plan) => {
+                    if plan.hold == Hold::Absent {
+                        absent_at = Some(now);
+                    }
+                    let (group, generation) = (plan.group, plan.generation);
+                    node.handle(Input::Applied { group, generation, result: Ok(()) }, at(now));
+                }
+                _ => {}
+            }
+        }
+    }
+    // The kernel sends their resets only while it has the address.
+    assert_eq!((closed_at, absent_at), (Some(4_500), Some(4_600)));
 }

@@ -43,6 +43,30 @@ fn nothing_is_announced_before_the_kernel_has_it() {
     assert!(steps.decided <= steps.address_in && steps.address_in < steps.announced, "{steps:?}");
 }
 
+/// Clients would send to the interface's old Ethernet address until the slow refresh.
+#[test]
+fn another_ethernet_address_is_announced_at_once() {
+    let mut node = owner(settings());
+    let announced = |node: &mut Node, now: Time| {
+        let outputs = obey(node, now);
+        outputs.iter().filter(|o| matches!(o, Output::Announce(_))).count()
+    };
+    for now in (3_400..20_000).step_by(100) {
+        node.handle(Input::Tick, at(now));
+        obey(&mut node, at(now));
+    }
+    node.handle(Input::NewMac { interface: LINK + 1 }, at(20_000));
+    assert_eq!(announced(&mut node, at(20_000)), 0, "not its interface");
+    node.handle(Input::NewMac { interface: LINK }, at(20_000));
+    assert_eq!(announced(&mut node, at(20_000)), 1);
+    let mut more = 0;
+    for now in (20_000..31_000).step_by(10) {
+        node.handle(Input::Tick, at(now));
+        more += announced(&mut node, at(now));
+    }
+    assert_eq!(more, 9, "the burst of a takeover");
+}
+
 #[test]
 fn a_refusal_of_the_kernel_is_a_fault_and_a_release() {
     let mut node = node(settings());
@@ -241,4 +265,64 @@ fn an_owner_under_another_number_is_not_taken_over_from() {
     // Once it is gone, this node takes over as always.
     node.handle(Input::Tick, at(23_500));
     assert_eq!(node.group_status(at(23_500))[0].state, State::Active);
+}
+
+/// Nobody heard the owner let go, so all would wait for its silence.
+#[test]
+fn a_link_that_is_back_at_once_carries_the_release() {
+    let releases = |outputs: &[Output]| {
+        outputs.iter().filter(|o| matches!(o, Output::Advert(t) if t.bytes[2] == 0)).count()
+    };
+    let down = || Link::Down { reason: "eth0 has no carrier".into() };
+    let up = || Link::Up { interface: LINK, sources: vec![address(11)], mac: None, subnets: vec![] };
+    for kernel_first in [true, false] {
+        let mut node = owner(settings());
+        node.handle(Input::Link { group: 0, link: down() }, at(3_400));
+        let plan = |o: &Output| if let Output::Addresses(p) = o { Some(p.generation) } else { None };
+        let outputs = drain(&mut node);
+        let generation = outputs.iter().filter_map(plan).next_back().expect("a plan to delete it");
+        assert_eq!(releases(&outputs), 0);
+        let gone = || Input::Applied { group: 0, generation, result: Ok(()) };
+        if kernel_first {
+            node.handle(gone(), at(3_401));
+        }
+        node.handle(Input::Link { group: 0, link: up() }, at(3_402));
+        // Never while the kernel may still answer for it.
+        assert_eq!(releases(&drain(&mut node)), usize::from(kernel_first));
+        if !kernel_first {
+            node.handle(gone(), at(3_403));
+            assert_eq!(releases(&drain(&mut node)), 1);
+        }
+        // One packet may be lost.
+        let mut repeated = 0;
+        for now in 3_404..4_000 {
+            node.handle(Input::Tick, at(now));
+            repeated += releases(&obey(&mut node, at(now)));
+        }
+        assert_eq!((repeated, node.group_status(at(4_000))[0].state), (7, State::Backup));
+    }
+    // By then the others have taken over.
+    let mut late = owner(settings());
+    late.handle(Input::Link { group: 0, link: down() }, at(3_400));
+    obey(&mut late, at(3_400));
+    late.handle(Input::Link { group: 0, link: up() }, at(7_000));
+    assert_eq!(releases(&drain(&mut late)), 0);
+}
+
+#[test]
+fn an_address_that_is_deleted_in_a_loop_is_told_of_once_a_second() {
+    let mut node = owner(settings());
+    let (mut told, mut announced) = (vec![], 0);
+    for now in (3_400..7_400).step_by(10) {
+        if now < 5_400 {
+            node.handle(Input::Restored { group: 0, addresses: vec![address(100)] }, at(now));
+        }
+        node.handle(Input::Tick, at(now));
+        let outputs = obey(&mut node, at(now));
+        announced += outputs.iter().filter(|o| matches!(o, Output::Announce(_))).count();
+        told.extend(events(outputs).into_iter().filter(|e| e.kind == Kind::Address).map(|e| e.message));
+    }
+    let times = |times: &str| format!("main: somebody deleted 10.77.0.100{times}; it is back");
+    assert_eq!(told, [times(""), times(" (100 times)"), times(" (99 times)")]);
+    assert!(announced < 30, "{announced} announcements");
 }

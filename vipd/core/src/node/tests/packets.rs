@@ -161,3 +161,23 @@ fn two_hosts_that_run_as_one_node_are_named_and_a_restart_is_not() {
         assert!(!node.peers()[1].has_twin(at(70_000)), "it is over");
     }
 }
+
+/// keepalived says no hellos: between its adverts it is not silent.
+#[test]
+fn a_peer_that_only_advertises_is_silent_when_its_adverts_are() {
+    let mut node = node(settings());
+    let payload = Advert { interval: 10 * SECOND, ..advert(150) }.write(address(12), address(11));
+    let mut told = vec![];
+    for now in (0..100_000).step_by(100) {
+        node.handle(Input::Tick, at(now));
+        if now % 10_000 == 0 && now <= 60_000 {
+            let (source, destination) = (address(12), address(11));
+            let packet = Input::Packet { interface: LINK, source, destination, ttl: 255, payload: &payload };
+            node.handle(packet, at(now));
+        }
+        let of_peers = events(drain(&mut node)).into_iter().filter(|e| e.kind == Kind::Peer);
+        told.extend(of_peers.map(|e| (now, e.message)));
+    }
+    let expected = [(0, "px2 is there".to_owned()), (95_000, "px2 is silent for 35.00 s".to_owned())];
+    assert_eq!(told, expected);
+}
