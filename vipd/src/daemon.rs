@@ -279,7 +279,18 @@ async fn serve(
         Some(relay) => relay_on(&balancer, relay, &events).await?,
         None => DRAIN_FOR,
     };
-    let left = balancer.drain(drain_for).await?;
+    let again = told_again()?;
+    let sessions = balancer.sessions();
+    if sessions > 0 {
+        info!(sessions, "waits {} s at most for sessions; a second signal ends them", drain_for.as_secs());
+    }
+    let left = tokio::select! {
+        left = balancer.drain(drain_for) => left?,
+        () = again => {
+            info!(sessions = balancer.sessions(), "told to stop again: what is left is closed at once");
+            balancer.drain(Duration::ZERO).await?
+        }
+    };
     if left > 0 {
         warn!(left, "sessions were still open and are closed");
     }
@@ -302,14 +313,26 @@ async fn relay_on(balancer: &Balancer, relay: Relay, events: &EventLog) -> Resul
     );
     info!(sessions = balancer.sessions(), "{message}");
     events.push(Event::new(Level::Info, EventKind::Dns, message));
+    tokio::select! {
+        () = tokio::time::sleep(relay.accept) => Ok(relay.keep.saturating_sub(relay.accept)),
+        () = told_again()? => {
+            info!(sessions = balancer.sessions(), "told to stop again: nobody is waited for any more");
+            Ok(Duration::ZERO)
+        }
+    }
+}
+
+/// Resolves at the next SIGTERM or SIGINT.
+fn told_again() -> Result<impl Future<Output = ()>, Error> {
     let what = "wait for signals";
     let mut terminate = signal(SignalKind::terminate()).map_err(system(what))?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(system(what))?;
-    tokio::select! {
-        () = tokio::time::sleep(relay.accept) => Ok(relay.keep.saturating_sub(relay.accept)),
-        _ = terminate.recv() => Ok(Duration::ZERO),
-        _ = interrupt.recv() => Ok(Duration::ZERO),
-    }
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    })
 }
 
 /// The way to where the quorum is kept.

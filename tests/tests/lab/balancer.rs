@@ -11,7 +11,7 @@ use vipd_tests::lab::{Host, Lab, Process, mariadb, poll_until};
 use vipd_tests::probe::connect::Summary;
 use vipd_tests::probe::sql::Work;
 use vipd_tests::probe::{ConnectProbe, SqlClient};
-use vipd_tests::scene::{Kind, Plan, Scene, VIP};
+use vipd_tests::scene::{Kind, PROXIES, Plan, Scene, VIP};
 
 const VIPD: &[Need] = &[Need::Vipd];
 
@@ -21,6 +21,7 @@ pub(crate) const CASES: &[Case] = &[
     Case { name: "balancer::max_connections", needs: VIPD, run: max_connections },
     Case { name: "balancer::descriptors_run_out", needs: VIPD, run: descriptors_run_out },
     Case { name: "balancer::sessions", needs: VIPD, run: sessions },
+    Case { name: "balancer::second_signal_ends_the_drain", needs: VIPD, run: second_signal_ends_the_drain },
     Case { name: "balancer::lost_vip_closes_sessions", needs: VIPD, run: lost_vip_closes_sessions },
     Case { name: "balancer::reload_closes_sessions", needs: VIPD, run: reload_closes_sessions },
     Case { name: "balancer::reload_removes_servers", needs: VIPD, run: reload_removes_servers },
@@ -201,6 +202,32 @@ fn sessions(lab: &Lab) -> Result<()> {
         ensure!(line.contains(&client) && line.contains(&format!("id={id}")), "{line}");
         Ok(())
     })
+}
+
+/// A stopping daemon waits for sessions on the host's own address, until it is told again.
+fn second_signal_ends_the_drain(lab: &Lab) -> Result<()> {
+    let hosts = hosts(lab)?;
+    let _server = serve(&hosts[0], ADDRESSES[0])?;
+    let mut plan = plan("");
+    plan.rest.push_str("[[listen]]\nname = \"any\"\nbind = \":3307\"\npool = \"servers\"\n");
+    let scene = Scene::new(lab, Kind::Vipd, plan)?;
+    scene.vipd(0)?.wait_for_servers(&["db1"], "up", PATIENCE)?;
+    let process = scene.daemons[0].process();
+    scene.client.inside(|| {
+        let mut session = Session::open(SocketAddr::new(PROXIES[0].parse()?, 3307))?;
+        session.ask()?;
+        process.signal(Signal::SIGTERM)?;
+        process.wait_for_line("a second signal ends them", PATIENCE)?;
+        session.ask().context("the first signal ended the session")?;
+        process.signal(Signal::SIGTERM)?;
+        // Without the second it would wait for ten.
+        process.wait(5 * SECOND)?;
+        let end = session.ask();
+        ensure!(end.is_err(), "it goes on: {end:?}");
+        Ok(())
+    })?;
+    process.wait_for_line("told to stop again", SECOND)?;
+    Ok(())
 }
 
 /// A host that has lost the address keeps no session on it, and the next
