@@ -504,14 +504,17 @@ mod tests {
             Probe::Answered(Observation { role: Some(ObservedRole::Primary), ..Observation::default() });
         let server = ServerKey { pool: 0, server: 0 };
         node.handle(Input::Probe { server, probe, took: Duration::ZERO }, Time::ZERO);
+        // The other node says nothing of the primary by then.
+        let alone = Time::ZERO + Duration::from_secs(4);
+        node.handle(Input::Tick, alone);
         let stays = |node: &Node| {
             let why = why(&known(node, &Stats::default(), &found), Some("primary/db1"));
             why.is_ok_and(|why| why.contains("it stays the primary"))
         };
         assert!(!stays(&node));
-        assert!(node.set_admin("primary", "db1", Admin::Drain, Time::ZERO).is_ok());
+        assert!(node.set_admin("primary", "db1", Admin::Drain, alone).is_ok());
         assert!(stays(&node));
-        assert!(node.set_admin("primary", "db1", Admin::Maint, Time::ZERO).is_ok());
+        assert!(node.set_admin("primary", "db1", Admin::Maint, alone).is_ok());
         assert!(!stays(&node));
     }
 
