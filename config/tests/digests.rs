@@ -131,7 +131,7 @@ fn digests_do_not_see_defaults() -> Outcome {
     let same = text
         .replacen(
             "[[pool]]",
-            "tcp-keepalive = \"30s\"\ntcp-user-timeout = \"2m\"\naccess-log = false\n[[pool]]",
+            "tcp-keepalive = \"30s\"\naccess-log = false\n[[pool]]",
             1,
         )
         .replacen(

@@ -2,7 +2,7 @@
 
 use super::cluster::Cluster;
 use super::election::within;
-use super::pool::{bounded, optional};
+use super::pool::optional;
 use super::{Names, clash, empty_list};
 use crate::address::Network;
 use crate::duration::show;
@@ -83,10 +83,9 @@ pub(super) fn judge(
                 report,
             ),
             tcp_keepalive: keepalive(spec.tcp_keepalive, defaults.tcp_keepalive, report),
-            tcp_user_timeout: bounded(
+            tcp_user_timeout: optional(
                 spec.tcp_user_timeout,
                 "tcp-user-timeout",
-                defaults.tcp_user_timeout,
                 MIN_USER_TIMEOUT..=HOUR,
                 report,
             ),

@@ -15,18 +15,21 @@ use vipd_core::settings::{Bind, Listener};
 const BACKLOG: i32 = 4096;
 
 /// A silent peer is asked again this often, or as often as it was asked at
-/// first if that is more often. (With a user time-out Linux counts no
-/// questions: the peer is gone when that time has passed since its last word
-/// and one question is unanswered; tcp_keepalive_timer, net/ipv4/tcp_timer.c.)
+/// first if that is more often. The kernel's
+/// count of questions (net.ipv4.tcp_keepalive_probes, 9) says when it is gone.
+/// (With a user time-out Linux counts no questions: the peer is gone when that
+/// time has passed since its last word and one question is unanswered;
+/// tcp_keepalive_timer, net/ipv4/tcp_timer.c.)
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
 
-/// How long both legs of a session trust in a silent peer. A peer that leaves
-/// data unacknowledged for `user_timeout` is gone, and so is one that lives
-/// but has not read for as long.
+/// How long both legs of a session trust in a silent peer. With a
+/// `user_timeout`, one that leaves data unacknowledged for as long is gone, and
+/// so is one that lives but has not read: Linux counts the probes of a closed
+/// window too, answered or not (tcp_probe_timer).
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) struct Tcp {
     pub(crate) keepalive: Duration,
-    pub(crate) user_timeout: Duration,
+    pub(crate) user_timeout: Option<Duration>,
 }
 
 impl From<&Listener> for Tcp {
@@ -46,7 +49,7 @@ pub(crate) fn keep(socket: &SockRef<'_>, tcp: Tcp) -> io::Result<()> {
     let keepalive =
         TcpKeepalive::new().with_time(tcp.keepalive).with_interval(KEEPALIVE_INTERVAL.min(tcp.keepalive));
     socket.set_tcp_keepalive(&keepalive)?;
-    socket.set_tcp_user_timeout(Some(tcp.user_timeout))
+    socket.set_tcp_user_timeout(tcp.user_timeout)
 }
 
 /// A listener's sockets, for each worker one an address. They listen already:
@@ -173,7 +176,10 @@ mod tests {
     /// Tuning each accepted socket by itself would cost six system calls a session.
     #[test]
     fn accepted_sockets_inherit_what_their_listener_has() -> Result<(), Box<dyn std::error::Error>> {
-        let sockets = listen(&loopback(), 1, false)?;
+        // Off by default: it ends also those who live and do not read.
+        assert_eq!(loopback().tcp_user_timeout, None);
+        let timeout = Some(Duration::from_secs(9));
+        let sockets = listen(&Listener { tcp_user_timeout: timeout, ..loopback() }, 1, false)?;
         let listener = &sockets[0][0];
         let _client = std::net::TcpStream::connect(listener.local_addr()?)?;
         listener.set_nonblocking(false)?;
@@ -182,7 +188,7 @@ mod tests {
         assert!(socket.tcp_nodelay()? && socket.keepalive()?);
         assert_eq!(socket.tcp_keepalive_time()?, loopback().tcp_keepalive);
         assert_eq!(socket.tcp_keepalive_interval()?, KEEPALIVE_INTERVAL);
-        assert_eq!(socket.tcp_user_timeout()?, Some(loopback().tcp_user_timeout));
+        assert_eq!(socket.tcp_user_timeout()?, timeout);
         Ok(())
     }
 

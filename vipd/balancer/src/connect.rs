@@ -263,7 +263,9 @@ impl Search<'_> {
     }
 
     /// One server: the picked address, then its others, all within its
-    /// pool's `connect_timeout`. `None` if it was withdrawn meanwhile.
+    /// pool's `connect_timeout`, of which each has its share, so that one that
+    /// does not answer leaves time for the next. `None` if it was withdrawn
+    /// meanwhile.
     async fn attempt(
         &self,
         view: &View,
@@ -275,21 +277,26 @@ impl Search<'_> {
         };
         self.session.enter(State::Connecting { server: Arc::clone(tally), withdrawn: false });
         let others = view.pools.server(picked.key).map_or(&[][..], |s| s.addresses());
-        let connecting = async {
-            let mut result = self.open(picked.address, pool).await;
-            for other in others.iter().filter(|a| **a != picked.address) {
-                if !result.as_ref().is_err_and(|e| e.of_this_host().is_none()) {
-                    break;
-                }
-                result = self.open(*other, pool).await;
-            }
-            result
-        };
-        let result = self.session.worker.alarms.within(pool.connect_timeout, connecting).await;
-        let result = result.unwrap_or_else(|| {
+        let others = || others.iter().filter(|a| **a != picked.address);
+        let alarms = &self.session.worker.alarms;
+        let late = || {
             let late = "no answer within the pool's connect timeout";
             Err(io::Error::new(io::ErrorKind::TimedOut, late).into())
-        });
+        };
+        let end = Instant::now() + pool.connect_timeout;
+        let mut left = u32::try_from(others().count()).unwrap_or(u32::MAX).saturating_add(1);
+        let mut address = picked.address;
+        let mut rest = others();
+        let result = loop {
+            let share = end.saturating_duration_since(Instant::now()) / left;
+            let result = alarms.within(share, self.open(address, pool)).await.unwrap_or_else(late);
+            let elsewhere = result.as_ref().is_err_and(|e: &Failure| e.of_this_host().is_none());
+            match rest.next() {
+                Some(next) if elsewhere => address = *next,
+                Some(_) | None => break result,
+            }
+            left = left.saturating_sub(1).max(1);
+        };
         match result {
             Ok((stream, at)) => {
                 if self.withdrawn() {

@@ -243,7 +243,7 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
 
     fn tcp() -> Tcp {
-        Tcp { keepalive: Duration::from_secs(7), user_timeout: Duration::from_secs(9) }
+        Tcp { keepalive: Duration::from_secs(7), user_timeout: Some(Duration::from_secs(9)) }
     }
 
     async fn stream() -> TcpStream {
@@ -379,12 +379,12 @@ mod tests {
         let reload = async {
             sleep(2 * SECOND).await;
             assert_eq!(has(&client), (None, None), "it has what its listener gave it");
-            assert_eq!(has(&server), (Some(tcp().keepalive), Some(tcp().user_timeout)));
-            let tcp = Tcp { keepalive: 3 * SECOND, user_timeout: 5 * SECOND };
+            assert_eq!(has(&server), (Some(tcp().keepalive), tcp().user_timeout));
+            let tcp = Tcp { keepalive: 3 * SECOND, user_timeout: Some(5 * SECOND) };
             store(tcp);
             sleep(LOOK + SECOND).await;
             for stream in [&client, &server] {
-                assert_eq!(has(stream), (Some(tcp.keepalive), Some(tcp.user_timeout)));
+                assert_eq!(has(stream), (Some(tcp.keepalive), tcp.user_timeout));
             }
         };
         tokio::select! {
@@ -415,7 +415,7 @@ mod tests {
         assert_eq!(end(&mut patience, &alarms, &server).await, None);
         let socket = socket2::SockRef::from(&server);
         assert_eq!(socket.tcp_keepalive_time().expect("a socket"), tcp().keepalive);
-        assert_eq!(socket.tcp_user_timeout().expect("a socket"), Some(tcp().user_timeout));
+        assert_eq!(socket.tcp_user_timeout().expect("a socket"), tcp().user_timeout);
         assert!(socket.keepalive().expect("a socket"));
     }
 }

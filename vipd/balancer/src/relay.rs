@@ -120,7 +120,7 @@ mod tests {
         let (buffers, tally) = (Buffers::new(Arc::default()), Tally::default());
         let registry = RefCell::new(Registry::new(0, 1));
         let alarms = Alarms::default();
-        let tcp = Tcp { keepalive: HALF_CLOSED, user_timeout: HALF_CLOSED };
+        let tcp = Tcp { keepalive: HALF_CLOSED, user_timeout: None };
         let began = Instant::now();
         let relay = Relay {
             client: &mut client,

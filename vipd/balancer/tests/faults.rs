@@ -7,7 +7,10 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 use vipd_balancer::{Balancer, CloseCause, ConnectFailure};
-use vipd_core::settings::Listener;
+use vipd_core::health::PoolsState;
+use vipd_core::pool::ServerKey;
+use vipd_core::settings::{Host, Listener};
+use vipd_core::time::Time;
 
 fn with_idle(limit: Duration) -> Listener {
     Listener { idle_timeout: Some(limit), ..listener("main") }
@@ -144,6 +147,38 @@ fn a_client_that_hangs_up_while_its_server_is_connected_is_let_go() {
     reset(resets);
     assert_closed(&balancer, CloseCause::Abandoned, 2);
     drop(held);
+}
+
+#[test]
+fn an_address_that_is_silent_leaves_time_for_the_next() {
+    let (hung, held) = hung();
+    let other = SocketAddr::new(loopback(2), hung.port());
+    let listening = std::net::TcpListener::bind(other).expect("binds");
+    let mut pool = pool("pool", &[hung]);
+    pool.servers[0].host = Host::Name("db1.internal".into());
+    pool.connect_timeout = Duration::from_secs(2);
+    pool.retries = 0;
+    let mut state = PoolsState::new(vec![pool], Time::ZERO);
+    let key = ServerKey { pool: 0, server: 0 };
+    state.set_addresses(key, &[hung.ip(), other.ip()], None, Time::ZERO);
+    let balancer = Balancer::start(&[listener("main")], state.build(), Some(1)).expect("starts");
+    // Each picks an address by chance.
+    let mut clients: Vec<_> = (0..20).map(|_| connect(&balancer)).collect();
+    let serve = std::thread::spawn(move || {
+        listening
+            .incoming()
+            .take(20)
+            .map(|stream| {
+                let mut stream = stream.expect("a session");
+                stream.write_all(b"two").expect("is taken");
+                stream
+            })
+            .collect::<Vec<_>>()
+    });
+    for client in &mut clients {
+        assert_eq!(name(client), "two");
+    }
+    drop((serve.join().expect("has served"), held));
 }
 
 /// The seconds until the kernel asks a silent peer, of the connection that has

@@ -100,6 +100,8 @@ enum Answers {
     Up {
         failures: u32,
         error: String,
+        /// Whether the last check failed because the server is full.
+        full: bool,
     },
     Down {
         successes: u32,
@@ -171,6 +173,9 @@ impl Health {
                     Some(Lag::Unknown(_)) => self.lag_unknown_since.or(Some(now)),
                     Some(Lag::Known(_)) | None => None,
                 };
+            }
+            Probe::Full(_) => {
+                self.connections = self.connections.map(|c| Connections { used: c.used.max(c.max), ..c });
             }
             Probe::Failed(_) | Probe::Unable(_) => {}
         }
@@ -266,7 +271,8 @@ impl Health {
             }
         }
         match &self.answers {
-            Answers::Up { failures, error } if *failures > 0 => {
+            Answers::Up { error, full: true, .. } => Reason::Full(error.clone()),
+            Answers::Up { failures, error, full: false } if *failures > 0 => {
                 Reason::Failing { failures: *failures, fall: demands.fall, error: error.clone() }
             }
             Answers::Up { .. } | Answers::Unknown | Answers::Down { .. } => Reason::Healthy,
@@ -276,7 +282,7 @@ impl Health {
 
 impl Answers {
     fn count(&mut self, probe: &Probe, demands: Demands) {
-        let up = Self::Up { failures: 0, error: String::new() };
+        let up = Self::Up { failures: 0, error: String::new(), full: false };
         *self = match (&*self, probe) {
             (Self::Unknown | Self::Up { .. } | Self::Down { .. }, Probe::Unable(_)) => return,
             (
@@ -291,9 +297,14 @@ impl Answers {
             (Self::Up { failures, .. }, Probe::Failed(error))
                 if failures.saturating_add(1) < demands.fall =>
             {
-                Self::Up { failures: failures.saturating_add(1), error: error.clone() }
+                Self::Up { failures: failures.saturating_add(1), error: error.clone(), full: false }
             }
-            (Self::Unknown | Self::Up { .. } | Self::Down { .. }, Probe::Failed(error)) => {
+            // It lives: what runs on it stays, however long it is full.
+            (Self::Up { .. }, Probe::Full(error)) => {
+                Self::Up { failures: 1, error: error.clone(), full: true }
+            }
+            (Self::Unknown | Self::Down { .. }, Probe::Full(error))
+            | (Self::Unknown | Self::Up { .. } | Self::Down { .. }, Probe::Failed(error)) => {
                 Self::Down { successes: 0, cause: Cause::Failed(error.clone()) }
             }
         };

@@ -10,6 +10,9 @@ pub enum Probe {
     Answered(Observation),
     /// It did not; the text says what went wrong, for people.
     Failed(String),
+    /// It refused the check as it refuses everybody now, since all connections
+    /// that it takes are in use. So it lives, and tells nothing of its role.
+    Full(String),
     /// It could not be asked, since this host lacks what that takes: file
     /// descriptors, ports, memory. That says nothing of the server.
     Unable(String),

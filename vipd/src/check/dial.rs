@@ -36,6 +36,8 @@ impl Error for DialError {
 pub(super) enum Obstacle {
     /// The server, or what leads to it.
     Server(String),
+    /// The server has no connection left, for nobody.
+    Full(String),
     /// This host, which lacks what a probe takes.
     Host(String),
 }
@@ -44,6 +46,9 @@ impl<E: Error + 'static> From<E> for Obstacle {
     fn from(error: E) -> Self {
         let mut cause: Option<&(dyn Error + 'static)> = Some(&error);
         while let Some(here) = cause {
+            if super::mysql::is_full(here) {
+                return Self::Full(error.to_string());
+            }
             let nix = || here.downcast_ref::<nix::Error>().map(|e| io::Error::from(*e));
             if here.downcast_ref().is_some_and(is_ours) || nix().as_ref().is_some_and(is_ours) {
                 return Self::Host(error.to_string());

@@ -98,7 +98,7 @@ impl Run {
                 self.lookup.refresh();
             }
             match probe {
-                Probe::Answered(_) => self.pace.saw(true, Instant::now()),
+                Probe::Answered(_) | Probe::Full(_) => self.pace.saw(true, Instant::now()),
                 Probe::Failed(_) => self.pace.saw(false, Instant::now()),
                 Probe::Unable(_) => {}
             }
@@ -135,6 +135,7 @@ impl Run {
         match tokio::time::timeout_at(deadline, asked).await {
             Ok(Ok((address, observation))) => (Probe::Answered(observation), Some(address)),
             Ok(Err(Obstacle::Server(reason))) => (Probe::Failed(reason), None),
+            Ok(Err(Obstacle::Full(reason))) => (Probe::Full(reason), None),
             Ok(Err(Obstacle::Host(reason))) => (Probe::Unable(reason), None),
             Err(_) => {
                 let text = format!("timed out after {:?} while {}", self.timeout, progress.get());

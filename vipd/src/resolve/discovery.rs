@@ -6,7 +6,7 @@
 //! [`vipd_core::discover`]'s to say.
 
 use super::system::{Answer, System};
-use super::{EARLY_EVERY, RETRY, TTL_BOUNDS};
+use super::{BELIEVED, EARLY_EVERY, RETRY, TTL_BOUNDS};
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,7 +14,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::Instant;
 use vipd_core::discover::{Entry, Target, entries};
-use vipd_core::settings::{Host, Pool, Resolve, Server};
+use vipd_core::settings::{Family, Host, Pool, Resolve, Server};
 
 /// What a look-up of an entry found, or why it failed; sent when it changes.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -126,17 +126,28 @@ impl Run {
     /// Looks up until nobody takes what is found.
     async fn lookups(&self) {
         let mut known = None;
-        let mut failures = 0;
+        let mut good = Vec::new();
+        let (mut failures, mut doubts) = (0_usize, 0_usize);
         loop {
             let start = Instant::now();
-            let (found, ttl) = self.find().await;
+            let (mut found, ttl) = self.find().await;
+            let lost = lost_family(&good, &found.targets);
+            doubts = if lost.is_empty() { 0 } else { doubts + 1 };
+            let doubted = doubts.checked_sub(1).filter(|_| doubts < BELIEVED);
+            if doubted.is_some() {
+                // In the order that they had, so that they are no news.
+                let at = if good.first() == lost.first() { 0 } else { found.targets.len() };
+                found.targets.splice(at..at, lost);
+            }
             let wait = if found.targets.is_empty() {
                 let [.., longest] = RETRY;
                 failures += 1;
                 RETRY.get(failures - 1).copied().unwrap_or(longest)
             } else {
                 failures = 0;
-                ttl.clamp(TTL_BOUNDS.0, TTL_BOUNDS.1)
+                good.clone_from(&found.targets);
+                let soon = doubted.and_then(|d| RETRY.get(d)).copied();
+                soon.unwrap_or(ttl).clamp(TTL_BOUNDS.0, TTL_BOUNDS.1)
             };
             if known.as_ref() != Some(&found) {
                 known = Some(found.clone());
@@ -174,6 +185,21 @@ impl Run {
         };
         (Discovered { entry: self.entry.clone(), targets, problem }, ttl)
     }
+}
+
+/// The known addresses of a family of which a look-up found none, while it
+/// found some of the other: that a name has lost it is believed when
+/// [`BELIEVED`] look-ups in a row say so. Names (of SRV records) have no family.
+fn lost_family(known: &[Target], found: &[Target]) -> Vec<Target> {
+    let family = |target: &Target| match &target.host {
+        Host::Address(address) => Some(Family::of(*address)),
+        Host::Name(_) => None,
+    };
+    let lost = |target: &&Target| {
+        let here = family(target);
+        here.is_some() && !found.is_empty() && found.iter().all(|f| family(f) != here)
+    };
+    known.iter().filter(lost).cloned().collect()
 }
 
 /// All addresses of a name. A family that could not be asked makes the whole

@@ -404,6 +404,32 @@ async fn every_address_of_a_name_is_found_and_a_failure_is_told_once() -> Outcom
     Ok(())
 }
 
+/// A name server that has lost its AAAA records for a moment drains no server.
+#[tokio::test]
+async fn a_family_of_a_names_servers_is_not_lost_by_a_word_or_two() -> Outcome {
+    let zone = Zone { v4: v4(&[31]), v6: vec!["fd77::1".parse()?], ttl: 1, ..Zone::default() };
+    let server = NameServer::start(zone.clone()).await?;
+    let mut found = OneEntry::start(server.port, Resolve::All)?;
+    assert_eq!(found.next().await?.len(), 2);
+    let mut answers = server.answers_v6.clone();
+    for zone in [Zone { v6: vec![], ..zone.clone() }, zone.clone()] {
+        server.set(zone);
+        let now = *answers.borrow_and_update();
+        // The first of them may be the last of those before; a third is a second away.
+        answers.wait_for(|n| *n >= now + 2).await?;
+    }
+    // That it is all there again is no news: the next is that A has moved.
+    server.set(Zone { v4: v4(&[32]), ..zone.clone() });
+    let mut both = found.next().await?;
+    both.sort();
+    assert_eq!(both, ["10.77.0.32:3306 0/0", "[fd77::1]:3306 0/0"]);
+    let start = Instant::now();
+    server.set(Zone { v4: v4(&[32]), v6: vec![], ..zone });
+    assert_eq!(found.next().await?, ["10.77.0.32:3306 0/0"]);
+    assert!(start.elapsed() >= Duration::from_secs(2), "{:?}", start.elapsed());
+    Ok(())
+}
+
 #[tokio::test]
 async fn what_is_no_servers_address_is_left_out_and_told() -> Outcome {
     let unfit = ["0.0.0.0", "224.0.0.1", "255.255.255.255"].map(|a| a.parse::<IpAddr>());

@@ -195,7 +195,7 @@ impl Checks {
                     && seen.unready.is_none()
                     && seen.connections.is_some()
             }
-            Probe::Failed(_) | Probe::Unable(_) => false,
+            Probe::Failed(_) | Probe::Full(_) | Probe::Unable(_) => false,
         };
         self.until(server, fits).await
     }
@@ -222,7 +222,7 @@ impl Checks {
         let failed = |probe: &Probe| matches!(probe, Probe::Failed(reason) if reason.contains(text));
         match self.until(server, failed).await?.pop() {
             Some(Probe::Failed(reason)) => Ok(reason),
-            Some(Probe::Answered(_) | Probe::Unable(_)) | None => Err("no failure".into()),
+            Some(Probe::Answered(_) | Probe::Full(_) | Probe::Unable(_)) | None => Err("no failure".into()),
         }
     }
 
@@ -235,7 +235,7 @@ impl Checks {
         let fit = |probe: &Probe| matches!(probe, Probe::Answered(seen) if fits(seen));
         match self.until(server, fit).await?.pop() {
             Some(Probe::Answered(seen)) => Ok(seen),
-            Some(Probe::Failed(_) | Probe::Unable(_)) | None => Err("no answer".into()),
+            Some(Probe::Failed(_) | Probe::Full(_) | Probe::Unable(_)) | None => Err("no answer".into()),
         }
     }
 

@@ -262,7 +262,7 @@ impl Proxy {
             "client-fin" | "server-fin" => {
                 ledger.lose(
                     line,
-                    "a session of which one side has ended is bounded by tcp-user-timeout and idle-timeout",
+                    "a session of which one side has ended is closed when nobody has spoken for a minute",
                 );
             }
             "http-request" | "http-keep-alive" | "tarpit" => ledger.lose(line, HTTP),

@@ -133,7 +133,7 @@ impl PoolState {
         if !s.count(&probe, took, now) {
             return;
         }
-        let answered = matches!(probe, Probe::Answered(_));
+        let answered = matches!(probe, Probe::Answered(_) | Probe::Full(_));
         let (before, word) = (s.health.role, s.health.word());
         s.health.observe(probe, demands, now);
         let (was, is) = (word, s.health.word());
@@ -338,6 +338,7 @@ impl PoolState {
             | Reason::Unproven { .. }
             | Reason::RoleUnknown
             | Reason::Failing { .. }
+            | Reason::Full(_)
             | Reason::Undecided => true,
             Reason::NoCheck
             | Reason::Healthy

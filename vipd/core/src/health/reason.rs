@@ -74,6 +74,8 @@ pub enum Reason {
         /// The last one's text.
         error: String,
     },
+    /// Up: all its connections are in use, so that its check gets none.
+    Full(String),
     /// Down: its check failed.
     Failed {
         /// The last failure's text.
@@ -164,6 +166,7 @@ impl Reason {
             Self::NoCheck
             | Self::Healthy
             | Self::Failing { .. }
+            | Self::Full(_)
             | Self::LagHeld(_)
             | Self::Freshest { .. }
             | Self::Unproven { kept: true } => State::Up,
@@ -200,6 +203,7 @@ impl Reason {
             | Self::NoCheck
             | Self::Healthy
             | Self::Failing { .. }
+            | Self::Full(_)
             | Self::Unreachable { .. }
             | Self::Undecided
             | Self::WrongRole { .. }
@@ -246,6 +250,7 @@ impl fmt::Display for Reason {
             Self::Failing { failures, fall, error } => {
                 write!(f, "{failures} of {fall} checks in a row failed: {error}")
             }
+            Self::Full(error) => write!(f, "it lives, and is full: {error}"),
             Self::Failed { error, successes: 0, replicas, .. } => {
                 write!(f, "its check failed: {error}{replicas}")
             }

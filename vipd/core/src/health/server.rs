@@ -160,7 +160,7 @@ impl Server {
         self.checks.total = self.checks.total.wrapping_add(1);
         self.checks.took = took;
         self.checked_at = Some(now);
-        if matches!(probe, Probe::Failed(_)) {
+        if matches!(probe, Probe::Failed(_) | Probe::Full(_)) {
             self.checks.failed = self.checks.failed.wrapping_add(1);
         }
         if self.changed.is_some_and(|c| now.before(took) < c.at) {

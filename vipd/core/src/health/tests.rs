@@ -87,7 +87,9 @@ fn picked(state: &mut PoolsState, pool: usize) -> Result<ServerKey, NoServer> {
 #[test]
 fn every_answer_has_its_transition() {
     let up =
-        |failures| Answers::Up { failures, error: if failures == 0 { String::new() } else { "e".into() } };
+        |failures| Answers::Up { failures, error: if failures == 0 { "" } else { "e" }.into(), full: false };
+    let full = || Answers::Up { failures: 1, error: "e".into(), full: true };
+    let refusal = || Probe::Full("e".into());
     let down = |successes| Answers::Down { successes, cause: Cause::Failed("e".into()) };
     let success = || Probe::Answered(Observation::default());
     let failure = || Probe::Failed("e".into());
@@ -105,6 +107,13 @@ fn every_answer_has_its_transition() {
         (down(1), failure(), down(0)),
         (down(0), success(), down(1)),
         (down(1), success(), up(0)),
+        (Answers::Unknown, refusal(), down(0)),
+        (down(1), refusal(), down(0)),
+        (up(0), refusal(), full()),
+        (up(2), refusal(), full()),
+        (full(), refusal(), full()),
+        (full(), failure(), up(2)),
+        (full(), success(), up(0)),
         (Answers::Unknown, unable(), Answers::Unknown),
         (up(0), unable(), up(0)),
         (up(2), unable(), up(2)),

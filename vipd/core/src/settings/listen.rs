@@ -48,10 +48,11 @@ pub struct Listener {
     /// Silence on a connection, of client or server, after which the kernel
     /// asks whether the other end is still there.
     pub tcp_keepalive: Duration,
-    /// What was sent and is not acknowledged for this long ends a connection.
-    /// This includes what cannot be sent because the other end does not read
-    /// (tcp(7), TCP_USER_TIMEOUT).
-    pub tcp_user_timeout: Duration,
+    /// What was sent and is not acknowledged for this long ends a connection;
+    /// when absent the kernel's own limit does. This includes what cannot be
+    /// sent because the other end lives but does not read (tcp(7),
+    /// TCP_USER_TIMEOUT), which ends healthy sessions: hence no default.
+    pub tcp_user_timeout: Option<Duration>,
     /// Networks of proxies whose connections begin with a PROXY protocol header.
     pub accept_proxy: Vec<Cidr>,
     /// Whether each session is a line in the log when it ends.
@@ -73,7 +74,7 @@ impl Listener {
             max_session_age: None,
             max_busy_session_age: None,
             tcp_keepalive: Duration::from_secs(30),
-            tcp_user_timeout: Duration::from_secs(120),
+            tcp_user_timeout: None,
             accept_proxy: vec![],
             access_log: false,
         }

@@ -155,6 +155,24 @@ impl MysqlError {
         }
     }
 
+    /// Whether the server has no connection left, which it says before the
+    /// login (MariaDB, MySQL) or after it (MySQL).
+    pub(super) fn is_full(&self) -> bool {
+        let full = |error: &ServerError| error.code == code::TOO_MANY_CONNECTIONS;
+        match self {
+            Self::Greeting { source: WireError::Server(error), .. } => full(error),
+            Self::Login { source, .. } => source.server().is_some_and(full),
+            Self::Greeting { .. }
+            | Self::Question { .. }
+            | Self::Dial(_)
+            | Self::Password(_)
+            | Self::NoTls { .. }
+            | Self::Tls(_)
+            | Self::Denied { .. }
+            | Self::Privilege { .. } => false,
+        }
+    }
+
     /// Whether the connection is of no more use, so that a kept one may have
     /// been at fault rather than the server.
     pub(super) fn is_broken(&self) -> bool {

@@ -41,6 +41,11 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 type LoggingIn = Pin<Box<dyn Future<Output = Result<Session, MysqlError>> + Send>>;
 
+/// Whether a probe failed since all the server's connections are in use.
+pub(super) fn is_full(error: &(dyn std::error::Error + 'static)) -> bool {
+    error.downcast_ref().is_some_and(MysqlError::is_full)
+}
+
 /// The connection to a server.
 enum Link {
     Down,

@@ -76,7 +76,9 @@ impl Lab {
     async fn failure(&mut self) -> Result<String, Box<dyn std::error::Error>> {
         match self.report().await?.probe {
             Probe::Failed(text) => Ok(text),
-            other @ (Probe::Answered(_) | Probe::Unable(_)) => Err(format!("{other:?}").into()),
+            other @ (Probe::Answered(_) | Probe::Full(_) | Probe::Unable(_)) => {
+                Err(format!("{other:?}").into())
+            }
         }
     }
 }
@@ -112,7 +114,7 @@ async fn said(kind: CheckKind, bytes: &'static [u8]) -> Result<Probe, Box<dyn st
     let probe = lab.report().await?.probe;
     Ok(match probe {
         Probe::Failed(text) => Probe::Failed(text.replace(&format!("127.0.0.1:{port}"), "PEER")),
-        other @ (Probe::Answered(_) | Probe::Unable(_)) => other,
+        other @ (Probe::Answered(_) | Probe::Unable(_) | Probe::Full(_)) => other,
     })
 }
 

@@ -111,7 +111,7 @@ fn judge(name: &str, check: &Check, probe: &Probe, findings: &mut Findings) {
             findings
                 .good("login", format!("{name}: {} logs in, and may ask what the check asks", user(check)));
         }
-        Probe::Failed(why) => {
+        Probe::Failed(why) | Probe::Full(why) => {
             let text = format!("{name}: {why}");
             match (statement(why), mend(check, why)) {
                 (Some(statement), _) => findings.fix(Verdict::Bad, "privileges", text, statement),

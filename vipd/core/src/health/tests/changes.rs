@@ -100,6 +100,29 @@ fn the_room_a_server_has_is_told_after_each_answer() {
     }
 }
 
+/// A server that has no connection left for its check has none for clients
+/// either, but those that have one keep it.
+#[test]
+fn a_full_server_stays_up_and_has_no_room() {
+    let mut pools = vec![pool("p", &["db1"], Some(check(Role::Primary, None)))];
+    pools[0].on_down = OnDown::Close;
+    let mut state = PoolsState::new(pools, Time::ZERO);
+    let connections = Some(Connections { used: 7, max: 9 });
+    let role = Some(ObservedRole::Primary);
+    see(&mut state, DB1, Probe::Answered(Observation { role, connections, ..Observation::default() }), 0);
+    for n in 1..9 {
+        let changes = see(&mut state, DB1, Probe::Full("Too many connections".into()), n);
+        assert_eq!(changes.rooms, [Room { key: DB1, free: Some(0) }]);
+        assert_eq!(changes.close, []);
+        assert_eq!(reason(&state, DB1), Reason::Full("Too many connections".into()));
+        assert_eq!(word(&state, DB1), State::Up);
+    }
+    for n in 9..12 {
+        see(&mut state, DB1, failed(), n);
+    }
+    assert_eq!(word(&state, DB1), State::Down, "it does not answer at all");
+}
+
 /// Of a limit that nobody asks for any more nothing is held back.
 #[test]
 fn a_room_is_forgotten_with_what_told_it() {

@@ -94,7 +94,7 @@ fn lag(seconds: u64, connections: Option<Connections>) -> Probe {
 fn unready(probe: Probe) -> Option<String> {
     match probe {
         Probe::Answered(seen) => seen.unready,
-        Probe::Failed(_) | Probe::Unable(_) => None,
+        Probe::Failed(_) | Probe::Full(_) | Probe::Unable(_) => None,
     }
 }
 
