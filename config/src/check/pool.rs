@@ -233,12 +233,12 @@ fn idle_keys(
         );
     }
     if let Some(At { span, .. }) = on_demote
-        && kind.is_none_or(|k| k.role() == Role::Any)
+        && kind.is_none_or(|k| k.role() != Role::Primary)
     {
         report.warning(
             span,
-            Problem::new("on-demote has no effect: no server of this pool can lose a role")
-                .hint("a [pool.check] with role = \"primary\" or \"replica\" asks for one"),
+            Problem::new("on-demote has no effect: it is about primaries that become replicas")
+                .hint("only a [pool.check] with role = \"primary\" tells of them"),
         );
     }
 }
