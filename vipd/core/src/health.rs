@@ -186,10 +186,9 @@ impl Health {
     fn word(&self) -> Option<Word> {
         match &self.answers {
             Answers::Unknown => None,
-            Answers::Up { failures: 1.., .. } | Answers::Down { successes: 0, cause: Cause::Failed(_) } => {
-                Some(Word::Failed)
-            }
-            Answers::Up { failures: 0, .. } | Answers::Down { .. } => Some(match self.role {
+            Answers::Up { failures: 1.., full: false, .. }
+            | Answers::Down { successes: 0, cause: Cause::Failed(_) } => Some(Word::Failed),
+            Answers::Up { .. } | Answers::Down { .. } => Some(match self.role {
                 None => Word::Answers,
                 Some(ObservedRole::Primary) => Word::Primary,
                 Some(ObservedRole::Replica) => Word::Replica,

@@ -222,7 +222,7 @@ impl Node {
         };
         node.publishing.settling = Some(now + node.patience().max(FIRST_HELLO));
         if node.peers.len() > 1 {
-            node.decide_at = Some(now + node.patience());
+            node.decide_at = Some(now + node.patience().max(FIRST_HELLO));
             node.pools.listen();
         }
         for vip in node.settings.vips.clone() {

@@ -386,7 +386,8 @@ impl PoolState {
         let elsewhere = |i: usize| reasons.get(i).is_some_and(|r| self.is_primary_elsewhere(i, r));
         let next = match self.incumbent {
             None if self.listens => None,
-            Some(incumbent) if elsewhere(incumbent) => None,
+            // Where every server takes writes, no other is wrong.
+            Some(incumbent) if !demands.writes_anywhere && elsewhere(incumbent) => None,
             Some(incumbent) if candidate(&incumbent) => self.promoted_since(incumbent, reasons, candidate),
             Some(_) | None => (0..reasons.len()).find(candidate),
         };

@@ -138,7 +138,11 @@ impl Node {
         if on {
             self.leave_all(now);
         } else {
+            let leaving: Vec<usize> = self.leaving.iter().map(|g| g.id).collect();
             self.with_groups(now, |group, scope| {
+                if leaving.contains(&group.id) {
+                    return;
+                }
                 group.taking_part = true;
                 group.ask_no_more();
                 group.start_if_able(scope);

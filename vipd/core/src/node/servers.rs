@@ -157,10 +157,12 @@ impl Node {
         let there = self.peers[from].reports.iter().any(|r| r.state == Word::Active);
         for incumbent in &incumbents {
             let ours = self.pools.epoch_of(incumbent.pool).unwrap_or(0);
+            let wins = (incumbent.epoch, self.me) > (ours, from);
             let counts = match (there, here) {
                 (true, false) => true,
                 (false, true) => false,
-                (true, true) | (false, false) => (incumbent.epoch, self.me) > (ours, from),
+                (true, true) => wins,
+                (false, false) => wins && !self.an_owner_follows(incumbent.pool),
             };
             if counts {
                 let changes = self.pools.adopt(*incumbent, now);
@@ -168,6 +170,13 @@ impl Node {
             }
         }
         self.peers[from].incumbents = incumbents;
+    }
+
+    /// Whether a node that owns an address says which primary of a pool it follows:
+    /// that counts, and what others say does not.
+    fn an_owner_follows(&self, pool: u32) -> bool {
+        let owns = |p: &&Peer| p.alive && p.reports.iter().any(|r| r.state == Word::Active);
+        self.peers.iter().filter(owns).any(|p| p.incumbents.iter().any(|i| i.pool == pool))
     }
 
     /// Lets the pools choose their primaries once the other nodes have said
