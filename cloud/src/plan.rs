@@ -184,8 +184,8 @@ pub fn plan(current: &Current, desired: &Desired, base: Option<&LeaseRecord>) ->
         return Plan::InSync;
     }
     Plan::Write(Lease {
-        // More than any epoch known, also after the zone went back. Below
-        // u64::MAX by the type's promise.
+        // More than any epoch known, also after the zone went back. Far
+        // below u64::MAX by the type's promise.
         epoch: current.lease.epoch().max(base.map_or(0, LeaseRecord::epoch)) + 1,
         owner: desired.owner.clone(),
         ttl: desired.ttl,

@@ -3,7 +3,7 @@
 
 use crate::lab::keepalived::{self, Instance, Version};
 use crate::lab::vipd::{self, Vipd};
-use crate::lab::{Host, Lab, Process};
+use crate::lab::{Host, Lab, Process, poll_until};
 use anyhow::{Context, Result};
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -234,12 +234,15 @@ impl Scene {
         }
     }
 
-    /// Starts a proxy's daemon again, as at first.
+    /// Starts a proxy's daemon again, as at first; a `vipd` answers by then.
     ///
     /// # Errors
     /// If it cannot be started.
     pub fn restart(&mut self, proxy: usize) -> Result<()> {
         self.daemons[proxy] = start(&self.proxies[proxy], self.kind, &self.plan, proxy)?;
+        if let Ok(vipd) = self.vipd(proxy) {
+            poll_until("it answers", Duration::from_secs(10), || Ok(vipd.status().is_ok()))?;
+        }
         Ok(())
     }
 }

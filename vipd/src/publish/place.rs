@@ -21,6 +21,9 @@ const OPEN_AGAIN: Duration = Duration::from_secs(5);
 /// not take turns for every client to see.
 const LOST_FIRST: Duration = Duration::from_secs(5);
 const LOST_LONGEST: Duration = Duration::from_secs(60);
+/// Two that cannot hear each other both succeed in turns: only after so long
+/// without a loss is it over.
+const PEACE: Duration = Duration::from_secs(120);
 
 pub(super) struct Place {
     pub(super) opening: Arc<Opening>,
@@ -38,8 +41,12 @@ pub(super) struct Place {
 struct Memory {
     /// The order that was carried out or attempted last.
     generation: u64,
-    /// Attempts in a row that lost to another writer.
+    /// Attempts that lost to another writer, with none that did for [`PEACE`].
     lost: u32,
+    /// When the last one did.
+    lost_at: Option<Instant>,
+    /// Whether this node was to write at the last attempt.
+    writes: bool,
     /// A change that not everybody answers by yet, and when it was ordered.
     pending: Option<(String, Instant)>,
     /// The server does not take the key: the file may have a new one by now.
@@ -94,6 +101,11 @@ impl Place {
                 return Instant::now() + self.place.look_every();
             }
         };
+        if order.records.write && !memory.writes {
+            // What it lost before it was elected was no fight.
+            memory.lost = 0;
+        }
+        memory.writes = order.records.write;
         let new = order.records.generation != memory.generation;
         memory.generation = order.records.generation;
         let by = Instant::now() + self.place.patience();
@@ -167,6 +179,7 @@ impl Place {
             Outcome::Due(_) => again = now + jittered(self.place.look_soon()),
             Outcome::Lost(lease) if order.records.write => {
                 memory.lost += 1;
+                memory.lost_at = Some(now);
                 if memory.lost == 1 {
                     // It wrote before this node was elected.
                     again = now;
@@ -216,7 +229,9 @@ impl Place {
     }
 
     fn recovered(&self, order: &Order, memory: &mut Memory) {
-        memory.lost = 0;
+        if memory.lost_at.is_none_or(|at| at.elapsed() >= PEACE) {
+            memory.lost = 0;
+        }
         if memory.complaint.take().is_some() {
             self.tell(Event::new(Level::Info, EventKind::Dns, self.sentence("is as it should be again")));
         }
