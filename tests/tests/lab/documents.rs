@@ -83,6 +83,11 @@ const OTHERS: &[&str] = &[
     "this",
     "timeout",
     "unreachable",
+    "w1",
+    "another",
+    "px1",
+    "not",
+    "two",
 ];
 
 fn every_command_holds(lab: &Lab) -> Result<()> {
