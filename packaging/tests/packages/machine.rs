@@ -75,9 +75,14 @@ pub(crate) fn own_world() -> Result<()> {
     let none = None::<&str>;
     mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).context("cannot keep mounts here")?;
     mount(Some("scratch"), SCRATCH, Some("tmpfs"), MsFlags::empty(), none).context("cannot mount a tmpfs")?;
-    for line in
-        ["link set lo up", "link add br0 type bridge", "link set br0 up", "address add 10.77.0.1/24 dev br0"]
-    {
+    for line in [
+        "link set lo up",
+        // A bridge without an address of its own takes the lowest of its ports', and
+        // another one when that host goes: its neighbours would talk to nobody.
+        "link add br0 address 02:00:00:00:77:01 type bridge",
+        "link set br0 up",
+        "address add 10.77.0.1/24 dev br0",
+    ] {
         run(Command::new("ip").args(line.split(' ')))?;
     }
     Ok(())
