@@ -8,15 +8,17 @@
 pub mod calls;
 mod found;
 pub mod links;
+pub mod orders;
 mod orphans;
+mod relink;
+mod reload;
 mod sealing;
 pub mod sockets;
 pub mod status;
 
 use crate::check::{Checker, Report};
 use crate::control::api::{self, DnsStoreDoc, EventKind};
-use crate::control::call::{Call, Refusal, Reply};
-use crate::control::difference::difference;
+use crate::control::call::Call;
 use crate::control::events::EventLog;
 use crate::etcd::{Etcd, News, Order};
 use crate::guard::Guard;
@@ -25,14 +27,15 @@ use crate::net::{Announcer, Timer, clock};
 use crate::peer::Links;
 use crate::publish::{Answer, Publishing};
 use crate::resolve::{Discovered, Discovery, Resolved, Resolver};
-use calls::{Maintenance, Switchover};
 use found::Found;
 use links::{Interface, Interfaces};
+use orders::{Maintenance, Switchover};
+use reload::Loaded;
 use sockets::{IN_A_ROW, Sockets};
 use status::Known;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::path::PathBuf;
 use tokio::runtime::Handle;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -40,13 +43,12 @@ use tokio::sync::{mpsc, watch};
 use tracing::{debug, error, info, warn};
 use vipd_balancer::{Balancer, Stats};
 use vipd_config::{Config, Key, Notify, Status};
-use vipd_core::discover::expand;
 use vipd_core::event::{Event, Level};
-use vipd_core::node::{Announcement, Input, Inquiry, Link, Node, Output, Relay, Settings};
+use vipd_core::node::{Announcement, Input, Inquiry, Node, Output, Relay, Settings};
 use vipd_core::plan::{GroupPlan, Hold};
 use vipd_core::pool::ServerKey;
 use vipd_core::probe::Probe;
-use vipd_core::settings::{Family, Pool, Transport, VipGroup};
+use vipd_core::settings::Pool;
 
 /// So many turns of the readers may pass before a verdict that nobody spoke: a
 /// thousand packets wait no longer than some milliseconds, flood or not.
@@ -56,15 +58,6 @@ const ADVERTS_FIRST: i32 = -15;
 
 /// Of a name that leads somewhere, be it by what was known before.
 const NAME_PROBLEM: &str = "its name does not resolve as it should (what is good of it is in use)";
-
-/// What a reload has read, and who waits for it.
-struct Loaded {
-    /// The file, with its text.
-    config: Result<(Config, String), vipd_config::Errors>,
-    reply: Option<Reply<Result<String, Refusal>>>,
-    /// Nothing is changed, only told.
-    dry_run: bool,
-}
 
 /// What the loop is made of.
 #[derive(Debug)]
@@ -397,16 +390,10 @@ impl Shell {
                 self.handle(Input::Evicted { group, addresses });
             }
             KernelEvent::Links(links) => {
-                let mut new_macs = vec![];
                 for kernel::Link { index, name, mac, up, addresses } in links {
-                    let before = self.interfaces.mac(index);
-                    new_macs.extend((before.is_some() && before != mac).then_some(index));
                     self.interfaces.set(index, Interface { name, mac, up, addresses });
                 }
                 self.relink();
-                for interface in new_macs {
-                    self.handle(Input::NewMac { interface });
-                }
             }
             KernelEvent::LinkRemoved { index, name: _ } => {
                 self.interfaces.remove(index);
@@ -423,69 +410,6 @@ impl Shell {
             News::Changed(vrid, sight) => Input::RegisterNews { vrid, sight },
             News::Trouble(why) => Input::RegisterTrouble { why },
         });
-    }
-
-    /// Looks for every group's interface anew; the node notes what changed.
-    fn relink(&mut self) {
-        if self.interfaces.is_empty() {
-            // A host has one at least: the kernel's list is still to come.
-            return;
-        }
-        self.open_peer_sockets();
-        let (settings, me) = (self.node.settings(), self.node.me());
-        let links: Vec<(usize, Link)> =
-            self.node.groups().map(|(id, vip)| (id, self.interfaces.link(vip, settings, me))).collect();
-        self.watch_claims(&links);
-        for (group, link) in links {
-            let link = self.open_advert_sockets(link);
-            self.handle(Input::Link { group, link });
-        }
-    }
-
-    /// Watches who else claims the groups' addresses where those are.
-    fn watch_claims(&mut self, links: &[(usize, Link)]) {
-        let mut wanted: BTreeMap<(u32, Family), BTreeSet<IpAddr>> = BTreeMap::new();
-        let groups: BTreeMap<usize, &VipGroup> = self.node.groups().collect();
-        for (group, link) in links {
-            let (Link::Up { interface, mac: Some(_), .. }, Some(vip)) = (link, groups.get(group)) else {
-                continue;
-            };
-            for address in vip.addresses.iter().map(|a| a.address()) {
-                wanted.entry((*interface, Family::of(address))).or_default().insert(address);
-            }
-        }
-        if let Err(error) = self.sockets.watch_claims(&wanted) {
-            warn!(%error, "cannot hear who else claims a floating address: a duplicate is not named");
-        }
-    }
-
-    fn open_advert_sockets(&mut self, link: Link) -> Link {
-        let Link::Up { interface, sources, .. } = &link else { return link };
-        if self.node.settings().election.transport == Transport::Udp {
-            return link;
-        }
-        for source in sources {
-            if let Err(error) = self.sockets.open_advert(*interface, Family::of(*source)) {
-                let reason = format!("cannot open the socket for adverts: {error}");
-                return Link::Down { reason };
-            }
-        }
-        link
-    }
-
-    /// Opens the peer sockets of this node's addresses that the host has by now.
-    fn open_peer_sockets(&mut self) {
-        let cluster = &self.node.settings().cluster;
-        let Some(me) = cluster.nodes.get(self.node.me()) else { return };
-        for address in &me.addresses {
-            if !self.interfaces.addresses().any(|a| a == *address) {
-                continue;
-            }
-            let local = SocketAddr::new(*address, cluster.peer_port);
-            if let Err(error) = self.sockets.open_peer(local) {
-                warn!(%local, %error, "cannot open the peer port: switchovers will not be seamless");
-            }
-        }
     }
 
     fn report(&mut self, report: Report) {
@@ -590,140 +514,6 @@ impl Shell {
         let waiting = std::mem::take(&mut self.maintenances);
         self.maintenances = waiting.into_iter().filter_map(|m| m.look(&self.node, now)).collect();
     }
-
-    /// Reads the configuration file, away from this thread.
-    fn reload(&self, reply: Option<Reply<Result<String, Refusal>>>, dry_run: bool) {
-        let (path, loaded) = (self.config.clone(), self.loaded.clone());
-        self.aux.spawn_blocking(move || {
-            let text = std::fs::read_to_string(&path);
-            let name = path.display().to_string();
-            // What cannot be read is refused by whoever can say it well.
-            let config = match text {
-                Ok(text) => Config::parse(&text, &name).map(|config| (config, text)),
-                Err(_) => Config::load(&path).map(|config| (config, String::new())),
-            };
-            // The loop has ended if nobody takes it.
-            let _ = loaded.blocking_send(Loaded { config, reply, dry_run });
-        });
-    }
-
-    fn reloaded(&mut self, Loaded { config, reply, dry_run }: Loaded) {
-        if dry_run {
-            let outcome = match config {
-                Ok((config, text)) => self.preview(config, &text),
-                Err(errors) => Err(errors.to_string()),
-            };
-            if let Some(reply) = reply {
-                let _ = reply.send(outcome.map_err(Refusal));
-            }
-            return;
-        }
-        let outcome = match config {
-            Ok((config, text)) => self.take_over(config).inspect(|_| self.in_force = text),
-            Err(errors) => Err(errors.to_string()),
-        };
-        match &outcome {
-            Ok(done) => {
-                self.config_errors.clear();
-                // Warnings have been told.
-                self.tell_config(api::Level::Info, done.lines().next().unwrap_or_default());
-            }
-            Err(errors) => {
-                self.config_errors = errors.lines().map(str::to_owned).collect();
-                self.tell_config(api::Level::Error, &format!("the configuration stays as it was: {errors}"));
-            }
-        }
-        if let Some(reply) = reply {
-            let _ = reply.send(outcome.map_err(Refusal));
-        }
-    }
-
-    fn tell_config(&self, level: api::Level, message: &str) {
-        match level {
-            api::Level::Info => info!(kind = ?EventKind::Config, "{message}"),
-            api::Level::Warning | api::Level::Error => error!(kind = ?EventKind::Config, "{message}"),
-        }
-        self.events.push(api::Event::new(level, EventKind::Config, message));
-    }
-
-    /// What a reload would change, line by line.
-    fn preview(&self, config: Config, text: &str) -> Result<String, String> {
-        self.restartable(&config, &settings(config.clone()))?;
-        let difference = difference(&self.in_force, text);
-        Ok(if difference.is_empty() { "nothing changes".into() } else { difference })
-    }
-
-    /// Refuses what only a restart can change.
-    fn restartable(&self, config: &Config, new: &Settings) -> Result<(), String> {
-        let mut keys = Node::needs_restart(self.node.settings(), new);
-        if config.status != self.status {
-            keys.push("status");
-        }
-        if config.key.as_ref().map(|k| &k.file) != self.key.as_ref().map(|k| &k.file) {
-            keys.push("cluster.key-file");
-        }
-        if config.etcd.as_ref() != self.etcd.as_ref().map(|(settings, _)| settings) {
-            keys.push("etcd");
-        }
-        if keys.is_empty() {
-            return Ok(());
-        }
-        Err(format!("{} cannot change while vipd runs: restart it", keys.join(", ")))
-    }
-
-    /// Takes over changed settings, all of them or none.
-    fn take_over(&mut self, config: Config) -> Result<String, String> {
-        let (notify, key) = (config.notify.clone(), config.key.clone());
-        let mut new = settings(config.clone());
-        let file = std::mem::take(&mut new.pools);
-        let old = self.node.settings();
-        let targets = self.found.follow(&file, &old.pools);
-        new.pools = expand(&file, &targets);
-        self.restartable(&config, &new)?;
-        let done = match changes(old, &new).as_slice() {
-            [] if *old == new && key == self.key && *self.hooks.borrow() == notify => {
-                "reloaded: nothing changed".to_owned()
-            }
-            [] => "reloaded".to_owned(),
-            keys => format!("reloaded: changed {}", keys.join(", ")),
-        };
-        let before = old.clone();
-        self.put_in_use(new)?;
-        let warnings = orphans::warnings(&before, &self.node, &self.balancer.stats().servers);
-        warnings.iter().for_each(|text| self.tell_config(api::Level::Warning, text));
-        let done = warnings.iter().fold(done, |done, text| format!("{done}\nwarning: {text}"));
-        self.hooks.send_replace(notify);
-        self.publishing.reconfigure(self.node.settings(), self.node.me());
-        if let (Some(links), Some(key)) = (&mut self.sealing, &key) {
-            links.set_accept_unsealed(key.accept_unsealed);
-        }
-        self.key = key;
-        self.found.update(file, targets);
-        self.kernel.forget(None, addresses(self.node.settings()));
-        self.relink();
-        Ok(done)
-    }
-}
-
-/// The keys in which two settings differ, for people: those that must agree
-/// between nodes, by their digests, and then the others.
-fn changes(old: &Settings, new: &Settings) -> Vec<&'static str> {
-    let digests = old.digests.iter().zip(&new.digests);
-    let mut keys: Vec<&str> = digests.filter(|(a, b)| a != b).map(|((key, _), _)| *key).collect();
-    let others = [
-        ("election.preempt-delay", old.election.preempt_delay != new.election.preempt_delay),
-        ("election.lease", old.election.lease != new.election.lease),
-        ("vip", old.vips != new.vips),
-        ("listen", old.listeners != new.listeners),
-        ("pool", old.pools != new.pools),
-        ("dns", old.dns != new.dns),
-    ];
-    for (key, changed) in others {
-        if changed && !keys.contains(&key) {
-            keys.push(key);
-        }
-    }
-    keys
 }
 
 /// A worker that hangs cannot close its sessions; the others have.

@@ -5,11 +5,14 @@ mod namespaces;
 use namespaces::{HERE, Net, Outcome, THERE, index, lab, mac};
 use nix::sys::socket::{AddressFamily, SockFlag, SockProtocol, SockType, setsockopt, socket, sockopt};
 use socket2::{Domain, Protocol, Socket, Type};
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read;
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
+use tokio::sync::mpsc;
 use vipd::net::advert::{AdvertSocket, BUFFER, multicast_group, send_once};
 use vipd::net::{Announcer, HOP_LIMIT, PeerSocket};
+use vipd::shell::sockets::{Packet, Sockets, WAITING};
 use vipd_core::settings::{Family, Transport};
 use vipd_core::wire::{arp, ndp};
 
@@ -174,6 +177,45 @@ fn announcements_are_seen_at_the_other_end() {
                 expected.remove(0);
             }
         }
+        Ok(())
+    });
+}
+
+/// An owner of many addresses announces them, releases them, and another owns:
+/// what was announced before must not be read after.
+#[test]
+fn claims_that_nobody_had_the_time_for_are_forgotten() {
+    lab(|net| async move {
+        let marker = ip("10.9.1.255");
+        let many: Vec<IpAddr> = (0..225).map(|n| ip(&format!("10.9.1.{n}"))).collect();
+        let (packets, mut heard) = mpsc::channel(WAITING);
+        let mut sockets = Sockets::new(Transport::Unicast, BTreeSet::new(), packets);
+        let watched = many.iter().copied().chain([marker]).collect();
+        sockets.watch_claims(&BTreeMap::from([((index(HERE), Family::V4), watched)]))?;
+        let announcer = net.there(|| Announcer::open(index(THERE), mac(THERE)))?;
+        let (mut announced, mut claims) = (0, 0);
+        for some in many.chunks(25) {
+            announced += announcer.announce(some).frames;
+            // As many as are looked at, at once, and then some that wait.
+            while claims < announced.min(400) {
+                heard.recv().await.ok_or("nothing is heard")?;
+                claims += 1;
+            }
+        }
+        assert_eq!(announced, 450);
+        loop {
+            tokio::select! {
+                packet = heard.recv() => match packet {
+                    Some(Packet::Claim { claim, .. }) if claim.address == marker => break,
+                    Some(_) => claims += 1,
+                    None => return Err("nothing is heard".into()),
+                },
+                () = tokio::time::sleep(Duration::from_millis(10)) => {
+                    announcer.announce(&[marker]);
+                }
+            }
+        }
+        assert!(claims < 425, "{claims} of 450");
         Ok(())
     });
 }

@@ -11,6 +11,7 @@ mod withheld;
 
 pub(crate) use handover::Purpose;
 
+use addresses::Meddling;
 use handover::Transition;
 use neighbours::Neighbours;
 use warnings::Warnings;
@@ -71,10 +72,10 @@ pub(crate) struct Group {
     /// that it holds is no older.
     leased_at: Time,
     announcing: Option<Announcing>,
-    /// What somebody deleted and was put back since people were told: how often.
-    restored: BTreeMap<IpAddr, u64>,
-    /// When they are told of more.
-    tell_restored_at: Option<Time>,
+    /// What somebody deleted and was put back.
+    restored: Meddling,
+    /// What somebody put here and was removed.
+    evicted: Meddling,
     parting: Option<Parting>,
     /// Addresses that are not taken: another node answers for them.
     withheld: BTreeMap<IpAddr, Elsewhere>,
@@ -165,8 +166,8 @@ impl Group {
             renewed_at: now,
             leased_at: now,
             announcing: None,
-            restored: BTreeMap::new(),
-            tell_restored_at: None,
+            restored: Meddling::default(),
+            evicted: Meddling::default(),
             parting: None,
             withheld: BTreeMap::new(),
             postponed: None,
@@ -212,7 +213,8 @@ impl Group {
             transition,
             announce,
             part,
-            self.tell_restored_at,
+            self.restored.deadline(),
+            self.evicted.deadline(),
             self.retry_at,
             neighbours,
         ];
@@ -228,8 +230,11 @@ impl Group {
         if let Some(announcing) = self.announcing.filter(|a| a.at <= scope.now) {
             self.announce(announcing, scope);
         }
-        if self.tell_restored_at.is_some_and(|at| at <= scope.now) {
+        if self.restored.is_due(scope.now) {
             self.tell_restored(scope);
+        }
+        if self.evicted.is_due(scope.now) {
+            self.tell_evicted(scope);
         }
         if self.parting.as_ref().is_some_and(|p| p.until <= scope.now) {
             self.parting = None;
@@ -378,6 +383,7 @@ impl Group {
         if self.link == link {
             return;
         }
+        let mac = self.mac();
         self.link = link;
         match &self.link {
             Link::Unknown => {}
@@ -401,6 +407,8 @@ impl Group {
                 if before != Some(*interface) {
                     // Also of what it does not hold: somebody else may have put it there.
                     self.plan(self.hold, scope);
+                } else if mac.is_some() && self.mac() != mac {
+                    self.new_mac(scope);
                 }
                 self.start_if_able(scope);
                 self.release_late(scope);

@@ -302,7 +302,6 @@ impl Node {
                 // What counts for it is what comes by its interface.
                 self.look_at_claims(now);
             }
-            Input::NewMac { interface } => self.with_groups(now, |g, scope| g.new_mac(interface, scope)),
             Input::Packet { interface, source, destination, ttl, payload } => {
                 if let Err(cause) = self.packet(interface, source, destination, ttl, payload, now) {
                     self.reject(cause, source, now);

@@ -29,6 +29,9 @@ pub struct Peer {
     pub sources: Vec<IpAddr>,
     /// The keys in which its settings differ from this node's.
     pub differs: Vec<&'static str>,
+    /// Since which hello its settings have differed; of a difference that a reload
+    /// here made nothing need be heard: what it owns was heard before.
+    pub differs_since: Option<Time>,
     /// A digest for each key that must agree, by its last hello.
     pub digests: Vec<u32>,
     /// Whether it has ever said hello: a host that runs something else does not.

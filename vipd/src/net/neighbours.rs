@@ -28,6 +28,8 @@ pub const WATCHED: usize = 2000;
 /// An ARP frame, or a neighbour advertisement with some options; of a longer
 /// one the beginning is enough.
 const BUFFER: usize = 128;
+/// More than a socket's buffer holds.
+const FORGOTTEN: usize = 1024;
 
 /// Hears claims of some addresses of one family on one interface.
 #[derive(Debug)]
@@ -80,6 +82,17 @@ impl ClaimSocket {
             let claim = self.socket.read(|socket| self.take(socket, &mut buffer)).await?;
             if let Some(claim) = claim {
                 return Ok(claim);
+            }
+        }
+    }
+
+    /// Throws away what waits to be read: whoever was too slow to look at it
+    /// would take for true what may have ended since.
+    pub fn forget(&self) {
+        let mut buffer = [0; BUFFER];
+        for _ in 0..FORGOTTEN {
+            if self.take(self.socket.get(), &mut buffer).is_err() {
+                return;
             }
         }
     }

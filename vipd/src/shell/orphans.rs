@@ -61,7 +61,7 @@ mod tests {
         Settings {
             pools: vec![Pool { check, ..Pool::new(pool, vec![server]) }],
             listeners: vec![Listener::new(listener, Bind { address: None, port: 3306 }, 0)],
-            ..crate::shell::calls::tests::settings()
+            ..crate::shell::orders::tests::settings()
         }
     }
 

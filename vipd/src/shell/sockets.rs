@@ -29,7 +29,7 @@ const STRANGERS: (u32, u32) = (100, 100);
 /// Claims of watched addresses that are looked at, a second and at once: an
 /// announcement is four frames or fewer, and a flood shall not delay an advert.
 const CLAIMS: (u32, u32) = (100, 400);
-/// Whoever claims more waits, and the kernel drops what does not fit meanwhile.
+/// What comes beyond that is thrown away.
 const PAUSE: Duration = Duration::from_millis(20);
 
 /// Packets after which whoever reads or handles them lets all else have its turn:
@@ -285,8 +285,13 @@ async fn read_claims(socket: Arc<ClaimSocket>, interface: u32, packets: mpsc::Se
                 tokio::time::sleep(PAUSE).await;
             }
         }
-        while !bucket.take(clock::now()) {
-            tokio::time::sleep(PAUSE).await;
+        if !bucket.take(clock::now()) {
+            while !bucket.take(clock::now()) {
+                tokio::time::sleep(PAUSE).await;
+            }
+            // A former owner's last announcement, read when another owns, would
+            // be a duplicate address that is not there.
+            socket.forget();
         }
     }
 }

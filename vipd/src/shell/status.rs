@@ -446,7 +446,7 @@ mod tests {
                 check: Some(Check::new(CheckKind::Tcp(TcpCheck::default()))),
                 ..Pool::new("primary", vec![])
             }],
-            ..crate::shell::calls::tests::settings()
+            ..crate::shell::orders::tests::settings()
         };
         let mut node = Node::new(settings, 0, 0, Time::ZERO);
         let connections = Some(Connections { used: 141, max: 151 });
@@ -498,7 +498,7 @@ mod tests {
         let server = Server::new("db1", Host::Address([10, 77, 0, 21].into()), 3306);
         let pool = Pool::new("primary", vec![server]);
         let pools = vec![Pool { check: Some(Check::new(CheckKind::Mysql(check))), ..pool }];
-        let settings = Settings { pools, ..crate::shell::calls::tests::settings() };
+        let settings = Settings { pools, ..crate::shell::orders::tests::settings() };
         let mut node = Node::new(settings, 0, 0, Time::ZERO);
         let probe =
             Probe::Answered(Observation { role: Some(ObservedRole::Primary), ..Observation::default() });

@@ -10,6 +10,7 @@ use crate::plan::{GroupPlan, Hold};
 use crate::settings::Cidr;
 use crate::time::Time;
 use crate::wire::peer::State;
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -28,8 +29,47 @@ const ANNOUNCE_AT: [Duration; 10] = [
     Duration::from_secs(10),
 ];
 const ANNOUNCE_REFRESH: Duration = Duration::from_secs(60);
-/// Deletions by somebody else are put back at once, and told of this often.
-const TELL_RESTORED_EVERY: Duration = Duration::from_secs(1);
+/// What somebody else deletes is put back at once, what they put here removed;
+/// of either one is told this often.
+const TELL_EVERY: Duration = Duration::from_secs(1);
+
+/// What somebody else does to a group's addresses, maybe in a loop.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Meddling {
+    /// How often to each, since it was told of; bounded by the group's addresses.
+    times: BTreeMap<IpAddr, u64>,
+    /// Until then it is only counted.
+    tell_at: Option<Time>,
+}
+
+impl Meddling {
+    /// Whether to tell of it now.
+    fn note(&mut self, addresses: &[IpAddr]) -> bool {
+        for address in addresses {
+            *self.times.entry(*address).or_insert(0) += 1;
+        }
+        self.tell_at.is_none()
+    }
+
+    pub(super) fn is_due(&self, now: Time) -> bool {
+        self.tell_at.is_some_and(|at| at <= now)
+    }
+
+    pub(super) const fn deadline(&self) -> Option<Time> {
+        self.tell_at
+    }
+
+    /// The addresses with how often, for people, if there is anything to tell.
+    fn told(&mut self, now: Time) -> Option<String> {
+        let all = std::mem::take(&mut self.times);
+        self.tell_at = (!all.is_empty()).then_some(now + TELL_EVERY);
+        let once = |(address, times): (&IpAddr, &u64)| match times {
+            1 => address.to_string(),
+            _ => format!("{address} ({})", explain::count(*times, "time")),
+        };
+        (!all.is_empty()).then(|| all.iter().map(once).collect::<Vec<_>>().join(", "))
+    }
+}
 
 impl Group {
     /// Asks for a hold; of several only the newest counts.
@@ -212,41 +252,36 @@ impl Group {
     }
 
     /// Somebody put addresses here that another node may own.
-    pub(crate) fn evicted(&self, addresses: &[IpAddr], scope: &mut Scope<'_>) {
-        let message = format!("{}: somebody put {} here; it is removed", self.vip.name, list(addresses));
+    pub(crate) fn evicted(&mut self, addresses: &[IpAddr], scope: &mut Scope<'_>) {
+        if self.evicted.note(addresses) {
+            self.tell_evicted(scope);
+        }
+    }
+
+    pub(super) fn tell_evicted(&mut self, scope: &mut Scope<'_>) {
+        let Some(all) = self.evicted.told(scope.now) else { return };
+        let message = format!("{}: somebody put {all} here; it is removed", self.vip.name);
         scope.event(self.event(Level::Warn, Kind::Address, message));
     }
 
     /// Somebody deleted an address, and the kernel actor put it back. Whoever
     /// does so in a loop is told of, and announced against, once in a while.
     pub(crate) fn restored(&mut self, addresses: &[IpAddr], scope: &mut Scope<'_>) {
-        for address in addresses {
-            *self.restored.entry(*address).or_insert(0) += 1;
-        }
-        if self.tell_restored_at.is_none() {
+        if self.restored.note(addresses) {
             self.tell_restored(scope);
         }
     }
 
     pub(super) fn tell_restored(&mut self, scope: &mut Scope<'_>) {
-        let restored = std::mem::take(&mut self.restored);
-        self.tell_restored_at = (!restored.is_empty()).then_some(scope.now + TELL_RESTORED_EVERY);
-        if restored.is_empty() {
-            return;
-        }
-        let once = |address: &IpAddr, times: u64| match times {
-            1 => address.to_string(),
-            _ => format!("{address} ({})", explain::count(times, "time")),
-        };
-        let all: Vec<String> = restored.iter().map(|(address, times)| once(address, *times)).collect();
-        let message = format!("{}: somebody deleted {}; it is back", self.vip.name, all.join(", "));
+        let Some(all) = self.restored.told(scope.now) else { return };
+        let message = format!("{}: somebody deleted {all}; it is back", self.vip.name);
         scope.event(self.event(Level::Warn, Kind::Address, message));
         self.announce_anew(scope);
     }
 
     /// The interface has another Ethernet address: clients would send to the old one.
-    pub(crate) fn new_mac(&mut self, interface: u32, scope: &mut Scope<'_>) {
-        if self.is_on(interface) && self.hold == Hold::Owned && self.confirmed {
+    pub(crate) fn new_mac(&mut self, scope: &mut Scope<'_>) {
+        if self.hold == Hold::Owned && self.confirmed {
             let name = &self.vip.name;
             let message = format!("{name}: its interface has another Ethernet address; it is announced anew");
             scope.event(self.event(Level::Info, Kind::Address, message));
@@ -334,8 +369,4 @@ impl Group {
             self.parting = Some(Parting { addresses, until: scope.now + CLOSE_BEFORE });
         }
     }
-}
-
-fn list(addresses: &[IpAddr]) -> String {
-    addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }

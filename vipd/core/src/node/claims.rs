@@ -12,7 +12,7 @@
 //! interface it came by, and for no longer than a detection: without a cluster
 //! key a forged one can do what any forged advert can, and no more.
 
-use super::Node;
+use super::{HELLO_MAX, Node};
 use crate::election::Who;
 use crate::group::Group;
 use crate::settings::{Family, VipGroup};
@@ -121,18 +121,22 @@ impl Node {
     }
 
     /// For how long it is not known yet what others own by files that may differ:
-    /// a hello tells that within its rhythm, and after one of a file that does
-    /// differ every owner speaks within an interval.
+    /// a hello tells that, and after one of a file that does differ (before it an
+    /// advert under a VRID that is not in this one counts for nothing) every owner
+    /// speaks within an interval. One that says no hello in a hello's time is away.
     pub(super) fn unsure_for(&self, now: Time) -> Duration {
-        let others = || self.peers.iter().enumerate().filter(|(node, _)| *node != self.me).map(|(_, p)| p);
-        let until = if others().any(|p| !p.differs.is_empty()) {
-            self.settings.election.advert_interval
-        } else if others().any(|p| p.digests.is_empty()) {
-            self.settings.election.advert_interval.min(self.hello_interval())
-        } else {
-            return Duration::ZERO;
-        };
-        self.listening_since + until + RANK - now
+        let own = self.settings.election.advert_interval;
+        let others = self.peers.iter().enumerate().filter(|(node, _)| *node != self.me).map(|(_, p)| p);
+        let until = others.filter_map(|peer| match peer.differs_since {
+            Some(since) => {
+                let other = peer.differs.contains(&ADVERT_INTERVAL);
+                let interval = if other { own.max(peer.advert_interval).max(HELLO_MAX) } else { own };
+                Some(since + interval)
+            }
+            None if peer.digests.is_empty() => Some(self.listening_since + HELLO_MAX),
+            None => None,
+        });
+        until.max().map_or(Duration::ZERO, |until| until + RANK - now)
     }
 
     /// Before a reload: a node that has not listened for a detection time since

@@ -53,11 +53,6 @@ pub enum Input<'a> {
         /// What it is now.
         link: Link,
     },
-    /// An interface has another Ethernet address: neighbours know the old one.
-    NewMac {
-        /// The kernel's index of the interface.
-        interface: u32,
-    },
     /// A packet of IP protocol 112 arrived.
     Packet {
         /// The interface it came in by.

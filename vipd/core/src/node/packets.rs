@@ -330,7 +330,14 @@ impl Node {
         peer.reports = groups;
         peer.digests = digests;
         let newcomer = !std::mem::replace(&mut peer.speaks, true);
+        let same = self.peers[from].differs.is_empty();
         self.compare_settings(from);
+        let peer = &mut self.peers[from];
+        if peer.differs.is_empty() {
+            peer.differs_since = None;
+        } else if same {
+            peer.differs_since = Some(now);
+        }
         if newcomer {
             // Let it know at once whom it may count on.
             self.say_hello(now);

@@ -138,7 +138,7 @@ impl KernelActor {
             }
         }
         for (group, addresses) in evicted {
-            warn!(group, ?addresses, "somebody put floating addresses here; removed");
+            debug!(group, ?addresses, "somebody put floating addresses here; removed");
             self.tell(KernelEvent::Evicted { group, addresses }).await;
         }
     }

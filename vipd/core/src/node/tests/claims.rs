@@ -158,7 +158,7 @@ fn a_takeover_is_postponed_by_a_node_of_the_group_on_its_interface_only() {
 /// said that its file is the same, or must have spoken.
 #[test]
 fn a_node_that_has_just_started_answers_a_release_when_it_knows_the_others_files() {
-    for (digests, from) in [(None, 1_010), (Some(vec![1, 9]), 5_010), (Some(vec![1, 2]), 200)] {
+    for (digests, from) in [(None, 1_010), (Some(vec![1, 9]), 5_160), (Some(vec![1, 2]), 200)] {
         let mut settings = three();
         settings.election.advert_interval = SECOND * 5;
         let mut node = Node::new(settings, 0, 0, at(0));

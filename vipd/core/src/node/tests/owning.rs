@@ -55,9 +55,16 @@ fn another_ethernet_address_is_announced_at_once() {
         node.handle(Input::Tick, at(now));
         obey(&mut node, at(now));
     }
-    node.handle(Input::NewMac { interface: LINK + 1 }, at(20_000));
-    assert_eq!(announced(&mut node, at(20_000)), 0, "not its interface");
-    node.handle(Input::NewMac { interface: LINK }, at(20_000));
+    let link = |mac, subnets| {
+        let link = Link::Up { interface: LINK, sources: vec![address(11)], mac: Some(mac), subnets };
+        Input::Link { group: 0, link }
+    };
+    node.handle(link([2, 0, 0, 0, 0, 1], vec![]), at(20_000));
+    assert_eq!(announced(&mut node, at(20_000)), 0, "the first to be told");
+    let subnet = Cidr::new(address(0), 24).expect("a subnet");
+    node.handle(link([2, 0, 0, 0, 0, 1], vec![subnet]), at(20_000));
+    assert_eq!(announced(&mut node, at(20_000)), 0, "the same");
+    node.handle(link([2, 0, 0, 0, 0, 2], vec![subnet]), at(20_000));
     assert_eq!(announced(&mut node, at(20_000)), 1);
     let mut more = 0;
     for now in (20_000..31_000).step_by(10) {
@@ -310,19 +317,31 @@ fn a_link_that_is_back_at_once_carries_the_release() {
 }
 
 #[test]
-fn an_address_that_is_deleted_in_a_loop_is_told_of_once_a_second() {
-    let mut node = owner(settings());
-    let (mut told, mut announced) = (vec![], 0);
-    for now in (3_400..7_400).step_by(10) {
-        if now < 5_400 {
-            node.handle(Input::Restored { group: 0, addresses: vec![address(100)] }, at(now));
+fn what_somebody_does_to_addresses_in_a_loop_is_told_of_once_a_second() {
+    let input = |deleted| {
+        let addresses = vec![address(100)];
+        match deleted {
+            true => Input::Restored { group: 0, addresses },
+            false => Input::Evicted { group: 0, addresses },
         }
-        node.handle(Input::Tick, at(now));
-        let outputs = obey(&mut node, at(now));
-        announced += outputs.iter().filter(|o| matches!(o, Output::Announce(_))).count();
-        told.extend(events(outputs).into_iter().filter(|e| e.kind == Kind::Address).map(|e| e.message));
+    };
+    for (deleted, what) in [
+        (true, "somebody deleted 10.77.0.100{}; it is back"),
+        (false, "somebody put 10.77.0.100{} here; it is removed"),
+    ] {
+        let mut node = owner(settings());
+        let (mut told, mut announced) = (vec![], 0);
+        for now in (3_400..7_400).step_by(10) {
+            if now < 5_400 {
+                node.handle(input(deleted), at(now));
+            }
+            node.handle(Input::Tick, at(now));
+            let outputs = obey(&mut node, at(now));
+            announced += outputs.iter().filter(|o| matches!(o, Output::Announce(_))).count();
+            told.extend(events(outputs).into_iter().filter(|e| e.kind == Kind::Address).map(|e| e.message));
+        }
+        let times = |times: &str| format!("main: {}", what.replace("{}", times));
+        assert_eq!(told, [times(""), times(" (100 times)"), times(" (99 times)")]);
+        assert!(announced < 30, "{announced} announcements");
     }
-    let times = |times: &str| format!("main: somebody deleted 10.77.0.100{times}; it is back");
-    assert_eq!(told, [times(""), times(" (100 times)"), times(" (99 times)")]);
-    assert!(announced < 30, "{announced} announcements");
 }
