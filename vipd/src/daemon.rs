@@ -234,7 +234,8 @@ async fn serve(
     let (kernel, kernel_events, leftovers) = start_kernel(kernel).await?;
     let (reports, reports_in) = mpsc::channel(REPORTS);
     let (found, found_in) = mpsc::channel(REPORTS);
-    let resolver = Resolver::start(aux.handle.clone(), &settings.pools, found);
+    let own = settings.own();
+    let resolver = Resolver::start(aux.handle.clone(), &settings.pools, own, found);
     let (discovered, discovered_in) = mpsc::channel(REPORTS);
     let discovery = Discovery::start(aux.handle.clone(), &settings.pools, discovered);
     let checker = Checker::start(aux.handle.clone(), &settings.pools, &resolver, reports);

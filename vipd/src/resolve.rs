@@ -4,7 +4,8 @@
 //! `/etc/hosts` and then in the DNS (`/etc/resolv.conf`); both files are read
 //! anew when they change. It is looked up again when its time to live is over,
 //! and earlier on request, when a connection or a check has failed. A lookup
-//! that fails keeps what was known; nothing ever becomes empty.
+//! that fails keeps what was known; nothing ever becomes empty. Addresses at
+//! which the proxies themselves are ([`Own`]) are left out, and told.
 //!
 //! Runs on the runtime given to [`Resolver::start`], which must not be the
 //! election's.
@@ -16,14 +17,15 @@ pub use discovery::{Discovered, Discovery};
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
-use system::{Answer, Found, System};
+pub(crate) use system::left_out;
+use system::{Answer, Found, System, local};
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::Instant;
-use vipd_core::settings::{Family, Host, Pool, Resolve};
+use vipd_core::settings::{Family, Host, Own, Pool, Resolve};
 
 /// Bounds of the time until a name is looked up again, whatever its time to live.
 const TTL_BOUNDS: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
@@ -70,6 +72,7 @@ pub struct Resolver {
     events: mpsc::Sender<Resolved>,
     system: Arc<System>,
     names: HashMap<String, Task>,
+    own: Arc<Own>,
     generation: u64,
 }
 
@@ -77,8 +80,26 @@ pub struct Resolver {
 #[derive(Clone, Debug, Default)]
 struct Places {
     generation: u64,
-    /// Pool and server.
-    servers: Vec<(usize, usize)>,
+    servers: Vec<Place>,
+    own: Arc<Own>,
+}
+
+/// A server that has a name.
+#[derive(Clone, Debug)]
+struct Place {
+    pool: usize,
+    server: usize,
+    pool_name: String,
+    port: u16,
+}
+
+impl Places {
+    /// What is at an address, if one of the servers cannot be there.
+    fn own_at(&self, address: IpAddr, local: &[IpAddr]) -> Option<String> {
+        let here = local.contains(&address);
+        let at = |p: &Place| self.own.at(&p.pool_name, SocketAddr::new(address, p.port), here);
+        self.servers.iter().find_map(at)
+    }
 }
 
 /// The task of a name; it ends when `places` is dropped.
@@ -142,24 +163,31 @@ impl Lookup {
 }
 
 impl Resolver {
-    /// Starts to look up the names of all servers of `pools`, on `runtime`.
-    /// What is found goes to `events`.
+    /// Starts to look up the names of all servers of `pools`, on `runtime`,
+    /// none of which is at a place of our `own`. What is found goes to `events`.
     #[must_use]
-    pub fn start(runtime: Handle, pools: &[Pool], events: mpsc::Sender<Resolved>) -> Self {
-        Self::with_system(runtime, pools, events, System::default())
+    pub fn start(runtime: Handle, pools: &[Pool], own: Own, events: mpsc::Sender<Resolved>) -> Self {
+        Self::with_system(runtime, pools, own, events, System::default())
     }
 
-    fn with_system(runtime: Handle, pools: &[Pool], events: mpsc::Sender<Resolved>, system: System) -> Self {
-        let system = Arc::new(system);
-        let mut resolver = Self { runtime, events, system, names: HashMap::new(), generation: 0 };
+    fn with_system(
+        runtime: Handle,
+        pools: &[Pool],
+        own: Own,
+        events: mpsc::Sender<Resolved>,
+        system: System,
+    ) -> Self {
+        let (system, own) = (Arc::new(system), Arc::new(own));
+        let mut resolver = Self { runtime, events, system, names: HashMap::new(), own, generation: 0 };
         resolver.apply(pools);
         resolver
     }
 
     /// Takes over changed settings: names that stay keep what is known of
     /// them, which is sent again under the new generation, which is returned.
-    pub fn update(&mut self, pools: &[Pool]) -> u64 {
+    pub fn update(&mut self, pools: &[Pool], own: Own) -> u64 {
         self.generation += 1;
+        self.own = Arc::new(own);
         self.apply(pools);
         self.generation
     }
@@ -188,12 +216,17 @@ impl Resolver {
     }
 
     fn apply(&mut self, pools: &[Pool]) {
-        let mut wanted: HashMap<&str, Vec<(usize, usize)>> = HashMap::new();
+        let mut wanted: HashMap<&str, Vec<Place>> = HashMap::new();
         for (pool_at, pool) in pools.iter().enumerate() {
             for (server_at, server) in pool.servers.iter().enumerate() {
                 match (&server.host, server.resolve) {
                     (Host::Name(name), Resolve::One) => {
-                        wanted.entry(name).or_default().push((pool_at, server_at));
+                        wanted.entry(name).or_default().push(Place {
+                            pool: pool_at,
+                            server: server_at,
+                            pool_name: pool.name.clone(),
+                            port: server.port,
+                        });
                     }
                     // An entry that stands for many is `discovery`'s.
                     (Host::Name(_), Resolve::All | Resolve::Srv) | (Host::Address(_), _) => {}
@@ -202,7 +235,7 @@ impl Resolver {
         }
         self.names.retain(|name, _| wanted.contains_key(name.as_str()));
         for (name, servers) in wanted {
-            let places = Places { generation: self.generation, servers };
+            let places = Places { generation: self.generation, servers, own: Arc::clone(&self.own) };
             match self.names.entry(name.to_owned()) {
                 Entry::Occupied(task) => {
                     task.get().places.send_replace(places);
@@ -253,6 +286,8 @@ impl Run {
         loop {
             let start = Instant::now();
             let found = self.system.find(&self.name).await;
+            let local = local();
+            let found = found.sift(|address| self.places.borrow().own_at(address, &local));
             let before = self.known.borrow().clone();
             doubts = if loses_family(&found, &before) { doubts + 1 } else { 0 };
             let known = merge(&found, &before, doubts >= BELIEVED);
@@ -320,8 +355,8 @@ impl Run {
         if addresses.is_empty() && problem.is_none() {
             return Ok(());
         }
-        let Places { generation, servers } = self.places.borrow_and_update().clone();
-        for (pool, server) in servers {
+        let Places { generation, servers, own: _ } = self.places.borrow_and_update().clone();
+        for Place { pool, server, .. } in servers {
             let addresses = Arc::clone(&addresses);
             let resolved = Resolved { generation, pool, server, addresses, problem: problem.clone() };
             self.events.send(resolved).await.map_err(|_| Gone)?;

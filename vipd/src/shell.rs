@@ -41,7 +41,7 @@ use tokio::runtime::Handle;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tracing::{debug, error, info, warn};
-use vipd_balancer::{Balancer, Stats};
+use vipd_balancer::{Balancer, ConnectFailure, Stats};
 use vipd_config::{Config, Key, Notify, Status};
 use vipd_core::event::{Event, Level};
 use vipd_core::node::{Announcement, Input, Inquiry, Node, Output, Relay, Settings};
@@ -227,7 +227,8 @@ pub async fn run(parts: Parts) -> io::Result<Left> {
             Some(answer) = answers.recv() => shell.published(answer),
             Some(call) = calls.recv() => shell.call(call),
             Some(failed) = next_of(&mut failures) => {
-                shell.handle(Input::ConnectFailed { pool: &failed.pool, server: &failed.server });
+                let ConnectFailure { pool, server, in_a_row, .. } = &failed;
+                shell.handle(Input::ConnectFailed { pool, server, in_a_row: *in_a_row });
             }
             Some(loaded) = loaded_in.recv() => shell.reloaded(loaded),
             _ = hangup.recv() => shell.reload(None, false),

@@ -25,11 +25,11 @@ pub(crate) fn tell(session: &Session, id: u64, traffic: Traffic, cause: CloseCau
     let Times { queued, connected } = session.times.get();
     let client = session.ends().source;
     let server = session.server();
-    let name = server.map(ServerTally::name);
+    let (listener, name) = (session.admission.listener().name(), server.map(ServerTally::name));
     tracing::info!(
         target: ACCESS_LOG,
         id,
-        listener = session.admission.listener().name,
+        listener = listener.as_str(),
         %client,
         // Who brought the client, if it did not come by itself.
         proxy = (client != session.peer).then(|| tracing::field::display(session.peer)),

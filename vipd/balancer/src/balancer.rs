@@ -141,10 +141,11 @@ impl Balancer {
         self.failures.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
-    /// Takes a new list of listeners, and the pools that it refers to. A
-    /// listener of the same name and address keeps its sockets, and any
-    /// listener of the same name its sessions and numbers. Those of a removed
-    /// one go on until they end.
+    /// Takes a new list of listeners, and the pools that it refers to. What
+    /// listens at an address goes on to, whatever its name is by then: clients
+    /// in its sockets' queues wait on, and it keeps its sessions and numbers. A
+    /// listener at another address has those of its name, unless another one
+    /// has them now. Those of a removed one go on until they end.
     ///
     /// # Errors
     ///
@@ -156,19 +157,21 @@ impl Balancer {
         let mut tune = vec![];
         let (mut slots, mut numbers) = (control.slots, control.numbers);
         let mut next = Vec::with_capacity(listeners.len());
-        for settings in listeners {
-            let old = control.listeners.iter().find(|l| l.settings.name == settings.name);
+        let kept = control.kept(listeners);
+        for (settings, here) in listeners.iter().zip(&kept) {
             let pool = pools.pools().get(settings.pool).map_or_else(String::new, |p| p.name().to_owned());
-            if let Some(old) = old.filter(|l| l.settings.bind == settings.bind) {
+            if let Some(old) = here {
                 tune.push((old.number, settings.into()));
-                next.push(Active { settings: settings.clone(), pool, ..old.clone() });
+                next.push(Active { settings: settings.clone(), pool, ..Active::clone(old) });
                 continue;
             }
             let ours = control.listeners.iter().any(|l| l.settings.bind.port == settings.bind.port)
                 || next.iter().any(|l: &Active| l.settings.bind.port == settings.bind.port);
             let sockets = bind::listen(settings, self.workers.len(), ours)?;
-            // One that was removed and is back has its sessions again.
-            let old = old.or_else(|| control.retired.iter().find(|l| l.settings.name == settings.name));
+            // One that went to another address, or was removed and is back.
+            let taken = |l: &&Active| kept.iter().flatten().any(|k| Arc::ptr_eq(&k.shared, &l.shared));
+            let all = control.listeners.iter().chain(&control.retired);
+            let old = all.filter(|l| !taken(l)).find(|l| l.settings.name == settings.name);
             let shared = old.map(|o| Arc::clone(&o.shared)).unwrap_or_else(|| {
                 slots += 1;
                 let max = settings.max_connections;
@@ -181,9 +184,9 @@ impl Balancer {
             next.push(Active { settings: settings.clone(), shared, pool, number: numbers, addresses });
             numbers += 1;
         }
-        let kept: Vec<u64> = next.iter().map(|l| l.number).collect();
+        let numbers_kept: Vec<u64> = kept.iter().flatten().map(|l| l.number).collect();
         let remove: Vec<u64> =
-            control.listeners.iter().map(|l| l.number).filter(|n| !kept.contains(n)).collect();
+            control.listeners.iter().map(|l| l.number).filter(|n| !numbers_kept.contains(n)).collect();
         let permits = self.permits()?;
 
         control.slots = slots;
@@ -320,9 +323,9 @@ impl Balancer {
     fn wanted(&self, which: Which) -> (Arc<Wanted>, Vec<(usize, String)>) {
         let control = self.control();
         let all = || control.listeners.iter().chain(&control.retired);
-        let means = |l: &&Active| matches!(&which, Which::Named(n) if *n == l.shared.name || *n == l.pool);
+        let means = |l: &&Active| matches!(&which, Which::Named(n) if *n == *l.shared.name() || *n == l.pool);
         let listeners = all().filter(means).map(|l| l.shared.slot).collect();
-        let names = all().map(|l| (l.shared.slot, l.shared.name.clone())).collect();
+        let names = all().map(|l| (l.shared.slot, l.shared.name().to_string())).collect();
         (Arc::new(Wanted { which, listeners }), names)
     }
 
@@ -448,14 +451,28 @@ impl Drop for Balancer {
 }
 
 impl Control {
-    /// Makes `next` the list of listeners, and remembers those that are not in it any more.
+    /// For each of these listeners the one that listens at its address now. An
+    /// address without a port is nobody else's.
+    fn kept(&self, listeners: &[Listener]) -> Vec<Option<&Active>> {
+        let mut kept: Vec<Option<&Active>> = Vec::with_capacity(listeners.len());
+        for settings in listeners {
+            let free = |l: &&Active| !kept.iter().flatten().any(|k| k.number == l.number);
+            let same = |l: &&Active| settings.bind.port != 0 || l.settings.name == settings.name;
+            let there = self.listeners.iter().filter(|l| l.settings.bind == settings.bind);
+            let found = there.filter(free).find(same);
+            kept.push(found);
+        }
+        kept
+    }
+
+    /// Makes `next` the list of listeners, and remembers those that are not in
+    /// it any more: they have sessions, or clients in their queues that get one.
     fn replace(&mut self, next: Vec<Active>) {
         let old = std::mem::replace(&mut self.listeners, next);
-        let gone =
-            old.into_iter().filter(|o| !self.listeners.iter().any(|l| Arc::ptr_eq(&l.shared, &o.shared)));
-        self.retired.extend(gone);
-        let back = |o: &Active| self.listeners.iter().any(|l| Arc::ptr_eq(&l.shared, &o.shared));
-        self.retired.retain(|l| l.shared.sessions() > 0 && !back(l));
+        let listeners = &self.listeners;
+        let here = |o: &Active| listeners.iter().any(|l| Arc::ptr_eq(&l.shared, &o.shared));
+        self.retired.retain(|l| l.shared.sessions() > 0 && !here(l));
+        self.retired.extend(old.into_iter().filter(|o| !here(o)));
     }
 
     fn view(&mut self, pools: Arc<Pools>) -> View {
@@ -464,7 +481,9 @@ impl Control {
         for pool in pools.pools() {
             let tally = self.pools.entry(pool.name().to_owned());
             let tally = Arc::clone(tally.or_insert_with(|| Arc::new(PoolTally::new(pool.name()))));
-            servers.push(self.servers.of(&tally, &pool.settings().servers));
+            let places = pool.servers().iter().map(vipd_core::pool::Server::addresses);
+            let placed: Vec<_> = pool.settings().servers.iter().zip(places).collect();
+            servers.push(self.servers.of(&tally, &placed));
             tallies.push(tally);
         }
         let rated = servers.iter().map(|s| s.iter().any(|t| t.rate.limited())).collect();

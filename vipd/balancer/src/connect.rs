@@ -163,7 +163,8 @@ impl Search<'_> {
 
     fn tell(&self, server: &ServerTally, error: &Failure) {
         let Session { worker, admission, .. } = self.session;
-        let (listener, client, pool) = (&admission.listener().name, self.session.ends().source, &server.pool);
+        let (listener, client, pool) =
+            (admission.listener().name(), self.session.ends().source, &server.pool);
         tracing::debug!(%listener, %client, %pool, server = %server.name(), %error, "cannot connect");
         if matches!(error, Failure::Source { .. }) && worker.shared.no_source.due(worker.shared.now()) {
             tracing::warn!(

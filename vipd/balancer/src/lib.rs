@@ -12,7 +12,7 @@
 //! * [`Balancer`] is the handle: it binds, swaps pools, closes sessions, counts.
 //! * `bind` makes listening sockets; `holder` finds who holds a port.
 //! * `shared` is what workers and handle have in common; `stats` what is counted,
-//!   `tallies` of which server.
+//!   `tallies` of which server; `name` is one that a reload may change.
 //! * `worker` is a worker's thread, its acceptors, and the commands it takes.
 //! * `session` is a client from its acceptance to its end: `connect` finds it a
 //!   server, `relay` is its middle (two directions, each a `flow`, with a `pipe` for
@@ -38,6 +38,7 @@ mod descriptors;
 mod flow;
 mod holder;
 mod load;
+mod name;
 mod patience;
 mod pipe;
 mod proxy_protocol;
@@ -73,6 +74,9 @@ pub struct ConnectFailure {
     pub server: String,
     /// The error.
     pub reason: String,
+    /// So many have failed in a row by now, with none in between over which
+    /// anybody said anything.
+    pub in_a_row: u32,
 }
 
 /// What can go wrong with the balancer as a whole. What goes wrong with one

@@ -266,6 +266,11 @@ impl Meter<'_> {
         self.tally.bytes_in.add(up);
         self.tally.bytes_out.add(down);
         if let Some(entry) = self.registry.borrow_mut().entry(self.place) {
+            if entry.traffic.spoke == 0
+                && let State::Relaying(server, _) = &entry.state
+            {
+                server.worked();
+            }
             entry.traffic.bytes_in += up;
             entry.traffic.bytes_out += down;
             entry.traffic.spoke = coarse();

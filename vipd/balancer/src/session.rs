@@ -118,7 +118,7 @@ impl Session {
             Ok(None) => {}
             Ok(Some(ends)) => self.told = Some(Box::new(ends)),
             Err(error) => {
-                let listener = &self.admission.listener().name;
+                let listener = self.admission.listener().name();
                 tracing::debug!(%listener, proxy = %self.peer, %error, "no PROXY protocol header");
                 return Err(CloseCause::ProxyHeader);
             }
@@ -195,13 +195,13 @@ impl Drop for Session {
         self.worker.tally(&self.admission).closed[cause as usize].add(1);
         let listener = self.admission.listener();
         if cause == CloseCause::NoResources {
-            self.worker.shared.descriptors.tell(&listener.name, self.worker.shared.now());
+            self.worker.shared.descriptors.tell(&listener.name(), self.worker.shared.now());
         }
         if let (true, Some(Remains { id, traffic, .. })) = (listener.logs_access(), remains) {
             access::tell(self, id, traffic, cause);
         }
         tracing::debug!(
-            listener = %listener.name, client = %self.ends().source,
+            listener = %listener.name(), client = %self.ends().source,
             server = self.server().map(ServerTally::name).as_ref().map(|n| n.as_str()), %cause, "session ended"
         );
     }

@@ -2,6 +2,7 @@
 
 use crate::bind::Tcp;
 use crate::load::Load;
+use crate::name::Name;
 use crate::patience::Limits;
 use crate::queue::Queue;
 use crate::rate::Rate;
@@ -112,13 +113,14 @@ impl Shared {
 
     /// A connection to a server failed. What does not fit is lost.
     pub(crate) fn failed(&self, server: &ServerTally, reason: &dyn std::fmt::Display) {
+        let in_a_row = server.failed_in_a_row.fetch_add(1, Ordering::Relaxed).saturating_add(1);
         let (now, told) = (self.now(), server.told.load(Ordering::Relaxed));
         if told != 0 && now.saturating_sub(told) < TELL_AFTER {
             return;
         }
         server.told.store(now.max(1), Ordering::Relaxed);
         let (pool, server, reason) = (server.pool.clone(), server.name().to_string(), reason.to_string());
-        let _ = self.failures.try_send(ConnectFailure { pool, server, reason });
+        let _ = self.failures.try_send(ConnectFailure { pool, server, reason, in_a_row });
     }
 }
 
@@ -261,13 +263,15 @@ impl Drop for Borrowed {
 #[derive(Debug)]
 pub(crate) struct ServerTally {
     pub(crate) pool: String,
-    /// The name of the server at its place; a reload may give it another.
-    name: ArcSwap<String>,
+    /// The name of the server at its place.
+    name: Name,
     pub(crate) sessions: Load,
     pub(crate) rate: Rate,
     pub(crate) total: AtomicU64,
     pub(crate) connect_errors: AtomicU64,
     pub(crate) resets: AtomicU64,
+    /// Connections that failed since the last good one.
+    failed_in_a_row: AtomicU32,
     /// When a failed connection was last told.
     told: AtomicU64,
 }
@@ -276,24 +280,31 @@ impl ServerTally {
     pub(crate) fn new(pool: &PoolTally, name: &str) -> Self {
         Self {
             pool: pool.name.clone(),
-            name: ArcSwap::from_pointee(name.to_owned()),
+            name: Name::new(name),
             sessions: Load::new(Arc::clone(&pool.changes)),
             rate: Rate::default(),
             total: AtomicU64::new(0),
             connect_errors: AtomicU64::new(0),
             resets: AtomicU64::new(0),
+            failed_in_a_row: AtomicU32::new(0),
             told: AtomicU64::new(0),
         }
     }
 
     pub(crate) fn name(&self) -> Arc<String> {
-        self.name.load_full()
+        self.name.get()
     }
 
     /// Gives it the name that its server has now.
     pub(crate) fn call(&self, name: &str) {
-        if **self.name.load() != name {
-            self.name.store(Arc::new(name.to_owned()));
+        self.name.set(name);
+    }
+
+    /// A connection to it is good: somebody said something over it.
+    pub(crate) fn worked(&self) {
+        // Mostly there is nothing to write, and the line stays shared.
+        if self.failed_in_a_row.load(Ordering::Relaxed) != 0 {
+            self.failed_in_a_row.store(0, Ordering::Relaxed);
         }
     }
 
@@ -371,7 +382,8 @@ impl Drop for Place {
 /// A listener, as all workers share it.
 #[derive(Debug)]
 pub(crate) struct ListenerShared {
-    pub(crate) name: String,
+    /// The name of the listener at its address.
+    name: Name,
     /// Its position in [`View::routes`], for as long as the process lives.
     pub(crate) slot: usize,
     max: AtomicU32,
@@ -389,7 +401,7 @@ pub(crate) struct ListenerShared {
 impl ListenerShared {
     pub(crate) fn new(name: &str, slot: usize, max: u32, workers: usize) -> Self {
         Self {
-            name: name.to_owned(),
+            name: Name::new(name),
             slot,
             max: AtomicU32::new(max),
             sessions: AtomicU32::new(0),
@@ -401,12 +413,17 @@ impl ListenerShared {
         }
     }
 
+    pub(crate) fn name(&self) -> Arc<String> {
+        self.name.get()
+    }
+
     pub(crate) fn sessions(&self) -> u32 {
         self.sessions.load(Ordering::SeqCst)
     }
 
     /// Takes settings, but for those that are in its [`Route`] or its sockets'.
     pub(crate) fn follow(&self, settings: &Listener) {
+        self.name.set(&settings.name);
         self.sources.set(settings.max_per_source, settings.max_rate_per_source);
         self.proxies.store(Arc::new(settings.accept_proxy.clone()));
         self.access_log.store(settings.access_log, Ordering::Relaxed);
@@ -465,7 +482,7 @@ impl ListenerShared {
             *sum = self.tallies.iter().map(|t| t.closed[i].get()).sum();
         }
         ListenerStats {
-            name: self.name.clone(),
+            name: self.name().to_string(),
             addresses: vec![],
             sessions: self.sessions(),
             total: sum(|t| t.total.get()),

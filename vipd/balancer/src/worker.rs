@@ -240,7 +240,7 @@ fn accept(worker: &Rc<Worker>, listener: &Arc<ListenerShared>, socket: StdListen
     let socket = match TcpListener::from_std(socket) {
         Ok(socket) => Rc::new(socket),
         Err(error) => {
-            tracing::error!(listener = %listener.name, %error, "a worker cannot watch its socket");
+            tracing::error!(listener = %listener.name(), %error, "a worker cannot watch its socket");
             return None;
         }
     };
@@ -272,7 +272,9 @@ impl Acceptor {
             _ = ended => {}
             () = self.accept(&socket) => {}
         }
-        // Whoever is connected already was promised a session.
+        // Whoever is connected already was promised a session: also those of
+        // whom the runtime has not heard yet, as it has after a turn.
+        tokio::task::yield_now().await;
         while let Some(admission) = self.listener.try_admit(&self.worker.shared) {
             let next = match self.waiting.take() {
                 Some(client) => Poll::Ready(Ok(client)),
@@ -308,14 +310,14 @@ impl Acceptor {
     fn start(&self, admission: Admission, client: TcpStream, peer: SocketAddr) {
         if let Err(error) = session::start(&self.worker, admission, client, peer, self.local) {
             self.count();
-            tracing::debug!(listener = %self.listener.name, client = %peer, %error, "cannot take a client");
+            tracing::debug!(listener = %self.listener.name(), client = %peer, %error, "cannot take a client");
         }
     }
 
     async fn failed(&self, error: &io::Error) {
         self.count();
         let errno = bind::errno(error);
-        tracing::debug!(listener = %self.listener.name, %error, "cannot accept");
+        tracing::debug!(listener = %self.listener.name(), %error, "cannot accept");
         // The client's own faults (accept(2) passes on what happened to its
         // connection meanwhile) are no reason to wait.
         let its_own = [

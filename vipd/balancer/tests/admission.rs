@@ -4,11 +4,15 @@ mod common;
 
 use common::*;
 use std::collections::BTreeMap;
-use std::io::{ErrorKind, Read};
-use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpStream};
+use std::io::{ErrorKind, Read, Write};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
+use std::sync::Arc;
 use std::time::Duration;
-use vipd_balancer::{Balancer, CloseCause, Error};
-use vipd_core::settings::{Balance, Bind, Listener};
+use vipd_balancer::{Balancer, CloseCause, Error, Which};
+use vipd_core::health::PoolsState;
+use vipd_core::pool::ServerKey;
+use vipd_core::settings::{Balance, Bind, Host, Listener};
+use vipd_core::time::Time;
 
 #[test]
 fn a_refused_connection_is_made_elsewhere() {
@@ -205,7 +209,7 @@ fn a_reload_touches_only_what_changed() {
 
     // A change that cannot be made changes nothing.
     let held = listen().local_addr().expect("an address");
-    let holder = std::net::TcpListener::bind(held).expect("binds");
+    let holder = TcpListener::bind(held).expect("binds");
     let bind = Bind { address: Some(held.ip()), port: held.port() };
     let refused = balancer.reconfigure(&[Listener { bind, ..listener("new") }], build(&[]));
     assert!(matches!(refused, Err(Error::Bind { .. })), "{refused:?}");
@@ -228,6 +232,58 @@ fn a_reload_touches_only_what_changed() {
     }
     until("all sessions ended", || balancer.sessions() == 0);
     assert_eq!(balancer.stats().listeners.len(), 2, "its last session has ended");
+}
+
+/// A reload that gives listeners other names touches no socket: who waits in
+/// its queue waits on, and is served by the pool of that address.
+#[test]
+fn a_listener_of_another_name_has_the_sockets_at_its_address() {
+    let pools = || build(&[pool("one", &[named(b"one")]), pool("two", &[named(b"two")])]);
+    let places = [(); 2].map(|()| listen().local_addr().expect("an address"));
+    let with = |names: [&str; 2]| -> Vec<Listener> {
+        let at = |i: usize| Bind { address: Some(places[i].ip()), port: places[i].port() };
+        let listener = |i: usize| Listener { bind: at(i), pool: i, max_connections: 1, ..listener(names[i]) };
+        vec![listener(0), listener(1)]
+    };
+    // Of one worker, so that clients wait in one queue.
+    let balancer = Balancer::start(&with(["a", "b"]), pools(), Some(1)).expect("starts");
+    let mut served = places.map(connect_to);
+    assert_eq!(served.each_mut().map(name), ["one", "two"]);
+    // Both are full: these wait in the kernel's queues.
+    let mut waiting: Vec<TcpStream> = (0..10).map(|i| connect_to(places[i % 2])).collect();
+    for names in [["b", "a"], ["c", "d"], ["c", "a"]] {
+        balancer.reconfigure(&with(names), pools()).expect("nothing to bind");
+        let listeners = balancer.stats().listeners;
+        let told: Vec<_> =
+            listeners.iter().map(|l| (l.name.as_str(), l.addresses[0], l.sessions, l.total)).collect();
+        assert_eq!(told, [(names[0], places[0], 1, 1), (names[1], places[1], 1, 1)]);
+        assert_eq!(list(&balancer, Which::Named(names[0].into())).len(), 1);
+    }
+    waiting.iter_mut().for_each(assert_waits);
+    drop(served);
+    for (mut client, expected) in waiting.into_iter().zip(["one", "two"].into_iter().cycle()) {
+        assert_eq!(name(&mut client), expected);
+    }
+}
+
+/// One that goes lets those in who are in its queue.
+#[test]
+fn a_listener_that_goes_serves_those_that_wait_there() {
+    let place = listen().local_addr().expect("an address");
+    let bind = Bind { address: Some(place.ip()), port: place.port() };
+    let pools = build(&[pool("pool", &[named(b"one")])]);
+    let balancer = Balancer::start(&[Listener { bind, ..listener("goes") }], Arc::clone(&pools), Some(1))
+        .expect("starts");
+    for n in 0..20 {
+        // Connected, if by the kernel alone, before it goes.
+        let mut client = connect_to(place);
+        balancer.reconfigure(&[], Arc::clone(&pools)).expect("nothing to bind");
+        assert_eq!(name(&mut client), "one", "round {n}");
+        drop(client);
+        until("it is not there", || balancer.stats().listeners.is_empty());
+        until("nobody listens", || TcpStream::connect(place).is_err());
+        balancer.reconfigure(&[Listener { bind, ..listener("goes") }], Arc::clone(&pools)).expect("binds");
+    }
 }
 
 /// `max-connections` is of the server that is there, and so is what is counted.
@@ -261,4 +317,52 @@ fn a_server_of_another_name_has_the_sessions_at_its_place() {
     let mut waits = queued(&balancer, 1);
     drop(sessions.remove(0));
     assert_eq!(name(&mut waits), "one");
+}
+
+/// A server with a name is where that leads: what is there has a count of its
+/// own, and so has each pool that has the name.
+#[test]
+fn a_name_that_leads_elsewhere_has_the_count_of_that_place() {
+    let first = named(b"one");
+    let there = TcpListener::bind((loopback(2), first.port())).expect("binds");
+    serving_on(there, |mut stream| {
+        let _ = stream.write_all(b"two");
+        let _ = stream.read(&mut [0; 1]);
+    });
+    let by_name = |name: &str| {
+        let mut pool = pool(name, &[first]);
+        pool.servers[0].host = Host::Name("db1.internal".into());
+        pool.servers[0].max_connections = Some(1);
+        pool.queue_timeout = PATIENCE;
+        pool
+    };
+    let mut state = PoolsState::new(vec![by_name("pool"), by_name("other")], Time::ZERO);
+    let key = |pool| ServerKey { pool, server: 0 };
+    (0..2).for_each(|pool| drop(state.set_addresses(key(pool), &[loopback(1)], None, Time::ZERO)));
+    let listeners = [listener("main"), Listener { pool: 1, ..listener("aside") }];
+    let balancer = Balancer::start(&listeners, state.build(), Some(2)).expect("starts");
+    let counts = || {
+        let servers = balancer.stats().servers;
+        servers.iter().map(|s| (s.sessions, s.former)).collect::<Vec<_>>()
+    };
+    let mut stays = connect(&balancer);
+    let mut aside = connect_to(balancer.stats().listeners[1].addresses[0]);
+    assert_eq!((name(&mut stays), name(&mut aside)), ("one".into(), "one".into()));
+    let mut waits = queued(&balancer, 1);
+    state.set_addresses(key(0), &[loopback(2)], None, Time::ZERO);
+    balancer.set_pools(state.build());
+    assert_eq!(name(&mut waits), "two");
+    assert_eq!(counts(), [(1, 1), (1, 0)]);
+    // The other address comes along, and then stays alone: all the same place.
+    let _full = queued(&balancer, 1);
+    for addresses in [&[loopback(1), loopback(2)][..], &[loopback(2)]] {
+        state.set_addresses(key(0), addresses, None, Time::ZERO);
+        balancer.set_pools(state.build());
+        assert_eq!(counts(), [(1, 1), (1, 0)], "{addresses:?}");
+    }
+    state.set_addresses(key(0), &[loopback(1)], None, Time::ZERO);
+    balancer.set_pools(state.build());
+    drop(waits);
+    until("what is left elsewhere has ended", || counts() == [(1, 0), (1, 0)]);
+    assert_eq!(pool_stats(&balancer, 0).queued, 1, "the place is full");
 }

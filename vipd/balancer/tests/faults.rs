@@ -5,6 +5,8 @@ mod common;
 use common::*;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use vipd_balancer::{Balancer, CloseCause, ConnectFailure};
 use vipd_core::health::PoolsState;
@@ -91,12 +93,49 @@ fn failed_connections_are_told_and_do_not_pile_up() {
         assert_closed(&balancer, CloseCause::ConnectFailed, n);
     }
     let mut failures = balancer.connect_failures().expect("the first to ask");
-    let ConnectFailure { pool, server, reason } = failures.blocking_recv().expect("a failure");
-    assert_eq!((&*pool, &*server), ("pool", "db1"));
+    let ConnectFailure { pool, server, reason, in_a_row } = failures.blocking_recv().expect("a failure");
+    assert_eq!((&*pool, &*server, in_a_row), ("pool", "db1", 1));
     assert!(reason.contains("refused"), "{reason}");
     let more = std::iter::from_fn(|| failures.try_recv().ok()).count();
     let tenths = began.elapsed().as_millis() / 100;
     assert!(more as u128 <= tenths, "{more} in {tenths} tenths of a second");
+}
+
+/// So that whoever listens knows whether good ones were between two failures.
+#[test]
+fn failures_in_a_row_are_counted_until_somebody_says_something() {
+    let speaks = Arc::new(AtomicBool::new(false));
+    let does = Arc::clone(&speaks);
+    let balancer = balancer(&[serving(move |mut stream| {
+        if does.load(Ordering::SeqCst) {
+            let _ = stream.write_all(b"one");
+            let _ = stream.read(&mut [0; 1]);
+        } else {
+            reset(stream);
+        }
+    })]);
+    let mut failures = balancer.connect_failures().expect("the first to ask");
+    // The next that is told, and how many failed since the last good one by then.
+    let mut next = |failed: &mut u32| loop {
+        assert_reset(&mut connect(&balancer));
+        *failed += 1;
+        if let Ok(failure) = failures.try_recv() {
+            break failure.in_a_row;
+        }
+    };
+    let mut failed = 0;
+    assert_eq!(next(&mut failed), 1);
+    for _ in 0..3 {
+        assert_eq!(next(&mut failed), failed);
+    }
+    speaks.store(true, Ordering::SeqCst);
+    let mut good = connect(&balancer);
+    assert_eq!(name(&mut good), "one");
+    drop(good);
+    assert_closed(&balancer, CloseCause::ClientClosed, 1);
+    speaks.store(false, Ordering::SeqCst);
+    let mut failed = 0;
+    assert_eq!(next(&mut failed), failed);
 }
 
 /// A server that sends half of what it says it will.
@@ -132,6 +171,23 @@ fn a_server_that_closes_in_the_middle_is_passed_on_as_it_is() {
         let mut failures = balancer.connect_failures().expect("the first to ask");
         assert!(failures.try_recv().is_err(), "it had spoken");
     }
+}
+
+/// MySQL's "Host is blocked", say: the client hears it to its end, and a server
+/// that speaks is no failed connection.
+#[test]
+fn an_error_packet_reaches_the_client_whole() {
+    const ERROR: &[u8] = b"\x1e\0\0\0\xff\x69\x04Host '127.0.0.1' is blocked";
+    let balancer = balancer(&[serving(|mut stream| {
+        let _ = stream.write_all(ERROR);
+    })]);
+    let mut failures = balancer.connect_failures().expect("the first to ask");
+    let mut heard = Vec::new();
+    connect(&balancer).read_to_end(&mut heard).expect("an end");
+    assert_eq!(heard, ERROR);
+    assert_closed(&balancer, CloseCause::ServerClosed, 1);
+    let server = &balancer.stats().servers[0];
+    assert_eq!((server.connect_errors, server.resets, failures.try_recv().ok()), (0, 0, None));
 }
 
 #[test]

@@ -10,8 +10,9 @@
 //!
 //! Until its first result a server is unknown and takes nothing; the first
 //! result decides at once. With `passive`, a client's connection that failed
-//! counts as one failure, once between two checks. A server that answers is
-//! still not *usable* when
+//! counts as one failure, once between two checks, beside checks that fail and
+//! never in their place; and many in a row take a server out that its checks
+//! find well (`clients`). A server that answers is still not *usable* when
 //!
 //! * its role is not the one its pool wants: at once, without counting to
 //!   `fall`; sessions on a primary that was demoted are closed (`on-demote`);
@@ -49,6 +50,7 @@
 
 mod asked;
 mod change;
+mod clients;
 mod others;
 mod pool;
 mod pools;
@@ -137,6 +139,8 @@ struct Demands {
     max_lag: Option<Duration>,
     passive: bool,
     writes_anywhere: bool,
+    /// Between two checks.
+    interval: Duration,
 }
 
 impl Demands {
@@ -144,7 +148,8 @@ impl Demands {
         let (role, max_lag) = (check.kind.role(), check.kind.max_lag());
         let (rise, fall) = (check.rise.max(1), check.fall.max(1));
         let writes_anywhere = check.kind.writes_anywhere();
-        Self { rise, fall, role, max_lag, passive: check.passive, writes_anywhere }
+        let (passive, interval) = (check.passive, check.interval);
+        Self { rise, fall, role, max_lag, passive, writes_anywhere, interval }
     }
 }
 
@@ -307,6 +312,15 @@ impl Answers {
                 Self::Down { successes: 0, cause: Cause::Failed(error.clone()) }
             }
         };
+    }
+
+    /// Whether a client's connection that failed may count like a check: not
+    /// if that alone took the server down, and not of one that is full.
+    const fn heeds_clients(&self, fall: u32) -> bool {
+        match self {
+            Self::Up { failures, full: false, .. } => *failures > 0 || fall > 1,
+            Self::Up { full: true, .. } | Self::Unknown | Self::Down { .. } => false,
+        }
     }
 
     /// Whether the last check of one that is up failed.

@@ -337,10 +337,10 @@ impl Node {
                 let changes = self.pools.observe(server, probe, took, now);
                 self.servers_changed(changes, now);
             }
-            Input::ConnectFailed { pool, server } => {
+            Input::ConnectFailed { pool, server, in_a_row } => {
                 // A reload may have removed it since.
                 let key = self.pools.find(pool, server);
-                let changes = key.and_then(|key| self.pools.connect_failed(key, now));
+                let changes = key.and_then(|key| self.pools.connect_failed(key, in_a_row, now));
                 self.servers_changed(changes, now);
             }
             Input::Resolved { server, addresses, problem } => {

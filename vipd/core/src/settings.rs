@@ -8,6 +8,7 @@ mod check;
 mod cluster;
 mod dns;
 mod listen;
+mod own;
 mod pool;
 
 pub use address::{Cidr, Family};
@@ -15,4 +16,5 @@ pub use check::*;
 pub use cluster::*;
 pub use dns::*;
 pub use listen::*;
+pub use own::Own;
 pub use pool::*;

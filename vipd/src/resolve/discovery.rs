@@ -5,7 +5,7 @@
 //! and earlier on request; only news are sent. What they mean is
 //! [`vipd_core::discover`]'s to say.
 
-use super::system::{Answer, System};
+use super::system::{Answer, Services, System};
 use super::{BELIEVED, EARLY_EVERY, RETRY, TTL_BOUNDS};
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -170,8 +170,8 @@ impl Run {
         let name = host.to_string();
         let (found, left_out, ttl) = match resolve {
             Resolve::Srv => {
-                let (found, ttl) = self.system.find_srv(&name).await;
-                (found, None, ttl)
+                let Services { targets, left_out, ttl } = self.system.find_srv(&name).await;
+                (targets, left_out, ttl)
             }
             Resolve::One | Resolve::All => {
                 let found = self.system.find(&name).await;

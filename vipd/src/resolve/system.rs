@@ -7,6 +7,7 @@ use hickory_resolver::net::{DnsError, NetError};
 use hickory_resolver::proto::op::{Query, ResponseCode};
 use hickory_resolver::proto::rr::{Name, RData, Record, RecordType};
 use hickory_resolver::{Hosts, TokioResolver, system_conf};
+use std::collections::HashSet;
 use std::fs::{self, File};
 use std::net::IpAddr;
 use std::os::unix::fs::MetadataExt;
@@ -46,6 +47,17 @@ pub(super) struct Found {
     pub(super) left_out: Option<String>,
 }
 
+/// What a lookup of a name's SRV records said.
+#[derive(Clone, Debug)]
+pub(super) struct Services {
+    /// In a stable order, never empty; or why there are none.
+    pub(super) targets: Result<Vec<Target>, String>,
+    /// What was left out, and why.
+    pub(super) left_out: Option<String>,
+    /// How long it stays true.
+    pub(super) ttl: Duration,
+}
+
 impl Found {
     pub(super) fn of(&self, family: Family) -> &Answer {
         match family {
@@ -54,15 +66,14 @@ impl Found {
         }
     }
 
-    /// Leaves out what can be no server's address. A connection to 0.0.0.0
-    /// would be one to this host itself.
-    fn sift(mut self) -> Self {
+    /// Leaves out what can be no server's address, and tells why.
+    pub(super) fn sift(mut self, why_unfit: impl Fn(IpAddr) -> Option<String>) -> Self {
         let mut unfit = Vec::new();
         for answer in [&mut self.v4, &mut self.v6] {
             let Answer::Addresses(addresses) = answer else { continue };
             addresses.retain(|address| match why_unfit(*address) {
                 Some(why) => {
-                    unfit.push(format!("{address}, which is {why}"));
+                    unfit.push((*address, why));
                     false
                 }
                 None => true,
@@ -71,18 +82,40 @@ impl Found {
                 *answer = Answer::Nothing("the name has no address that a server can have".to_owned());
             }
         }
-        self.left_out = (!unfit.is_empty()).then(|| format!("it leads to {}", unfit.join(", and to ")));
+        if let Some(left_out) = left_out(&unfit) {
+            let before = self.left_out.take().map(|before| format!("{before}; "));
+            self.left_out = Some(before.unwrap_or_default() + &left_out);
+        }
         self
     }
 }
 
-fn why_unfit(address: IpAddr) -> Option<&'static str> {
-    match address.to_canonical() {
-        a if a.is_unspecified() => Some("no host's address"),
-        a if a.is_multicast() => Some("a multicast address"),
-        IpAddr::V4(a) if a.is_broadcast() => Some("the broadcast address"),
-        IpAddr::V4(_) | IpAddr::V6(_) => None,
-    }
+/// What is said of addresses that are left out, each with what is there.
+pub(crate) fn left_out(unfit: &[(IpAddr, String)]) -> Option<String> {
+    let texts: Vec<_> = unfit.iter().map(|(address, why)| format!("{address}, which is {why}")).collect();
+    (!texts.is_empty()).then(|| format!("it leads to {}", texts.join(", and to ")))
+}
+
+/// Why no host at all has an address. A connection to 0.0.0.0 would be one to
+/// this host itself.
+fn nobodys(address: IpAddr) -> Option<String> {
+    let why = match address.to_canonical() {
+        a if a.is_unspecified() => "no host's address",
+        a if a.is_multicast() => "a multicast address",
+        IpAddr::V4(a) if a.is_broadcast() => "the broadcast address",
+        IpAddr::V4(_) | IpAddr::V6(_) => return None,
+    };
+    Some(why.to_owned())
+}
+
+/// The addresses of this host now.
+pub(super) fn local() -> Vec<IpAddr> {
+    let addresses = nix::ifaddrs::getifaddrs().into_iter().flatten().filter_map(|i| i.address);
+    let ip = |a: nix::sys::socket::SockaddrStorage| {
+        let v4 = a.as_sockaddr_in().map(|a| IpAddr::from(a.ip()));
+        v4.or_else(|| a.as_sockaddr_in6().map(|a| IpAddr::from(a.ip())))
+    };
+    addresses.filter_map(ip).collect()
 }
 
 /// The files that say how names are looked up, and what was read from them.
@@ -141,7 +174,7 @@ impl System {
         // As with glibc, a name of /etc/hosts is not asked of the DNS, not
         // even for the other family: it resolves without any name server.
         if let Some((v4, v6)) = in_hosts(&loaded.hosts, &name) {
-            return Found { v4, v6, order, ttl: HOSTS_TTL, left_out: None }.sift();
+            return Found { v4, v6, order, ttl: HOSTS_TTL, left_out: None }.sift(nobodys);
         }
         let dns = match &loaded.dns {
             Ok(dns) => dns,
@@ -152,26 +185,25 @@ impl System {
             tokio::join!(dns.lookup(name.clone(), RecordType::A), dns.lookup(name, RecordType::AAAA));
         let ttl = [&v4, &v6].into_iter().flatten().flat_map(|l| l.answers().iter().map(|r| r.ttl)).min();
         let ttl = Duration::from_secs(ttl.unwrap_or_default().into());
-        Found { v4: answer(v4, Family::V4), v6: answer(v6, Family::V6), order, ttl, left_out: None }.sift()
+        Found { v4: answer(v4, Family::V4), v6: answer(v6, Family::V6), order, ttl, left_out: None }
+            .sift(nobodys)
     }
 
-    /// Looks the SRV records of a name up, now, with the time they stay true.
-    pub(super) async fn find_srv(&self, name: &str) -> (Result<Vec<Target>, String>, Duration) {
+    /// Looks the SRV records of a name up, now.
+    pub(super) async fn find_srv(&self, name: &str) -> Services {
+        let nothing = |why: String| Services { targets: Err(why), left_out: None, ttl: Duration::ZERO };
         let Ok(name) = Name::from_str_relaxed(name) else {
-            return (Err("this is no DNS name".to_owned()), Duration::ZERO);
+            return nothing("this is no DNS name".to_owned());
         };
         let loaded = self.load();
         let dns = match &loaded.dns {
             Ok(dns) => dns,
-            Err(reason) => return (Err(reason.clone()), Duration::ZERO),
+            Err(reason) => return nothing(reason.clone()),
         };
         dns.clear_cache();
         match dns.lookup(name, RecordType::SRV).await {
-            Ok(lookup) => {
-                let ttl = lookup.answers().iter().map(|r| r.ttl).min().unwrap_or_default();
-                (targets(&lookup), Duration::from_secs(ttl.into()))
-            }
-            Err(error) => (Err(none(&error).unwrap_or_else(|| error_text(&error))), Duration::ZERO),
+            Ok(lookup) => Services::of(lookup.answers()),
+            Err(error) => nothing(none(&error).unwrap_or_else(|| error_text(&error))),
         }
     }
 
@@ -221,13 +253,10 @@ fn stamp(path: &Path) -> Option<Stamp> {
 /// IPv4 first, unless this host has no IPv4 address but has an IPv6 one.
 fn order() -> [Family; 2] {
     let mut has = [false, false];
-    let addresses = nix::ifaddrs::getifaddrs().into_iter().flatten();
-    for address in addresses.filter_map(|i| i.address) {
-        if let Some(v4) = address.as_sockaddr_in() {
-            has[0] |= !v4.ip().is_loopback();
-        }
-        if let Some(v6) = address.as_sockaddr_in6() {
-            has[1] |= !v6.ip().is_loopback() && !v6.ip().is_unicast_link_local();
+    for address in local() {
+        match address {
+            IpAddr::V4(v4) => has[0] |= !v4.is_loopback(),
+            IpAddr::V6(v6) => has[1] |= !v6.is_loopback() && !v6.is_unicast_link_local(),
         }
     }
     match has {
@@ -274,18 +303,29 @@ fn answer(found: Result<hickory_resolver::lookup::Lookup, NetError>, family: Fam
     }
 }
 
-/// The SRV records of an answer, in a stable order.
-fn targets(lookup: &hickory_resolver::lookup::Lookup) -> Result<Vec<Target>, String> {
-    let target = |record: &Record| {
-        let RData::SRV(srv) = &record.data else { return None };
-        // RFC 2782: a target of "." says that the service is not there.
-        let host = (!srv.target.is_root()).then(|| srv.target.to_utf8().trim_end_matches('.').to_owned())?;
-        Some(Target { host: Host::Name(host), port: srv.port, rank: srv.priority, share: srv.weight })
-    };
-    let mut targets: Vec<_> = lookup.answers().iter().filter_map(target).collect();
-    targets.sort_unstable_by_key(|t| (t.rank, t.host.to_string(), t.port));
-    targets.dedup_by_key(|t| (t.host.clone(), t.port));
-    if targets.is_empty() { Err("the name has no SRV record".to_owned()) } else { Ok(targets) }
+impl Services {
+    /// Those of an answer. Of several records for one host and port the one of
+    /// the lowest rank counts; names differ by more than the case of letters.
+    fn of(records: &[Record]) -> Self {
+        let target = |record: &Record| {
+            let RData::SRV(srv) = &record.data else { return None };
+            // RFC 2782: a target of "." says that the service is not there.
+            let target = (!srv.target.is_root()).then(|| srv.target.to_lowercase().to_utf8())?;
+            let host = Host::Name(target.trim_end_matches('.').to_owned());
+            Some(Target { host, port: srv.port, rank: srv.priority, share: srv.weight })
+        };
+        let ttl = records.iter().map(|r| r.ttl).min().unwrap_or_default();
+        let mut targets: Vec<_> = records.iter().filter_map(target).collect();
+        targets.sort_unstable_by_key(|t| (t.rank, t.host.to_string(), t.port));
+        let mut places = HashSet::new();
+        targets.retain(|t| places.insert((t.host.clone(), t.port)));
+        let unfit: Vec<_> = targets.extract_if(.., |t| t.port == 0).map(|t| t.host.to_string()).collect();
+        let left_out =
+            (!unfit.is_empty()).then(|| format!("its record for {} has no port", unfit.join(", ")));
+        let nothing = "the name has no SRV record".to_owned();
+        let targets = if targets.is_empty() { Err(nothing) } else { Ok(targets) };
+        Self { targets, left_out, ttl: Duration::from_secs(ttl.into()) }
+    }
 }
 
 /// In which words an error says for certain that there is nothing.

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::sync::Mutex;
 use tokio::net::UdpSocket;
 use vipd_core::discover::{Entry, Target};
-use vipd_core::settings::Server;
+use vipd_core::settings::{Bind, Cidr, ClusterSettings, Listener, Member, Server, VipGroup};
 
 type Outcome = Result<(), Box<dyn std::error::Error>>;
 
@@ -114,6 +114,27 @@ fn pool(hosts: &[&str]) -> Pool {
     Pool::new("a", hosts.iter().map(server).collect())
 }
 
+/// The places of the proxies: a VIP, and a listener of the pool on all addresses of a node.
+fn own() -> Own {
+    let address = |last| IpAddr::from([10, 77, 0, last]);
+    let cluster = ClusterSettings {
+        name: "orders".into(),
+        nodes: vec![Member { name: "px1".into(), addresses: vec![address(11)], priority: None }],
+        witnesses: vec![],
+        peer_port: 7112,
+    };
+    let vip = VipGroup {
+        name: "main".into(),
+        addresses: Cidr::new(address(100), 24).into_iter().collect(),
+        interface: None,
+        vrid: std::num::NonZeroU8::MIN,
+        nodes: vec![0],
+        track: vec![],
+    };
+    let listener = Listener::new("write", Bind { address: None, port: 3306 }, 0);
+    Own::of(&cluster, &[vip], &[listener], &[pool(&[])])
+}
+
 struct Lab {
     resolver: Resolver,
     events: mpsc::Receiver<Resolved>,
@@ -128,7 +149,7 @@ impl Lab {
         std::fs::write(&resolv_conf, "nameserver 127.0.0.1\noptions timeout:1 attempts:1\n")?;
         let (sender, events) = mpsc::channel(64);
         let system = System::new(hosts_file, resolv_conf, port);
-        let resolver = Resolver::with_system(Handle::current(), &[pool(servers)], sender, system);
+        let resolver = Resolver::with_system(Handle::current(), &[pool(servers)], own(), sender, system);
         Ok(Self { resolver, events, files })
     }
 
@@ -283,7 +304,7 @@ async fn a_reload_sends_again_what_is_known_and_forgets_what_is_gone() -> Outcom
     let mut lab = Lab::start(server.port, "", &["db1.internal.", "10.77.0.5"])?;
     let first = lab.event().await?;
     assert_eq!((first.generation, first.pool, first.server), (0, 0, 0));
-    let generation = lab.resolver.update(&[pool(&["10.77.0.5", "db1.internal.", "db1.internal."])]);
+    let generation = lab.resolver.update(&[pool(&["10.77.0.5", "db1.internal.", "db1.internal."])], own());
     let mut places = Vec::new();
     for _ in 0..2 {
         let event = lab.event().await?;
@@ -293,7 +314,7 @@ async fn a_reload_sends_again_what_is_known_and_forgets_what_is_gone() -> Outcom
     assert_eq!(places, [(0, 1), (0, 2)]);
     assert_eq!(*server.questions.borrow(), 1, "one name, one lookup");
     let mut lookup = lab.resolver.lookup(&Host::Name("db1.internal.".to_owned()));
-    lab.resolver.update(&[]);
+    lab.resolver.update(&[], own());
     lookup.addresses().await?;
     let ended = async { while lookup.known.changed().await.is_ok() {} };
     tokio::time::timeout(LIMIT, ended).await?;
@@ -453,6 +474,30 @@ async fn what_is_no_servers_address_is_left_out_and_told() -> Outcome {
     Ok(())
 }
 
+/// A connection there would come back for ever.
+#[tokio::test]
+async fn where_the_proxies_themselves_are_is_no_server() -> Outcome {
+    let vip = "it leads to 10.77.0.100, which is a floating address, of VIP main";
+    let listener = "which is where listener write listens (port 3306): connections would come back for ever";
+    let server = NameServer::start(Zone { v4: v4(&[100]), ttl: 1, ..Zone::default() }).await?;
+    let mut lab = Lab::start(server.port, "", &["db1.internal"])?;
+    let mut lookup = lab.resolver.lookup(&Host::Name("db1.internal".to_owned()));
+    let event = lab.event().await?;
+    assert_eq!((event.addresses.len(), event.problem.as_deref()), (0, Some(vip)));
+    assert_eq!(lookup.addresses().await, Err(format!("db1.internal does not resolve: {vip}")));
+    // What is good of an answer is used, and the last good one stays.
+    server.set(Zone { v4: v4(&[11, 31]), ttl: 1, ..Zone::default() });
+    let event = lab.event().await?;
+    let told = format!("it leads to 10.77.0.11, {listener}");
+    assert_eq!((event.addresses.to_vec(), event.problem.as_deref()), (v4(&[31]), Some(&*told)));
+    server.set(Zone { v4: vec!["127.0.0.1".parse()?], ttl: 1, ..Zone::default() });
+    let event = lab.event().await?;
+    let told = format!("it leads to 127.0.0.1, {listener}");
+    assert_eq!((event.addresses.to_vec(), event.problem.as_deref()), (v4(&[31]), Some(&*told)));
+    assert_eq!(lookup.addresses().await.as_deref(), Ok(&v4(&[31])[..]));
+    Ok(())
+}
+
 #[tokio::test]
 async fn srv_records_are_found_again_on_request() -> Outcome {
     let srv = |name: &str, port| -> Result<SRV, Box<dyn std::error::Error>> {
@@ -469,6 +514,15 @@ async fn srv_records_are_found_again_on_request() -> Outcome {
     server.set(Zone { srv: vec![srv("db3.internal.", 3306)?], ttl: 3600, ..Zone::default() });
     found.discovery.refresh(&found.entry);
     assert_eq!(found.next().await?, ["db3.internal:3306 10/5"]);
+    // The case of letters makes no other host, and 0 is no port.
+    let records = vec![
+        srv("DB4.Internal.", 3306)?,
+        SRV::new(20, 1, 3306, "db4.internal.".parse()?),
+        srv("db5.internal.", 0)?,
+    ];
+    server.set(Zone { srv: records, ttl: 3600, ..Zone::default() });
+    found.discovery.refresh(&found.entry);
+    assert_eq!(found.next().await?, ["db4.internal:3306 10/5", "its record for db5.internal has no port"]);
     // "." says that there is no such service.
     server.set(Zone { srv: vec![srv(".", 0)?], ttl: 3600, ..Zone::default() });
     found.discovery.refresh(&found.entry);

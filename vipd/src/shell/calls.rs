@@ -10,6 +10,9 @@ use vipd_core::explain::{count, deaf};
 use vipd_core::node::{GroupStatus, Node};
 use vipd_core::peers::TWINS;
 use vipd_core::time::Time;
+/// Servers that are named to somebody who asks for one that is not there.
+const NAMED: usize = 30;
+
 
 /// Why things are as they are: of a VIP, of a published name, of a pool, of a
 /// server, or of everything.
@@ -56,14 +59,27 @@ pub fn why(known: &Known<'_>, subject: Option<&str>) -> Result<String, Refusal> 
     if lines.is_empty() {
         let Some(subject) = subject else { return Ok("nothing is configured".to_owned()) };
         let vips = groups.iter().map(|g| g.name.clone());
-        let servers = node.servers().status().map(|s| format!("{}/{}", s.pool.name, s.server.name));
         let names = dns.into_iter().map(|d| d.name.clone());
-        let all: Vec<String> = vips.chain(names).chain(servers).collect();
+        let all: Vec<String> = vips.chain(names).chain(names_of_servers(node, subject)).collect();
         let text = format!("there is no VIP, name, pool or server `{subject}`; there is {}", all.join(", "));
         return Err(Refusal(text));
     }
     lines.dedup();
     Ok(lines.join("\n"))
+}
+
+/// The pools, and the servers that somebody may mean who asked for this: those
+/// of the pool in it, or a few of all.
+fn names_of_servers(node: &Node, asked: &str) -> Vec<String> {
+    let pools = node.settings().pools.iter().map(|p| p.name.clone());
+    let of = asked.split_once('/').map(|(pool, _)| pool);
+    let of = of.filter(|pool| node.settings().pools.iter().any(|p| p.name == *pool));
+    let servers = node.servers().status().filter(|s| of.is_none_or(|pool| s.pool.name == pool));
+    let mut servers = servers.map(|s| format!("{}/{}", s.pool.name, s.server.name));
+    let mut names: Vec<String> = pools.chain(servers.by_ref().take(NAMED)).collect();
+    let more = servers.count();
+    names.extend((more > 0).then(|| format!("and {more} more servers")));
+    names
 }
 
 /// Why servers are as they are, of those that `wanted` accepts by pool and name.

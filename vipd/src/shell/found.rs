@@ -3,12 +3,13 @@
 use super::{NAME_PROBLEM, Shell};
 use crate::control::api::{Event, EventKind, Level};
 use crate::net::clock;
-use crate::resolve::{Discovered, Discovery};
+use crate::resolve::{Discovered, Discovery, left_out};
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 use tracing::{error, info};
-use vipd_core::discover::{self, expand};
+use vipd_core::discover::{self, Target, expand};
 use vipd_core::node::Settings;
-use vipd_core::settings::{Listener, Pool};
+use vipd_core::settings::{Host, Listener, Pool};
 use vipd_core::time::Time;
 
 /// The pools as the file has them, and what their entries stand for now.
@@ -52,6 +53,8 @@ impl Shell {
     pub(super) fn discovered(&mut self, found: Discovered) {
         let Discovered { entry, targets, problem } = found;
         let discover::Entry { pool, server } = &entry;
+        let (targets, unfit) = self.without_own(pool, targets);
+        let problem = problem.into_iter().chain(left_out(&unfit)).reduce(|a, b| format!("{a}; {b}"));
         if let Some(problem) = &problem {
             let message = format!("{pool}/{server}: {NAME_PROBLEM}: {problem}");
             error!(kind = ?EventKind::Server, "{message}");
@@ -65,6 +68,23 @@ impl Shell {
             self.events.push(Event::new(Level::Info, EventKind::Server, message).server(pool, server));
             self.replace_servers();
         }
+    }
+
+    /// What a name leads to, and of that where the proxies themselves are,
+    /// with what is there: connections would come back for ever.
+    fn without_own(&self, pool: &str, targets: Vec<Target>) -> (Vec<Target>, Vec<(IpAddr, String)>) {
+        let (own, mut unfit) = (self.node.settings().own(), vec![]);
+        let mut is_server = |target: &Target| {
+            // Where a name leads that an SRV record told, the resolver finds out.
+            let Host::Address(address) = target.host else { return true };
+            let local = self.interfaces.addresses().any(|a| a == address);
+            let there = own.at(pool, SocketAddr::new(address, target.port), local);
+            let fits = there.is_none();
+            unfit.extend(there.map(|what| (address, what)));
+            fits
+        };
+        let servers = targets.into_iter().filter(|t| is_server(t)).collect();
+        (servers, unfit)
     }
 
     /// A server that was found by name does not answer: its name may lead elsewhere by now.
@@ -105,7 +125,7 @@ impl Shell {
         let pools = self.node.preview_pools(&new.pools, clock::now());
         let listeners: &[Listener] = &new.listeners;
         self.balancer.reconfigure(listeners, pools).map_err(|e| e.to_string())?;
-        self.resolver.update(&new.pools);
+        self.resolver.update(&new.pools, new.own());
         self.checker.update(&new.pools, &self.resolver);
         self.node.reconfigure(new, clock::now());
         self.found.look_at = clock::now() + LOOK_EVERY;

@@ -5,7 +5,7 @@
 use vipd_balancer::ServerStats;
 use vipd_core::explain::count;
 use vipd_core::node::{Node, Settings};
-use vipd_core::settings::{Pool, Role};
+use vipd_core::settings::{Bind, Listener, Pool, Role};
 
 /// What a person is to be told after a reload, by the settings before it and
 /// the sessions that there are now.
@@ -19,9 +19,16 @@ pub(super) fn warnings(before: &Settings, node: &Node, stats: &[ServerStats]) ->
     let inherited = |pool: &Pool| {
         let of = |settings: &Settings, at: usize| settings.pools.get(at).map(|p| p.name.clone());
         let old = before.listeners.iter().filter(|l| of(before, l.pool).as_ref() == Some(&pool.name));
-        let same = |name: &str| now.listeners.iter().find(|l| l.name == name);
+        // The one at its address, or else of its name, unless that has another's address.
+        let at = |list: &[Listener], bind: Bind| list.iter().position(|l| l.bind == bind);
+        let named = |l: &Listener| {
+            let same = |n: &&Listener| n.name == l.name && at(&before.listeners, n.bind).is_none();
+            now.listeners.iter().find(same)
+        };
+        let same =
+            |l: &Listener| at(&now.listeners, l.bind).map(|at| &now.listeners[at]).or_else(|| named(l));
         let wants = |at: usize| now.pools.get(at).is_some_and(|p| p.role() == Role::Primary);
-        old.filter_map(|l| same(&l.name)).any(|l| wants(l.pool))
+        old.filter_map(same).any(|l| wants(l.pool))
     };
     let orphans = node.servers().orphans().filter(|p| !inherited(p));
     orphans
@@ -51,16 +58,16 @@ mod tests {
     use super::*;
     use std::net::IpAddr;
     use vipd_core::discover::{Found, expand};
-    use vipd_core::settings::{Bind, Check, CheckKind, Host, Listener, MysqlCheck, Server};
+    use vipd_core::settings::{Check, CheckKind, Host, MysqlCheck, Server};
     use vipd_core::time::Time;
 
-    fn settings(pool: &str, listener: &str, last: u8) -> Settings {
+    fn settings(pool: &str, listener: &str, port: u16, last: u8) -> Settings {
         let server = Server::new("db1", Host::Address(IpAddr::from([10, 77, 0, last])), 3306);
         let check = MysqlCheck { role: Role::Primary, ..MysqlCheck::new("vipd") };
         let check = Some(Check::new(CheckKind::Mysql(check)));
         Settings {
             pools: vec![Pool { check, ..Pool::new(pool, vec![server]) }],
-            listeners: vec![Listener::new(listener, Bind { address: None, port: 3306 }, 0)],
+            listeners: vec![Listener::new(listener, Bind { address: None, port }, 0)],
             ..crate::shell::orders::tests::settings()
         }
     }
@@ -89,16 +96,17 @@ mod tests {
 
     #[test]
     fn sessions_of_a_primary_without_an_heir_are_told() {
-        let before = settings("primary", "write", 21);
+        let before = settings("primary", "write", 3306, 21);
         let text = "pool primary is gone, and nothing tells that orders came in its place (they have no server and \
                     no listener in common): 2 sessions of it go on. If orders has the same data, end them, or there \
                     are writes in two places: vipctl sessions kill --server primary/db1";
-        assert_eq!(told(&before, settings("orders", "app", 31), 2), [text]);
+        assert_eq!(told(&before, settings("orders", "app", 3307, 31), 2), [text]);
         for (what, after, sessions) in [
-            ("no sessions", settings("orders", "app", 31), 0),
-            ("the place", settings("orders", "app", 21), 2),
-            ("the listener", settings("orders", "write", 31), 2),
-            ("the pool", settings("primary", "app", 31), 2),
+            ("no sessions", settings("orders", "app", 3307, 31), 0),
+            ("the place", settings("orders", "app", 3307, 21), 2),
+            ("the listener's name", settings("orders", "write", 3307, 31), 2),
+            ("the listener's address", settings("orders", "app", 3306, 31), 2),
+            ("the pool", settings("primary", "app", 3307, 31), 2),
             ("nothing new", Settings { pools: vec![], listeners: vec![], ..before.clone() }, 2),
         ] {
             assert_eq!(told(&before, after, sessions), Vec::<String>::new(), "{what}");

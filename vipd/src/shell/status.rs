@@ -531,7 +531,13 @@ mod tests {
         assert!(pool.servers[0].why.ends_with(said), "{}", pool.servers[0].why);
         let said_too = why(&known, Some("primary")).map_err(|e| e.0);
         assert!(said_too.as_ref().is_ok_and(|w| w.ends_with(said)), "{said_too:?}");
-        assert!(why(&known, Some("secondary")).is_err());
+        for asked in ["secondary", "primary/db9", "other/db1"] {
+            let refused = why(&known, Some(asked)).map_err(|e| e.0);
+            let all = format!(
+                "there is no VIP, name, pool or server `{asked}`; there is main, primary, primary/db1"
+            );
+            assert_eq!(refused, Err(all));
+        }
     }
 
     #[test]

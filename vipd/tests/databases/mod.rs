@@ -20,7 +20,7 @@ use tokio::sync::mpsc;
 use vipd::check::{Checker, Report};
 use vipd::resolve::Resolver;
 use vipd_core::probe::{Lag, Observation, ObservedRole, Probe};
-use vipd_core::settings::{Check, CheckKind, Host, MysqlCheck, Pool, Server};
+use vipd_core::settings::{Check, CheckKind, Host, MysqlCheck, Own, Pool, Server};
 
 pub(crate) type Outcome<T = ()> = Result<T, Box<dyn std::error::Error>>;
 
@@ -125,7 +125,7 @@ pub(crate) struct Checks {
 impl Checks {
     pub(crate) fn start() -> Self {
         let (sender, reports) = mpsc::channel(16);
-        let resolver = Resolver::start(Handle::current(), &[], mpsc::channel(1).0);
+        let resolver = Resolver::start(Handle::current(), &[], Own::default(), mpsc::channel(1).0);
         let checker = Checker::start(Handle::current(), &[], &resolver, sender);
         Self { resolver, checker, reports }
     }

@@ -112,7 +112,14 @@ pub(crate) fn echo() -> SocketAddr {
 
 /// A server that gives each connection to `serve`, on a thread of its own.
 pub(crate) fn serving(serve: impl Fn(TcpStream) + Clone + Send + 'static) -> SocketAddr {
-    let listener = listen();
+    serving_on(listen(), serve)
+}
+
+/// Likewise, at a place of the caller's choice.
+pub(crate) fn serving_on(
+    listener: TcpListener,
+    serve: impl Fn(TcpStream) + Clone + Send + 'static,
+) -> SocketAddr {
     let address = listener.local_addr().expect("an address");
     std::thread::spawn(move || {
         for stream in listener.incoming().flatten() {

@@ -1,10 +1,11 @@
 //! One pool: its servers judged beside each other.
 
+use super::clients::Clients;
 use super::others::{Others, is_source};
 use super::server::Server;
 use super::{Admin, Change, Changes, Close, Demands, Event, Only, Opinion, Reason, State, Why};
 use crate::pool::{Pool, ServerKey, ServerState};
-use crate::probe::{Lag, ObservedRole, Probe};
+use crate::probe::{Lag, Observation, ObservedRole, Probe};
 use crate::settings::{self, Host, OnDemote, OnDown, Role};
 use crate::time::Time;
 use crate::wire::peer::Word;
@@ -134,6 +135,7 @@ impl PoolState {
             return;
         }
         let answered = matches!(probe, Probe::Answered(_) | Probe::Full(_));
+        s.clients.checked(matches!(probe, Probe::Answered(Observation { unready: None, .. })));
         let (before, word) = (s.health.role, s.health.word());
         s.health.observe(probe, demands, now);
         let (was, is) = (word, s.health.word());
@@ -169,29 +171,15 @@ impl PoolState {
         }
     }
 
-    /// Counts a connection that failed like a check that did, once until the
-    /// next check. One to a server that is not up says nothing new.
-    pub(super) fn connect_failed(&mut self, key: ServerKey, changes: &mut Changes, now: Time) {
-        let Some(demands) = self.demands.filter(|d| d.passive) else { return };
-        let Some(s) = self.servers.get_mut(key.server) else { return };
-        if s.passive_counted || !s.is_up() {
-            return;
-        }
-        s.passive_counted = true;
-        s.checks.passive = s.checks.passive.wrapping_add(1);
-        if s.changed.is_none() {
-            let word = s.health.word();
-            s.health.observe(Probe::Failed("a client's connection to it failed".into()), demands, now);
-            changes.words |= word != s.health.word();
-        }
-        changes.hurry.push(key);
-    }
-
     pub(super) fn set_admin(&mut self, key: ServerKey, admin: Admin, changes: &mut Changes) {
         let Some(s) = self.servers.get_mut(key.server) else { return };
         if admin == Admin::Maint && s.admin != Admin::Maint {
             changes.close.push(Close { key, why: Why::Maintenance });
             s.close_at = None;
+        }
+        if admin == Admin::Ready {
+            // Whoever has mended what clients met need not wait.
+            s.clients = Clients::default();
         }
         s.admin = admin;
     }
@@ -236,11 +224,14 @@ impl PoolState {
 
     /// Judges every server, first by itself, then beside the others.
     pub(super) fn judge(&mut self, at: usize, now: Time, changes: &mut Changes) {
+        let rise = self.demands.map_or(0, |d| d.rise);
+        self.servers.iter_mut().for_each(|s| s.clients.look(rise, now));
         let mut reasons: Vec<Reason> = self.servers.iter().map(|s| s.judge(self.demands)).collect();
         self.second_opinions(&mut reasons);
         self.keep_unproven(&mut reasons);
         self.one_primary(at, &mut reasons, changes);
         self.keep_freshest(&mut reasons);
+        self.spare_clients(&mut reasons);
         for ((s, settings), reason) in self.servers.iter().zip(&self.settings.servers).zip(&mut reasons) {
             if reason.state() == State::Up {
                 match (settings.vanished, s.admin) {
@@ -350,6 +341,7 @@ impl PoolState {
             | Reason::LagHeld(_)
             | Reason::Lagging { .. }
             | Reason::Freshest { .. }
+            | Reason::ClientsFail { .. }
             | Reason::Conflict { .. }
             | Reason::Vanished(_)
             | Reason::Standby { .. }

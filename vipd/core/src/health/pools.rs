@@ -82,9 +82,10 @@ impl PoolsState {
         self.change(key.pool, now, |pool, changes| pool.observe(key, probe, took, changes, now))
     }
 
-    /// A client's connection to a server failed.
-    pub fn connect_failed(&mut self, key: ServerKey, now: Time) -> Option<Changes> {
-        self.change(key.pool, now, |pool, changes| pool.connect_failed(key, changes, now))
+    /// A client's connection to a server failed, as the last of so many in a
+    /// row with no good one in between.
+    pub fn connect_failed(&mut self, key: ServerKey, in_a_row: u32, now: Time) -> Option<Changes> {
+        self.change(key.pool, now, |pool, changes| pool.connect_failed(key, in_a_row, changes, now))
     }
 
     /// Takes a person's wish.
@@ -302,8 +303,9 @@ impl PoolsState {
         self.change(at, now, |pool, changes| pool.adopt(at, server, incumbent.epoch, changes))
     }
 
-    /// When [`PoolsState::tick`] is due: the next step of a slow start, or the
-    /// end of what a demoted primary's sessions were given.
+    /// When [`PoolsState::tick`] is due: the next step of a slow start, the end
+    /// of what a demoted primary's sessions were given, or of the time for which
+    /// a server is out that clients could not connect to.
     #[must_use]
     pub fn deadline(&self) -> Option<Time> {
         self.pools.iter().flat_map(|p| &p.servers).filter_map(|s| s.deadline()).min()

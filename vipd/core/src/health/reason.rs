@@ -134,6 +134,16 @@ pub enum Reason {
         /// The pool's `max-lag`.
         max: Duration,
     },
+    /// Clients' connections to it failed, so many in a row, whatever its checks
+    /// say. Down for a while, but up if no other server of its pool is usable.
+    ClientsFail {
+        /// Connections in a row, with no good one in between.
+        in_a_row: u32,
+        /// It takes none for as long at least.
+        hold: Duration,
+        /// Whether it is used all the same.
+        kept: bool,
+    },
     /// Down: another server of a pool that wants one primary is writable too,
     /// and was so first.
     Conflict {
@@ -169,6 +179,7 @@ impl Reason {
             | Self::Full(_)
             | Self::LagHeld(_)
             | Self::Freshest { .. }
+            | Self::ClientsFail { kept: true, .. }
             | Self::Unproven { kept: true } => State::Up,
             Self::Failed { .. }
             | Self::Unready { .. }
@@ -177,6 +188,7 @@ impl Reason {
             | Self::NotReplicating
             | Self::LagUnknown(_)
             | Self::Lagging { .. }
+            | Self::ClientsFail { kept: false, .. }
             | Self::Conflict { .. }
             | Self::Standby { .. } => State::Down,
             Self::Vanished(_) | Self::Drained => State::Drain,
@@ -213,6 +225,8 @@ impl Reason {
             | Self::LagHeld(_)
             | Self::Lagging { .. }
             | Self::Freshest { .. }
+            // What runs may well go on: no check has found anything.
+            | Self::ClientsFail { .. }
             | Self::Conflict { .. }
             | Self::Vanished(_)
             | Self::Standby { .. }
@@ -276,6 +290,16 @@ impl fmt::Display for Reason {
             Self::Freshest { lag, max } => {
                 write!(f, "it lags {lag:?}, max-lag is {max:?}, but no server of the pool is fresher")
             }
+            Self::ClientsFail { in_a_row, hold, kept: false } => {
+                write!(
+                    f,
+                    "{in_a_row} client connections in a row failed; it takes none for {hold:?} at least"
+                )
+            }
+            Self::ClientsFail { in_a_row, hold: _, kept: true } => write!(
+                f,
+                "{in_a_row} client connections in a row failed, but no other server of the pool is usable"
+            ),
             Self::Standby { of } => write!(f, "it stands by: {of} takes the writes"),
             Self::Conflict { with } => write!(f, "conflict: {with} is also writable, and is the one in use"),
             Self::Vanished(why) => write!(f, "{why}, and goes when its last session has ended"),

@@ -1,5 +1,6 @@
 //! One server: what is known and asked of it, judged by itself.
 
+use super::clients::Clients;
 use super::{Admin, Demands, Health, Reason, State};
 use crate::pool::ServerState;
 use crate::probe::{Connections, ObservedRole, Probe};
@@ -53,6 +54,8 @@ pub(super) struct Server {
     pub(super) room_told: bool,
     /// A connection that failed was counted since its last check.
     pub(super) passive_counted: bool,
+    /// What its clients' connections say of it.
+    pub(super) clients: Clients,
     /// What this host lacked to check it the last time.
     pub(super) unable: Option<String>,
     /// Whether it comes up slowly: not the first time after the daemon's start.
@@ -109,6 +112,7 @@ impl Server {
             moved: false,
             room_told: false,
             passive_counted: false,
+            clients: Clients::default(),
             unable: None,
             slowly: joins,
             ramp: None,
@@ -147,6 +151,7 @@ impl Server {
     pub(super) fn forget(&mut self, now: Time) {
         let used = self.is_writable() || self.changed.is_some_and(|c| c.used);
         self.health = Health::default();
+        self.clients = Clients::default();
         self.changed = Some(Changed { at: now, used });
         self.close_at = None;
     }
@@ -221,7 +226,7 @@ impl Server {
 
     /// When it has more to do than to wait for its next check.
     pub(super) fn deadline(&self) -> Option<Time> {
-        [self.ramp.map(|r| r.next), self.close_at].into_iter().flatten().min()
+        [self.ramp.map(|r| r.next), self.close_at, self.clients.deadline()].into_iter().flatten().min()
     }
 
     /// Hundredths of its weight that it has during a slow start.

@@ -1,6 +1,7 @@
 //! Tables of what follows from what.
 
 mod changes;
+mod clients;
 mod others;
 mod places;
 
@@ -93,8 +94,7 @@ fn every_answer_has_its_transition() {
     let down = |successes| Answers::Down { successes, cause: Cause::Failed("e".into()) };
     let success = || Probe::Answered(Observation::default());
     let failure = || Probe::Failed("e".into());
-    let demands =
-        Demands { rise: 2, fall: 3, role: Role::Any, max_lag: None, passive: true, writes_anywhere: false };
+    let demands = Demands { fall: 3, ..Demands::of(&check(Role::Any, None)) };
     for (from, probe, to) in [
         (Answers::Unknown, success(), up(0)),
         (Answers::Unknown, failure(), down(0)),
@@ -469,4 +469,54 @@ proptest! {
             }
         }
     }
+
+    /// Whatever checks, clients and people do: a word is as old as it is told
+    /// to be, and clients' connections that fail empty no pool.
+    #[test]
+    fn a_word_has_its_own_since_and_clients_empty_no_pool(
+        role in any_role(),
+        steps in prop::collection::vec((0_usize..3, any_step(), 0_u64..15), 1..80),
+    ) {
+        let settings = pool("p", &["db1", "db2", "db3"], Some(check(role, None)));
+        let mut state = PoolsState::new(vec![settings], Time::ZERO);
+        let mut now = Time::ZERO;
+        for (server, step, seconds) in steps {
+            now += Duration::from_secs(seconds);
+            let key = ServerKey { pool: 0, server };
+            let before: Vec<_> = state.status().map(|s| (s.reason.state(), s.since)).collect();
+            match step.clone() {
+                Step::Probe(probe) => drop(state.observe(key, probe, Duration::ZERO, now)),
+                Step::Client(in_a_row) => drop(state.connect_failed(key, in_a_row, now)),
+                Step::Admin(admin) => drop(state.set_admin(key, admin, now)),
+                Step::Tick => drop(state.tick(now)),
+            }
+            for (status, (word, since)) in state.status().zip(&before) {
+                let expected = if status.reason.state() == *word { *since } else { now };
+                prop_assert_eq!(status.since, expected, "{:?} after {:?}", status.reason, &step);
+            }
+            if state.status().any(|s| matches!(s.reason, Reason::ClientsFail { kept: false, .. })) {
+                prop_assert!(picked(&mut state, 0).is_ok(), "empty because of clients");
+            }
+            if matches!(step, Step::Tick) {
+                prop_assert!(state.deadline().is_none_or(|due| due > now), "a deadline in the past");
+            }
+        }
+    }
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Probe(Probe),
+    Client(u32),
+    Admin(Admin),
+    Tick,
+}
+
+fn any_step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        4 => any_probe().prop_map(Step::Probe),
+        4 => (1_u32..6).prop_map(Step::Client),
+        1 => prop_oneof![Just(Admin::Ready), Just(Admin::Drain), Just(Admin::Maint)].prop_map(Step::Admin),
+        1 => Just(Step::Tick),
+    ]
 }

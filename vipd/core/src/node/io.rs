@@ -156,12 +156,14 @@ pub enum Input<'a> {
         pool: &'a str,
         /// The server.
         server: &'a str,
+        /// As the last of so many in a row, with no good one in between.
+        in_a_row: u32,
     },
     /// A server's name was looked up.
     Resolved {
         /// The server.
         server: ServerKey,
-        /// Where it leads; nowhere if it never resolved.
+        /// Where it leads, as it was known last; nowhere if it has not resolved since the start.
         addresses: Vec<IpAddr>,
         /// Why the latest look-up failed, if it did.
         problem: Option<String>,

@@ -223,7 +223,8 @@ pub struct Check {
     pub rise: u32,
     /// Failures in a row that make it unusable.
     pub fall: u32,
-    /// Whether a connection that fails counts as a check that failed.
+    /// Whether connections of clients that fail count: one beside a check that
+    /// failed, many in a row by themselves.
     pub passive: bool,
 }
 

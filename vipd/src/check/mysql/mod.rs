@@ -36,7 +36,8 @@ use vipd_core::settings::MysqlCheck;
 
 /// How long a login that does not end is waited for, over several probes. A
 /// frozen server holds one of our connections in this time, not one a probe,
-/// and counts one broken login when it wakes.
+/// and counts one broken login when it wakes. (Each probe has failed at its
+/// own time-out all the same; and a host that is gone is noticed sooner.)
 const PATIENCE: Duration = Duration::from_secs(30);
 
 type LoggingIn = Pin<Box<dyn Future<Output = Result<Session, MysqlError>> + Send>>;

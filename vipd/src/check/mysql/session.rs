@@ -10,11 +10,17 @@ use super::login::{self, LoginError, Over};
 use super::status::{self, Dialect, Version};
 use super::wire::{Row, ServerError, Wire, WireError};
 use super::{Progress, galera, group, heartbeat};
+use socket2::{SockRef, TcpKeepalive};
 use std::net::SocketAddr;
 use std::time::Duration;
 use tokio::net::TcpStream;
 use vipd_core::probe::{Lag, Observation, ObservedRole, Upstream};
 use vipd_core::settings::{Heartbeat, MysqlCheck, Role};
+
+/// A server that is silent for so long is asked by the kernel whether its host
+/// is there, this often and so many times. A frozen server's kernel answers.
+const SILENCE: Duration = Duration::from_secs(5);
+const QUESTIONS: (Duration, u32) = (Duration::from_secs(1), 3);
 
 /// Who logs in. Not printable: it holds the password.
 pub(super) struct Account {
@@ -56,6 +62,11 @@ impl Session {
         let Account { user, password } = account;
         // Without it an answer may wait for an acknowledgement; the check works all the same.
         let _: std::io::Result<()> = stream.set_nodelay(true);
+        // Nothing is said to a server that has not greeted: without these questions a host that
+        // is gone would be waited for as long as one that is frozen.
+        let asking =
+            TcpKeepalive::new().with_time(SILENCE).with_interval(QUESTIONS.0).with_retries(QUESTIONS.1);
+        let _: std::io::Result<()> = SockRef::from(&stream).set_tcp_keepalive(&asking);
         let mut wire = Wire::new(stream);
         progress.set(format!("waiting for the greeting of {peer}"));
         let greeting =

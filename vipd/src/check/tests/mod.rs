@@ -17,7 +17,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::Instant;
 use vipd_core::probe::Observation;
-use vipd_core::settings::{CheckKind, Role, Server, TcpCheck};
+use vipd_core::settings::{CheckKind, Own, Role, Server, TcpCheck};
 
 type Outcome = Result<(), Box<dyn std::error::Error>>;
 
@@ -53,13 +53,13 @@ struct Lab {
 impl Lab {
     fn start(pools: &[Pool]) -> Self {
         let (sender, reports) = mpsc::channel(64);
-        let resolver = Resolver::start(Handle::current(), pools, mpsc::channel(64).0);
+        let resolver = Resolver::start(Handle::current(), pools, Own::default(), mpsc::channel(64).0);
         let checker = Checker::start(Handle::current(), pools, &resolver, sender);
         Self { checker, resolver, reports }
     }
 
     fn update(&mut self, pools: &[Pool]) {
-        self.resolver.update(pools);
+        self.resolver.update(pools, Own::default());
         self.checker.update(pools, &self.resolver);
     }
 

@@ -163,6 +163,29 @@ async fn a_login_that_is_slow_is_waited_for_not_broken_off() -> Outcome {
     Ok(())
 }
 
+/// A login may wait for a frozen server for long; that its host is there is asked meanwhile.
+#[tokio::test]
+async fn a_host_is_asked_whether_it_is_there_while_its_server_is_silent() -> Outcome {
+    let (port, _) = server(|stream| async move {
+        std::future::pending::<()>().await;
+        drop(stream);
+        Ok(())
+    })
+    .await?;
+    let mut lab = Lab::start(&[hasty(mysql(Role::Any), port)]);
+    lab.failure().await?;
+    // proc_pid_net(5): the timer 2 is that of the keepalive, in hundredths of a second.
+    let table = std::fs::read_to_string("/proc/self/net/tcp")?;
+    let remote = format!(":{port:04X}");
+    let asked_in = table.lines().find_map(|line| {
+        let fields: Vec<_> = line.split_ascii_whitespace().collect();
+        let timer = fields.get(5).filter(|_| fields[2].ends_with(&remote))?;
+        u64::from_str_radix(timer.strip_prefix("02:")?, 16).ok()
+    });
+    assert!(asked_in.is_some_and(|hundredths| hundredths <= 500), "{asked_in:?}\n{table}");
+    Ok(())
+}
+
 #[tokio::test]
 async fn a_kept_connection_that_broke_is_no_failure() -> Outcome {
     // Three questions of the preparation, one of the probe, then it closes.

@@ -11,7 +11,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout_at};
 use vipd_config::Config;
 use vipd_core::probe::{Lag, Probe};
-use vipd_core::settings::{Check, CheckKind, MysqlCheck, Pool, PostgresCheck, Resolve, Role};
+use vipd_core::settings::{Check, CheckKind, MysqlCheck, Own, Pool, PostgresCheck, Resolve, Role};
 
 /// More than a check needs to begin, and to look names up.
 const MARGIN: Duration = Duration::from_secs(3);
@@ -35,7 +35,8 @@ pub(super) fn look(config: &Config, runtime: &Runtime, findings: &mut Findings) 
             }
         }
     }
-    let reports = runtime.block_on(ask(runtime, &pools, waiting.len()));
+    let own = Own::of(&config.cluster, &config.vips, &config.listeners, &config.pools);
+    let reports = runtime.block_on(ask(runtime, &pools, own, waiting.len()));
     for (at, number) in waiting {
         let Some((pool, server)) = pools.get(at).and_then(|p| Some((p, p.servers.get(number)?))) else {
             continue;
@@ -70,7 +71,7 @@ fn with_login(pool: &Pool) -> Option<Pool> {
 }
 
 /// The first report of each server, as far as they come in time.
-async fn ask(runtime: &Runtime, pools: &[Pool], servers: usize) -> Vec<Report> {
+async fn ask(runtime: &Runtime, pools: &[Pool], own: Own, servers: usize) -> Vec<Report> {
     let mut told: Vec<Report> = Vec::new();
     if servers == 0 {
         return told;
@@ -79,7 +80,7 @@ async fn ask(runtime: &Runtime, pools: &[Pool], servers: usize) -> Vec<Report> {
     let until = Instant::now() + longest + MARGIN;
     let (reports, mut reports_in) = mpsc::channel(servers);
     let (found, mut found_in) = mpsc::channel(servers);
-    let resolver = Resolver::start(runtime.handle().clone(), pools, found);
+    let resolver = Resolver::start(runtime.handle().clone(), pools, own, found);
     let _checker = Checker::start(runtime.handle().clone(), pools, &resolver, reports);
     let gather = async {
         while told.len() < servers {

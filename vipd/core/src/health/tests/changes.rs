@@ -296,26 +296,26 @@ fn a_demoted_primary_gets_the_time_that_its_pool_gives() {
 #[test]
 fn a_connection_that_fails_counts_once_between_two_checks() {
     let mut state = two(Role::Any, |_| ());
-    assert_eq!(state.connect_failed(DB1, second(0)).map(|c| c.hurry), Some(vec![]), "not known yet");
+    assert_eq!(state.connect_failed(DB1, 1, second(0)).map(|c| c.hurry), Some(vec![]), "not known yet");
     see(&mut state, DB1, CLIENT, 1);
     state.build();
-    let changes = state.connect_failed(DB1, second(1)).unwrap_or_default();
+    let changes = state.connect_failed(DB1, 1, second(1)).unwrap_or_default();
     assert_eq!((changes.hurry, word(&state, DB1)), (vec![DB1], State::Up));
     assert!(
         reason(&state, DB1).to_string().starts_with("1 of 3 checks in a row failed: a client's connection")
     );
     (0..1_000)
-        .for_each(|_| assert_eq!(state.connect_failed(DB1, second(1)), None, "one burst is one failure"));
+        .for_each(|_| assert_eq!(state.connect_failed(DB1, 1, second(1)), None, "one burst is one failure"));
     see(&mut state, DB1, failed(), 2);
     assert_eq!(word(&state, DB1), State::Up);
-    state.connect_failed(DB1, second(2));
+    state.connect_failed(DB1, 1, second(2));
     assert_eq!(word(&state, DB1), State::Down);
     let checks = state.status().next().map(|s| (s.checks.total, s.checks.failed, s.checks.passive));
     assert_eq!(checks, Some((2, 1, 2)));
     // What was on its way when it went down says nothing new.
     see(&mut state, DB1, CLIENT, 3);
     state.build();
-    assert_eq!(state.connect_failed(DB1, second(3)), None);
+    assert_eq!(state.connect_failed(DB1, 1, second(3)), None);
     see(&mut state, DB1, CLIENT, 4);
     assert_eq!(word(&state, DB1), State::Up);
 
@@ -324,7 +324,7 @@ fn a_connection_that_fails_counts_once_between_two_checks() {
     let mut state = PoolsState::new(vec![active], Time::ZERO);
     see(&mut state, DB1, CLIENT, 1);
     state.build();
-    assert_eq!(state.connect_failed(DB1, second(1)), None, "not asked for");
+    assert_eq!(state.connect_failed(DB1, 1, second(1)), None, "not asked for");
 }
 
 #[test]

@@ -141,8 +141,8 @@ fn what_a_server_tells_and_what_clients_meet_goes_to_the_balancer_and_the_checks
         .collect();
     assert_eq!(rooms, [(DB1, Some(50))]);
     for _ in 0..100 {
-        node.handle(Input::ConnectFailed { pool: "primary", server: "db1" }, at(2));
-        node.handle(Input::ConnectFailed { pool: "gone", server: "db1" }, at(2));
+        node.handle(Input::ConnectFailed { pool: "primary", server: "db1", in_a_row: 1 }, at(2));
+        node.handle(Input::ConnectFailed { pool: "gone", server: "db1", in_a_row: 1 }, at(2));
     }
     let hurried = |o: &Output| matches!(o, Output::Hurry { server: DB1 });
     assert_eq!(drain(&mut node).iter().filter(|o| hurried(o)).count(), 1);
