@@ -16,8 +16,10 @@ use std::sync::mpsc as answer;
 use std::time::Duration;
 use tokio::sync::mpsc;
 use tracing::Metadata;
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
 use vipd_balancer::ACCESS_LOG;
 
 /// Lines that may wait to be written, two megabytes or so: what a busy access
@@ -52,8 +54,8 @@ pub enum LogFormat {
 /// # Errors
 /// No thread can be had, or the journal was asked for and does not listen.
 pub(crate) fn open(format: LogFormat) -> io::Result<Flush> {
-    let level = std::env::var("VIPD_LOG").unwrap_or_else(|_| "info".to_owned());
-    let filter = EnvFilter::try_new(&level).unwrap_or_else(|_| EnvFilter::new("info"));
+    let asked = std::env::var("VIPD_LOG").unwrap_or_default();
+    let filter = levels(&asked);
     let journal = match format {
         LogFormat::Auto if Journal::is_stderr() => Journal::open().ok(),
         LogFormat::Journal => Some(Journal::open()?),
@@ -65,15 +67,39 @@ pub(crate) fn open(format: LogFormat) -> io::Result<Flush> {
         None => Log::new(io::stderr())?,
     };
     let flush = Flush(log.queue.clone());
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(log);
+    let lines = tracing_subscriber::fmt::layer().with_writer(log);
+    let subscriber = tracing_subscriber::registry().with(filter.clone().unwrap_or_else(info));
     // A second subscriber in one process (tests) is no harm.
     let _ = if json {
-        log.json().flatten_event(true).with_current_span(false).with_span_list(false).try_init()
+        let lines = lines.json().flatten_event(true).with_current_span(false).with_span_list(false);
+        subscriber.with(lines).try_init()
     } else {
         // Colours would be in the way of whoever searches a file.
-        log.with_ansi(io::stderr().is_terminal()).try_init()
+        subscriber.with(lines.with_ansi(io::stderr().is_terminal())).try_init()
     };
+    if filter.is_none() {
+        tracing::warn!(
+            "VIPD_LOG={asked} is not understood: write a level, such as debug, or info,access=off"
+        );
+    }
     Ok(flush)
+}
+
+fn info() -> Targets {
+    Targets::new().with_default(LevelFilter::INFO)
+}
+
+/// What `VIPD_LOG` asks for: info where it does not say; none if it is no such list.
+fn levels(asked: &str) -> Option<Targets> {
+    if asked.is_empty() {
+        return Some(info());
+    }
+    let levels: Targets = asked.parse().ok()?;
+    if levels.default_level().is_some() {
+        return Some(levels);
+    }
+    // A word alone is no level, but may be meant as one: nobody turns the whole log off by a slip.
+    asked.split(',').all(|one| one.contains('=')).then(|| levels.with_default(LevelFilter::INFO))
 }
 
 /// Waits, when dropped, until what was logged is written, but not for long.
@@ -243,6 +269,23 @@ mod tests {
         let lost: usize = told.map(str::parse::<usize>).sum::<Result<_, _>>()?;
         assert_eq!(sessions + lost, 2 * LINES);
         Ok(())
+    }
+
+    #[test]
+    fn a_slip_in_the_level_does_not_turn_the_log_off() {
+        let default = |asked| levels(asked).and_then(|levels| levels.default_level());
+        assert_eq!(default(""), Some(LevelFilter::INFO));
+        assert_eq!(default("debug"), Some(LevelFilter::DEBUG));
+        assert_eq!(default("off"), Some(LevelFilter::OFF));
+        assert_eq!(default("warn,access=info"), Some(LevelFilter::WARN));
+        // The rest is told as ever.
+        assert_eq!(default("vipd::check=debug"), Some(LevelFilter::INFO));
+        for slip in ["degub", "info,access=of", "a=b=c"] {
+            assert_eq!(default(slip), None, "{slip}");
+        }
+        let levels = levels("info,access=off").unwrap_or_default();
+        assert!(!levels.would_enable(ACCESS_LOG, &tracing::Level::INFO));
+        assert!(levels.would_enable("vipd::shell", &tracing::Level::INFO));
     }
 
     #[test]

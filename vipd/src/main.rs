@@ -1,13 +1,18 @@
-//! `vipd`: the daemon.
+//! `vipd`: the daemon; and `vipctl`, where it is called by that name.
 
 use anyhow::Context as _;
 use clap::Parser as _;
+use std::path::Path;
 use std::process::ExitCode;
 use vipd::cli::{Cli, Command, Import};
 use vipd::peer::key::{ClusterKey, KeyError};
 use vipd_config::{Config, chain};
 
 fn main() -> ExitCode {
+    // The packages hold one program under two names: two would hold almost all of it twice.
+    if std::env::args_os().next().is_some_and(|name| Path::new(&name).ends_with("vipctl")) {
+        return vipd::ctl::main();
+    }
     match Cli::parse().command {
         Command::Check(check) => judge(&check.config.path),
         Command::Keygen => keygen(),
@@ -69,7 +74,7 @@ fn carry_over(command: &Import) -> anyhow::Result<()> {
 }
 
 /// Says whether a file is right.
-fn judge(path: &std::path::Path) -> ExitCode {
+fn judge(path: &Path) -> ExitCode {
     match Config::load(path) {
         Ok(config) => {
             if let Err(error) = look_at_key(&config) {
@@ -104,7 +109,7 @@ fn keygen() -> ExitCode {
     finish(printed.context("cannot print a key"))
 }
 
-fn tell_right(path: &std::path::Path, config: &Config) -> std::io::Result<()> {
+fn tell_right(path: &Path, config: &Config) -> std::io::Result<()> {
     use std::io::Write as _;
     let mut out = std::io::stdout().lock();
     for warning in &config.warnings {

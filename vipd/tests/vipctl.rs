@@ -61,6 +61,21 @@ fn status_for_people_and_for_programs() {
     assert_eq!(serde_json::from_str::<StatusDoc>(&json).expect("JSON"), common::status());
 }
 
+/// As in the packages, where it is a link.
+#[test]
+fn the_daemons_program_is_vipctl_under_that_name() {
+    let fake = Fake::start();
+    let link = fake.dir.path().join("vipctl");
+    std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_vipd"), &link).expect("a link");
+    let run = |args: &[&str]| {
+        let output = Command::new(&link).args(args).output().expect("vipctl runs");
+        String::from_utf8(output.stdout).expect("text")
+    };
+    assert_eq!(run(&["--version"]), concat!("vipctl ", env!("CARGO_PKG_VERSION"), "\n"));
+    let table = run(&["--runtime-dir", &fake.dir.path().display().to_string(), "status"]);
+    assert!(table.starts_with("orders on px1, vipd 0.1.0\n"), "{table}");
+}
+
 #[test]
 fn watch_draws_when_something_happens_and_ends_with_its_reader() {
     let fake = Fake::start();

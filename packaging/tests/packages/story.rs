@@ -16,6 +16,7 @@ const VIP: &str = "10.77.0.100";
 const CONFIG: &str = r#"
 [cluster]
 name = "orders"
+key-file = "/etc/vipd/cluster.key"
 nodes = [{ name = "px1", address = "10.77.0.11" }, { name = "px2", address = "10.77.0.12" }]
 [[vip]]
 name = "main"
@@ -115,6 +116,9 @@ fn install(hosts: &mut [Machine; 2]) -> Result<()> {
 }
 
 fn start(hosts: &mut [Machine; 2]) -> Result<()> {
+    hosts[0].sh("vipd keygen | install -m 640 -g vipd /dev/stdin /etc/vipd/cluster.key")?;
+    let key = hosts[0].sh("cat /etc/vipd/cluster.key")?;
+    hosts[1].sh(&format!("echo {key} | install -m 640 -g vipd /dev/stdin /etc/vipd/cluster.key"))?;
     for host in hosts.iter() {
         fs::write(host.path("/etc/vipd/vipd.toml"), CONFIG)?;
         host.sh("vipd check")?;
@@ -132,7 +136,8 @@ fn start(hosts: &mut [Machine; 2]) -> Result<()> {
     load::ask(vip())?;
     for host in hosts.iter() {
         let pid = host.sh("systemctl show -P MainPID vipd")?;
-        say(&format!("{}: {}", host.name, host.sh(&format!("grep VmRSS /proc/{pid}/status"))?));
+        let memory = host.sh(&format!("grep -E '^(VmRSS|RssAnon|RssFile)' /proc/{pid}/status"))?;
+        say(&format!("{}: {}", host.name, memory.split_whitespace().collect::<Vec<_>>().join(" ")));
         let status = host.sh(&format!("grep -E '^(Uid|CapEff)' /proc/{pid}/status"))?;
         ensure!(
             status.contains("3400") && !status.contains("Uid:\t0"),

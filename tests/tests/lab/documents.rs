@@ -39,6 +39,7 @@ const PROGRAMS: &[&str] = &[
     "openssl",
     "perf",
     "promtool",
+    "scp",
     "ssh",
     "systemctl",
     "systemd-analyze",

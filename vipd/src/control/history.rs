@@ -105,11 +105,15 @@ impl Writer {
             self.recent.push_back(event);
             match self.write() {
                 Ok(()) => failed = false,
-                Err(error) if !failed => {
+                Err(error) => {
+                    // As soon as there is room all are written anew: what is missing now, too,
+                    // and no half of a line stays.
+                    self.lines = MAX_LINES;
+                    if !failed {
+                        tracing::warn!(%error, file = %self.path.display(), "events are not kept across a restart");
+                    }
                     failed = true;
-                    tracing::warn!(%error, file = %self.path.display(), "events are not kept across a restart");
                 }
-                Err(_) => {}
             }
         }
     }
@@ -167,6 +171,26 @@ mod tests {
         fs::write(&path, text).expect("ours");
         let (before, _keeper) = open(dir.path()).expect("a place");
         assert_eq!(before.iter().map(|e| e.seq).collect::<Vec<_>>(), [1, 2, 3]);
+    }
+
+    #[test]
+    fn what_a_full_disk_refused_is_kept_when_there_is_room() {
+        let dir = tempfile::tempdir().expect("a scratch directory");
+        let writer = Writer {
+            path: dir.path().join(FILE),
+            file: File::options().write(true).open("/dev/full").expect("Linux"),
+            recent: std::collections::VecDeque::new(),
+            lines: 0,
+        };
+        let (sender, receiver) = sync_channel(WAITING);
+        for seq in 1..=3 {
+            sender.send(event(seq)).expect("read");
+        }
+        drop(sender);
+        // The first meets the full disk; by the second there is room.
+        writer.run(&receiver);
+        let kept = read(&dir.path().join(FILE)).expect("readable");
+        assert_eq!(kept.iter().map(|e| e.seq).collect::<Vec<_>>(), [1, 2, 3]);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //! Telling can wait for systemd to read, so it belongs on the control plane's
 //! runtime, never into the daemon's loop.
 
-use super::api::{StatusDoc, VipState};
+use super::api::{ServerState, StatusDoc, VipState};
 use super::call::{ANSWER_TIMEOUT, Calls};
 use super::table::clean;
 use crate::kernel::KernelHandle;
@@ -91,7 +91,7 @@ fn tell(state: &[NotifyState<'_>]) {
     }
 }
 
-/// The status in one line: `main active, second fault: eth1 has no carrier`.
+/// The status in one line: `main active, second fault: eth1 has no carrier; 1 of 5 servers down`.
 fn summary(doc: &StatusDoc) -> String {
     let vips = doc.vips.iter().map(|vip| match vip.state {
         VipState::Init | VipState::Backup | VipState::Active => format!("{} {}", vip.name, vip.state),
@@ -99,8 +99,13 @@ fn summary(doc: &StatusDoc) -> String {
     });
     let all = vips.collect::<Vec<_>>().join(", ");
     let maintenance = if doc.maintenance { "in maintenance; " } else { "" };
+    let servers = || doc.pools.iter().flat_map(|p| &p.servers);
+    let down = servers().filter(|s| matches!(s.state, ServerState::Down | ServerState::Unreachable)).count();
+    let down =
+        if down > 0 { format!("; {down} of {} servers down", servers().count()) } else { String::new() };
+    let refused = if doc.config_errors.is_empty() { "" } else { "; the newest configuration was refused" };
     // A newline would start another variable.
-    clean(&format!("{maintenance}{all}")).replace('\n', " ")
+    clean(&format!("{maintenance}{all}{down}{refused}")).replace('\n', " ")
 }
 
 #[cfg(test)]
@@ -115,7 +120,11 @@ mod tests {
     #[test]
     fn the_status_line_is_one_line() {
         let mut doc = troubled();
-        assert_eq!(summary(&doc), "in maintenance; main active, second fault: eth1 has no carrier");
+        assert_eq!(
+            summary(&doc),
+            "in maintenance; main active, second fault: eth1 has no carrier; 1 of 5 servers down; \
+             the newest configuration was refused"
+        );
         doc.vips[1].why = "x\nREADY=1".into();
         assert!(!summary(&doc).contains('\n'));
     }

@@ -4,6 +4,7 @@
 mod clock;
 mod daemon;
 mod databases;
+mod files;
 mod firewall;
 mod host;
 mod peers;
@@ -116,6 +117,7 @@ pub(super) fn run(
         && let Some(me) = host::node(config, asked.node, &mut findings)
     {
         host::look(config, me, &mut findings);
+        files::look(config, client, &mut findings);
         peers::look(config, me, status.as_ref(), &mut findings);
         clock::look(config, me, &mut findings);
         match tokio::runtime::Builder::new_current_thread().enable_all().build() {

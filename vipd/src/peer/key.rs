@@ -23,7 +23,7 @@ const GROUP_WRITES: u32 = 0o020;
 #[derive(Debug, Error)]
 pub enum KeyError {
     /// The file cannot be read.
-    #[error("reading key-file {}: {}; `vipd keygen` prints a new key", .path.display(), crate::words(.source))]
+    #[error("reading key-file {}: {}; {}", .path.display(), crate::words(.source), unread(.path, .source))]
     Unreadable {
         /// The file.
         path: PathBuf,
@@ -33,7 +33,7 @@ pub enum KeyError {
     /// Others may read it.
     #[error(
         "key-file {} may be used by others (its mode is {mode:03o}): whoever has the key speaks for a node; \
-         `chmod 600 {0}`, and make a new key if somebody may have read it", .path.display()
+         `chmod 640 {0}`, and make a new key if somebody may have read it", .path.display()
     )]
     Open {
         /// The file.
@@ -49,6 +49,15 @@ pub enum KeyError {
         /// What is wrong.
         why: &'static str,
     },
+}
+
+/// What to do: where the file is there, a new key on one host would part it from the others.
+fn unread(path: &Path, error: &io::Error) -> String {
+    if error.kind() == io::ErrorKind::PermissionDenied {
+        let path = path.display();
+        return format!("vipd's own user has to read it: `chgrp vipd {path} && chmod 640 {path}`");
+    }
+    "copy it from another node; `vipd keygen` prints a new key".to_owned()
 }
 
 /// The secret that all hosts of a cluster share. It is never shown.
@@ -179,7 +188,7 @@ mod tests {
         for mode in [0o604, 0o644, 0o660, 0o602, 0o666] {
             let said = refusal(&key, mode);
             assert!(
-                said.contains(&format!("its mode is {mode:03o}")) && said.contains("chmod 600 /"),
+                said.contains(&format!("its mode is {mode:03o}")) && said.contains("chmod 640 /"),
                 "{said}"
             );
         }

@@ -91,17 +91,16 @@ pub(super) const COMMANDS: &[(&str, Proof)] = &[
     ("vipd check --config vipd.toml", Typed(Fresh, "vipd.toml: right (")),
     ("vipd keygen", Typed(Fresh, "")),
     (
-        "vipd keygen > /etc/vipd/cluster.key; chmod 600 /etc/vipd/cluster.key",
-        TypedAs(
-            Fresh,
-            "vipd keygen > /etc/vipd/cluster.key; chmod 600 /etc/vipd/cluster.key; \
-             sed -i 's,^name = \"orders\",&\\nkey-file = \"/etc/vipd/cluster.key\",' /etc/vipd/vipd.toml && vipd check",
-            "right",
-        ),
+        "vipd keygen | install -m 640 -g vipd /dev/stdin /etc/vipd/cluster.key",
+        OnHosts("vipd keygen | install -m 640 -g vipd /dev/stdin /etc/vipd/cluster.key"),
     ),
     ("vipd run", Started("vipd starts")),
     ("vipd run --log-format auto|text|json|journal", Started("\"message\":\"vipd starts\"")),
-    ("openssl rand -base64 24 > /etc/vipd/status.token", Typed(Fresh, "")),
+    (
+        // The package makes the group.
+        "openssl rand -base64 24 | install -m 640 -g vipd /dev/stdin /etc/vipd/status.token",
+        TypedAs(Fresh, "openssl rand -base64 24 | install -m 640 /dev/stdin /etc/vipd/status.token", ""),
+    ),
     // dnsd.
     ("dnsd keygen", TypedAs(Ns1, "dnsd keygen vipd.", "key-name = \"vipd.\"")),
     ("dnsd keygen vipd.", Typed(Ns1, "secret-file")),
@@ -138,6 +137,10 @@ pub(super) const COMMANDS: &[(&str, Proof)] = &[
         Elsewhere("vipd/balancer/src/flow/tests.rs", "once_and_in_order"),
     ),
     ("DNSD_RACES=1000 cargo test -p dnsd --test races", Elsewhere("dnsd/tests/races.rs", "DNSD_RACES")),
+    (
+        "cargo test -p vipd-config --test import -- --nocapture",
+        Elsewhere("config/tests/import.rs", "lines carried over: all"),
+    ),
     ("promtool test rules vipd.test.yml", Elsewhere(ALERTS, "[\"test\", \"rules\", \"vipd.test.yml\"]")),
     ("perf record -e cpu-clock -g -p PID", NotHere("takes the kernel's own perf, and the rights for it")),
     // systemd and packages: on two hosts of their own.
@@ -169,6 +172,7 @@ pub(super) const COMMANDS: &[(&str, Proof)] = &[
     ),
     ("man vipd.toml", OnHosts("/usr/share/man/man5/vipd.toml.5.gz")),
     ("editor /etc/vipd/vipd.toml", NotHere("a person's")),
+    ("scp target/deb/vipd_0.1.0-1_amd64.deb px1:", NotHere("no host here takes logins over SSH")),
     ("ssh -L", NotHere("no host here takes logins over SSH")),
     ("ssh -L 9112:127.0.0.1:9112 px1", NotHere("no host here takes logins over SSH")),
     ("chronyc tracking", NotHere("the machine's clock is not the test's")),

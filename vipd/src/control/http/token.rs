@@ -25,7 +25,10 @@ impl fmt::Debug for Token {
 #[derive(Debug, thiserror::Error)]
 pub enum TokenError {
     /// The file cannot be read.
-    #[error("[status] token-file = {path:?}: {}; write a secret into it: `openssl rand -base64 24`", crate::words(.source))]
+    #[error(
+        "[status] token-file = {path:?}: {}; `openssl rand -base64 24 | install -m 640 -g vipd /dev/stdin {}` writes \
+         one that vipd may read", crate::words(.source), .path.display()
+    )]
     Read {
         /// The file.
         path: PathBuf,

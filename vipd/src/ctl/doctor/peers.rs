@@ -40,7 +40,7 @@ pub(super) fn look(config: &Config, me: usize, status: Option<&StatusDoc>, findi
     let patience_ms = ADVERT_COUNTS_MS.max(interval.saturating_mul(4));
     for member in others {
         if let Some(status) = status {
-            heard(member, status, findings);
+            heard(member, config.cluster.peer_port, status, findings);
         }
         for address in member.addresses.iter().filter(|a| by_ip && used(a)) {
             there(member, *address, findings);
@@ -55,7 +55,7 @@ pub(super) fn look(config: &Config, me: usize, status: Option<&StatusDoc>, findi
 }
 
 /// Whether its messages come here.
-fn heard(member: &Member, status: &StatusDoc, findings: &mut Findings) {
+fn heard(member: &Member, port: u16, status: &StatusDoc, findings: &mut Findings) {
     let Some(peer) = status.peers.iter().find(|p| p.name == member.name) else { return };
     match peer.last_heard_ms {
         Some(ms) if ms < RECENT_MS => findings.good("peer", format!("{} was heard {ms} ms ago", peer.name)),
@@ -72,7 +72,7 @@ fn heard(member: &Member, status: &StatusDoc, findings: &mut Findings) {
                 "{} was never heard: vipd does not run there, or a firewall drops UDP from it",
                 peer.name
             ),
-            format!("nft insert rule inet filter input ip saddr {} udp dport 7112 accept", peer.address),
+            format!("nft insert rule inet filter input ip saddr {} udp dport {port} accept", peer.address),
         ),
     }
     if peer.config_match == Some(false) {

@@ -1,0 +1,251 @@
+//! Files: whether vipd's own user may read those that the configuration names,
+//! which root's `vipd check` does not show; and the room where events are kept.
+
+use super::{Findings, Verdict};
+use crate::ctl::client::Client;
+use crate::peer::key::{ClusterKey, KeyError};
+use nix::sys::statvfs::statvfs;
+use nix::unistd::{Uid, User};
+use std::fs;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use vipd_config::Config;
+use vipd_core::settings::{Check, CheckKind, Tls};
+
+const ABOUT: &str = "files";
+/// The user of the package's service.
+const USER: &str = "vipd";
+/// Where it keeps events, unless told otherwise.
+const STATE_DIR: &str = "/var/lib/vipd";
+/// A thousand events and the number of a run, written anew, with room to spare.
+const ROOM: u64 = 1 << 20;
+
+/// A file that the configuration names.
+struct Named<'a> {
+    key: &'static str,
+    path: &'a Path,
+    /// Whether it is nobody else's business.
+    secret: bool,
+}
+
+/// Who reads it.
+struct Reader {
+    uid: u32,
+    gid: u32,
+    /// Its groups, by number; those that the system knows of when absent.
+    groups: Option<String>,
+}
+
+/// Looks at every file that the configuration names, and at the state directory.
+pub(super) fn look(config: &Config, client: &Client, findings: &mut Findings) {
+    let files = named(config);
+    if !Uid::effective().is_root() {
+        if !files.is_empty() {
+            let text = "whether vipd may read its keys and passwords is for root to see";
+            findings.fix(Verdict::Unknown, ABOUT, text, "sudo vipctl doctor");
+        }
+    } else {
+        let reader = reader(client);
+        files.iter().for_each(|file| judge(file, reader.as_ref(), findings));
+        if let Some(key) = &config.key {
+            cluster_key(&key.file, findings);
+        }
+    }
+    room(&state_dir(client), findings);
+}
+
+/// Each file once, by the first key that names it.
+fn named(config: &Config) -> Vec<Named<'_>> {
+    let mut all = vec![("key-file", config.key.as_ref().map(|k| &k.file), true)];
+    for check in config.pools.iter().filter_map(|p| p.check.as_ref()) {
+        let (password, tls) = of_check(check);
+        all.push(("password-file", password, true));
+        all.push(("tls-ca-file", tls.and_then(|t| t.ca_file.as_ref()), false));
+    }
+    let rfc2136 = config.dns.as_ref().and_then(|d| d.rfc2136.as_ref());
+    all.push(("[dns.rfc2136] key-file", rfc2136.map(|r| &r.key_file), true));
+    all.push(("token-file", config.status.as_ref().and_then(|s| s.token_file.as_ref()), true));
+    if let Some(etcd) = &config.etcd {
+        all.push(("[etcd] password-file", etcd.login.as_ref().map(|(_, file)| file), true));
+        all.push(("[etcd] tls-ca-file", etcd.ca_file.as_ref(), false));
+        all.push(("[etcd] tls-cert-file", etcd.identity.as_ref().map(|(cert, _)| cert), false));
+        all.push(("[etcd] tls-key-file", etcd.identity.as_ref().map(|(_, key)| key), true));
+    }
+    let mut files: Vec<Named<'_>> = Vec::new();
+    for (key, path, secret) in all {
+        let Some(path) = path else { continue };
+        if !files.iter().any(|f| f.path == path) {
+            files.push(Named { key, path, secret });
+        }
+    }
+    files
+}
+
+fn of_check(check: &Check) -> (Option<&PathBuf>, Option<&Tls>) {
+    match &check.kind {
+        CheckKind::Tcp(_) | CheckKind::Exec(_) => (None, None),
+        CheckKind::Http(http) => (None, http.tls.as_ref()),
+        CheckKind::Mysql(mysql) => (mysql.password_file.as_ref(), mysql.tls.as_ref()),
+        CheckKind::Postgres(postgres) => (postgres.password_file.as_ref(), postgres.tls.as_ref()),
+        CheckKind::Redis(redis) => (redis.password_file.as_ref(), redis.tls.as_ref()),
+    }
+}
+
+/// The user of the daemon that runs, or of the package's; none where neither is here.
+fn reader(client: &Client) -> Option<Reader> {
+    let status = client.pid().and_then(|pid| fs::read_to_string(format!("/proc/{pid}/status")).ok());
+    if let Some(status) = status {
+        let line = |name: &str| status.lines().find_map(|l| l.strip_prefix(name)).map(str::trim);
+        let first = |name| line(name)?.split_whitespace().next()?.parse().ok();
+        let groups = line("Groups:").unwrap_or_default().split_whitespace().collect::<Vec<_>>().join(",");
+        return Some(Reader { uid: first("Uid:")?, gid: first("Gid:")?, groups: Some(groups) });
+    }
+    let user = User::from_name(USER).ok().flatten()?;
+    Some(Reader { uid: user.uid.as_raw(), gid: user.gid.as_raw(), groups: None })
+}
+
+/// Whether it may read a file, by the system's own word; none if that cannot be had.
+fn may_read(reader: &Reader, path: &Path) -> Option<bool> {
+    let mut test = Command::new("setpriv");
+    test.arg(format!("--reuid={}", reader.uid)).arg(format!("--regid={}", reader.gid));
+    match reader.groups.as_deref() {
+        None => test.arg("--init-groups"),
+        Some("") => test.arg("--clear-groups"),
+        Some(groups) => test.arg(format!("--groups={groups}")),
+    };
+    test.args(["test", "-r"]).arg(path).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    match test.status().ok()?.code() {
+        Some(0) => Some(true),
+        Some(1) => Some(false),
+        Some(_) | None => None,
+    }
+}
+
+fn judge(file: &Named<'_>, reader: Option<&Reader>, findings: &mut Findings) {
+    let (key, path) = (file.key, file.path.display());
+    let found = match fs::metadata(file.path) {
+        Ok(found) => found,
+        Err(error) => {
+            let fix = if key == "key-file" {
+                format!(
+                    "copy it from another node, or, on one of them: vipd keygen | install -m 640 -g vipd /dev/stdin {path}"
+                )
+            } else {
+                format!("install -m 640 -g vipd /dev/stdin {path}")
+            };
+            return findings.fix(Verdict::Bad, ABOUT, format!("{key} {path}: {}", crate::words(&error)), fix);
+        }
+    };
+    let mode = found.mode() & 0o777;
+    if let Some(reader) = reader
+        && may_read(reader, file.path) == Some(false)
+    {
+        let by_mode = mode & 0o004 != 0 || (found.gid() == reader.gid && mode & 0o040 != 0);
+        let (why, fix) = if by_mode {
+            ("a directory above it is closed to it".to_owned(), format!("namei -l {path}"))
+        } else {
+            (format!("its mode is {mode:03o}"), format!("chgrp vipd {path} && chmod 640 {path}"))
+        };
+        let text = format!("{key} {path}: vipd's own user (uid {}) may not read it: {why}", reader.uid);
+        return findings.fix(Verdict::Bad, ABOUT, text, fix);
+    }
+    if file.secret && mode & 0o004 != 0 {
+        let text = format!("{key} {path}: everybody on this host may read it");
+        return findings.fix(Verdict::Warning, ABOUT, text, format!("chmod o-rwx {path}"));
+    }
+    findings.good(ABOUT, format!("{key} {path}: vipd may read it"));
+}
+
+/// Its mode, and what is in it; that it cannot be read is told already.
+fn cluster_key(path: &Path, findings: &mut Findings) {
+    match ClusterKey::load(path) {
+        Ok(_) | Err(KeyError::Unreadable { .. }) => {}
+        Err(error) => findings.add(Verdict::Bad, ABOUT, error.to_string()),
+    }
+}
+
+fn state_dir(client: &Client) -> PathBuf {
+    let line = client.pid().and_then(|pid| fs::read_to_string(format!("/proc/{pid}/cmdline")).ok());
+    let words: Vec<&str> = line.as_deref().unwrap_or_default().split('\0').collect();
+    let next = words.windows(2).find_map(|two| (two[0] == "--state-dir").then_some(two[1]));
+    let named = next.or_else(|| words.iter().find_map(|word| word.strip_prefix("--state-dir=")));
+    PathBuf::from(named.unwrap_or(STATE_DIR))
+}
+
+/// Where nothing can be written, events are lost with the daemon, and a start has nowhere to note its number.
+fn room(dir: &Path, findings: &mut Findings) {
+    // Before the first start it is not there.
+    let Ok(system) = statvfs(dir) else { return };
+    let left = system.blocks_available().saturating_mul(system.fragment_size());
+    let full = system.files() > 0 && system.files_available() == 0;
+    let shown = dir.display();
+    if left >= ROOM && !full {
+        return findings.good("state", format!("{shown} has room"));
+    }
+    let what = if full { "no inode".to_owned() } else { format!("{} kB", left / 1000) };
+    let text = format!(
+        "{shown} has {what} left: events do not outlive the daemon, and a start cannot note its number"
+    );
+    findings.fix(Verdict::Bad, "state", text, format!("df -h {shown}; df -i {shown}"));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs::Permissions;
+    use std::os::unix::fs::PermissionsExt as _;
+
+    /// The user without rights.
+    const NOBODY: Reader = Reader { uid: 65534, gid: 65534, groups: Some(String::new()) };
+
+    fn judged(path: &Path, mode: u32) -> Vec<super::super::Finding> {
+        fs::set_permissions(path, Permissions::from_mode(mode)).expect("ours");
+        let mut findings = Findings::default();
+        judge(&Named { key: "password-file", path, secret: true }, Some(&NOBODY), &mut findings);
+        findings.0
+    }
+
+    #[test]
+    fn a_file_that_vipd_may_not_read_is_named_with_what_mends_it() {
+        if !Uid::effective().is_root() {
+            return; // Only root can ask for another.
+        }
+        let dir = tempfile::tempdir().expect("a scratch directory");
+        let path = dir.path().join("secret");
+        fs::write(&path, "x").expect("ours");
+        let closed = judged(&path, 0o644);
+        assert_eq!(closed[0].verdict, Verdict::Bad, "{closed:?}");
+        assert_eq!(closed[0].fix, Some(format!("namei -l {}", path.display())));
+        fs::set_permissions(dir.path(), Permissions::from_mode(0o755)).expect("ours");
+        let closed = judged(&path, 0o600);
+        assert_eq!(closed[0].verdict, Verdict::Bad, "{closed:?}");
+        assert!(closed[0].text.contains("its mode is 600"), "{closed:?}");
+        assert!(closed[0].fix.as_ref().is_some_and(|f| f.starts_with("chgrp vipd ")), "{closed:?}");
+        assert_eq!(judged(&path, 0o644)[0].verdict, Verdict::Warning);
+        std::os::unix::fs::chown(&path, None, Some(NOBODY.gid)).expect("root");
+        assert_eq!(judged(&path, 0o640)[0].verdict, Verdict::Good);
+    }
+
+    #[test]
+    fn every_file_of_every_key_is_looked_at_once() {
+        let text = include_str!("../../../../config/tests/all-keys.toml");
+        let config = Config::parse(text, "all-keys.toml").expect("right");
+        let files = named(&config);
+        for key in ["password-file", "tls-ca-file", "token-file"] {
+            assert!(files.iter().any(|f| f.key == key), "{key}");
+        }
+        let paths: std::collections::BTreeSet<_> = files.iter().map(|f| f.path).collect();
+        assert_eq!(paths.len(), files.len());
+    }
+
+    #[test]
+    fn a_full_disk_is_told() {
+        let mut findings = Findings::default();
+        room(Path::new("/proc"), &mut findings);
+        assert_eq!(findings.0[0].verdict, Verdict::Bad, "{findings:?}");
+        assert!(findings.0[0].text.contains("0 kB left"), "{findings:?}");
+        room(Path::new("/nowhere"), &mut findings);
+        assert_eq!(findings.0.len(), 1);
+    }
+}
