@@ -215,8 +215,10 @@ fn refusals(group: &Group) -> impl Iterator<Item = usize> + '_ {
 }
 
 /// The voters that do not answer: "; w1 silent for 3.00 s, px2 never heard".
+/// Where etcd is the only one, [`Group::told_by_etcd`] says it.
 fn silent(group: &Group, scope: &Scope<'_>) -> String {
-    let Some(lease) = group.election.lease() else { return String::new() };
+    let voters_vote = scope.settings.election.quorum != Quorum::Etcd;
+    let Some(lease) = group.election.lease().filter(|_| voters_vote) else { return String::new() };
     let patience = lease.terms().length();
     let voters = scope.settings.cluster.voters().zip(lease.words()).enumerate();
     let silent: Vec<String> = voters

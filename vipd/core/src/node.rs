@@ -174,6 +174,8 @@ pub struct Node {
     decide_at: Option<Time>,
     publishing: Publishing,
     nonce: u32,
+    /// With which of its sightings the next hello begins, where they do not all fit.
+    next_sighting: usize,
     /// Tells this run's hellos and requests for votes from those of others.
     run: u32,
     /// What this node promised to others, and to itself.
@@ -207,6 +209,7 @@ impl Node {
             decide_at: None,
             publishing: Publishing::default(),
             nonce: seed,
+            next_sighting: 0,
             run: seed.max(1),
             votes: Votes::new(&settings.election, now),
             registers: Registers::new(
@@ -397,9 +400,7 @@ impl Node {
                 let name = self.settings.cluster.nodes[node].name.clone();
                 let message = format!("{name} is silent for {}", explain::seconds(patience));
                 self.tell(Event::new(Level::Warn, Kind::Peer, message).of_peer(&name));
-                self.with_groups(now, |group, _| group.forget_node(node));
-                let changes = self.pools.forget(node, now);
-                self.servers_changed(Some(changes), now);
+                self.forget_node(node, now);
             }
         }
         if self.pools.deadline().is_some_and(|at| now >= at) {
@@ -412,6 +413,15 @@ impl Node {
             self.say_hello(now);
         }
         self.step_back(now);
+    }
+
+    /// A node is gone, and what it said counts for nothing any more.
+    fn forget_node(&mut self, node: usize, now: Time) {
+        for group in self.groups.iter_mut().chain(&mut self.leaving) {
+            group.forget_node(node);
+        }
+        let changes = self.pools.forget(node, now);
+        self.servers_changed(Some(changes), now);
     }
 
     /// What follows from any input.
@@ -457,8 +467,7 @@ impl Node {
             peer.lose();
         }
         if let Some(node) = gone {
-            let changes = self.pools.forget(node, now);
-            self.servers_changed(Some(changes), now);
+            self.forget_node(node, now);
         }
         if guard_changed {
             self.tell_guard(now);

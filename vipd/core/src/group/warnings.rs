@@ -7,6 +7,7 @@ use crate::event::{Kind, Level};
 use crate::explain;
 use crate::lease::Lease;
 use crate::node::Scope;
+use crate::settings::Quorum;
 use crate::time::Time;
 use crate::wire::peer::State;
 use std::collections::{BTreeMap, BTreeSet};
@@ -77,7 +78,9 @@ impl Group {
     /// While it owns by the promises of a majority: warns of each voter that
     /// is silent, though its promise is not needed yet.
     pub(super) fn watch_voters(&mut self, scope: &mut Scope<'_>) {
-        let Some(lease) = self.election.lease().filter(|_| self.election.word() == State::Active) else {
+        // Of etcd, which is the only voter there, the node tells once for all groups.
+        let votes = self.election.word() == State::Active && scope.settings.election.quorum != Quorum::Etcd;
+        let Some(lease) = self.election.lease().filter(|_| votes) else {
             self.warnings.silent.clear();
             return;
         };

@@ -442,7 +442,8 @@ impl PoolState {
         if self.incumbent == Some(server) {
             self.epoch = epoch.max(self.epoch);
         } else if beside || unseen || self.incumbent.is_none() {
-            self.follow(at, server, epoch.max(self.epoch), changes);
+            // One of an earlier release has none.
+            self.follow(at, server, epoch.max(self.epoch).max(1), changes);
         }
     }
 

@@ -12,7 +12,7 @@ use crate::settings::{Family, Quorum, Transport};
 use crate::time::Time;
 use crate::wire::Claim;
 use crate::wire::advert::Advert;
-use crate::wire::peer::{self, Ballot, Envelope, Hello, Message, State};
+use crate::wire::peer::{self, Ballot, Envelope, Hello, MAX_SIGHTINGS, Message, State};
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::num::NonZeroU8;
@@ -351,7 +351,7 @@ impl Node {
         let name = self.settings.cluster.nodes[from].name.clone();
         let changes = self.pools.hear(from, &name, &verdicts, now);
         self.servers_changed(Some(changes), now);
-        self.agree(from, incumbents, now);
+        self.agree(from, incumbents, hears.is_some(), now);
         self.decide(now);
     }
 
@@ -430,6 +430,7 @@ impl Node {
             macs.extend(group.mac());
             sightings.extend(group.sighting(scope));
         });
+        let sightings = in_turn(sightings, MAX_SIGHTINGS, &mut self.next_sighting);
         let heard = self.settings.cluster.nodes.iter().zip(&self.peers).filter(|(_, p)| p.alive);
         let message = Message::Hello(Hello {
             groups,
@@ -454,4 +455,15 @@ impl Node {
         let bytes = Envelope { cluster, sender, message }.write();
         self.out.push_back(Output::Peer { node, bytes });
     }
+}
+
+/// Of more than fit into a message, the next ones with each.
+fn in_turn<T>(mut items: Vec<T>, most: usize, next: &mut usize) -> Vec<T> {
+    if items.len() > most {
+        let first = *next % items.len();
+        items.rotate_left(first);
+        items.truncate(most);
+        *next = first + most;
+    }
+    items
 }

@@ -151,18 +151,21 @@ impl Node {
 
     /// Two nodes that see two writable servers must not write to both: what the
     /// owner of an address follows counts; of two owners, or of two that are none,
-    /// who knows of more changes, and then the first by preference.
-    pub(super) fn agree(&mut self, from: usize, incumbents: Vec<Incumbent>, now: Time) {
+    /// who knows of more changes, and then the first by preference. A node of an
+    /// earlier release knows nothing of changes (`epochs`), and takes the word of
+    /// owners before it by preference: so it is with the two of them.
+    pub(super) fn agree(&mut self, from: usize, incumbents: Vec<Incumbent>, epochs: bool, now: Time) {
         let here = self.groups.iter().any(|g| g.election.word() == Word::Active);
         let there = self.peers[from].reports.iter().any(|r| r.state == Word::Active);
         for incumbent in &incumbents {
             let ours = self.pools.epoch_of(incumbent.pool).unwrap_or(0);
-            let wins = (incumbent.epoch, self.me) > (ours, from);
+            let knows_more = (incumbent.epoch, self.me) > (ours, from);
             let counts = match (there, here) {
                 (true, false) => true,
                 (false, true) => false,
-                (true, true) => wins,
-                (false, false) => wins && !self.an_owner_follows(incumbent.pool),
+                (true, true) if epochs => knows_more,
+                (true, true) => self.me > from,
+                (false, false) => epochs && knows_more && !self.an_owner_follows(incumbent.pool),
             };
             if counts {
                 let changes = self.pools.adopt(*incumbent, now);

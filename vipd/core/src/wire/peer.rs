@@ -21,7 +21,9 @@
 
 pub mod hello;
 
-pub use hello::{Hello, Incumbent, MAX_INCUMBENTS, MAX_SOURCES, MAX_VERDICTS, Seen, Sighting, Verdict, Word};
+pub use hello::{
+    Hello, Incumbent, MAX_INCUMBENTS, MAX_SIGHTINGS, MAX_SOURCES, MAX_VERDICTS, Seen, Sighting, Verdict, Word,
+};
 
 use siphasher::sip::SipHasher13;
 use std::hash::Hasher;

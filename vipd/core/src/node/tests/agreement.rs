@@ -5,6 +5,7 @@ use super::*;
 use crate::health::{self, ServerStatus};
 use crate::probe::ObservedRole;
 use crate::settings::{MysqlCheck, Role};
+use crate::wire::peer::{Incumbent, pool_id, server_id};
 use std::collections::BTreeSet;
 
 const PROXIES: usize = 3;
@@ -211,4 +212,47 @@ fn a_restarted_proxy_that_sees_only_the_wrong_one_of_two_does_not_write_to_it() 
     let from: Vec<&str> = site.nodes[0].servers().status().next().map(|s| s.fails_from).unwrap_or_default();
     assert_eq!(from, ["px3"]);
     assert_eq!(site.nodes[0].disagreeing(0), []);
+}
+
+/// The server that this node writes to once another owner has said which it
+/// follows; both servers are writable, and this node chose the first.
+fn follows_after(me: usize, from: usize, epoch: Option<u32>) -> Option<usize> {
+    let mut node = start(me, 0);
+    while let Some(due) = node.next_deadline().filter(|due| *due <= at(5_000)) {
+        node.handle(Input::Tick, due);
+        obey(&mut node, due);
+    }
+    assert_eq!(node.group_status(at(5_000))[0].state, State::Active);
+    for server in [0, 1].map(|server| ServerKey { pool: 0, server }) {
+        let probe =
+            Probe::Answered(Observation { role: Some(ObservedRole::Primary), ..Observation::default() });
+        node.handle(Input::Probe { server, probe, took: Duration::ZERO }, at(5_000));
+    }
+    let follows = Incumbent { pool: pool_id("primary"), server: server_id("db2"), epoch: epoch.unwrap_or(0) };
+    let owns = GroupReport { vrid: NonZeroU8::MIN, state: State::Active, priority: 150, serving: true };
+    // A hello of an earlier release ends before what it hears, and the epochs.
+    let hears = epoch.map(|_| vec![]);
+    let message =
+        Message::Hello(Hello { groups: vec![owns], incumbents: vec![follows], hears, ..Hello::default() });
+    let sender = node_id(&format!("px{}", from + 1));
+    let payload = Envelope { cluster: cluster_id("orders"), sender, message }.write();
+    node.handle(Input::PeerPacket { source: own(from), ttl: 255, payload: &payload }, at(5_100));
+    let is_up = |s: &ServerStatus<'_>| s.reason.state() == health::State::Up;
+    node.servers().status().find(is_up).map(|s| s.key.server)
+}
+
+/// Both own an address, so that both count: an earlier release always follows
+/// the one before it, and tells no epoch.
+#[test]
+fn two_owners_of_two_releases_follow_the_first_of_them() {
+    for (me, from, epoch, expected) in [
+        (1, 0, None, 1),
+        (0, 1, None, 0),
+        // Of the same release who knows of more changes, and then the first.
+        (0, 1, Some(2), 1),
+        (0, 1, Some(1), 0),
+        (1, 0, Some(1), 1),
+    ] {
+        assert_eq!(follows_after(me, from, epoch), Some(expected), "{me} hears {from}, epoch {epoch:?}");
+    }
 }

@@ -324,3 +324,57 @@ fn grants(node: &mut Node, voter: usize, ballot: Ballot, now: Time) {
     let payload = Envelope { cluster: cluster_id("orders"), sender: node_id(name), message }.write();
     node.handle(Input::PeerPacket { source: address(last), ttl: 255, payload: &payload }, now);
 }
+
+/// With etcd there is one voter, and it is none of the nodes.
+#[test]
+fn with_etcd_no_node_is_named_for_not_voting() {
+    let mut settings = settings();
+    settings.election.quorum = Quorum::Etcd;
+    settings.election.on_no_quorum = OnNoQuorum::Keep;
+    let mut node = Node::new(settings, 1, 1, at(0));
+    let link = Link::Up { interface: LINK, sources: vec![address(12)], mac: Some(PX2), subnets: vec![] };
+    node.handle(Input::Link { group: 0, link }, at(0));
+    node.handle(Input::RegisterTrouble { why: Some("http://e1:2379: refused".into()) }, at(100));
+    let told: Vec<Event> =
+        run(&mut node, at(60_000)).into_iter().flat_map(|(_, o)| events(vec![o])).collect();
+    let status = node.group_status(at(60_000)).remove(0);
+    assert_eq!(status.state, State::Active, "{}", status.why);
+    assert!(!told.iter().any(|e| e.message.contains("does not vote")), "{told:?}");
+    let why = status.why;
+    assert!(why.contains("etcd has not answered for 59.90 s: http://e1:2379: refused"), "{why}");
+    assert!(!why.contains("px1"), "{why}");
+}
+
+#[test]
+fn what_is_seen_of_more_groups_than_a_hello_holds_is_told_by_turns() {
+    let groups = 100..140_u8;
+    let mut settings = settings();
+    settings.vips = groups.clone().map(|n| vip(&format!("g{n}"), n)).collect();
+    let mut node = Node::new(settings, 0, 0, at(0));
+    let ids: Vec<usize> = node.groups().map(|(id, _)| id).collect();
+    for group in ids {
+        node.handle(Input::Link { group, link: link(77) }, at(0));
+    }
+    px2_says(&mut node, Hello { macs: vec![PX2], ..Hello::default() }, at(900));
+    let (source, destination) = (address(12), address(11));
+    for n in groups.clone() {
+        let vrid = NonZeroU8::new(n).unwrap_or(NonZeroU8::MIN);
+        let payload = Advert { vrid, addresses: vec![address(n)], ..advert(150) }.write(source, destination);
+        let packet = Input::Packet { interface: LINK, source, destination, ttl: 255, payload: &payload };
+        node.handle(packet, at(1_000));
+    }
+    run(&mut node, at(1_001));
+    for n in groups.clone() {
+        claims(&mut node, address(n), PX2, true, at(1_002));
+    }
+    let told: Vec<Vec<NonZeroU8>> = run(&mut node, at(3_500))
+        .into_iter()
+        .map(|output| sightings(&[output]).iter().map(|s| s.vrid).collect::<Vec<_>>())
+        .filter(|told| !told.is_empty())
+        .collect();
+    assert!(told.len() >= 3 && told.iter().all(|t| t.len() <= peer::MAX_SIGHTINGS), "{told:?}");
+    for two in told.windows(2).filter(|two| two[0].len() == peer::MAX_SIGHTINGS) {
+        let all: std::collections::BTreeSet<_> = two.concat().into_iter().collect();
+        assert_eq!(all.len(), groups.len(), "two hellos tell of all groups: {two:?}");
+    }
+}

@@ -462,3 +462,37 @@ fn the_election_of_who_writes_is_handed_over_as_any_other() {
     };
     assert!(obey(&mut node, at(1_010)).iter().any(ready));
 }
+
+/// Whoever is silent as the owner of the name's group is gone at once, also as
+/// one who says to own what this node owns.
+#[test]
+fn a_rival_that_is_gone_is_told_of_no_more() {
+    let mut settings = multi();
+    settings.vips.push(vip("main", 100));
+    let mut node = node(settings);
+    let vrid = |n| NonZeroU8::new(n).unwrap_or(NonZeroU8::MIN);
+    let owns = |n| GroupReport { vrid: vrid(n), state: State::Active, priority: 150, serving: true };
+    let hello = Hello { groups: vec![owns(DNS), owns(100)], digests: vec![1, 2], ..Hello::default() };
+    let message = Message::Hello(hello);
+    let hello = Envelope { cluster: cluster_id("orders"), sender: node_id("px2"), message }.write();
+    let (source, destination) = (address(12), address(11));
+    let payload =
+        Advert { vrid: vrid(DNS), addresses: vec![source], ..advert(150) }.write(source, destination);
+    for second in 1..=12 {
+        run_to(&mut node, second * 1_000);
+        peer_says(&mut node, &hello, at(second * 1_000));
+        let packet = Input::Packet { interface: LINK, source, destination, ttl: 255, payload: &payload };
+        node.handle(packet, at(second * 1_000));
+        obey(&mut node, at(second * 1_000));
+    }
+    let states = |node: &Node, now| node.group_status(at(now)).iter().map(|g| g.state).collect::<Vec<_>>();
+    let of_main = |node: &Node, now| node.group_status(at(now)).pop().map(|g| g.why).unwrap_or_default();
+    assert_eq!(states(&node, 12_000), [State::Backup, State::Active]);
+    assert!(of_main(&node, 12_000).contains("px2 owns it, too"), "{}", of_main(&node, 12_000));
+    for millis in [15_400, 30_000] {
+        run_to(&mut node, millis);
+        assert_eq!(states(&node, millis), [State::Active, State::Active]);
+        let why = of_main(&node, millis);
+        assert!(!why.contains("px2 owns it"), "{millis} ms: {why}");
+    }
+}

@@ -30,7 +30,7 @@ pub const MAX_INCUMBENTS: usize = 64;
 const MAX_HEARD: usize = 64;
 /// Interfaces with groups: of a host with more, the others' answers are named by no node.
 pub const MAX_MACS: usize = 16;
-/// Takeovers that a hello tells of; those of more groups follow with later ones.
+/// Takeovers that a hello tells of; of more, the next ones with each hello.
 pub const MAX_SIGHTINGS: usize = 32;
 /// Servers in dispute that a hello tells of: where more fail at a time, no
 /// other node's word makes them better.
