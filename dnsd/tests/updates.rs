@@ -241,7 +241,8 @@ fn a_full_disk_refuses_updates_and_answers_on() {
     assert!(dnsd.dig(&format!("n{i}.dyn.corp.example TXT")).contains("NXDOMAIN"), "not done is not shown");
     // It is said once, however many are refused.
     for _ in 0..3 {
-        assert!(!dnsd.nsupdate(Some(KEY), "update add a.dyn.corp.example. 5 A 10.0.0.1").0);
+        let large = format!("update add a.dyn.corp.example. 5 TXT {}", "z".repeat(250));
+        assert!(!dnsd.nsupdate(Some(KEY), &large).0);
     }
     // As soon as there is room for it, the next one is done.
     give_room(&mut dnsd);
