@@ -1,8 +1,8 @@
 //! From a query to its answer.
 //!
 //! Most answers are a set of one name, or that there is none. They are copied
-//! together from the bytes that the zone holds. The rest (aliases, wildcards,
-//! delegations, ANY) is put together by hickory's catalog.
+//! together from the bytes that the zone holds, and so are referrals. The rest
+//! (aliases, wildcards, ANY) is put together by hickory's catalog.
 
 use crate::handler::{self, End};
 use crate::limit::{Limiter, Verdict};
@@ -12,6 +12,7 @@ use crate::message::{
 use crate::name;
 use crate::served::{Served, Serving, Shared};
 use crate::tsig::Signed;
+use crate::zone::rrset::{OWNER, RrSet};
 use crate::zone::{Found, Zone};
 use hickory_proto::rr::RecordType;
 use std::net::IpAddr;
@@ -47,6 +48,8 @@ pub mod rcode {
     pub const BADCOOKIE: u16 = 23;
 }
 
+/// A and AAAA.
+const ADDRESSES: [u16; 2] = [1, 28];
 const ANY: u16 = 255;
 const IXFR: u16 = 251;
 const AXFR: u16 = 252;
@@ -270,9 +273,20 @@ impl Answerer {
 
     fn query(&mut self, served: &Served, serving: &Serving, request: &Request<'_>, out: &mut Vec<u8>) -> u8 {
         let zone = serving.zone.read();
-        let found = if request.qtype == ANY { None } else { Some(zone.find(&request.name, request.qtype)) };
-        match found {
-            Some(Found::Set(set)) => {
+        match zone.find(&request.name, request.qtype) {
+            Found::Delegated(cut, servers) => {
+                self.made_up = true;
+                refer(request, &zone, cut, servers, out);
+                rcode::NOERROR
+            }
+            Found::Set(_) | Found::Alias(_) | Found::Wildcard(_) | Found::NoData | Found::NoName
+                if request.qtype == ANY =>
+            {
+                self.made_up = true;
+                drop(zone);
+                by_catalog(served, serving, request, out)
+            }
+            Found::Set(set) => {
                 begin(request, true, rcode::NOERROR, out);
                 // Knuth's linear congruential generator; its high bits are good.
                 self.random = self
@@ -283,23 +297,18 @@ impl Answerer {
                 count(out, Section::Answer, set.len());
                 rcode::NOERROR
             }
-            Some(Found::NoData) => {
+            Found::NoData => {
                 begin(request, true, rcode::NOERROR, out);
                 append_soa(request, &zone, Section::Authority, out);
                 rcode::NOERROR
             }
-            Some(Found::NoName) => {
+            Found::NoName => {
                 begin(request, true, rcode::NXDOMAIN, out);
                 append_soa(request, &zone, Section::Authority, out);
                 rcode::NXDOMAIN
             }
-            Some(found @ (Found::Alias(_) | Found::Wildcard(_) | Found::Delegated(..))) => {
-                self.made_up = !matches!(found, Found::Alias(_));
-                drop(zone);
-                by_catalog(served, serving, request, out)
-            }
-            None => {
-                self.made_up = true;
+            found @ (Found::Alias(_) | Found::Wildcard(_)) => {
+                self.made_up = matches!(found, Found::Wildcard(_));
                 drop(zone);
                 by_catalog(served, serving, request, out)
             }
@@ -349,6 +358,31 @@ fn append_soa(request: &Request<'_>, zone: &Zone, section: Section, out: &mut Ve
     count(out, section, 1);
 }
 
+/// To the name servers of a zone below, whatever is asked about it: they stand in
+/// the authority section of an answer without authority, their addresses beside
+/// (RFC 1034, section 4.3.2, step 3b).
+fn refer(request: &Request<'_>, zone: &Zone, cut: &[u8], servers: &RrSet, out: &mut Vec<u8>) {
+    begin(request, false, rcode::NOERROR, out);
+    // The cut is the end of the question's name.
+    let at = HEADER + request.name.len().saturating_sub(cut.len());
+    let owner = (0xc000 | u16::try_from(at).unwrap_or(0)).to_be_bytes();
+    append_records(&owner, servers, Section::Authority, out);
+    for server in servers.data() {
+        let server = server.to_ascii_lowercase();
+        for set in ADDRESSES.iter().filter_map(|rtype| zone.get(&server, *rtype)) {
+            append_records(&server, set, Section::Additional, out);
+        }
+    }
+}
+
+fn append_records(owner: &[u8], set: &RrSet, section: Section, out: &mut Vec<u8>) {
+    for record in set.records() {
+        out.extend(owner);
+        out.extend(&record[OWNER.len()..]);
+    }
+    count(out, section, set.len());
+}
+
 /// Nothing but the question, and TC.
 fn truncate(request: &Request<'_>, out: &mut Vec<u8>) {
     begin(request, out.get(2).is_some_and(|flags| flags & 4 != 0), 0, out);
@@ -387,11 +421,6 @@ fn by_catalog(served: &Served, serving: &Serving, request: &Request<'_>, out: &m
                 append_whole_soa(&zone, out);
             }
             rcode::NXDOMAIN
-        }
-        // A referral is no authoritative answer (RFC 1034, section 6.2.6).
-        End::Delegated => {
-            out[2] &= !4;
-            rcode::NOERROR
         }
     };
     out[3] = code;

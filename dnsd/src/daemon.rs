@@ -7,7 +7,7 @@ use crate::answer::Answerer;
 use crate::cookie::Cookies;
 use crate::served::{Served, Shared};
 use crate::state::{self, StateError};
-use crate::tsig::{KeyError, Keys};
+use crate::tsig::{Key, KeyError, Keys};
 use crate::writer::{self, Writer};
 use crate::{http, notify, tcp, udp};
 use sd_notify::NotifyState;
@@ -96,6 +96,7 @@ pub fn run(path: &Path) -> Result<(), Error> {
         .try_init();
     let config = Config::load(path)?;
     config.warnings.iter().for_each(|warning| warn!("{warning}"));
+    config.keys.iter().filter_map(Key::exposed).for_each(|warning| warn!("{warning}"));
     let keys = Keys::load(&config.keys)?;
     let lock = state::claim(&config.state_dir)?;
     let now = Instant::now();
@@ -185,6 +186,7 @@ impl Daemon {
     async fn reload(&mut self, old: &Config, path: &Path) -> Result<Config, Error> {
         let new = Config::load(path)?;
         new.warnings.iter().for_each(|warning| warn!("{warning}"));
+        new.keys.iter().filter_map(Key::exposed).for_each(|warning| warn!("{warning}"));
         if new.state_dir != old.state_dir {
             warn!("state-dir changed: that takes a restart");
         }

@@ -1,7 +1,7 @@
 //! The zone as hickory-server asks it.
 //!
 //! hickory's [`Catalog`] finds the zone of a question and puts the answer
-//! together from what this handler says: aliases, wildcards, delegations, ANY.
+//! together from what this handler says: aliases, wildcards, ANY.
 //! What needs none of that is answered from prepared records, see
 //! [`crate::answer`]; a test holds the two against each other. Updates and
 //! transfers do not go through the catalog: it has no place for a lease in the
@@ -9,7 +9,6 @@
 
 use crate::name::{self, Wire};
 use crate::served::ServedZone;
-use crate::zone::rrset::RrSet;
 use crate::zone::{Found, Zone};
 use async_trait::async_trait;
 use futures_util::FutureExt as _;
@@ -53,26 +52,23 @@ struct Handler {
 pub(crate) enum End {
     /// With records.
     Records,
-    /// With another server's name servers.
-    Delegated,
     /// The last name has no records of the type.
     NoData,
     /// The last name is not there.
     NoName,
-    /// The last name is not in the zone.
+    /// The last name is another server's.
     Elsewhere,
 }
 
 /// What a zone says of a name, aliases followed.
 pub(crate) struct Way {
     pub(crate) records: Vec<Record>,
-    pub(crate) glue: Vec<Record>,
     pub(crate) end: End,
 }
 
 /// Goes the way from a question to its records.
 pub(crate) fn follow(zone: &Zone, asked: &[u8], rtype: RecordType) -> Way {
-    let mut way = Way { records: vec![], glue: vec![], end: End::Elsewhere };
+    let mut way = Way { records: vec![], end: End::Elsewhere };
     let mut name: Wire = asked.into();
     for _ in 0..MAX_ALIASES {
         let seen = |record: &Record| name::of(&record.name) == name;
@@ -86,13 +82,7 @@ pub(crate) fn follow(zone: &Zone, asked: &[u8], rtype: RecordType) -> Way {
         let set = match found {
             Found::Set(set) | Found::Alias(set) | Found::Wildcard(set) => set,
             // Behind an alias: whoever asks goes on from there.
-            Found::Delegated(..) if !way.records.is_empty() => return way,
-            Found::Delegated(cut, set) => {
-                way.glue = glue(zone, set);
-                way.records.extend(set.to_records(cut));
-                way.end = End::Delegated;
-                return way;
-            }
+            Found::Delegated(..) => return way,
             Found::NoData => {
                 way.end = End::NoData;
                 return way;
@@ -119,18 +109,6 @@ pub(crate) fn follow(zone: &Zone, asked: &[u8], rtype: RecordType) -> Way {
     way
 }
 
-/// The addresses of name servers whose names are in the zone.
-fn glue(zone: &Zone, servers: &RrSet) -> Vec<Record> {
-    let mut records = Vec::new();
-    for server in servers.data() {
-        let server: Wire = server.to_ascii_lowercase().into();
-        for rtype in [1, 28] {
-            records.extend(zone.get(&server, rtype).into_iter().flat_map(|set| set.to_records(&server)));
-        }
-    }
-    records
-}
-
 #[async_trait]
 impl ZoneHandler for Handler {
     fn zone_type(&self) -> ZoneType {
@@ -154,12 +132,11 @@ impl ZoneHandler for Handler {
     ) -> LookupControlFlow<AuthLookup> {
         let zone = self.zone.read();
         let way = follow(&zone, &name::of(name), rtype);
-        let glue = (!way.glue.is_empty()).then_some(LookupRecords::Section(way.glue));
         LookupControlFlow::Break(match way.end {
             End::NoData if way.records.is_empty() => Err(LookupError::NameExists),
             End::NoName if way.records.is_empty() => Err(ResponseCode::NXDomain.into()),
-            End::Records | End::Delegated | End::NoData | End::NoName | End::Elsewhere => {
-                Ok(AuthLookup::answers(LookupRecords::Section(way.records), glue))
+            End::Records | End::NoData | End::NoName | End::Elsewhere => {
+                Ok(AuthLookup::answers(LookupRecords::Section(way.records), None))
             }
         })
     }

@@ -1,26 +1,40 @@
 //! What updates did, on disk.
 //!
-//! One file a zone, which only grows: frames of length, checksum and entries.
-//! The first entries are what updates had made of the zone when the file was
-//! written; the others are updates since. It is rewritten as a whole under
-//! another name and put in its place at once, when it has grown too long.
+//! One file a zone, which only grows: a header, and frames of entries with
+//! checksums. The first entries are what updates had made of the zone when the
+//! file was written; the others are updates since. It is rewritten as a whole
+//! under another name and put in its place at once, when it has grown too long.
 //!
 //! A process that is killed, or a host that loses power, can leave the last
-//! frame torn. It was not acknowledged then, and is cut off.
+//! frame torn. It was not acknowledged then, and is cut off. What lies in
+//! records cannot be taken for a frame: each frame's checksums are over its
+//! place, too, and over a number that each file draws by chance.
 
-use crate::name::{self, Wire};
-use crate::update::{Leases, RecordKey};
-use crate::zone::rrset::RrSet;
-use crate::zone::{Changes, Key, Zone};
-use std::collections::BTreeSet;
+mod entry;
+
+pub use entry::{Entry, sum};
+
+use crate::name;
+use crate::replay::Mark;
+use crate::update::Leases;
+use crate::zone::Zone;
+use entry::{Form, decode_all};
 use std::fs::{File, OpenOptions};
-use std::io::{self, Read as _, Write as _};
+use std::io;
+use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 
 /// The beginning of the file, with the version of its form.
-const MAGIC: &[u8; 8] = b"dnsd\0\0\0\x02";
-/// Length and checksum.
-const FRAME: usize = 8;
+const MAGIC: &[u8; 8] = b"dnsd\0\0\0\x03";
+/// That of the form before: it is read, and written anew in this one.
+const SECOND: &[u8; 8] = b"dnsd\0\0\0\x02";
+/// [`MAGIC`], the number drawn by chance, the length that the file had when it
+/// was put in its place, and a checksum of these.
+const HEADER: usize = 8 + 8 + 8 + 4;
+/// Length, its checksum, and the content's.
+const FRAME: usize = 12;
+/// The same in the second form: length and the content's checksum.
+const SECOND_FRAME: usize = 8;
 /// A snapshot is cut into entries of about this size.
 const CHUNK: usize = 1 << 20;
 /// What is written at once is never longer: the updates of one batch, each of
@@ -31,154 +45,51 @@ const MAX_FRAME: usize = 1 << 30;
 const REWRITE_FROM: u64 = 4 << 20;
 const REWRITE_TIMES: u64 = 4;
 
-/// What one entry says.
-#[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub struct Entry {
-    /// The serial afterwards.
-    pub serial: u32,
-    /// A hash of the settings and the file that this is upon.
-    pub base: u64,
-    /// The sets as they are now.
-    pub changes: Changes,
-    /// Leases that were granted, in seconds, or ended.
-    pub leases: Leases,
-    /// Of the changes, those after which a set is as the file says: it is the
-    /// file's again, also when that changes.
-    pub settled: BTreeSet<Key>,
-}
-
-impl Entry {
-    /// What an update upon a zone did.
-    #[must_use]
-    pub fn new(zone: &Zone, serial: u32, base: u64, changes: Changes, leases: Leases) -> Self {
-        let of_file = changes.iter().filter(|(key, set)| zone.is_of_file(key, set.as_ref()));
-        let settled = of_file.map(|(key, _)| key.clone()).collect();
-        Self { serial, base, changes, leases, settled }
-    }
-
-    fn encode(&self, out: &mut Vec<u8>) {
-        out.extend(self.serial.to_be_bytes());
-        out.extend(self.base.to_be_bytes());
-        put_length(out, self.changes.len());
-        for ((name, rtype), set) in &self.changes {
-            out.extend(name.iter());
-            out.extend(rtype.to_be_bytes());
-            put_bytes(out, set.as_ref().map(RrSet::wire).unwrap_or_default());
-        }
-        put_length(out, self.leases.len());
-        for ((name, rtype, data), lease) in &self.leases {
-            out.extend(name.iter());
-            out.extend(rtype.to_be_bytes());
-            put_bytes(out, data);
-            out.extend(lease.unwrap_or(0).to_be_bytes());
-        }
-        put_length(out, self.settled.len());
-        for (name, rtype) in &self.settled {
-            out.extend(name.iter());
-            out.extend(rtype.to_be_bytes());
-        }
-    }
-
-    fn decode(rest: &mut Rest<'_>) -> Option<Self> {
-        let mut entry = Self { serial: rest.u32()?, base: rest.u64()?, ..Self::default() };
-        for _ in 0..rest.u32()? {
-            let (name, rtype) = (rest.name()?, rest.u16()?);
-            let wire = rest.bytes()?;
-            let set = if wire.is_empty() { None } else { Some(RrSet::from_wire(rtype, wire)?) };
-            entry.changes.insert((name, rtype), set);
-        }
-        for _ in 0..rest.u32()? {
-            let key: RecordKey = (rest.name()?, rest.u16()?, rest.bytes()?.to_vec());
-            let lease = rest.u32()?;
-            entry.leases.insert(key, (lease > 0).then_some(lease));
-        }
-        for _ in 0..rest.u32()? {
-            entry.settled.insert((rest.name()?, rest.u16()?));
-        }
-        Some(entry)
-    }
-}
+type Salt = [u8; 8];
 
 /// Entries that are acknowledged together: one checksum for all, so that a torn
-/// write takes all of them or none.
-fn put_frame(entries: &[Entry], out: &mut Vec<u8>) {
+/// write takes all of them or none. They will lie at byte `at` of the file.
+fn put_frame(entries: &[Entry], salt: Salt, at: u64, out: &mut Vec<u8>) {
     let start = out.len();
     out.extend([0; FRAME]);
     entries.iter().for_each(|entry| entry.encode(out));
     let content = out.len() - start - FRAME;
-    let sum = crc32c::crc32c(&out[start + FRAME..]);
-    out[start..start + 4].copy_from_slice(&u32::try_from(content).unwrap_or(u32::MAX).to_be_bytes());
-    out[start + 4..start + FRAME].copy_from_slice(&sum.to_be_bytes());
+    let length = u32::try_from(content).unwrap_or(u32::MAX).to_be_bytes();
+    let sums = [checksum(salt, at, &length), checksum(salt, at, &out[start + FRAME..])];
+    for (place, number) in out[start..start + FRAME].chunks_mut(4).zip([length, sums[0], sums[1]]) {
+        place.copy_from_slice(&number);
+    }
 }
 
-fn frame_at(bytes: &[u8], at: usize) -> Option<(Vec<Entry>, usize)> {
+fn checksum(salt: Salt, at: u64, bytes: &[u8]) -> [u8; 4] {
+    let sum = crc32c::crc32c_append(crc32c::crc32c(&salt), &at.to_be_bytes());
+    crc32c::crc32c_append(sum, bytes).to_be_bytes()
+}
+
+/// The frame at a place, and its length. What is no frame is known by the first
+/// few bytes: looking for one at every byte takes no more than reading them.
+fn frame_at(bytes: &[u8], salt: Salt, at: usize) -> Option<(Vec<Entry>, usize)> {
     let frame = bytes.get(at..at + FRAME)?;
+    let place = u64::try_from(at).ok()?;
+    if checksum(salt, place, &frame[..4]) != frame[4..8] {
+        return None;
+    }
     let length = usize::try_from(u32::from_be_bytes(frame[..4].try_into().ok()?)).ok()?;
-    if length == 0 || length > MAX_FRAME {
+    let content = bytes.get(at + FRAME..at + FRAME + length).filter(|_| (1..=MAX_FRAME).contains(&length))?;
+    if checksum(salt, place, content) != frame[8..] {
         return None;
     }
-    let content = bytes.get(at + FRAME..at + FRAME + length)?;
-    if crc32c::crc32c(content).to_be_bytes() != frame[4..] {
+    Some((decode_all(content, Form::Third)?, FRAME + length))
+}
+
+fn second_frame_at(bytes: &[u8], at: usize) -> Option<(Vec<Entry>, usize)> {
+    let frame = bytes.get(at..at + SECOND_FRAME)?;
+    let length = usize::try_from(u32::from_be_bytes(frame[..4].try_into().ok()?)).ok()?;
+    let content = bytes.get(at + SECOND_FRAME..)?.get(..length)?;
+    if !(1..=MAX_FRAME).contains(&length) || crc32c::crc32c(content).to_be_bytes() != frame[4..] {
         return None;
     }
-    Some((decode_all(content)?, FRAME + length))
-}
-
-fn decode_all(content: &[u8]) -> Option<Vec<Entry>> {
-    let (mut rest, mut entries) = (Rest(content), Vec::new());
-    while !rest.0.is_empty() {
-        entries.push(Entry::decode(&mut rest)?);
-    }
-    Some(entries)
-}
-
-fn put_length(out: &mut Vec<u8>, length: usize) {
-    out.extend(u32::try_from(length).unwrap_or(u32::MAX).to_be_bytes());
-}
-
-fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
-    put_length(out, bytes.len());
-    out.extend(bytes);
-}
-
-/// What is left to decode.
-struct Rest<'c>(&'c [u8]);
-
-impl<'c> Rest<'c> {
-    fn take(&mut self, length: usize) -> Option<&'c [u8]> {
-        let (taken, rest) = self.0.split_at_checked(length)?;
-        self.0 = rest;
-        Some(taken)
-    }
-
-    fn u16(&mut self) -> Option<u16> {
-        self.take(2)?.try_into().ok().map(u16::from_be_bytes)
-    }
-
-    fn u32(&mut self) -> Option<u32> {
-        self.take(4)?.try_into().ok().map(u32::from_be_bytes)
-    }
-
-    fn u64(&mut self) -> Option<u64> {
-        self.take(8)?.try_into().ok().map(u64::from_be_bytes)
-    }
-
-    fn bytes(&mut self) -> Option<&'c [u8]> {
-        let length = self.u32()?;
-        self.take(usize::try_from(length).ok()?)
-    }
-
-    fn name(&mut self) -> Option<Wire> {
-        let mut length = 0;
-        loop {
-            let label = *self.0.get(length)?;
-            length += 1 + usize::from(label);
-            if label == 0 {
-                break;
-            }
-        }
-        self.take(length).map(Wire::from)
-    }
+    Some((decode_all(content, Form::Second)?, SECOND_FRAME + length))
 }
 
 /// Why a journal cannot be used.
@@ -204,10 +115,10 @@ pub enum JournalError {
         /// The file.
         path: PathBuf,
     },
-    /// Something before its end is damaged.
+    /// Something is damaged that was on disk once.
     #[error(
-        "{}: the entry at byte {at} is damaged, and good ones follow it: the disk lost what it had \
-         acknowledged. Restore the file, or move it away and what updates did is lost",
+        "{}: the entry at byte {at} is damaged, and it was on disk before something else was: the disk lost \
+         what it had acknowledged. Restore the file, or move it away and what updates did is lost",
         path.display()
     )]
     Damaged {
@@ -225,10 +136,19 @@ pub struct Journal {
     /// The directory, kept open: when it must be written there may be no
     /// descriptor left.
     dir: File,
-    /// None once it is not known what the disk holds of it.
-    file: Option<File>,
+    /// None as long as there is none of this form, or once it is not known what
+    /// the disk holds of it.
+    file: Option<Open>,
+}
+
+#[derive(Debug)]
+struct Open {
+    file: File,
+    salt: Salt,
+    /// What of it is on disk.
     length: u64,
-    snapshot: u64,
+    /// The length at which it is to be written anew.
+    due: u64,
 }
 
 /// The entries of a journal, and how much of its end was cut off.
@@ -239,8 +159,13 @@ pub struct Recovered {
     pub torn: u64,
 }
 
+/// A journal that was written anew and does not have the name yet.
+#[derive(Debug)]
+pub struct Staged(Open);
+
 impl Journal {
-    /// Opens a zone's journal; makes it if it is not there.
+    /// Opens a zone's journal. One that is not there, or of the form before,
+    /// must be written anew before anything can be added.
     ///
     /// # Errors
     ///
@@ -248,64 +173,60 @@ impl Journal {
     pub fn open(dir: &Path, origin: &[u8]) -> Result<(Self, Recovered), JournalError> {
         let name = name::show(origin).trim_end_matches('.').replace('/', "_");
         let path = dir.join(format!("{name}.journal"));
-        let fail = |what| move |source| (what, source);
-        let system = |(what, source): (&'static str, io::Error)| JournalError::System {
-            path: path.clone(),
-            what,
-            source,
+        let system = |what| {
+            let path = path.clone();
+            move |source| JournalError::System { path, what, source }
         };
-        let holder = File::open(dir).map_err(fail("open its directory")).map_err(system)?;
-        let mut file = OpenOptions::new()
-            .read(true)
-            .append(true)
-            .create(true)
-            .open(&path)
-            .map_err(fail("open it"))
-            .map_err(system)?;
-        let mut bytes = Vec::new();
-        file.read_to_end(&mut bytes).map_err(fail("read it")).map_err(system)?;
-        let (entries, good) = scan(&bytes).map_err(|bad| match bad {
+        let holder = File::open(dir).map_err(system("open its directory"))?;
+        let bytes = match std::fs::read(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => vec![],
+            read => read.map_err(system("read it"))?,
+        };
+        let Scanned { entries, good, form } = scan(&bytes).map_err(|bad| match bad {
             Bad::Foreign => JournalError::Foreign { path: path.clone() },
-            Bad::Damaged(at) => JournalError::Damaged { path: path.clone(), at },
+            Bad::Damaged(at) => JournalError::Damaged { path: path.clone(), at: at as u64 },
         })?;
-        let torn = bytes.len() as u64 - good;
-        if torn > 0 {
-            file.set_len(good)
-                .and_then(|()| file.sync_all())
-                .map_err(fail("cut off its end"))
-                .map_err(system)?;
+        let torn = (bytes.len() - good) as u64;
+        let mut file = None;
+        if let Some(head) = Head::read(&bytes).filter(|_| form == Form::Third) {
+            let open = OpenOptions::new().read(true).write(true).open(&path).map_err(system("open it"))?;
+            let length = good as u64;
+            if torn > 0 {
+                open.set_len(length).and_then(|()| open.sync_all()).map_err(system("cut off its end"))?;
+            }
+            file = Some(Open { file: open, salt: head.salt, length, due: due(head.snapshot) });
         }
-        if good == 0 {
-            file.write_all(MAGIC).and_then(|()| file.sync_all()).map_err(fail("begin it")).map_err(system)?;
-        }
-        // Also of a file that is there: who began it may have been killed before this.
-        holder.sync_all().map_err(fail("write its directory")).map_err(system)?;
-        let length = good.max(MAGIC.len() as u64);
-        let journal = Self { path, dir: holder, file: Some(file), length, snapshot: length };
-        Ok((journal, Recovered { entries, torn }))
+        Ok((Self { path, dir: holder, file }, Recovered { entries, torn }))
     }
 
     /// Writes entries and waits until they are on disk. When that fails none
-    /// of them counts, and the next ones begin with a new file.
+    /// of them counts.
     ///
     /// # Errors
     ///
     /// What the system said.
     pub fn append(&mut self, entries: &[Entry]) -> io::Result<()> {
-        let mut bytes = Vec::new();
-        put_frame(entries, &mut bytes);
-        let Some(file) = &mut self.file else {
-            return Err(io::Error::other("the journal could not be written before"));
+        let Some(Open { file, salt, length, .. }) = &mut self.file else {
+            return Err(io::Error::other("the journal must be written anew first"));
         };
-        if let Err(error) = file.write_all(&bytes).and_then(|()| file.sync_data()) {
+        let mut bytes = Vec::new();
+        put_frame(entries, *salt, *length, &mut bytes);
+        if let Err(error) = file.write_all_at(&bytes, *length) {
+            // What was on disk still is. Without the rest of this, which takes
+            // no room, the next ones can follow.
+            if file.set_len(*length).and_then(|()| file.sync_data()).is_err() {
+                self.file = None;
+            }
+            return Err(error);
+        }
+        if let Err(error) = file.sync_data() {
             // What the disk holds now is not known: after a failed fsync the
             // kernel may have thrown the pages away. Nothing is added to this.
-            let _ = file.set_len(self.length);
-            let _ = file.sync_data();
+            let _ = file.set_len(*length).and_then(|()| file.sync_data());
             self.file = None;
             return Err(error);
         }
-        self.length += bytes.len() as u64;
+        *length += bytes.len() as u64;
         Ok(())
     }
 
@@ -318,8 +239,7 @@ impl Journal {
     /// Whether it must or should be written anew.
     #[must_use]
     pub fn wants_rewrite(&self) -> bool {
-        let long = self.length >= REWRITE_FROM && self.length / REWRITE_TIMES >= self.snapshot;
-        self.is_broken() || long
+        self.file.as_ref().is_none_or(|open| open.length >= open.due)
     }
 
     /// Writes the zone's state to a new file and puts it in the place of this one.
@@ -328,81 +248,159 @@ impl Journal {
     ///
     /// What the system said. Either file may then be the one that a restart
     /// finds; both say the same, and nothing is added before one is certain.
-    pub fn rewrite(&mut self, zone: &Zone, leases: &Leases, base: u64) -> io::Result<()> {
-        let new = self.path.with_extension("journal.new");
-        let mut file = OpenOptions::new().write(true).create(true).truncate(true).open(&new)?;
-        let written = write_snapshot(&mut file, zone, leases, base);
-        let length = written.inspect_err(|_| {
+    pub fn rewrite(&mut self, zone: &Zone, leases: &Leases, base: u64, marks: Vec<Mark>) -> io::Result<()> {
+        let staged = self.stage(zone, leases, base, marks).inspect_err(|_| {
+            // Not again with each update: there is no room.
+            if let Some(open) = &mut self.file {
+                open.due = open.length.saturating_mul(2);
+            }
+        })?;
+        self.adopt(staged)
+    }
+
+    /// Writes a zone's state to a new file beside this one.
+    ///
+    /// # Errors
+    ///
+    /// What the system said; nothing has changed then.
+    pub fn stage(&self, zone: &Zone, leases: &Leases, base: u64, marks: Vec<Mark>) -> io::Result<Staged> {
+        let new = self.staged();
+        let file = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(&new)?;
+        let written = write_snapshot(&file, zone, leases, base, marks);
+        let (salt, length) = written.inspect_err(|_| {
             let _ = std::fs::remove_file(&new);
         })?;
-        std::fs::rename(&new, &self.path)?;
+        Ok(Staged(Open { file, salt, length, due: due(length) }))
+    }
+
+    /// Puts a new file in the place of this one.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Self::rewrite`].
+    pub fn adopt(&mut self, Staged(open): Staged) -> io::Result<()> {
+        std::fs::rename(self.staged(), &self.path)?;
         // From here on the former file has no name: what is added to it is lost.
         self.file = None;
         self.dir.sync_all()?;
-        (self.file, self.length, self.snapshot) = (Some(file), length, length);
+        self.file = Some(open);
         Ok(())
+    }
+
+    /// Takes a new file away that is not to be used.
+    pub fn discard(&self, _: Staged) {
+        let _ = std::fs::remove_file(self.staged());
+    }
+
+    fn staged(&self) -> PathBuf {
+        self.path.with_extension("journal.new")
     }
 }
 
-fn write_snapshot(file: &mut File, zone: &Zone, leases: &Leases, base: u64) -> io::Result<u64> {
+fn due(snapshot: u64) -> u64 {
+    snapshot.saturating_mul(REWRITE_TIMES).max(REWRITE_FROM)
+}
+
+fn write_snapshot(
+    file: &File,
+    zone: &Zone,
+    leases: &Leases,
+    base: u64,
+    marks: Vec<Mark>,
+) -> io::Result<(Salt, u64)> {
+    let mut salt = Salt::default();
+    getrandom::fill(&mut salt).map_err(|error| io::Error::other(error.to_string()))?;
     let fresh = || Entry { serial: zone.serial(), base, ..Entry::default() };
-    let (mut bytes, mut entry, mut size) = (MAGIC.to_vec(), fresh(), 0);
+    let (mut bytes, mut entry, mut size) = (vec![0; HEADER], fresh(), 0);
+    let put = |entry: Entry, bytes: &mut Vec<u8>| put_frame(&[entry], salt, bytes.len() as u64, bytes);
     for (key, set) in zone.changed() {
         size += key.0.len() + set.as_ref().map_or(0, |set| set.wire().len());
         entry.changes.insert(key, set);
         if size > CHUNK {
-            put_frame(&[std::mem::replace(&mut entry, fresh())], &mut bytes);
+            put(std::mem::replace(&mut entry, fresh()), &mut bytes);
             size = 0;
         }
     }
     entry.leases = leases.clone();
-    put_frame(&[entry], &mut bytes);
-    file.write_all(&bytes)?;
+    entry.marks = marks;
+    put(entry, &mut bytes);
+    let length = bytes.len() as u64;
+    Head { salt, snapshot: length }.write(&mut bytes[..HEADER]);
+    file.write_all_at(&bytes, 0)?;
     file.sync_all()?;
-    Ok(bytes.len() as u64)
+    Ok((salt, length))
+}
+
+/// What stands at the beginning of the file.
+struct Head {
+    salt: Salt,
+    snapshot: u64,
+}
+
+impl Head {
+    fn read(bytes: &[u8]) -> Option<Self> {
+        let (head, sum) = bytes.get(..HEADER)?.split_at(HEADER - 4);
+        let (magic, rest) = head.split_first_chunk::<8>()?;
+        let (salt, snapshot) = rest.split_first_chunk::<8>()?;
+        let good = magic == MAGIC && crc32c::crc32c(head).to_be_bytes() == sum;
+        good.then_some(Self { salt: *salt, snapshot: u64::from_be_bytes(snapshot.try_into().ok()?) })
+    }
+
+    fn write(&self, to: &mut [u8]) {
+        let head = [MAGIC.as_slice(), &self.salt, &self.snapshot.to_be_bytes()].concat();
+        let sum = crc32c::crc32c(&head).to_be_bytes();
+        to.copy_from_slice(&[head.as_slice(), &sum].concat());
+    }
 }
 
 enum Bad {
     Foreign,
-    Damaged(u64),
+    Damaged(usize),
 }
 
-/// The good entries, and how many bytes they take.
-fn scan(bytes: &[u8]) -> Result<(Vec<Entry>, u64), Bad> {
-    if bytes.len() < MAGIC.len() {
-        return if MAGIC.starts_with(bytes) { Ok((vec![], 0)) } else { Err(Bad::Foreign) };
+struct Scanned {
+    entries: Vec<Entry>,
+    /// How many bytes they take.
+    good: usize,
+    form: Form,
+}
+
+/// The good entries of a file.
+fn scan(bytes: &[u8]) -> Result<Scanned, Bad> {
+    if bytes.starts_with(MAGIC) {
+        let head = Head::read(bytes).ok_or(Bad::Damaged(0))?;
+        let scanned = frames(bytes, HEADER, Form::Third, |at| frame_at(bytes, head.salt, at))?;
+        // All of the snapshot was on disk before the file had its name.
+        if (scanned.good as u64) < head.snapshot {
+            return Err(Bad::Damaged(scanned.good));
+        }
+        return Ok(scanned);
     }
-    if !bytes.starts_with(MAGIC) {
-        return Err(Bad::Foreign);
+    if bytes.starts_with(SECOND) {
+        return frames(bytes, SECOND.len(), Form::Second, |at| second_frame_at(bytes, at));
     }
-    let (mut entries, mut at) = (Vec::new(), MAGIC.len());
-    while at < bytes.len() {
-        let Some((more, length)) = frame_at(bytes, at) else { break };
+    // The second form was begun where it is; a kill could cut that short.
+    let begun = SECOND.starts_with(bytes);
+    if begun { Ok(Scanned { entries: vec![], good: 0, form: Form::Second }) } else { Err(Bad::Foreign) }
+}
+
+fn frames(
+    bytes: &[u8],
+    from: usize,
+    form: Form,
+    frame_at: impl Fn(usize) -> Option<(Vec<Entry>, usize)>,
+) -> Result<Scanned, Bad> {
+    let (mut entries, mut good) = (Vec::new(), from);
+    while let Some((more, length)) = frame_at(good) {
         entries.extend(more);
-        at += length;
+        good += length;
     }
     // A torn write is the last thing in the file. One with good ones behind it
     // was whole once.
-    if (at + 1..bytes.len()).any(|later| frame_at(bytes, later).is_some()) {
-        return Err(Bad::Damaged(at as u64));
+    if (good + 1..bytes.len()).any(|later| frame_at(later).is_some()) {
+        return Err(Bad::Damaged(good));
     }
-    Ok((entries, at as u64))
-}
-
-/// What a journal says in the end: sets, leases, serial and base.
-#[must_use]
-pub fn sum(entries: &[Entry]) -> Entry {
-    let mut total = Entry::default();
-    for entry in entries {
-        (total.serial, total.base) = (entry.serial, entry.base);
-        total.changes.extend(entry.changes.clone());
-        for key in &entry.settled {
-            total.changes.remove(key);
-        }
-        total.leases.extend(entry.leases.clone());
-    }
-    total.leases.retain(|_, lease| lease.is_some());
-    total
+    Ok(Scanned { entries, good, form })
 }
 
 #[cfg(test)]

@@ -1,15 +1,44 @@
 //! Signed updates that were seen: a copy of one does nothing.
 //!
 //! A client whose answer was lost sends the same bytes again: it gets the same
-//! answer. Somebody who recorded them gets no further. The memory is bounded:
-//! what is forgotten before its time is refused from then on by its time.
+//! answer. Somebody who recorded them gets no further. What is remembered of an
+//! update stands in the journal before it is answered, so that a restart
+//! forgets nothing. The memory is bounded for each key: what is forgotten
+//! before its time is refused from then on by its time.
 
 use crate::tsig::{FUDGE, Signed};
 use std::collections::{BTreeSet, HashMap};
 
-/// Signatures that are remembered: 109 updates a second for the 10 minutes in
-/// which a signature can be good.
+/// Signatures of one key that are remembered: 109 updates a second for the 10
+/// minutes in which a signature can be good. Keys are as many as the
+/// configuration has.
 const MEMORY: usize = 1 << 16;
+
+/// The beginning of a signature: nobody finds two that are alike in so much.
+pub type Mac = [u8; 16];
+
+/// A piece of the memory, as the journal keeps it. Times are seconds since 1970.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Mark {
+    /// An update was seen.
+    Seen {
+        /// The key's name.
+        key: String,
+        /// When it was signed.
+        time: u64,
+        /// How its signature begins.
+        mac: Mac,
+        /// What it was answered.
+        code: u8,
+    },
+    /// What was signed earlier may have been seen.
+    Since {
+        /// By this key; by any, without one.
+        key: Option<String>,
+        /// The time.
+        time: u64,
+    },
+}
 
 /// What is known of a signed update.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -24,59 +53,26 @@ pub enum Seen {
     TooOld(String),
 }
 
-/// The memory.
-#[derive(Debug)]
-pub struct Replay {
+/// What is known of one key's updates.
+#[derive(Debug, Default)]
+struct OfKey {
     /// What each was answered; `None` as long as it waits for the disk.
-    codes: HashMap<Vec<u8>, Option<u8>>,
-    times: BTreeSet<(u64, Vec<u8>)>,
+    codes: HashMap<Mac, Option<u8>>,
+    times: BTreeSet<(u64, Mac)>,
     /// Signed earlier than this: refused.
     begin: u64,
 }
 
-impl Replay {
-    /// Remembers from a time in seconds since 1970: what was signed before a
-    /// restart may have been used already.
-    #[must_use]
-    pub fn new(begin: u64) -> Self {
-        Self { codes: HashMap::new(), times: BTreeSet::new(), begin }
-    }
-
-    /// Looks an update up.
-    pub fn look(&mut self, signed: &Signed, now: u64) -> Seen {
-        let old = now.saturating_sub(2 * u64::from(FUDGE));
-        while let Some((time, _)) = self.times.first()
-            && *time < old
-        {
-            self.forget_first();
+impl OfKey {
+    fn insert(&mut self, time: u64, mac: Mac, code: Option<u8>) {
+        if self.codes.insert(mac, code).is_none() {
+            self.times.insert((time, mac));
         }
-        if let Some(code) = self.codes.get(&signed.mac) {
-            return code.map_or(Seen::Waiting, Seen::Before);
-        }
-        if signed.time < self.begin {
-            let ago = self.begin - signed.time;
-            return Seen::TooOld(format!(
-                "it was signed {ago} s before this server began to remember signatures; it may be a copy"
-            ));
-        }
-        Seen::New
-    }
-
-    /// Remembers an update and its answer, or that it waits for the disk.
-    pub fn remember(&mut self, signed: &Signed, code: Option<u8>) {
-        if self.times.len() >= MEMORY
+        while self.times.len() > MEMORY
             && let Some(time) = self.forget_first()
         {
             self.begin = self.begin.max(time + 1);
         }
-        self.codes.insert(signed.mac.clone(), code);
-        self.times.insert((signed.time, signed.mac.clone()));
-    }
-
-    /// Forgets one that was not done: it may be tried again as it is.
-    pub fn forget(&mut self, signed: &Signed) {
-        self.codes.remove(&signed.mac);
-        self.times.remove(&(signed.time, signed.mac.clone()));
     }
 
     fn forget_first(&mut self) -> Option<u64> {
@@ -84,17 +80,124 @@ impl Replay {
         self.codes.remove(&mac);
         Some(time)
     }
+
+    fn forget_before(&mut self, old: u64) {
+        while self.times.first().is_some_and(|(time, _)| *time < old) {
+            self.forget_first();
+        }
+    }
+}
+
+/// The memory.
+#[derive(Debug, Default)]
+pub struct Replay {
+    keys: HashMap<String, OfKey>,
+    /// Signed earlier than this, by whatever key: refused.
+    begin: u64,
+}
+
+impl Replay {
+    /// Takes up what journals remember.
+    pub fn restore(&mut self, marks: impl IntoIterator<Item = Mark>, now: u64) {
+        for mark in marks {
+            match mark {
+                Mark::Seen { key, time, mac, code } if time >= old(now) => {
+                    self.keys.entry(key).or_default().insert(time, mac, Some(code));
+                }
+                // Its time is no good any more.
+                Mark::Seen { .. } => {}
+                Mark::Since { key: Some(key), time } => {
+                    let of_key = self.keys.entry(key).or_default();
+                    of_key.begin = of_key.begin.max(time);
+                }
+                Mark::Since { key: None, time } => self.begin = self.begin.max(time),
+            }
+        }
+    }
+
+    /// All that a journal needs to know, for one that is written anew. What
+    /// waits for the disk is not of it: it gets there with its batch.
+    #[must_use]
+    pub fn marks(&self, now: u64) -> Vec<Mark> {
+        let since = |key, time| (time > old(now)).then_some(Mark::Since { key, time });
+        let mut marks: Vec<_> = since(None, self.begin).into_iter().collect();
+        for (key, of_key) in &self.keys {
+            marks.extend(since(Some(key.clone()), of_key.begin));
+            let recent = of_key.times.range((old(now), Mac::default())..);
+            marks.extend(recent.filter_map(|(time, mac)| {
+                let code = of_key.codes.get(mac).copied().flatten()?;
+                Some(Mark::Seen { key: key.clone(), time: *time, mac: *mac, code })
+            }));
+        }
+        marks
+    }
+
+    /// Looks an update up.
+    pub fn look(&mut self, signed: &Signed, now: u64) -> Seen {
+        let mut begin = self.begin;
+        if let Some(of_key) = self.keys.get_mut(&signed.key.name) {
+            of_key.forget_before(old(now));
+            if let Some(code) = of_key.codes.get(&beginning(signed)) {
+                return code.map_or(Seen::Waiting, Seen::Before);
+            }
+            begin = begin.max(of_key.begin);
+        }
+        if signed.time < begin {
+            let ago = begin - signed.time;
+            return Seen::TooOld(format!(
+                "it was signed {ago} s before this server's memory of the key's updates begins; it may be a copy"
+            ));
+        }
+        Seen::New
+    }
+
+    /// Remembers an update and its answer, or that it waits for the disk.
+    pub fn remember(&mut self, signed: &Signed, code: Option<u8>) {
+        let of_key = match self.keys.get_mut(&signed.key.name) {
+            Some(of_key) => of_key,
+            None => self.keys.entry(signed.key.name.clone()).or_default(),
+        };
+        of_key.insert(signed.time, beginning(signed), code);
+    }
+
+    /// Forgets one that was not done: it may be tried again as it is.
+    pub fn forget(&mut self, signed: &Signed) {
+        if let Some(of_key) = self.keys.get_mut(&signed.key.name) {
+            of_key.codes.remove(&beginning(signed));
+            of_key.times.remove(&(signed.time, beginning(signed)));
+        }
+    }
+}
+
+/// The mark of an update with its answer.
+#[must_use]
+pub fn mark(signed: &Signed, code: u8) -> Mark {
+    Mark::Seen { key: signed.key.name.clone(), time: signed.time, mac: beginning(signed), code }
+}
+
+fn beginning(signed: &Signed) -> Mac {
+    let mut mac = Mac::default();
+    mac.iter_mut().zip(&signed.mac).for_each(|(to, from)| *to = *from);
+    mac
+}
+
+/// What was signed before this is no good any more, even by a clock that was set
+/// back meanwhile.
+fn old(now: u64) -> u64 {
+    now.saturating_sub(2 * u64::from(FUDGE))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tsig::tests::{key, signed};
+    use crate::tsig::tests::{key, named, signed};
+    use std::sync::Arc;
 
     #[test]
     fn a_copy_gets_the_first_answer_for_as_long_as_its_time_is_good() {
-        let key = std::sync::Arc::new(key(vec![]));
-        let mut replay = Replay::new(1000);
+        let key = Arc::new(key(vec![]));
+        let mut replay = Replay::default();
+        replay.restore([Mark::Since { key: None, time: 1000 }], 1000);
         let first = signed(&key, 1001, b"one");
         assert_eq!(replay.look(&first, 1001), Seen::New);
         replay.remember(&first, None);
@@ -111,16 +214,47 @@ mod tests {
     }
 
     #[test]
-    fn the_memory_is_bounded_and_lets_nothing_through() {
-        let key = std::sync::Arc::new(key(vec![]));
-        let mut replay = Replay::new(0);
+    fn what_one_key_fills_is_its_own_memory() {
+        let (busy, other) = (Arc::new(key(vec![])), Arc::new(named("other.")));
+        let mut replay = Replay::default();
+        let theirs = signed(&other, 1000, b"theirs");
+        replay.remember(&theirs, Some(0));
         let all = MEMORY + 10;
         for i in 0..all {
             let time = 1000 + u64::try_from(i / 1000).unwrap();
-            replay.remember(&signed(&key, time, &i.to_be_bytes()), Some(0));
+            replay.remember(&signed(&busy, time, &i.to_be_bytes()), Some(0));
         }
-        assert_eq!(replay.times.len(), MEMORY);
-        assert!(matches!(replay.look(&signed(&key, 1000, &0_usize.to_be_bytes()), 1066), Seen::TooOld(_)));
-        assert_eq!(replay.look(&signed(&key, 1065, b"new"), 1066), Seen::New);
+        assert_eq!(replay.keys["vipd."].times.len(), MEMORY);
+        assert!(matches!(replay.look(&signed(&busy, 1000, &0_usize.to_be_bytes()), 1066), Seen::TooOld(_)));
+        assert_eq!(replay.look(&signed(&busy, 1065, b"new"), 1066), Seen::New);
+        assert_eq!(replay.look(&theirs, 1066), Seen::Before(0), "another key's is not forgotten");
+        assert_eq!(replay.look(&signed(&other, 990, b"slow"), 1066), Seen::New, "nor locked out");
+        // Also by whoever takes it up again.
+        let mut again = Replay::default();
+        again.restore(replay.marks(1066), 1066);
+        assert!(matches!(again.look(&signed(&busy, 1000, &0_usize.to_be_bytes()), 1066), Seen::TooOld(_)));
+        assert_eq!(again.look(&theirs, 1066), Seen::Before(0));
+    }
+
+    #[test]
+    fn a_restart_forgets_nothing_but_what_waited_for_the_disk() {
+        let key = Arc::new(key(vec![]));
+        let mut replay = Replay::default();
+        let (ahead, behind, waits) =
+            (signed(&key, 1200, b"ahead"), signed(&key, 800, b"behind"), signed(&key, 1000, b"waits"));
+        replay.remember(&ahead, Some(0));
+        replay.remember(&behind, Some(8));
+        replay.remember(&waits, None);
+        let mut again = Replay::default();
+        again.restore(replay.marks(1000), 1000);
+        assert_eq!(again.look(&ahead, 1000), Seen::Before(0), "signed by a clock that is ahead");
+        assert_eq!(again.look(&behind, 1000), Seen::Before(8));
+        assert_eq!(again.look(&waits, 1000), Seen::New, "nobody was told that it was done");
+        assert_eq!(
+            again.look(&signed(&key, 801, b"next"), 1000),
+            Seen::New,
+            "a clock that is behind may go on"
+        );
+        assert_eq!((again.marks(1800).len(), again.marks(1801).len()), (1, 0), "what is too old is not kept");
     }
 }

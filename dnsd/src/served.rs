@@ -51,9 +51,12 @@ impl ServedZone {
         self.journal_error.load().as_deref().cloned()
     }
 
-    /// Says how the last write to the journal went.
-    pub fn journal_was_written(&self, result: Result<(), String>) {
-        self.journal_error.store(result.err().map(Arc::new));
+    /// Says how the last write to the journal went; whether that is news, so
+    /// that it is logged once.
+    pub fn journal_was_written(&self, result: Result<(), String>) -> bool {
+        let now = result.err();
+        let before = self.journal_error.swap(now.clone().map(Arc::new));
+        before.as_deref() != now.as_ref()
     }
 
     /// The zone, to change.

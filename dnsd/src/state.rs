@@ -1,8 +1,9 @@
 //! From settings and disk to what is served, at the start and at a reload.
 
-use crate::journal::{self, Entry, Journal, JournalError, Recovered};
+use crate::journal::{self, Entry, Journal, JournalError, Recovered, Staged};
 use crate::lease::Table;
 use crate::name;
+use crate::replay::Mark;
 use crate::served::{ServedZone, Serving};
 use crate::tsig;
 use crate::zone::file::{self, FileError};
@@ -11,7 +12,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 use vipd_config::dnsd;
 
 /// Why a zone cannot be served.
@@ -53,6 +54,8 @@ pub struct ZoneState {
     pub leases: Table,
     /// A hash of what settings and file say.
     pub base: u64,
+    /// Signed updates that its journal remembers, until they are taken from here.
+    pub marks: Vec<Mark>,
 }
 
 /// Takes the directory of the journals for this process alone.
@@ -95,15 +98,37 @@ pub fn open(dir: &Path, settings: &dnsd::Zone, now: Instant) -> Result<ZoneState
         if newer(from_file, next) { from_file } else { next }
     };
     zone.set_serial(serial);
-    if !same {
+    let mut marks: Vec<Mark> = entries.into_iter().flat_map(|entry| entry.marks).collect();
+    let mut written = Ok(());
+    if journal.is_broken() {
+        // Updates that were signed before may have been seen, and nothing knows of them.
+        marks.push(Mark::Since { key: None, time: tsig::seconds() });
+        written = journal.rewrite(&zone, &total.leases, base, marks.clone());
+    } else if !same {
         zone.history.clear();
-        let entry = Entry { serial, base, ..Entry::default() };
-        journal.append(&[entry]).map_err(|source| StateError::Write { zone: name.clone(), source })?;
+        written = journal.append(&[Entry { serial, base, ..Entry::default() }]);
     }
     info!(zone = name, serial, names = zone.names(), changed = zone.changed_sets(), "serving");
+    let served = ServedZone::new(zone);
+    match written {
+        Ok(()) => {}
+        // What is known can be answered, and there will be room again.
+        Err(error) if no_room(&error) => {
+            error!(zone = name, %error, "cannot write the journal: updates are refused, queries are answered");
+            served.journal_was_written(Err(error.to_string()));
+        }
+        Err(source) => return Err(StateError::Write { zone: name, source }),
+    }
     let leases = Table::new(&total.leases, now);
-    let serving = Serving { zone: ServedZone::new(zone), settings: Arc::new(settings.clone()) };
-    Ok(ZoneState { serving, journal, leases, base })
+    let serving = Serving { zone: served, settings: Arc::new(settings.clone()) };
+    Ok(ZoneState { serving, journal, leases, base, marks })
+}
+
+fn no_room(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge
+    )
 }
 
 /// Does again what the journal says. Its beginning is a snapshot; the updates
@@ -124,17 +149,25 @@ fn replay(zone: &mut Zone, entries: &[Entry], base: u64) {
     }
 }
 
-/// A zone after its settings or its file changed: what updates did stays.
+/// What a zone will be after its settings or its file changed, on disk already
+/// but for the name.
+pub struct Prepared {
+    settings: Arc<dnsd::Zone>,
+    /// None if only the settings changed.
+    anew: Option<(Zone, u64, Staged)>,
+}
+
+/// Reads a zone's file again; what updates did stays. `marks` are for its journal.
 ///
 /// # Errors
 ///
-/// When the file is wrong, or the journal cannot be written; nothing is changed then.
-pub fn reload(state: &mut ZoneState, settings: &dnsd::Zone) -> Result<(), StateError> {
+/// When the file is wrong, or there is no room for a new journal; nothing is changed then.
+pub fn prepare(state: &ZoneState, settings: &dnsd::Zone, marks: Vec<Mark>) -> Result<Prepared, StateError> {
     let mut fresh = file::load(settings)?;
     let base = fresh.digest();
-    state.serving.settings = Arc::new(settings.clone());
+    let settings = Arc::new(settings.clone());
     if base == state.base {
-        return Ok(());
+        return Ok(Prepared { settings, anew: None });
     }
     let old = state.serving.zone.read();
     fresh.restore(&old.changed());
@@ -142,13 +175,34 @@ pub fn reload(state: &mut ZoneState, settings: &dnsd::Zone) -> Result<(), StateE
     let serial = if newer(fresh.serial(), next) { fresh.serial() } else { next };
     fresh.follow(&old, serial);
     drop(old);
-    let write = |source| StateError::Write { zone: settings.name.clone(), source };
-    state.journal.rewrite(&fresh, &state.leases.all(), base).map_err(write)?;
+    let staged = state.journal.stage(&fresh, &state.leases.all(), base, marks);
+    let staged = staged.map_err(|source| StateError::Write { zone: settings.name.clone(), source })?;
+    Ok(Prepared { settings, anew: Some((fresh, base, staged)) })
+}
+
+/// Serves what was prepared.
+pub fn take(state: &mut ZoneState, prepared: Prepared) {
+    let Prepared { settings, anew } = prepared;
+    state.serving.settings = settings;
+    let Some((fresh, base, staged)) = anew else { return };
+    let (zone, serial) = (&state.serving.settings.name, fresh.serial());
+    let adopted = state.journal.adopt(staged);
+    if let Err(error) = &adopted {
+        // The former one goes on if it still can: its entries say what updates did.
+        error!(zone, %error, "cannot put the new journal in its place");
+    }
+    state.serving.zone.journal_was_written(adopted.map_err(|error| error.to_string()));
     state.base = base;
-    info!(zone = settings.name, serial, names = fresh.names(), "the file's records changed");
+    info!(zone, serial, names = fresh.names(), "the file's records changed");
     *state.serving.zone.write() = fresh;
     state.serving.zone.serial.send_replace(serial);
-    Ok(())
+}
+
+/// Leaves a zone as it is.
+pub fn discard(state: &ZoneState, prepared: Prepared) {
+    if let Some((_, _, staged)) = prepared.anew {
+        state.journal.discard(staged);
+    }
 }
 
 /// A zone's name as the configuration has it, to compare.

@@ -24,6 +24,7 @@ pub fn check(path: &Path) -> Result<String, String> {
         return Err(errors.join("\n"));
     }
     let mut text = config.warnings.iter().map(|warning| format!("{warning}\n")).collect::<String>();
+    text.extend(config.keys.iter().filter_map(Key::exposed).map(|warning| warning + "\n"));
     let (zones, keys, addresses) = (config.zones.len(), config.keys.len(), config.listen.len());
     let _ = writeln!(text, "{}: right ({zones} zones, {keys} keys, {addresses} addresses)", path.display());
     Ok(text)

@@ -9,6 +9,7 @@ use hickory_proto::rr::{Name, RData, Record, TSigner};
 use hickory_proto::serialize::binary::{BinDecodable as _, BinDecoder, BinEncodable as _, BinEncoder};
 use std::collections::HashMap;
 use std::fmt;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -19,6 +20,9 @@ use vipd_core::settings::KeyAlgorithm;
 pub const FUDGE: u16 = 300;
 /// A signature shorter than this is none (RFC 8945, section 5.2.2.1).
 const LEAST_MAC: usize = 10;
+/// Bits of a file's mode with which it is no secret.
+const OTHERS: u32 = 0o007;
+const GROUP_WRITES: u32 = 0o020;
 /// A secret shorter than this can be guessed.
 const MIN_SECRET: usize = 16;
 
@@ -97,6 +101,19 @@ impl Key {
             output: settings.algorithm.output(),
             signer: signer.map_err(|_| bad("is for a hash that this program does not have"))?,
             grants: grants.collect(),
+        })
+    }
+
+    /// What is to be said of a secret's file that others may use, if they may.
+    #[must_use]
+    pub fn exposed(settings: &dnsd::Key) -> Option<String> {
+        let (key, path) = (&settings.name, settings.secret_file.display());
+        let mode = std::fs::metadata(&settings.secret_file).ok()?.permissions().mode() & 0o777;
+        (mode & (OTHERS | GROUP_WRITES) != 0).then(|| {
+            format!(
+                "{path}: warning: the secret of key {key} may be used by others (its mode is {mode:03o}): whoever \
+                 has it changes records; chmod 640 {path}"
+            )
         })
     }
 
@@ -394,10 +411,18 @@ pub(crate) mod tests {
     use std::io::Write as _;
 
     pub(crate) fn key(grants: Vec<Grant>) -> Key {
+        keyed("vipd.", grants)
+    }
+
+    pub(crate) fn named(name: &str) -> Key {
+        keyed(name, vec![])
+    }
+
+    fn keyed(name: &str, grants: Vec<Grant>) -> Key {
         let mut file = tempfile::NamedTempFile::new().unwrap();
         writeln!(file, "{}", BASE64.encode(&[7; 32])).unwrap();
         let settings = dnsd::Key {
-            name: "vipd.".into(),
+            name: name.into(),
             algorithm: KeyAlgorithm::HmacSha256,
             secret_file: file.path().into(),
             grants,

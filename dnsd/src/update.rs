@@ -13,6 +13,12 @@ const SOA: u16 = 6;
 const NS: u16 = 2;
 const CNAME: u16 = 5;
 const ANY: u16 = 255;
+const DNAME: u16 = 39;
+const SIG: u16 = 24;
+const RRSIG: u16 = 46;
+const NSEC: u16 = 47;
+const NSEC3: u16 = 50;
+const NSEC3PARAM: u16 = 51;
 /// Types of which nobody knows the form (RFC 6895, section 3.1).
 const PRIVATE_USE: std::ops::RangeInclusive<u16> = 65280..=65534;
 /// Bytes of a set: more would not fit into one answer over TCP with room to spare.
@@ -179,6 +185,12 @@ fn prescan(record: &Record, origin: &[u8]) -> Result<(), Refused> {
     if !right {
         return refuse(rcode::FORMERR, &name, "a record of the update is malformed");
     }
+    if class(record) == DNSClass::IN
+        && let Some(why) = unserved(rtype)
+    {
+        let what = show_type(rtype);
+        return refuse(rcode::REFUSED, &name, format!("{what} records are not taken: {why}"));
+    }
     // A secondary that knows the type would reject the whole zone for data that
     // is not of its form.
     if class(record) == DNSClass::IN
@@ -189,6 +201,17 @@ fn prescan(record: &Record, origin: &[u8]) -> Result<(), Refused> {
         return refuse(rcode::REFUSED, &name, format!("the data of {what} cannot be checked by this server"));
     }
     Ok(())
+}
+
+/// Types that mean something that this server does not do.
+fn unserved(rtype: u16) -> Option<&'static str> {
+    match rtype {
+        DNAME => Some("this server would not answer names below by it"),
+        SIG | RRSIG | NSEC | NSEC3 | NSEC3PARAM => {
+            Some("whoever signs a zone makes them itself, and this server does not sign")
+        }
+        _ => None,
+    }
 }
 
 /// RFC 2136, section 3.3.
@@ -352,7 +375,7 @@ mod tests {
     use crate::zone::Soa;
     use hickory_proto::op::OpCode;
     use hickory_proto::rr::Name;
-    use hickory_proto::rr::rdata::{CNAME as Alias, PTR};
+    use hickory_proto::rr::rdata::{CNAME as Alias, NULL, PTR};
     use vipd_config::dnsd::{Grant, Names};
 
     fn zone() -> Zone {
@@ -395,6 +418,21 @@ mod tests {
         let ended = update(&mut zone, DNSClass::NONE, ptr("HOST.example."), None);
         assert_eq!(ended, Leases::from([(record.clone(), None)]));
         assert!(!View::new(&zone, &none, 7).has(record));
+    }
+
+    #[test]
+    fn types_that_this_server_does_not_serve_are_refused_by_name() {
+        let all = Grant { names: Names::Below("corp.example.".into()), types: vec![] };
+        let (zone, none) = (zone(), Changes::new());
+        for rtype in [DNAME, SIG, RRSIG, NSEC, NSEC3, NSEC3PARAM] {
+            let data = RData::Unknown { code: rtype.into(), rdata: NULL::with(vec![0]) };
+            let mut message = Message::response(7, OpCode::Update);
+            message.add_authority(Record::from_rdata(to("a.corp.example."), 5, data));
+            let mut view = View::new(&zone, &none, 7);
+            let refused = judge(&mut view, &message, &key(vec![all.clone()]), None).unwrap_err();
+            assert_eq!((refused.rcode, &*refused.name), (rcode::REFUSED, "a.corp.example."));
+            assert!(refused.reason.starts_with(&show_type(rtype)), "{refused:?}");
+        }
     }
 
     #[test]

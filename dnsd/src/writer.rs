@@ -4,22 +4,23 @@
 //! other, each upon what the ones before it did, written to the journal
 //! together, and only when it is on disk shown to queries and acknowledged.
 
+mod upkeep;
+
 use crate::answer::rcode;
 use crate::journal::Entry;
 use crate::lease;
 use crate::message::{EdnsOption, Request, append_edns, begin};
 use crate::name;
-use crate::replay::{Replay, Seen};
+use crate::replay::{self, Mark, Replay, Seen};
 use crate::served::{Served, Serving, Shared};
-use crate::state::{self, StateError, ZoneState};
+use crate::state::{StateError, ZoneState};
 use crate::tsig::{self, Keys, Signed};
-use crate::update::{self, Leases, RecordKey, Refused, View};
-use crate::zone::{Changes, show_type};
+use crate::update::{self, Leases, Refused, View};
+use crate::zone::Changes;
 use hickory_proto::op::Message;
 use std::collections::BTreeMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::time::{Duration, Instant};
@@ -113,7 +114,8 @@ pub fn start(
     zones: Vec<ZoneState>,
 ) -> io::Result<(Writer, std::thread::JoinHandle<()>)> {
     let (sender, receiver) = sync_channel(QUEUE);
-    let mut thread = Thread { shared, zones, replay: Replay::new(tsig::seconds()) };
+    let mut thread = Thread { shared, zones, replay: Replay::default() };
+    thread.remember_marks();
     let handle = std::thread::Builder::new().name("writer".into()).spawn(move || thread.run(&receiver))?;
     Ok((Writer(sender), handle))
 }
@@ -124,13 +126,24 @@ struct Thread {
     replay: Replay,
 }
 
-/// An update whose answer waits for the disk.
+/// An update whose answer waits for the disk: also one that did nothing, for a
+/// copy of it could do something after a restart.
 struct Waiting {
     request: Vec<u8>,
     signed: Signed,
-    lease: Option<u32>,
     reply: Reply,
-    same: bool,
+    verdict: Verdict,
+}
+
+/// What an update is answered once it is on disk that it was seen.
+#[derive(Clone, Copy)]
+enum Verdict {
+    /// It changes something.
+    Done { lease: Option<u32> },
+    /// There was nothing to do.
+    Same { lease: Option<u32> },
+    /// With this code.
+    Refused(u8),
 }
 
 /// What a batch does to one zone.
@@ -140,10 +153,33 @@ struct Batch {
     serial: Option<u32>,
     entries: Vec<Entry>,
     leases: Leases,
+    marks: Vec<Mark>,
     waiting: Vec<Waiting>,
 }
 
+impl Verdict {
+    fn code(self) -> u8 {
+        match self {
+            Self::Done { .. } | Self::Same { .. } => rcode::NOERROR,
+            Self::Refused(code) => code,
+        }
+    }
+
+    fn lease(self) -> Option<u32> {
+        match self {
+            Self::Done { lease } | Self::Same { lease } => lease,
+            Self::Refused(_) => None,
+        }
+    }
+}
+
 impl Thread {
+    /// Takes up what the zones' journals remember.
+    fn remember_marks(&mut self) {
+        let marks = self.zones.iter_mut().flat_map(|zone| std::mem::take(&mut zone.marks));
+        self.replay.restore(marks, tsig::seconds());
+    }
+
     fn run(&mut self, jobs: &Receiver<Job>) {
         loop {
             let now = Instant::now();
@@ -213,29 +249,28 @@ impl Thread {
                 return reply.send(answer);
             }
         }
-        match self.judge(&served, &request, &signed, batches) {
-            Ok((zone, lease, same)) => {
-                self.replay.remember(&signed, None);
-                let waiting = Waiting { request: raw.clone(), signed, lease, reply, same };
-                batches.entry(zone).or_default().waiting.push(waiting);
-            }
+        let index = match self.zone(&served, &request) {
+            Ok(index) => index,
+            // There is no journal for it, and nothing that a copy could change.
             Err(refused) => {
                 self.tell(&refused, &signed, from);
                 self.replay.remember(&signed, Some(refused.rcode));
                 begin(&request, false, refused.rcode, &mut answer);
-                self.send(&request, Some(&signed), None, answer, reply);
+                return self.send(&request, Some(&signed), None, answer, reply);
             }
-        }
+        };
+        let batch = batches.entry(index).or_default();
+        let verdict = self.judge(index, &request, &signed, batch).unwrap_or_else(|refused| {
+            self.tell(&refused, &signed, from);
+            Verdict::Refused(refused.rcode)
+        });
+        batch.marks.push(replay::mark(&signed, verdict.code()));
+        self.replay.remember(&signed, None);
+        batch.waiting.push(Waiting { request: raw, signed, reply, verdict });
     }
 
-    /// Judges an update upon what the batch did so far.
-    fn judge(
-        &self,
-        served: &Served,
-        request: &Request<'_>,
-        signed: &Signed,
-        batches: &mut BTreeMap<usize, Batch>,
-    ) -> Result<(usize, Option<u32>, bool), Refused> {
+    /// The zone that an update is about.
+    fn zone(&self, served: &Served, request: &Request<'_>) -> Result<usize, Refused> {
         let refuse =
             |rcode, reason: &str| Refused { rcode, name: name::show(&request.name), reason: reason.into() };
         if request.qtype != 6 {
@@ -243,7 +278,20 @@ impl Thread {
         }
         let known = served.get(&request.name).filter(|_| request.qclass == 1);
         let index = known.and_then(|serving| self.index(serving));
-        let Some((index, state)) = index.and_then(|index| Some((index, self.zones.get(index)?))) else {
+        index.ok_or_else(|| refuse(rcode::NOTAUTH, "this server has no such zone"))
+    }
+
+    /// Judges an update upon what the batch did so far.
+    fn judge(
+        &self,
+        index: usize,
+        request: &Request<'_>,
+        signed: &Signed,
+        batch: &mut Batch,
+    ) -> Result<Verdict, Refused> {
+        let refuse =
+            |rcode, reason: &str| Refused { rcode, name: name::show(&request.name), reason: reason.into() };
+        let Some(state) = self.zones.get(index) else {
             return Err(refuse(rcode::NOTAUTH, "this server has no such zone"));
         };
         let message = Message::from_vec(request.raw)
@@ -252,7 +300,6 @@ impl Thread {
         let malformed = || refuse(rcode::FORMERR, "the lease option is malformed");
         let granted = |option| lease::granted(option, &state.serving.settings).ok_or_else(malformed);
         let lease = lease.map(granted).transpose()?;
-        let batch = batches.entry(index).or_default();
         let zone = state.serving.zone.read();
         let mut view = View::new(&zone, &batch.pending, batch.serial.unwrap_or(zone.serial()));
         let leases = update::judge(&mut view, &message, &signed.key, lease)?;
@@ -265,16 +312,20 @@ impl Thread {
             batch.entries.push(Entry::new(&zone, serial, state.base, changes, news));
         }
         batch.leases.extend(leases);
-        Ok((index, lease, same))
+        Ok(if same { Verdict::Same { lease } } else { Verdict::Done { lease } })
     }
 
     fn index(&self, serving: &Serving) -> Option<usize> {
         self.zones.iter().position(|state| Arc::ptr_eq(&state.serving.zone, &serving.zone))
     }
 
-    /// Writes what a batch did, shows it, and answers.
+    /// Writes what a batch did and that it was seen, shows it, and answers.
     fn commit(&mut self, index: usize, batch: Batch) {
-        let Batch { entries, leases, waiting, .. } = batch;
+        let Batch { mut entries, leases, marks, waiting, serial, .. } = batch;
+        if let Some(state) = self.zones.get(index) {
+            let serial = serial.unwrap_or_else(|| state.serving.zone.read().serial());
+            entries.push(Entry { serial, base: state.base, marks, ..Entry::default() });
+        }
         let written = self.write(index, &entries);
         if written {
             let now = Instant::now();
@@ -282,14 +333,9 @@ impl Thread {
                 state.leases.apply(&leases, now);
             }
         }
-        for Waiting { request, signed, lease, reply, same } in waiting {
-            let code = if written { rcode::NOERROR } else { rcode::SERVFAIL };
-            let metrics = &self.shared.metrics;
-            match (written, same) {
-                (true, false) => metrics.updates.add(),
-                (true, true) => metrics.updates_same.add(),
-                (false, _) => metrics.updates_failed.add(),
-            }
+        for Waiting { request, signed, reply, verdict } in waiting {
+            let code = if written { verdict.code() } else { rcode::SERVFAIL };
+            self.count(verdict, written);
             if written {
                 self.replay.remember(&signed, Some(code));
             } else {
@@ -298,19 +344,27 @@ impl Thread {
             let Ok(request) = Request::read(&request) else { continue };
             let mut answer = Vec::new();
             begin(&request, false, code, &mut answer);
-            self.send(&request, Some(&signed), lease.filter(|_| written), answer, reply);
+            self.send(&request, Some(&signed), verdict.lease().filter(|_| written), answer, reply);
         }
         if written {
             self.tidy(index);
         }
     }
 
+    fn count(&self, verdict: Verdict, written: bool) {
+        let metrics = &self.shared.metrics;
+        match (verdict, written) {
+            (Verdict::Done { .. }, true) => metrics.updates.add(),
+            (Verdict::Same { .. }, true) => metrics.updates_same.add(),
+            (Verdict::Done { .. } | Verdict::Same { .. }, false) => metrics.updates_failed.add(),
+            // Told and counted when it was refused.
+            (Verdict::Refused(_), _) => {}
+        }
+    }
+
     /// Writes entries to the journal and does them upon the zone.
     fn write(&mut self, index: usize, entries: &[Entry]) -> bool {
         let Some(state) = self.zones.get_mut(index) else { return false };
-        if entries.is_empty() {
-            return true;
-        }
         // After a failure there may be room again.
         if state.journal.is_broken() && !self.rewrite(index) {
             return false;
@@ -318,133 +372,30 @@ impl Thread {
         let Some(state) = self.zones.get_mut(index) else { return false };
         if let Err(error) = state.journal.append(entries) {
             self.shared.metrics.journal_errors.add();
-            let zone = &state.serving.settings.name;
-            error!(zone, %error, "cannot write the journal: updates are refused, queries are answered");
-            state.serving.zone.journal_was_written(Err(error.to_string()));
+            if state.serving.zone.journal_was_written(Err(error.to_string())) {
+                let zone = &state.serving.settings.name;
+                error!(zone, %error, "cannot write the journal: updates are refused, queries are answered");
+            }
             return false;
         }
-        state.serving.zone.journal_was_written(Ok(()));
-        let mut zone = state.serving.zone.write();
-        for entry in entries {
-            // Others grant leases only.
-            if !entry.changes.is_empty() || entry.serial != zone.serial() {
-                zone.apply(&entry.changes, entry.serial);
-            }
+        if state.serving.zone.journal_was_written(Ok(())) {
+            info!(zone = state.serving.settings.name, "the journal can be written again");
         }
-        let serial = zone.serial();
-        drop(zone);
-        state.serving.zone.serial.send_replace(serial);
-        true
-    }
-
-    /// Rewrites a journal that has grown long or could not be written.
-    fn tidy(&mut self, index: usize) {
-        if self.zones.get(index).is_some_and(|state| state.journal.wants_rewrite()) {
-            self.rewrite(index);
-        }
-    }
-
-    fn rewrite(&mut self, index: usize) -> bool {
-        let Some(state) = self.zones.get_mut(index) else { return false };
-        let written = state.journal.rewrite(&state.serving.zone.read(), &state.leases.all(), state.base);
-        let zone = &state.serving.settings.name;
-        match &written {
-            Ok(()) => {
-                info!(zone, "wrote the journal anew");
-                state.serving.zone.journal_was_written(Ok(()));
-            }
-            Err(error) => {
-                self.shared.metrics.journal_errors.add();
-                warn!(zone, %error, "cannot write the journal anew");
-                if state.journal.is_broken() {
-                    state.serving.zone.journal_was_written(Err(error.to_string()));
+        // Others grant leases, or say what was seen: nobody who reads waits for that.
+        let news = |entry: &Entry, serial| !entry.changes.is_empty() || entry.serial != serial;
+        let before = state.serving.zone.read().serial();
+        if entries.iter().any(|entry| news(entry, before)) {
+            let mut zone = state.serving.zone.write();
+            for entry in entries {
+                if news(entry, zone.serial()) {
+                    zone.apply(&entry.changes, entry.serial);
                 }
             }
-        }
-        written.is_ok()
-    }
-
-    /// Takes away records whose lease has ended, but not the last of a set
-    /// unless the zone says so.
-    fn expire(&mut self, now: Instant) {
-        for index in 0..self.zones.len() {
-            let Some(state) = self.zones.get_mut(index) else { continue };
-            let ended = state.leases.ended(now);
-            if ended.is_empty() {
-                continue;
-            }
-            let zone = state.serving.zone.read();
-            let pending = Changes::new();
-            let mut view = View::new(&zone, &pending, zone.serial());
-            let mut gone = Leases::new();
-            let (mut kept, mut expired) = (Vec::<RecordKey>::new(), Vec::<RecordKey>::new());
-            for key in ended.into_iter().take(BATCH) {
-                if !view.has(&key) {
-                    // Something else took the record away.
-                    gone.insert(key, None);
-                    continue;
-                }
-                // The oldest first: the one that was renewed last stays.
-                let last = view.records(&key.0, key.1) <= 1;
-                if last && !state.serving.settings.expire_last {
-                    kept.push(key);
-                } else {
-                    view.expire(&key);
-                    expired.push(key.clone());
-                    gone.insert(key, None);
-                }
-            }
-            let (changes, serial) = view.finish();
-            let entry = Entry::new(&zone, serial, state.base, changes, gone.clone());
+            let serial = zone.serial();
             drop(zone);
-            for key in kept {
-                let (name, rtype) = (name::show(&key.0), show_type(key.1));
-                warn!(name, rtype, "nobody renewed the last record of this set: it stays");
-                state.leases.again(&key, now);
-            }
-            if gone.is_empty() {
-                continue;
-            }
-            for (name, rtype, _) in &expired {
-                info!(
-                    name = name::show(name),
-                    rtype = show_type(*rtype),
-                    "a record's lease ended: it is gone"
-                );
-            }
-            if self.write(index, &[entry])
-                && let Some(state) = self.zones.get_mut(index)
-            {
-                expired.iter().for_each(|_| self.shared.metrics.expired.add());
-                state.leases.apply(&gone, now);
-            } else if let Some(state) = self.zones.get_mut(index) {
-                // The disk is full: later.
-                gone.keys().for_each(|key| state.leases.again(key, now));
-            }
-            self.tidy(index);
+            state.serving.zone.serial.send_replace(serial);
         }
-    }
-
-    fn reload(&mut self, config: &dnsd::Config, keys: Keys) -> Result<Arc<Served>, StateError> {
-        // First what can fail without a trace, and then what cannot be taken back.
-        for settings in &config.zones {
-            crate::zone::file::load(settings)?;
-        }
-        let mut fresh = Vec::new();
-        for settings in config.zones.iter().filter(|s| !self.zones.iter().any(|zone| state::is_of(zone, s))) {
-            fresh.push(state::open(Path::new(&config.state_dir), settings, Instant::now())?);
-        }
-        for state in &mut self.zones {
-            if let Some(settings) = config.zones.iter().find(|settings| state::is_of(state, settings)) {
-                state::reload(state, settings)?;
-            }
-        }
-        self.zones.retain(|state| config.zones.iter().any(|settings| state::is_of(state, settings)));
-        self.zones.extend(fresh);
-        let zones = self.zones.iter().map(|state| state.serving.clone());
-        let served = Arc::new(Served::new(zones, keys, config.rate_limit.clone()));
-        self.shared.served.store(Arc::clone(&served));
-        Ok(served)
+        true
     }
 
     fn send(

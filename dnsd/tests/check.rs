@@ -4,9 +4,9 @@
 
 mod common;
 
-use common::{Dnsd, free_port, text};
-use std::io::{Read as _, Write as _};
-use std::net::TcpStream;
+use common::{Dnsd, free_port, get, text};
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt as _;
 use std::process::Command;
 
 const ZONE: &str = "$TTL 60\n@ NS ns1\nns1 A 10.77.0.11\n";
@@ -20,7 +20,11 @@ fn check_names_the_place_of_every_error() {
     };
     let (code, said) = check();
     assert_eq!(code, Some(0), "{said}");
-    assert!(said.contains("right (1 zones, 1 keys, 1 addresses)"));
+    assert!(said.contains("right (1 zones, 1 keys, 1 addresses)") && !said.contains("warning"), "{said}");
+    std::fs::set_permissions(dnsd.path("vipd.key"), Permissions::from_mode(0o644)).unwrap();
+    let (code, said) = check();
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.contains("may be used by others (its mode is 644)") && said.contains("chmod 640"), "{said}");
     std::fs::write(dnsd.path("zone"), "$TTL 60\n\nx A 1.2.3\n").unwrap();
     std::fs::write(dnsd.path("vipd.key"), "no").unwrap();
     let (code, said) = check();
@@ -70,15 +74,6 @@ fn keygens_lines_work_as_they_are_printed() {
         dnsd.log().signal("-TERM");
         assert!(!dnsd.log().all_lines().iter().any(|line| line.contains("refused")));
     }
-}
-
-/// What is served at a path, head and body.
-fn get(port: u16, path: &str) -> String {
-    let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
-    stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n").as_bytes()).unwrap();
-    let mut said = String::new();
-    stream.read_to_string(&mut said).unwrap();
-    said
 }
 
 #[test]

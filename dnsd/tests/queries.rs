@@ -78,6 +78,22 @@ fn answers_of_every_kind() {
             "ns.sub.corp.example.\t60\tIN\tA\t10.2.2.2",
         ],
     );
+    // Whatever is asked of the cut or below it (RFC 1034, section 4.3.2).
+    for words in ["sub NS", "sub ANY", "sub SOA", "sub A", "x.sub NS", "ns.sub A"] {
+        let (name, rtype) = words.split_once(' ').unwrap();
+        status(
+            &format!("+notcp {name}.corp.example {rtype}"),
+            &[
+                "NOERROR",
+                "flags: qr;",
+                "ANSWER: 0, AUTHORITY: 1, ADDITIONAL: 2",
+                "sub.corp.example.\t60\tIN\tNS\tns.sub.corp.example.",
+                "ns.sub.corp.example.\t60\tIN\tA\t10.2.2.2",
+            ],
+        );
+    }
+    status("sub.corp.example DS", &["NOERROR", "flags: qr aa;", "ANSWER: 0, AUTHORITY: 1", "SOA"]);
+    status("corp.example NS", &["NOERROR", "flags: qr aa;", "ANSWER: 1"]);
     status("+notcp db.corp.example ANY", &["NOERROR", "ANSWER: "]);
     assert!(
         !dnsd.dig("+notcp db.corp.example ANY").contains("ANSWER: 3"),

@@ -75,6 +75,46 @@ fn bind_follows_by_notify_and_steps() {
     assert_eq!(here.len(), 1);
 }
 
+/// The same with Knot.
+#[test]
+fn knot_follows_by_notify_and_steps() {
+    if !has(&["dig", "nsupdate"], "bind9-dnsutils") || !has(&["knotd"], "knot") {
+        return;
+    }
+    let secondary = free_port();
+    let mut dnsd = Dnsd::new(&zone(), &format!("notify = [\"127.0.0.1:{secondary}\"]"), "");
+    dnsd.start();
+    let dir = tempfile::tempdir().unwrap();
+    let (home, primary) = (dir.path().display(), dnsd.port);
+    let config = format!(
+        "server:\n  listen: 127.0.0.1@{secondary}\n  rundir: {home}\n  udp-workers: 1\n  tcp-workers: 1\n\
+         log:\n  - target: stderr\n    any: info\ndatabase:\n  storage: {home}\n\
+         key:\n  - id: vipd.\n    algorithm: hmac-sha256\n    secret: {SECRET}\n\
+         remote:\n  - id: primary\n    address: 127.0.0.1@{primary}\n    key: vipd.\n\
+         acl:\n  - id: told\n    address: 127.0.0.1\n    action: notify\n\
+         zone:\n  - domain: corp.example.\n    storage: {home}\n    master: primary\n    acl: told\n"
+    );
+    std::fs::write(dir.path().join("knot.conf"), config).unwrap();
+    let mut command = Command::new("/usr/sbin/knotd");
+    let mut knot = Program::start(command.arg("-c").arg(dir.path().join("knot.conf")));
+    knot.wait_for(&["AXFR, incoming", "finished"]);
+    knot.wait_for(&["zone updated", &dnsd.serial().to_string()]);
+    assert!(dig(secondary, "n2999.corp.example A").contains("10.0.11.249"));
+    for round in 1..=3 {
+        if round == 3 {
+            dnsd.kill();
+            dnsd.start();
+        }
+        dnsd.update(&format!(
+            "update delete db.corp.example. A\nupdate add db.corp.example. 5 A 10.5.0.{round}"
+        ));
+        knot.wait_for(&["IXFR, incoming", "finished"]);
+        knot.wait_for(&["zone updated", &dnsd.serial().to_string()]);
+        assert_eq!(dig(secondary, "+short db.corp.example A").trim(), format!("10.5.0.{round}"));
+        assert_eq!(serial(secondary), dnsd.serial());
+    }
+}
+
 fn transfer(port: u16, kind: &str) -> Vec<String> {
     dig(port, &format!("+noall +answer -y {KEY} corp.example {kind}")).lines().map(str::to_owned).collect()
 }

@@ -4,7 +4,7 @@
 
 mod common;
 
-use common::{Dnsd, KEY, has, nsupdate};
+use common::{Dnsd, KEY, Program, free_port, has, nsupdate};
 use std::process::Command;
 
 const ZONE: &str = "$TTL 60\n@ NS ns1\nns1 A 10.77.0.11\ndb 5 A 10.77.0.11\nother A 10.0.0.1\n";
@@ -217,13 +217,11 @@ fn a_full_disk_refuses_updates_and_answers_on() {
         return;
     }
     let mut dnsd = Dnsd::new(ZONE, "", "");
-    let mut command = Command::new("sh");
-    // 8 blocks of 512 bytes; SIGXFSZ would end the process.
-    command.args(["-c", "trap '' XFSZ; ulimit -S -f 8; exec \"$@\"", "sh"]).arg(env!("CARGO_BIN_EXE_dnsd"));
-    command.arg("run").arg("--config").arg(dnsd.path("dnsd.toml"));
-    let mut program = common::Program::start(&mut command);
-    program.wait_for(&["ready"]);
-    dnsd.program = Some(program);
+    dnsd.program = Some(with_room(&dnsd, 8));
+    dnsd.log().wait_for(&["ready"]);
+    // From now on there is never room for the zone as a whole.
+    let anew = dnsd.path("state/corp.example.journal.new");
+    std::fs::create_dir(&anew).unwrap();
     let (mut done, mut failed) = (0, None);
     for i in 0..200 {
         let add = format!("update add n{i}.dyn.corp.example. 5 TXT {}", "z".repeat(200));
@@ -241,17 +239,116 @@ fn a_full_disk_refuses_updates_and_answers_on() {
     assert!(done > 2);
     assert_eq!(dnsd.short("db.corp.example A"), ["10.77.0.11"]);
     assert!(dnsd.dig(&format!("n{i}.dyn.corp.example TXT")).contains("NXDOMAIN"), "not done is not shown");
-    // As soon as there is room, the next one is done.
-    let pid = dnsd.log().child.id().to_string();
-    let more = Command::new("prlimit").args(["--pid", &pid, "--fsize=unlimited:"]).status().unwrap();
-    assert!(more.success());
+    // It is said once, however many are refused.
+    for _ in 0..3 {
+        let large = format!("update add a.dyn.corp.example. 5 TXT {}", "z".repeat(250));
+        assert!(!dnsd.nsupdate(Some(KEY), &large).0);
+    }
+    // As soon as there is room for it, the next one is done.
+    give_room(&mut dnsd);
     dnsd.update(&format!("update add n{done}.dyn.corp.example. 5 TXT room"));
     done += 1;
+    dnsd.log().signal("-KILL");
+    let lines = dnsd.log().all_lines();
+    assert_eq!(lines.iter().filter(|line| line.contains("cannot write the journal")).count(), 1, "{lines:?}");
     dnsd.kill();
+    std::fs::remove_dir(&anew).unwrap();
     dnsd.start();
     for i in 0..done {
         assert_eq!(dnsd.short(&format!("n{i}.dyn.corp.example TXT")).len(), 1, "n{i}");
     }
+}
+
+/// Files may have this many blocks of 512 bytes: more is a full disk. SIGXFSZ
+/// would end the process.
+fn with_room(dnsd: &Dnsd, blocks: u32) -> Program {
+    let mut command = Command::new("sh");
+    let limited = format!("trap '' XFSZ; ulimit -S -f {blocks}; exec \"$@\"");
+    command.args(["-c", &limited, "sh"]).arg(env!("CARGO_BIN_EXE_dnsd"));
+    Program::start(command.arg("run").arg("--config").arg(dnsd.path("dnsd.toml")))
+}
+
+fn give_room(dnsd: &mut Dnsd) {
+    let pid = dnsd.log().child.id().to_string();
+    let more = Command::new("prlimit").args(["--pid", &pid, "--fsize=unlimited:"]).status().unwrap();
+    assert!(more.success());
+}
+
+/// The very first start, and one after the file was edited: both have something
+/// to write.
+#[test]
+fn a_disk_that_is_full_at_the_start_does_not_stop_it() {
+    if !needs() {
+        return;
+    }
+    let port = free_port();
+    let mut dnsd = Dnsd::new(ZONE, "", &format!("[status]\nhttp = \"127.0.0.1:{port}\"\n"));
+    for round in 1..=3 {
+        std::fs::write(dnsd.path("zone"), ZONE.replace("10.0.0.1", &format!("10.0.0.{round}"))).unwrap();
+        dnsd.program = Some(with_room(&dnsd, 0));
+        dnsd.log().wait_for(&["cannot write the journal: updates are refused, queries are answered"]);
+        dnsd.log().wait_for(&["ready"]);
+        assert_eq!(dnsd.short("other.corp.example A"), [format!("10.0.0.{round}")], "as the file says now");
+        assert_eq!(dnsd.short("db.corp.example A").len(), round, "and updates did");
+        let add = format!("update add db.corp.example. 5 A 10.1.0.{round}");
+        let (done, said) = dnsd.nsupdate(Some(KEY), &add);
+        assert!(!done && said.contains("SERVFAIL"), "{said}");
+        let status = common::get(port, "/status.json");
+        assert!(status.contains("\"journal-error\":\"File too large"), "{status}");
+        assert!(
+            common::get(port, "/metrics").contains("dnsd_zone_journal_writable{zone=\"corp.example.\"} 0")
+        );
+        give_room(&mut dnsd);
+        let serial = dnsd.serial();
+        dnsd.update(&add);
+        assert!(common::get(port, "/status.json").contains("\"journal-error\":null"));
+        assert_eq!((dnsd.serial(), dnsd.short("db.corp.example A").len()), (serial + 1, round + 1));
+        dnsd.kill();
+    }
+}
+
+/// One of two zones cannot be taken over: neither is.
+#[test]
+fn a_reload_is_done_for_all_zones_or_for_none() {
+    if !needs() {
+        return;
+    }
+    let mut dnsd = Dnsd::new(ZONE, "", "");
+    let second = dnsd.path("second");
+    let more = format!(
+        "[[zone]]\nname = \"second.example.\"\nprimary-ns = \"ns1.corp.example.\"\n\
+         contact = \"hostmaster.corp.example.\"\nfile = {second:?}\n"
+    );
+    dnsd.configure("", &more);
+    let write = |dnsd: &Dnsd, last: u8| {
+        std::fs::write(dnsd.path("zone"), format!("{ZONE}x A 10.0.0.{last}\n")).unwrap();
+        std::fs::write(&second, format!("$TTL 60\nx A 10.0.0.{last}\n")).unwrap();
+    };
+    let serves = |dnsd: &Dnsd, last: u8| {
+        for name in ["x.corp.example", "x.second.example"] {
+            assert_eq!(dnsd.short(&format!("{name} A")), [format!("10.0.0.{last}")], "{name}");
+        }
+    };
+    write(&dnsd, 1);
+    dnsd.start();
+    serves(&dnsd, 1);
+    // There is no room for the journal of the second.
+    let obstacle = dnsd.path("state/second.example.journal.new");
+    std::fs::create_dir(&obstacle).unwrap();
+    write(&dnsd, 2);
+    dnsd.log().signal("-HUP");
+    dnsd.log().wait_for(&["not reloaded", "second.example."]);
+    serves(&dnsd, 1);
+    assert!(!dnsd.path("state/corp.example.journal.new").exists(), "what was prepared is gone");
+    dnsd.update("update add db.corp.example. 5 A 10.1.0.1");
+    std::fs::remove_dir(&obstacle).unwrap();
+    dnsd.log().signal("-HUP");
+    dnsd.log().wait_for(&["reloaded"]);
+    serves(&dnsd, 2);
+    dnsd.kill();
+    dnsd.start();
+    serves(&dnsd, 2);
+    assert_eq!(dnsd.short("db.corp.example A").len(), 2);
 }
 
 #[test]

@@ -115,12 +115,18 @@ fn tell_right(path: &Path, config: &Config) -> std::io::Result<()> {
     for warning in &config.warnings {
         writeln!(out, "{warning}")?;
     }
-    let counts = [
-        count(config.cluster.nodes.len(), "node"),
-        count(config.vips.len(), "VIP"),
-        count(config.listeners.len(), "listener"),
-        count(config.pools.len(), "pool"),
-    ];
+    // The election of who writes the name's records is none that anybody asked for.
+    let vips = config.vips.iter().filter(|vip| !vip.addresses.is_empty()).count();
+    let mut counts = vec![count(config.cluster.nodes.len(), "node")];
+    if vips > 0 || config.dns.is_none() {
+        counts.push(count(vips, "VIP"));
+    }
+    if let Some(dns) = &config.dns {
+        let places = dns.rfc2136.as_ref().map_or(0, |r| r.servers.len()) + usize::from(dns.route53.is_some());
+        counts.push(format!("the name {} in {}", dns.name, count(places, "place")));
+    }
+    counts.push(count(config.listeners.len(), "listener"));
+    counts.push(count(config.pools.len(), "pool"));
     writeln!(out, "{}: right ({})", path.display(), counts.join(", "))
 }
 

@@ -280,6 +280,8 @@ mod tests {
         let least = [50, 100, 200, 400, 800];
         assert!(pauses.iter().zip(least).all(|(pause, least)| *pause >= least - 2), "{pauses:?}");
         assert!(generation > 20, "orders came meanwhile");
+        // The fifth failure is told by now, as is perhaps the sixth.
+        assert!(publishing.states()[0].retry_ms >= 300, "and it is told for how long");
     }
 
     #[tokio::test]

@@ -1,5 +1,7 @@
 //! Static records: a master file (RFC 1035, section 5), read by hickory.
 
+mod words;
+
 use super::rrset::{RrSet, encode};
 use super::{Soa, Zone, show_type};
 use crate::name::{self, Wire};
@@ -101,10 +103,17 @@ fn read(path: &Path, origin: &Wire) -> Result<Records, FileError> {
     let text =
         std::fs::read_to_string(path).map_err(|source| FileError::Read { path: path.into(), source })?;
     let origin = name::to_name(origin);
-    parse(&text, path, &origin).map_err(|_| {
+    let entries = entries(&text);
+    let of = |index: usize| {
+        let begin = index.checked_sub(1).map_or(0, |before: usize| entries[before].end);
+        text.get(begin..entries[index].end).unwrap_or_default()
+    };
+    let wrong = |index: usize, message| {
+        Err(FileError::Wrong { path: path.into(), line: entries[index].line, message })
+    };
+    let Ok(records) = parse(&text, path, &origin) else {
         // hickory does not tell where. The shortest beginning of the file that
         // is wrong ends with the entry that is.
-        let entries = entries(&text);
         let judge = |count: usize| parse(text.get(..entries[count].end).unwrap_or(&text), path, &origin);
         let (mut good, mut bad) = (0, entries.len() - 1);
         while good < bad {
@@ -115,19 +124,17 @@ fn read(path: &Path, origin: &Wire) -> Result<Records, FileError> {
             }
         }
         let message = judge(bad).err().unwrap_or_else(|| "something is wrong with the file".into());
-        FileError::Wrong { path: path.into(), line: entries[bad].line, message }
-    })
+        return wrong(bad, words::of_generic(of(bad)).unwrap_or(message));
+    };
+    // hickory takes no notice of what follows a record's data.
+    let more = (0..entries.len()).find_map(|index| Some((index, words::superfluous(of(index))?)));
+    more.map_or(Ok(records), |(index, message)| wrong(index, message))
 }
 
 /// Reads a text and judges its records.
 fn parse(text: &str, path: &Path, origin: &Name) -> Result<Records, String> {
     let parser = Parser::new(text, Some(path.into()), Some(origin.clone()));
-    let (_, records) = parser.parse().map_err(|error| match error.to_string() {
-        text if text.contains("ttl not specified") => {
-            "the record has no TTL, and there is no $TTL before it: begin the file with \"$TTL 60\"".into()
-        }
-        text => text,
-    })?;
+    let (_, records) = parser.parse().map_err(|error| words::of(&error.to_string()))?;
     for (key, set) in &records {
         let owner = Name::from(&key.name);
         let rtype = key.record_type;
@@ -258,6 +265,13 @@ mod tests {
             ("$TTL 60\n@ SOA ns1 host (\n1 2 3\n4 5\nb A 10.0.0.1\n", 2, "list"),
             ("$TTL 60\nb TXT \"x\nc A 10.0.0.1\n", 2, ""),
             ("$TTL 60\nsub SOA ns1 host 1 2 3 4 5\n", 2, "only"),
+            ("$TTL 60\na DNAME b\n", 2, "records of the type DNAME are not supported"),
+            ("$TTL 60\na A 10.0.0.1\nb TYPE65280 \\# 3 010203\n", 3, "RFC 3597"),
+            ("$TTL 60\nb A \\# 4 0a000001\nc A 10.0.0.1\n", 2, "RFC 3597"),
+            ("$TTL 60\nb MX 10\n", 2, "the record's data end before the exchange"),
+            ("$TTL 60\nb (x) A 10.0.0.1\n", 2, "\"x\" does not belong there"),
+            ("$TTL 60\nb NOTYPE 10.0.0.1\n", 2, "there is no type NOTYPE"),
+            ("$TTL 60\na A 10.0.0.1 ; one\nb 5 IN A 10.0.0.1 10.0.0.2\n", 3, "\"10.0.0.2\" is too much"),
         ] {
             let error = load_text(text).unwrap_err();
             assert!(error.starts_with(&format!("/zone:{line}: error: ")), "{text:?}: {error}");

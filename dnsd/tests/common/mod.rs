@@ -5,8 +5,10 @@
 
 pub(crate) mod leased;
 
-use std::io::{BufRead as _, BufReader, Write as _};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
+use std::fs::Permissions;
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::mpsc::{Receiver, channel};
@@ -114,6 +116,7 @@ impl Dnsd {
     pub(crate) fn new(zone_file: &str, in_zone: &str, more: &str) -> Self {
         let dnsd = Self { dir: tempfile::tempdir().unwrap(), port: free_port(), program: None };
         std::fs::write(dnsd.path("vipd.key"), SECRET).unwrap();
+        std::fs::set_permissions(dnsd.path("vipd.key"), Permissions::from_mode(0o640)).unwrap();
         std::fs::write(dnsd.path("zone"), zone_file).unwrap();
         dnsd.configure(in_zone, more);
         dnsd
@@ -243,4 +246,13 @@ pub(crate) fn text(output: Output) -> String {
 /// Whether a file is there and what it says; for programs that write one.
 pub(crate) fn read(path: &Path) -> String {
     std::fs::read_to_string(path).unwrap_or_default()
+}
+
+/// What is served at a path, head and body.
+pub(crate) fn get(port: u16, path: &str) -> String {
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
+    stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n").as_bytes()).unwrap();
+    let mut said = String::new();
+    stream.read_to_string(&mut said).unwrap();
+    said
 }

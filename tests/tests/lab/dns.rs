@@ -28,6 +28,7 @@ pub(crate) const CASES: &[Case] = &[
     Case { name: "dns::maintenance_relays_and_then_closes", needs: NEEDS, run: maintenance },
     Case { name: "dns::the_ttl_falls_while_a_change_is_near", needs: NEEDS, run: near },
     Case { name: "dns::a_stop_leaves_the_answers_first", needs: NEEDS, run: stopped },
+    Case { name: "dns::two_writers_that_do_not_hear_each_other_calm_down", needs: NEEDS, run: split },
 ];
 
 const MS: Duration = Duration::from_millis(1);
@@ -445,4 +446,50 @@ fn stopped(lab: &Lab) -> Result<()> {
     let status = cloud.daemons[0].process().wait(PATIENCE)?;
     ensure!(status.success(), "vipd ends with {status}");
     Ok(())
+}
+
+/// What the answers were since then, each with how long it stayed.
+fn turns(cloud: &Cloud, since: Instant) -> Vec<(String, Duration)> {
+    let mut turns: Vec<(String, Instant, Instant)> = vec![];
+    for answer in cloud.probe.since(since) {
+        match turns.last_mut() {
+            Some((by, _, last)) if **by == *answer.by => *last = answer.at,
+            Some(_) | None => turns.push((answer.by.to_string(), answer.at, answer.at)),
+        }
+    }
+    turns.into_iter().map(|(by, first, last)| (by, last - first)).collect()
+}
+
+/// Both reach the server, and not each other: each one finds the other's records
+/// there and puts its own in their place, but after a longer time each time.
+fn split(lab: &Lab) -> Result<()> {
+    const CALM: Duration = Duration::from_secs(15);
+    let cloud = Cloud::new(lab, "")?;
+    let fault = Instant::now();
+    lab.partition(&cloud.proxies[0], &cloud.proxies[1])?;
+    // Long enough for what waits 5, 10 and 20 seconds, and looks every 5.
+    poll_until("the answers stay as they are", Duration::from_secs(150), || {
+        Ok(turns(&cloud, fault).last().is_some_and(|(_, stayed)| *stayed >= CALM))
+    })?;
+    let turns = turns(&cloud, fault);
+    let stray = turns.iter().find(|(by, _)| ![PX1, PX2, BOTH].contains(&&**by));
+    ensure!(stray.is_none(), "an answer that is no set of those who serve: {stray:?}");
+    // The first is of before, the last one lasts.
+    let fought = turns.get(1..turns.len() - 1).unwrap_or_default();
+    ensure!((4..=14).contains(&fought.len()), "they took {} turns: {turns:?}", fought.len());
+    let (early, late) = fought.split_at(fought.len() / 2);
+    let sum = |turns: &[(String, Duration)]| turns.iter().map(|(_, stayed)| *stayed).sum::<Duration>();
+    ensure!(sum(late) > sum(early), "they do not wait longer: {turns:?}");
+    // Whoever is on call hears of it from both.
+    for daemon in &cloud.daemons {
+        let told = events(daemon, "dns")?;
+        let alarm = told.iter().find(|e| {
+            e["level"] == "warning"
+                && e["message"].as_str().is_some_and(|m| m.contains("writes too, and wrote"))
+        });
+        ensure!(alarm.is_some(), "{} says nothing: {told:?}", daemon.host().name());
+    }
+    lab.heal()?;
+    cloud.probe.wait_for(BOTH, PATIENCE)?;
+    wait_for_sync(&cloud.daemons[0])
 }

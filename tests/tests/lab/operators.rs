@@ -176,15 +176,8 @@ impl Finding {
 /// What the doctor finds on a proxy, and its exit status.
 fn doctor(scene: &Scene, proxy: usize) -> Result<(Option<i32>, Vec<Finding>)> {
     let host = &scene.proxies[proxy];
-    let file = host.dir().join("vipd.toml");
-    let output = scene.vipd(proxy)?.try_ctl(&[
-        "doctor",
-        "--json",
-        "--node",
-        host.name(),
-        "--config",
-        &file.to_string_lossy(),
-    ])?;
+    // It finds the file by the daemon of the runtime directory.
+    let output = scene.vipd(proxy)?.try_ctl(&["doctor", "--json", "--node", host.name()])?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     let list: Vec<Value> =
         serde_json::from_str(&text).with_context(|| format!("no list of findings: {text}"))?;

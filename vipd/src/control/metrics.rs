@@ -300,6 +300,10 @@ fn dns(out: &mut Metrics, doc: &StatusDoc) {
     out.per(("vipd_dns_writes_total", "counter", help), stores(), |s| Some(s.writes));
     let help = "Attempts of this node to read or write that failed.";
     out.per(("vipd_dns_errors_total", "counter", help), stores(), |s| Some(s.errors));
+    let help = "How long the place is left alone before the next attempt; 0 while it holds what it should.";
+    out.per(("vipd_dns_retry_seconds", "gauge", help), stores(), |s| {
+        Some(format!("{}.{:03}", s.retry_ms / 1000, s.retry_ms % 1000))
+    });
     let help = "Time from the decision to the acknowledgement of this node's last write.";
     out.per(("vipd_dns_write_duration_seconds", "gauge", help), stores(), |s| {
         let us = s.last_write.as_ref()?.acknowledged_us;
@@ -384,6 +388,7 @@ mod tests {
             "vipd_dns_in_sync{name=\"db.corp.example.\",place=\"192.0.2.53:53\"} 1",
             "vipd_dns_error{name=\"db.corp.example.\",place=\"route53/Z0123456789\"} 1",
             "vipd_dns_writes_total{name=\"db.corp.example.\",place=\"192.0.2.53:53\"} 3",
+            "vipd_dns_retry_seconds{name=\"db.corp.example.\",place=\"route53/Z0123456789\"} 1.500",
         ] {
             assert!(text.lines().any(|l| l == line), "{line} is not in\n{text}");
         }

@@ -87,9 +87,10 @@ pub enum Command {
     Sessions(Sessions),
     /// Looks for what is wrong, or will be, and says how to mend it.
     Doctor {
-        /// The configuration file.
-        #[arg(long, value_name = "FILE", default_value = "/etc/vipd/vipd.toml")]
-        config: PathBuf,
+        /// The configuration file; when absent, that of the vipd that runs with the runtime
+        /// directory, or else /etc/vipd/vipd.toml.
+        #[arg(long, value_name = "FILE")]
+        config: Option<PathBuf>,
         /// Which of the nodes this host is; found by its addresses when absent.
         #[arg(long, value_name = "NODE")]
         node: Option<String>,

@@ -3,8 +3,10 @@
 use crate::control::api::{Request, Response, SOCKET};
 use crate::control::call::{ANSWER_TIMEOUT, ORDER_TIMEOUT};
 use socket2::{Domain, SockAddr, Socket, Type};
+use std::ffi::OsStr;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -108,6 +110,17 @@ impl Client {
         Some(peer.pid())
     }
 
+    /// The configuration file that the daemon was started with, if it runs and its
+    /// command line names one.
+    pub(super) fn config(&self) -> Option<PathBuf> {
+        let process = PathBuf::from(format!("/proc/{}", self.pid()?));
+        let line = std::fs::read(process.join("cmdline")).ok()?;
+        let words = line.split(|byte| *byte == 0).map(OsStr::from_bytes);
+        let file = named_config(words)?;
+        // It may be named from where the daemon was started.
+        Some(std::fs::read_link(process.join("cwd")).unwrap_or_default().join(file))
+    }
+
     /// Puts a request that has one response.
     pub(super) fn ask(&self, request: &Request) -> Result<Response, ClientError> {
         let mut conversation = self.open(request)?;
@@ -116,6 +129,19 @@ impl Client {
             Next::Response(response) => Ok(*response),
             Next::Quiet => Err(ClientError::Silent),
             Next::End => Err(ClientError::Closed),
+        }
+    }
+}
+
+/// What `--config` says among these words.
+fn named_config<'w>(mut words: impl Iterator<Item = &'w OsStr>) -> Option<&'w OsStr> {
+    loop {
+        let word = words.next()?.as_bytes();
+        if word == b"--config" {
+            return words.next();
+        }
+        if let Some(file) = word.strip_prefix(b"--config=") {
+            return Some(OsStr::from_bytes(file));
         }
     }
 }
@@ -154,5 +180,19 @@ impl Conversation {
             Err(error) if error.kind() == io::ErrorKind::ConnectionReset => Ok(Next::End),
             Err(error) => Err(io(error)),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_configuration_file_stands_in_the_command_line() {
+        let named = |line: &str| named_config(line.split(' ').map(OsStr::new)).map(OsStr::to_owned);
+        assert_eq!(named("vipd run --config a.toml --node px1"), Some("a.toml".into()));
+        assert_eq!(named("vipd run --node px1 --config=/b/a.toml"), Some("/b/a.toml".into()));
+        assert_eq!(named("vipd run --node px1"), None);
+        assert_eq!(named("vipd run --config"), None);
     }
 }

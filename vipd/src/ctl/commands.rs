@@ -10,6 +10,9 @@ use jiff::Timestamp;
 use std::io::Write;
 use std::time::{Duration, Instant};
 
+/// Where the configuration is when nothing says otherwise.
+const DEFAULT_CONFIG: &str = "/etc/vipd/vipd.toml";
+
 /// How often `--watch` draws without a reason.
 const REDRAW: Duration = Duration::from_secs(1);
 
@@ -38,7 +41,12 @@ pub(super) fn run(cli: &Cli, screen: &mut Screen<impl Write>) -> Result<(), Fail
         Command::Events { follow, json } => events(&client, *follow, *json, screen),
         Command::Reload { dry_run } => reload(&client, *dry_run, screen),
         Command::Doctor { config, node, json } => {
-            doctor::run(&client, &doctor::Asked { config, node: node.as_deref(), json: *json }, screen)
+            let config = config.clone().or_else(|| client.config()).unwrap_or_else(|| DEFAULT_CONFIG.into());
+            doctor::run(
+                &client,
+                &doctor::Asked { config: &config, node: node.as_deref(), json: *json },
+                screen,
+            )
         }
         Command::Maintenance { state, consent } => maintenance(&client, *state, *consent, screen),
         Command::Server { server, order, consent } => set_server(&client, server, *order, *consent, screen),

@@ -119,22 +119,24 @@ impl Place {
             (false, _) => self.look(store, order, &desired, by).await,
         };
         self.note(store, outcome.as_ref().ok());
-        match outcome {
+        let again = match outcome {
             Ok(outcome) => self.succeeded(store, order, &desired, outcome, memory),
             // An order came during the pause after an error, which was told.
-            Err(Error { problem: Problem::Paused { wait, .. }, .. }) => Instant::now() + wait,
+            Err(Error { problem: Problem::Paused { wait, .. }, .. }) => return Instant::now() + wait,
             Err(error) => {
                 memory.bad_key = is_about_the_key(&error.problem);
                 self.told.send_modify(|doc| doc.errors += 1);
                 let why = error.problem.to_string();
                 self.complain(memory, Level::Error, &why);
                 self.answer(order, Err(why));
-                if memory.bad_key {
-                    return Instant::now() + OPEN_AGAIN;
-                }
-                store.status().paused_until.unwrap_or_else(|| Instant::now() + OPEN_AGAIN)
+                let paused = store.status().paused_until.filter(|_| !memory.bad_key);
+                paused.unwrap_or_else(|| Instant::now() + OPEN_AGAIN)
             }
-        }
+        };
+        let wait = again.saturating_duration_since(Instant::now()).as_millis();
+        let wait = u64::try_from(wait).unwrap_or(u64::MAX);
+        self.told.send_modify(|doc| doc.retry_ms = if doc.in_sync { 0 } else { wait });
+        again
     }
 
     /// Looks for a node that does not write: whether a change is near is for

@@ -487,6 +487,10 @@ pub struct DnsStoreDoc {
     /// Attempts that failed, since then.
     #[serde(default)]
     pub errors: u64,
+    /// Milliseconds for which it is left alone after the last attempt; 0 while it
+    /// holds what it should.
+    #[serde(default)]
+    pub retry_ms: u64,
     /// This node's last write.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_write: Option<DnsSteps>,

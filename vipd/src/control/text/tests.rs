@@ -155,6 +155,7 @@ pub(crate) fn troubled() -> StatusDoc {
                 published: vec!["192.0.2.11".into(), "192.0.2.12".into()],
                 epoch: 6,
                 error: Some("throttled".into()),
+                retry_ms: 1500,
                 ..DnsStoreDoc::default()
             },
         ],
