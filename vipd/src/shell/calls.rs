@@ -13,7 +13,6 @@ use vipd_core::time::Time;
 /// Servers that are named to somebody who asks for one that is not there.
 const NAMED: usize = 30;
 
-
 /// Why things are as they are: of a VIP, of a published name, of a pool, of a
 /// server, or of everything.
 ///
