@@ -133,6 +133,8 @@ struct Shell {
     switchovers: Vec<Switchover>,
     maintenances: Vec<Maintenance>,
     loaded: mpsc::Sender<Loaded>,
+    /// Reloads that were asked for, and the last of them that was tried.
+    reloads: (u64, u64),
     /// Everything is released; whether the kernel has said so.
     stopped: Option<bool>,
 }
@@ -145,7 +147,7 @@ struct Shell {
 /// The system has no timer or no signals for the loop.
 pub async fn run(parts: Parts) -> io::Result<Left> {
     let (packets, mut packets_in) = mpsc::channel(sockets::WAITING);
-    // One reload at a time is read; a second waits for its turn.
+    // What a few reloads have read waits for its turn; whoever asks for more waits too.
     let (loaded, mut loaded_in) = mpsc::channel(4);
     let (kernel, mut kernel_in) = parts.kernel;
     let (checker, mut reports) = parts.checker;
@@ -182,6 +184,7 @@ pub async fn run(parts: Parts) -> io::Result<Left> {
         switchovers: vec![],
         maintenances: vec![],
         loaded,
+        reloads: (0, 0),
         stopped: None,
     };
     come_first();

@@ -160,9 +160,12 @@ fn seconds(duration: Duration) -> String {
 }
 
 /// Three adverts rounded down to whole seconds, as the kernel counts them: a
-/// frozen owner has lost its addresses about when its backup takes them.
+/// frozen owner has lost its addresses about when its backup takes them. But two
+/// adverts at least, since one may come late.
 fn auto_lease(interval: Duration) -> Duration {
-    Duration::from_secs((interval * 3).as_secs().max(1))
+    let two = (interval * 2).as_millis().div_ceil(1000);
+    let least = Duration::from_secs(u64::try_from(two).unwrap_or(u64::MAX));
+    least.max(Duration::from_secs((interval * 3).as_secs()))
 }
 
 fn lease(wanted: Option<At<Lease>>, interval: Option<Duration>, report: &mut Report<'_>) -> Duration {

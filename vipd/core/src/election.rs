@@ -484,9 +484,7 @@ impl Election {
             }
         }
         let (yielded, preempt_at) = (*yielded, *preempt_at);
-        if self.params.version == VrrpVersion::V3 {
-            self.interval = heard.interval;
-        }
+        self.interval = heard.interval;
         let down_at = now + self.master_down_interval();
         let owner = Some(followed);
         self.state = State::Backup { down_at, owner, released: false, preempt_at, yielded, candidate: None };
@@ -550,9 +548,7 @@ impl Election {
         }
         let mine = self.params.priority;
         if heard.priority > mine || (heard.priority == mine && heard.source_is_greater) {
-            if self.params.version == VrrpVersion::V3 {
-                self.interval = heard.interval;
-            }
+            self.interval = heard.interval;
             let owner = Owner { who: heard.who, priority: heard.priority, at: now };
             self.become_backup(now, Some(owner), false);
             let disown = Some(Cause::Superior(heard.who, heard.priority, mine));

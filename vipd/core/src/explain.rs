@@ -242,6 +242,10 @@ fn restraint(group: &Group, scope: &Scope<'_>) -> String {
         Some(Restraint::NotEager) if !group.warm => {
             ", but not every server has been checked from here yet".to_owned()
         }
+        Some(Restraint::NotEager) if group.refused => {
+            ", but the kernel refused the address here the last time, so it takes it only if nobody has it"
+                .to_owned()
+        }
         Some(Restraint::NotEager) => ", but a listener it tracks has no usable server here".to_owned(),
         Some(Restraint::Delay(left)) => format!("; this node preempts it in {}", seconds(left)),
         Some(Restraint::Nothing) | None => "; this node is taking over".to_owned(),

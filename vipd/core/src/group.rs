@@ -76,6 +76,9 @@ pub(crate) struct Group {
     restored: Meddling,
     /// What somebody put here and was removed.
     evicted: Meddling,
+    /// The kernel refused the addresses, the last time they were to be here: this
+    /// node takes them from nobody who has them until it has had them again.
+    pub(crate) refused: bool,
     parting: Option<Parting>,
     /// Addresses that are not taken: another node answers for them.
     withheld: BTreeMap<IpAddr, Elsewhere>,
@@ -168,6 +171,7 @@ impl Group {
             announcing: None,
             restored: Meddling::default(),
             evicted: Meddling::default(),
+            refused: false,
             parting: None,
             withheld: BTreeMap::new(),
             postponed: None,
@@ -364,7 +368,7 @@ impl Group {
             heard.wait = self.wait_after(heard.who, scope);
         }
         let was_following = self.election.following().map(|o| o.who);
-        self.election.set_eager(self.warm && self.serving);
+        self.election.set_eager(self.warm && self.serving && !self.refused);
         self.happen(Happening::Advert(heard), scope);
         // The successor speaks: no release needs repeating.
         if heard.priority != PRIORITY_RELEASE

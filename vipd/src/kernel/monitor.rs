@@ -6,6 +6,7 @@ use futures_util::stream::{Stream, TryStreamExt};
 use futures_util::{FutureExt, StreamExt};
 use netlink_packet_core::{NetlinkMessage, NetlinkPayload};
 use netlink_packet_route::RouteNetlinkMessage;
+use netlink_packet_route::link::LinkFlags;
 use netlink_sys::{AsyncSocket, SocketAddr};
 use nix::sys::socket::{setsockopt, sockopt};
 use rtnetlink::{Handle, MulticastGroup};
@@ -67,6 +68,22 @@ impl Monitor {
             table.take(&RouteNetlinkMessage::NewAddress(address));
         }
         Ok(table)
+    }
+
+    /// Whether an interface is up as far as people are concerned; so is one of which nothing is known.
+    pub(super) async fn is_up(&self, interface: u32) -> bool {
+        let mut links = pin!(self.handle.link().get().match_index(interface).execute());
+        let link = links.try_next().await;
+        link.ok().flatten().is_none_or(|link| link.header.flags.contains(LinkFlags::Up))
+    }
+
+    /// Throws away the notifications that are there; whether there were some.
+    pub(super) fn discard(&mut self) -> bool {
+        let mut some = false;
+        while let Some(Some(_)) = self.messages.next().now_or_never() {
+            some = true;
+        }
+        some
     }
 
     /// Waits for notifications, and takes all that are there. Dropping the

@@ -74,9 +74,19 @@ impl Interfaces {
         if !interface.up {
             return Link::Down { reason: format!("{} has no carrier or is down", interface.name) };
         }
-        let sources = sources(vip, settings, me, interface);
+        let mut sources = vec![];
+        for family in Family::ALL.into_iter().filter(|f| carries(vip, *f, settings)) {
+            match self.source(vip, family, settings, me, interface) {
+                Some(source) => sources.push(source),
+                None if must_carry(vip, family, settings, me) => {
+                    return Link::Down { reason: self.no_source(vip, family, settings, me, interface) };
+                }
+                None => {}
+            }
+        }
         if sources.is_empty() {
-            return Link::Down { reason: no_source(vip, settings, me, interface) };
+            let family = if vip.of_family(Family::V4).next().is_some() { Family::V4 } else { Family::V6 };
+            return Link::Down { reason: self.no_source(vip, family, settings, me, interface) };
         }
         let (mac, subnets) = (interface.mac, interface.addresses.clone());
         Link::Up { interface: index, sources, mac, subnets }
@@ -116,31 +126,80 @@ impl Interfaces {
     fn one(&self, is_it: impl Fn(&Interface) -> bool) -> Option<(u32, &Interface)> {
         self.0.iter().find(|(_, i)| is_it(i)).map(|(index, i)| (*index, i))
     }
+
+    /// The address to advertise from: at unicast the node's own from the file,
+    /// as the peers expect it; at multicast the interface's, and link-local for
+    /// IPv6 (RFC 9568 section 5.1.2.1).
+    fn source(
+        &self,
+        vip: &VipGroup,
+        family: Family,
+        settings: &Settings,
+        me: usize,
+        interface: &Interface,
+    ) -> Option<IpAddr> {
+        let of_file = settings.cluster.nodes.get(me).and_then(|n| n.address(family));
+        let here = of_file.filter(|own| interface.addresses.iter().any(|a| a.address() == *own));
+        let is_vip = |address: &IpAddr| vip.addresses.iter().any(|v| v.address() == *address);
+        let mut on_link = interface.addresses.iter().map(|a| a.address()).filter(|a| !is_vip(a));
+        match (settings.election.transport, family) {
+            (Transport::Unicast, _) => here,
+            // The way to the others need not be the interface of the addresses.
+            (Transport::Udp, _) => of_file.filter(|own| self.addresses().any(|a| a == *own)),
+            (Transport::Multicast, Family::V4) => here.or_else(|| on_link.find(IpAddr::is_ipv4)),
+            (Transport::Multicast, Family::V6) => on_link.find(|a| is_link_local(*a)),
+        }
+    }
+
+    /// Why a group cannot be advertised over a family.
+    fn no_source(
+        &self,
+        vip: &VipGroup,
+        family: Family,
+        settings: &Settings,
+        me: usize,
+        interface: &Interface,
+    ) -> String {
+        let own = settings.cluster.nodes.get(me).and_then(|n| n.address(family));
+        let wanted = match (settings.election.transport, own, family) {
+            (Transport::Unicast | Transport::Udp, Some(own), _) => {
+                let node = settings.cluster.nodes.get(me).map_or("", |n| n.name.as_str());
+                format!("{own} of node {node}")
+            }
+            (Transport::Unicast | Transport::Udp, None, _) => own_addresses(settings, me),
+            (Transport::Multicast, _, Family::V4) => "an IPv4 address of its own".to_owned(),
+            (Transport::Multicast, _, Family::V6) => "a link-local IPv6 address".to_owned(),
+        };
+        let name = match settings.election.transport {
+            Transport::Unicast | Transport::Multicast => interface.name.as_str(),
+            Transport::Udp => "this host",
+        };
+        let other = self.one(|i| own.is_some_and(|own| i.addresses.iter().any(|a| a.address() == own)));
+        match (settings.election.transport, other) {
+            (Transport::Unicast, Some((_, other))) => format!(
+                "{name} does not have {wanted}, from which {} would be advertised, but {} has: by \
+                 `transport = \"unicast\"` an address can only be where the node's own is; use \"multicast\" or \
+                 \"udp\", or nodes' addresses of that network",
+                vip.name, other.name
+            ),
+            (Transport::Unicast | Transport::Multicast | Transport::Udp, _) => {
+                format!("{name} does not have {wanted} (yet), from which {} would be advertised", vip.name)
+            }
+        }
+    }
 }
 
-/// The addresses to advertise from: at unicast the node's own from the file,
-/// as the peers expect them; at multicast the interface's, and link-local for
-/// IPv6 (RFC 9568 section 5.1.2.1).
-fn sources(vip: &VipGroup, settings: &Settings, me: usize, interface: &Interface) -> Vec<IpAddr> {
-    let own = settings.cluster.nodes.get(me);
-    let here = |address: &IpAddr| interface.addresses.iter().any(|a| a.address() == *address);
-    let of_file = |family| own.and_then(|n| n.address(family)).filter(here);
-    let is_vip = |address: &IpAddr| vip.addresses.iter().any(|v| v.address() == *address);
-    let on_link = |family| {
-        let mut all = interface.addresses.iter().map(|a| a.address()).filter(|a| !is_vip(a));
-        match family {
-            Family::V4 => all.find(IpAddr::is_ipv4),
-            Family::V6 => all.find(|a| is_link_local(*a)),
+/// Whether a group cannot go without a family: it has addresses of it, and the
+/// others expect to hear of them. A virtual router that is held and not
+/// advertised would be taken by another.
+fn must_carry(vip: &VipGroup, family: Family, settings: &Settings, me: usize) -> bool {
+    let heard = match settings.election.transport {
+        Transport::Multicast => true,
+        Transport::Unicast | Transport::Udp => {
+            settings.cluster.nodes.get(me).is_some_and(|n| n.address(family).is_some())
         }
     };
-    let source = |family| match (settings.election.transport, family) {
-        (Transport::Unicast, _) => of_file(family),
-        // The way to the others need not be the interface of the addresses.
-        (Transport::Udp, _) => own.and_then(|n| n.address(family)),
-        (Transport::Multicast, Family::V4) => of_file(family).or_else(|| on_link(family)),
-        (Transport::Multicast, Family::V6) => on_link(family),
-    };
-    Family::ALL.into_iter().filter(|f| carries(vip, *f, settings)).filter_map(source).collect()
+    heard && vip.of_family(family).next().is_some()
 }
 
 /// Whether a group is advertised over a family: that of its addresses; every
@@ -151,14 +210,6 @@ fn carries(vip: &VipGroup, family: Family, settings: &Settings) -> bool {
         (true, VrrpVersion::V2, Family::V6) => false,
         (true, VrrpVersion::V2, Family::V4) | (true, VrrpVersion::V3, _) => true,
     }
-}
-
-fn no_source(vip: &VipGroup, settings: &Settings, me: usize, interface: &Interface) -> String {
-    let wanted = match settings.election.transport {
-        Transport::Unicast | Transport::Udp => own_addresses(settings, me),
-        Transport::Multicast => "an address of its own".to_owned(),
-    };
-    format!("{} does not have {wanted} (yet), from which {} would be advertised", interface.name, vip.name)
 }
 
 fn own_addresses(settings: &Settings, me: usize) -> String {
@@ -265,6 +316,39 @@ mod tests {
         assert_eq!(host().link(&both, &multicast, 0), up(2, &["10.77.0.11", "fe80::11"]));
         let unicast = settings(Transport::Unicast, &["10.77.0.11", "fd77::11"]);
         assert_eq!(host().link(&both, &unicast, 0), up(2, &["10.77.0.11", "fd77::11"]));
+    }
+
+    /// One family of two that is held and not advertised would be another's to take.
+    #[test]
+    fn a_group_of_both_families_needs_both_to_be_advertised_from() {
+        let both = vip(&["10.77.0.100/24", "fd77::100/64"], None);
+        for (transport, own) in [
+            (Transport::Unicast, &["10.77.0.11", "fd77::99"]),
+            (Transport::Unicast, &["10.77.0.99", "fd77::11"]),
+            (Transport::Udp, &["10.77.0.11", "fd77::99"]),
+        ] {
+            let Link::Down { reason } = host().link(&both, &settings(transport, own), 0) else {
+                panic!("{transport:?} {own:?}");
+            };
+            assert!(reason.contains(".99 of") || reason.contains("::99 of"), "{reason}");
+        }
+        let one = settings(Transport::Unicast, &["10.77.0.11"]);
+        assert_eq!(host().link(&both, &one, 0), up(2, &["10.77.0.11"]), "the file gives no other");
+        // An address of another interface will do, one that is nowhere will not.
+        let elsewhere = vip(&["10.88.0.100/24"], Some("eth1"));
+        let link = host().link(&elsewhere, &settings(Transport::Udp, &["10.77.0.11"]), 0);
+        assert_eq!(link, up(3, &["10.77.0.11"]));
+        let Link::Down { reason } = host().link(&elsewhere, &settings(Transport::Udp, &["10.77.0.99"]), 0)
+        else {
+            panic!("it would be owner and mute");
+        };
+        assert!(reason.starts_with("this host does not have 10.77.0.99 of node px1 (yet)"), "{reason}");
+        let Link::Down { reason } =
+            host().link(&elsewhere, &settings(Transport::Unicast, &["10.77.0.11"]), 0)
+        else {
+            panic!("nobody would hear it");
+        };
+        assert!(reason.contains("but eth0 has") && reason.contains("multicast"), "{reason}");
     }
 
     #[test]

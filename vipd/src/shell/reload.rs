@@ -11,6 +11,8 @@ use vipd_core::node::{Node, Settings};
 
 /// What a reload has read, and who waits for it.
 pub(super) struct Loaded {
+    /// Which of the reloads that were asked for: the later ones may be read earlier.
+    number: u64,
     /// The file, with its text.
     config: Result<(Config, String), vipd_config::Errors>,
     reply: Option<Reply<Result<String, Refusal>>>,
@@ -20,7 +22,9 @@ pub(super) struct Loaded {
 
 impl Shell {
     /// Reads the configuration file, away from this thread.
-    pub(super) fn reload(&self, reply: Option<Reply<Result<String, Refusal>>>, dry_run: bool) {
+    pub(super) fn reload(&mut self, reply: Option<Reply<Result<String, Refusal>>>, dry_run: bool) {
+        self.reloads.0 += 1;
+        let number = self.reloads.0;
         let (path, loaded) = (self.config.clone(), self.loaded.clone());
         self.aux.spawn_blocking(move || {
             let text = std::fs::read_to_string(&path);
@@ -31,11 +35,11 @@ impl Shell {
                 Err(_) => Config::load(&path).map(|config| (config, String::new())),
             };
             // The loop has ended if nobody takes it.
-            let _ = loaded.blocking_send(Loaded { config, reply, dry_run });
+            let _ = loaded.blocking_send(Loaded { number, config, reply, dry_run });
         });
     }
 
-    pub(super) fn reloaded(&mut self, Loaded { config, reply, dry_run }: Loaded) {
+    pub(super) fn reloaded(&mut self, Loaded { number, config, reply, dry_run }: Loaded) {
         if dry_run {
             let outcome = match config {
                 Ok((config, text)) => self.preview(config, &text),
@@ -46,6 +50,15 @@ impl Shell {
             }
             return;
         }
+        if number < self.reloads.1 {
+            // What it read is older than what is in force.
+            let refusal = Refusal("a later reload was read before this one; that one counts".to_owned());
+            if let Some(reply) = reply {
+                let _ = reply.send(Err(refusal));
+            }
+            return;
+        }
+        self.reloads.1 = number;
         let outcome = match config {
             Ok((config, text)) => self.take_over(config).inspect(|_| self.in_force = text),
             Err(errors) => Err(errors.to_string()),

@@ -191,6 +191,7 @@ impl Group {
     pub(super) fn hold_confirmed(&mut self, scope: &mut Scope<'_>) {
         match self.hold {
             Hold::Owned => {
+                self.refused = false;
                 if let Some(takeover) = &mut self.takeover {
                     takeover.address_in = Some(scope.now);
                 }
@@ -217,6 +218,7 @@ impl Group {
         scope.event(self.event(Level::Error, Kind::Address, message.clone()));
         self.fault = Some(message);
         self.retry_at = Some(scope.now + RETRY_AFTER);
+        self.refused = true;
         self.happen(Happening::Fault, scope);
     }
 

@@ -4,8 +4,9 @@ use super::{Node, STOP_FOR, Settings, claims};
 use crate::election::Who;
 use crate::event::{Event, Kind, Level};
 use crate::group::{self, Group, Purpose};
-use crate::settings::VipGroup;
+use crate::settings::{Quorum, VipGroup};
 use crate::time::Time;
+use crate::wire::advert::PRIORITY_OWNER;
 use crate::wire::peer::State;
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -62,6 +63,12 @@ impl Node {
         }
         if group.in_transition() || self.is_moving(group.id) {
             return Err(format!("a switchover of {vip} is under way already"));
+        }
+        if group.election.params().priority == PRIORITY_OWNER {
+            return Err(format!(
+                "this node has priority 255, the address owner's, and would take {vip} back at once: \
+                 `vipctl maintenance on` hands it over until it is off again"
+            ));
         }
         let to = match to {
             None => self.successor(group).ok_or_else(|| self.nobody_can_take(group))?,
@@ -198,15 +205,18 @@ impl Node {
         }
         let changes = self.pools.reconfigure(self.settings.pools.clone(), now);
         let vips = self.settings.vips.clone();
-        let (stay, go): (Vec<Group>, Vec<Group>) = std::mem::take(&mut self.groups)
-            .into_iter()
-            .partition(|g| vips.iter().any(|v| is_same(v, &g.vip, &vips) && v.nodes.contains(&self.me)));
+        let running = pairs(&vips, &self.groups);
+        let mut kept = vips.iter().zip(&running).filter(|(v, _)| v.nodes.contains(&self.me));
+        let kept: BTreeSet<usize> = kept.by_ref().filter_map(|(_, id)| *id).collect();
+        let (stay, go): (Vec<Group>, Vec<Group>) =
+            std::mem::take(&mut self.groups).into_iter().partition(|g| kept.contains(&g.id));
         self.groups = stay;
         // What a group that stays has from now on is not a leaving one's to hand over.
         let of_staying: BTreeSet<IpAddr> = vips
             .iter()
-            .filter(|v| self.groups.iter().any(|g| is_same(v, &g.vip, &vips)))
-            .flat_map(|v| v.addresses.iter().map(|a| a.address()))
+            .zip(&running)
+            .filter(|(_, id)| id.is_some_and(|id| kept.contains(&id)))
+            .flat_map(|(v, _)| v.addresses.iter().map(|a| a.address()))
             .collect();
         for group in go {
             let (id, to) = (group.id, self.successor(&group));
@@ -216,10 +226,9 @@ impl Node {
                 group.leave(to, scope);
             });
         }
-        let all = vips.clone();
-        for vip in vips {
+        for (vip, id) in vips.into_iter().zip(running) {
             let Some(params) = group::params(&vip, self.me, &self.settings) else { continue };
-            match self.groups.iter().find(|g| is_same(&vip, &g.vip, &all)).map(|g| g.id) {
+            match id.filter(|id| kept.contains(id)) {
                 Some(id) => {
                     let own = self.groups.iter().find(|g| g.id == id);
                     let elsewhere = own.map(|g| self.elsewhere(g, &vip, now)).unwrap_or_default();
@@ -253,16 +262,20 @@ impl Node {
         if old.election.on_no_quorum != new.election.on_no_quorum {
             keys.push("election.on-no-quorum");
         }
-        if old.election.etcd_lease != new.election.etcd_lease {
+        // Without etcd it is only what would be by default.
+        if new.election.quorum == Quorum::Etcd && old.election.etcd_lease != new.election.etcd_lease {
             keys.push("etcd.lease");
         }
         keys
     }
 }
 
-/// Whether a group of a new file is one that runs: by its name, or by its VRID
-/// if it was renamed.
-fn is_same(new: &VipGroup, running: &VipGroup, all_new: &[VipGroup]) -> bool {
-    let renamed = new.vrid == running.vrid && all_new.iter().all(|v| v.name != running.name);
-    new.name == running.name || renamed
+/// For each group of a new file the one that runs, if there is one: by its name,
+/// or, where no group that runs has its name, by its VRID if it was renamed.
+fn pairs(new: &[VipGroup], running: &[Group]) -> Vec<Option<usize>> {
+    let named = |v: &VipGroup| running.iter().find(|g| g.vip.name == v.name);
+    let renamed = |v: &VipGroup| {
+        running.iter().find(|g| g.vip.vrid == v.vrid && new.iter().all(|other| other.name != g.vip.name))
+    };
+    new.iter().map(|v| named(v).or_else(|| renamed(v)).map(|g| g.id)).collect()
 }

@@ -42,7 +42,7 @@ impl Node {
         };
         let heard = match (heard, node) {
             (Err(Reject::UnknownVrid | Reject::OtherVrid | Reject::UnknownSender), Some(node))
-                if self.claims_elsewhere(node, interface, &advert) =>
+                if self.claims_elsewhere(node, interface) =>
             {
                 None
             }
@@ -61,7 +61,12 @@ impl Node {
     /// What an advert says to its group; or why it counts for nothing.
     fn accept(&self, group: &Group, source: IpAddr, advert: &Advert) -> Result<Heard, Reject> {
         let who = self.sender(group, source, advert)?;
-        self.fits(advert)?;
+        match who {
+            // In another version too: a cluster that changes it, one node after the
+            // other, has one owner. That their files differ is told by hellos.
+            Who::Node(_) => {}
+            Who::Stranger(_) => self.fits(advert)?,
+        }
         Ok(Heard {
             who,
             priority: advert.priority,
@@ -71,7 +76,7 @@ impl Node {
         })
     }
 
-    /// Whether an advert is as those of this cluster are.
+    /// Whether an advert is as this node's are.
     fn fits(&self, advert: &Advert) -> Result<(), Reject> {
         if advert.version != self.settings.election.version {
             return Err(Reject::VersionMismatch);
@@ -94,7 +99,7 @@ impl Node {
         let has_part = self.groups.iter().any(|g| g.vip.vrid == advert.vrid && !g.has_no_link());
         let others = self.settings.vips.iter().find(|v| v.vrid == advert.vrid && !has_part);
         match (others, node) {
-            (Some(vip), Some(node)) if vip.nodes.contains(&node) => self.fits(advert),
+            (Some(vip), Some(node)) if vip.nodes.contains(&node) => Ok(()),
             (Some(_), Some(_)) => Err(Reject::UnknownSender),
             (_, Some(_) | None) => Err(self.other_number(interface, source, advert)),
         }
@@ -102,10 +107,9 @@ impl Node {
 
     /// Whether an advert that no group of this file takes is one by another file: that
     /// node said that its own differs, and it comes by an interface of ours.
-    fn claims_elsewhere(&self, node: usize, interface: u32, advert: &Advert) -> bool {
+    fn claims_elsewhere(&self, node: usize, interface: u32) -> bool {
         self.peers.get(node).is_some_and(|p| !p.differs.is_empty())
             && self.groups.iter().any(|g| self.may_hear(g, interface))
-            && self.fits(advert).is_ok()
     }
 
     /// Whether what comes in by an interface may be of a group's addresses: until

@@ -140,6 +140,12 @@ fn peer_says(node: &mut Node, payload: &[u8], now: Time) {
     node.handle(Input::PeerPacket { source: address(12), ttl: 255, payload }, now);
 }
 
+fn hear(node: &mut Node, interface: u32, advert: &Advert, now: Time) {
+    let (source, destination) = (address(12), address(11));
+    let payload = advert.write(source, destination);
+    node.handle(Input::Packet { interface, source, destination, ttl: 255, payload: &payload }, now);
+}
+
 fn events(outputs: Vec<Output>) -> Vec<Event> {
     let event = |output| if let Output::Event(event) = output { Some(event) } else { None };
     outputs.into_iter().filter_map(event).collect()

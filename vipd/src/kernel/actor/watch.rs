@@ -4,7 +4,7 @@ use super::{Group, KernelActor, RESYNC_PAUSE, Stale, life};
 use crate::kernel::monitor::{Monitor, Notice};
 use crate::kernel::request::Request;
 use crate::kernel::sysctl::Switch;
-use crate::kernel::table::{News, Seen};
+use crate::kernel::table::{News, Seen, Table};
 use crate::kernel::{KernelEvent, Spot};
 use crate::net::clock;
 use nix::errno::Errno;
@@ -13,6 +13,9 @@ use tokio::time::Instant;
 use tracing::{debug, info, warn};
 use vipd_core::plan::Hold;
 use vipd_core::settings::Cidr;
+
+/// Dumps, one after the other, until nothing happens while one is read.
+const DUMPS: usize = 10;
 
 impl KernelActor {
     /// Takes notifications in, and puts right what they tell of.
@@ -71,6 +74,12 @@ impl KernelActor {
             }
         }
         for (number, spots) in of_group {
+            let Some(interface) = spots.first().map(|s| s.interface) else { continue };
+            if !self.monitor.is_up(interface).await {
+                // The kernel itself deletes the IPv6 addresses of an interface that is
+                // set down, before it says that it is.
+                continue;
+            }
             if let Some(event) = self.restore_group(number, &spots).await {
                 self.tell(event).await;
             }
@@ -212,11 +221,24 @@ impl KernelActor {
                 Err(error) => return warn!("{error}; trying again"),
             }
         }
-        let table = match self.monitor.dump().await {
-            Ok(table) => table,
-            Err(error) => return warn!("{error}; trying again"),
-        };
-        self.stale = None;
+        // What was notified before a dump ended is older than that, or in it: taken
+        // for news it would undo what the dump says. In a flood that does not end the
+        // last dump counts until the next.
+        let mut quiet = false;
+        let mut table = Table::default();
+        for _ in 0..DUMPS {
+            table = match self.monitor.dump().await {
+                Ok(table) => table,
+                Err(error) => return warn!("{error}; trying again"),
+            };
+            quiet = !self.monitor.discard();
+            if quiet {
+                break;
+            }
+        }
+        if quiet {
+            self.stale = None;
+        }
         let gone: Vec<u32> = self.table.links().filter(|index| table.name(*index).is_none()).collect();
         for index in gone {
             self.told.remove(&index);

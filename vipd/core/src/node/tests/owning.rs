@@ -345,3 +345,47 @@ fn what_somebody_does_to_addresses_in_a_loop_is_told_of_once_a_second() {
         assert!(announced < 30, "{announced} announcements");
     }
 }
+
+/// It would cut the healthy owner's sessions every time, and never own.
+#[test]
+fn a_node_whose_kernel_refuses_preempts_nobody() {
+    let mut settings = settings();
+    settings.election.preempt = true;
+    let mut node = owner(settings);
+    let generation = u64::MAX;
+    node.handle(Input::Applied { group: 0, generation, result: Err("IPv6 is off".into()) }, at(3_400));
+    for now in (3_500..60_000).step_by(500) {
+        hear(&mut node, LINK, &advert(150), at(now));
+        node.handle(Input::Tick, at(now));
+        obey(&mut node, at(now));
+    }
+    let status = &node.group_status(at(60_000))[0];
+    assert_eq!(status.state, State::Backup);
+    assert!(status.why.contains("the kernel refused the address here the last time"), "{}", status.why);
+    // Nobody else has it: then it tries, and once it has it, it preempts as before.
+    for now in (60_000..65_000).step_by(100) {
+        node.handle(Input::Tick, at(now));
+        obey(&mut node, at(now));
+    }
+    assert_eq!(node.group_status(at(65_000))[0].state, State::Active);
+    hear(&mut node, LINK, &advert(250), at(65_000));
+    obey(&mut node, at(65_000));
+    for now in (65_500..80_000).step_by(500) {
+        hear(&mut node, LINK, &advert(150), at(now));
+        node.handle(Input::Tick, at(now));
+        obey(&mut node, at(now));
+    }
+    assert_eq!(node.group_status(at(80_000))[0].state, State::Active);
+}
+
+#[test]
+fn an_address_owner_is_not_switched_over() {
+    let mut settings = settings();
+    settings.cluster.nodes[0].priority = NonZeroU8::new(255);
+    let mut node = node(settings);
+    obey(&mut node, at(3_300));
+    peer_says(&mut node, &hello(State::Backup, true, vec![1, 2]), at(3_310));
+    let refused = node.switchover("main", None, at(3_320));
+    let why = refused.expect_err("it would come back");
+    assert!(why.contains("255") && why.contains("vipctl maintenance on"), "{why}");
+}

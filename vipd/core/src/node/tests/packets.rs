@@ -15,14 +15,12 @@ fn packets_that_prove_nothing_are_counted_and_change_nothing() {
         a.vrid = NonZeroU8::MIN;
         a.addresses = vec![address(200)];
     });
-    let v2 = with(|a| a.version = VrrpVersion::V2);
-    let rows: [(&[u8], u8, u8, &str); 8] = [
+    let rows: [(&[u8], u8, u8, &str); 7] = [
         (&good, 12, 254, "ttl"),
         (&good[..9], 12, 255, "truncated"),
         (&good, 66, 255, "wrong-checksum"),
         (&other_vrid, 12, 255, "other-vrid"),
         (&unknown_vrid, 12, 255, "unknown-vrid"),
-        (&v2, 12, 255, "version-mismatch"),
         (&advert(254).write(address(66), address(11)), 66, 255, "unknown-sender"),
         (&advert(254).write(address(11), address(11)), 11, 255, "own-address"),
     ];
@@ -36,6 +34,32 @@ fn packets_that_prove_nothing_are_counted_and_change_nothing() {
         assert_eq!(rejected.iter().map(|r| r.cause.as_str()).collect::<Vec<_>>(), [cause]);
         let told = events(drain(&mut node));
         assert!(told.iter().any(|e| e.kind == Kind::Advert && e.message.contains(cause)), "{told:?}");
+    }
+}
+
+/// A cluster that changes its version or its interval, one node restarted after the
+/// other, has one owner all the time.
+#[test]
+fn a_nodes_advert_of_another_version_or_interval_counts() {
+    let v2 = |interval| Advert { version: VrrpVersion::V2, interval, ..advert(254) };
+    for (version, theirs) in [
+        (VrrpVersion::V3, v2(SECOND)),
+        (VrrpVersion::V2, advert(254)),
+        (VrrpVersion::V2, v2(2 * SECOND)),
+        (VrrpVersion::V3, v2(2 * SECOND)),
+    ] {
+        let mut settings = settings();
+        settings.election.version = version;
+        let mut node = owner(settings);
+        hear(&mut node, LINK, &theirs, at(3_400));
+        assert_eq!(node.group_status(at(3_400))[0].state, State::Backup, "{version:?} {theirs:?}");
+        assert!(node.rejected(at(3_400)).is_empty());
+        // And its owner is not taken for silent between two of its adverts.
+        let patience = 3 * u64::try_from(theirs.interval.as_millis()).unwrap_or(u64::MAX);
+        node.handle(Input::Tick, at(3_399 + patience));
+        assert_eq!(node.group_status(at(3_399 + patience))[0].state, State::Backup);
+        node.handle(Input::Tick, at(4_500 + patience));
+        assert_eq!(node.group_status(at(4_500 + patience))[0].state, State::Active);
     }
 }
 

@@ -338,3 +338,38 @@ fn a_node_that_has_just_started_presumes_that_others_have_what_it_does_not_own()
     node.handle(Input::Tick, at(4_000));
     assert_eq!(told(&drain(&mut node), 1, 101).0, Some(vec![101, 150]));
 }
+
+/// A group that goes leaves its number to one that stays: that one is the new
+/// file's, by its name, and the other is gone.
+#[test]
+fn a_group_that_gets_the_number_of_one_that_goes_is_itself() {
+    let mut two = settings();
+    two.vips = vec![vip("web", 100), vip("payments", 101)];
+    let mut node = node(two.clone());
+    node.handle(Input::Tick, at(3_300));
+    obey(&mut node, at(3_300));
+    let mut one = two;
+    one.vips.remove(0);
+    one.vips[0].vrid = NonZeroU8::new(100).expect("a number");
+    node.reconfigure(one, at(3_400));
+    obey(&mut node, at(3_400));
+    for now in (3_400..9_000).step_by(50) {
+        node.handle(Input::Tick, at(now));
+        obey(&mut node, at(now));
+    }
+    let status = node.group_status(at(9_000));
+    assert_eq!(status.iter().map(|g| g.name.as_str()).collect::<Vec<_>>(), ["payments"]);
+    assert_eq!((status[0].id, status[0].state), (1, State::Active), "{}", status[0].why);
+}
+
+#[test]
+fn the_interval_changes_without_a_restart_where_there_is_no_etcd() {
+    let mut slower = settings();
+    (slower.election.advert_interval, slower.election.etcd_lease) = (2 * SECOND, 6 * SECOND);
+    assert!(Node::needs_restart(&settings(), &slower).is_empty());
+    let etcd = |mut settings: Settings| {
+        settings.election.quorum = Quorum::Etcd;
+        settings
+    };
+    assert_eq!(Node::needs_restart(&etcd(settings()), &etcd(slower)), ["etcd.lease"]);
+}
