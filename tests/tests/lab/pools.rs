@@ -1,5 +1,6 @@
 //! Pools as demanding users have them: more clients than descriptors, two
-//! writable servers, servers found by SRV records, a source of IPv6.
+//! writable servers, servers found by SRV records, a source of IPv6, a firewall
+//! that refuses clients only.
 
 use crate::{Case, Need};
 use anyhow::{Context, Result, ensure};
@@ -22,6 +23,7 @@ pub(crate) const CASES: &[Case] = &[
     },
     Case { name: "pools::srv_records", needs: &[Need::Vipd, Need::Named], run: srv_records },
     Case { name: "pools::source_of_ipv6", needs: &[Need::Vipd], run: source_of_ipv6 },
+    Case { name: "pools::clients_refused", needs: &[Need::Vipd], run: clients_refused },
 ];
 
 const PATIENCE: Duration = Duration::from_secs(15);
@@ -269,6 +271,47 @@ fn source_of_ipv6(lab: &Lab) -> Result<()> {
         ensure!(client?.read(&mut [0])? == 1, "nothing comes back");
     }
     Ok(())
+}
+
+/// A firewall that lets a server's checks pass and refuses its clients: it is
+/// out for new sessions, its own go on though `on-down` is "close", no client
+/// notices, and it is back when the firewall is gone.
+fn clients_refused(lab: &Lab) -> Result<()> {
+    let hosts = hosts(lab)?;
+    let serve =
+        |(host, address): (&Host, &str)| host.tool(&["serve", host.name(), &format!("{address}:3306")]);
+    let _servers = hosts.iter().zip(ADDRESSES).map(serve).collect::<Result<Vec<Process>>>()?;
+    let greet = |(host, address): (&Host, &str)| host.tool(&["greet", &format!("{address}:3308")]);
+    let _checked = hosts.iter().zip(ADDRESSES).map(greet).collect::<Result<Vec<Process>>>()?;
+    let mut plan = Plan::new(100 * MS);
+    plan.rest = format!(
+        "[[listen]]\nname = \"write\"\nbind = \"{VIP}:3306\"\npool = \"servers\"\n[[pool]]\nname = \"servers\"\n\
+         balance = \"round-robin\"\non-down = \"close\"\nservers = [{}]\n[pool.check]\nkind = \"tcp\"\n\
+         port = 3308\ninterval = \"100ms\"\ntimeout = \"1s\"\nrise = 2\nfall = 2\n",
+        servers()
+    );
+    let scene = Scene::new(lab, Kind::Vipd, plan)?;
+    let vipd = scene.vipd(0)?;
+    vipd.wait_for_servers(&["db1", "db2", "db3"], "up", PATIENCE)?;
+    scene.client.inside(|| {
+        let mut sessions: Vec<Talk> = (0..6).map(|_| Talk::new()).collect::<Result<_>>()?;
+        let by: Vec<String> = sessions.iter_mut().map(Talk::by).collect::<Result<_>>()?;
+        let of_db1 = by.iter().position(|b| b == "db1").context("db1 has no session")?;
+        let refuse = "add table inet fw; add chain inet fw input { type filter hook input priority 0; }; \
+                      add rule inet fw input tcp dport 3306 tcp flags & (syn | ack) == syn reject with tcp reset";
+        hosts[0].run("nft", &[refuse])?;
+        poll_until("db1 is out", PATIENCE, || {
+            ensure!(Talk::new()?.by()? != "db1", "the firewall lets clients pass");
+            Ok(vipd.ctl(&["why", "servers/db1"])?.contains("down because"))
+        })?;
+        let why = vipd.ctl(&["why", "servers/db1"])?;
+        ensure!(why.contains("client connections in a row failed; it takes none for 10s"), "{why}");
+        ensure!(sessions[of_db1].by()? == "db1", "a session that worked was closed");
+        hosts[0].run("nft", &["delete table inet fw"])?;
+        poll_until("db1 serves again", 2 * PATIENCE, || Ok(Talk::new()?.by()? == "db1"))?;
+        ensure!(sessions[of_db1].by()? == "db1", "a session that worked was closed");
+        Ok(())
+    })
 }
 
 /// A session with a stand-in server.
