@@ -1,6 +1,6 @@
 //! Pools as demanding users have them: more clients than descriptors, two
 //! writable servers, servers found by SRV records, a source of IPv6, a firewall
-//! that refuses clients only, replicas that lag, a name that leads to the proxies.
+//! that refuses clients only.
 
 use crate::{Case, Need};
 use anyhow::{Context, Result, ensure};
@@ -24,8 +24,6 @@ pub(crate) const CASES: &[Case] = &[
     Case { name: "pools::srv_records", needs: &[Need::Vipd, Need::Named], run: srv_records },
     Case { name: "pools::source_of_ipv6", needs: &[Need::Vipd], run: source_of_ipv6 },
     Case { name: "pools::clients_refused", needs: &[Need::Vipd], run: clients_refused },
-    Case { name: "pools::name_of_the_vip", needs: &[Need::Vipd, Need::Named], run: name_of_the_vip },
-    Case { name: "pools::lagging_replicas", needs: &[Need::Vipd, Need::Mariadb], run: lagging_replicas },
 ];
 
 const PATIENCE: Duration = Duration::from_secs(15);
@@ -312,102 +310,6 @@ fn clients_refused(lab: &Lab) -> Result<()> {
         hosts[0].run("nft", &["delete table inet fw"])?;
         poll_until("db1 serves again", 2 * PATIENCE, || Ok(Talk::new()?.by()? == "db1"))?;
         ensure!(sessions[of_db1].by()? == "db1", "a session that worked was closed");
-        Ok(())
-    })
-}
-
-/// New reads leave a replica that lags, and what runs on it goes on; when all
-/// lag the freshest is kept, and when none is left the primary is read from.
-fn lagging_replicas(lab: &Lab) -> Result<()> {
-    let hosts = hosts(lab)?;
-    let placed: Vec<(&Host, IpAddr)> =
-        hosts.iter().zip(ADDRESSES).map(|(h, a)| Ok((h, a.parse()?))).collect::<Result<_>>()?;
-    let databases = mariadb::replicated(&placed)?;
-    let password = mariadb::password_file(lab)?;
-    let pool = |name: &str, keys: &str, check: &str| {
-        format!(
-            "[[pool]]\nname = \"{name}\"\nservers = [{}]\n{keys}\n[pool.check]\nkind = \"mysql\"\n\
-             interval = \"100ms\"\ntimeout = \"1s\"\nrise = 1\nfall = 2\nuser = \"{}\"\n\
-             password-file = {password:?}\n{check}\n",
-            servers(),
-            mariadb::CHECK_USER
-        )
-    };
-    let mut plan = Plan::new(100 * MS);
-    plan.rest = format!(
-        "[[listen]]\nname = \"write\"\nbind = \"{VIP}:3306\"\npool = \"primary\"\n\
-         [[listen]]\nname = \"read\"\nbind = \"{VIP}:3307\"\npool = \"replicas\"\n{}{}",
-        pool("primary", "", "role = \"primary\""),
-        pool("replicas", "fallback = \"primary\"", "role = \"replica\"\nmax-lag = \"1s\"")
-    );
-    let scene = Scene::new(lab, Kind::Vipd, plan)?;
-    let reads = SocketAddr::new(VIP.parse()?, 3307);
-    let reader = || SqlClient::start(&scene.client, reads, Work::Read, 5 * MS);
-    // What is written meanwhile is what a replica lags by.
-    let writer = SqlClient::start(&scene.client, vip()?, Work::Write, 5 * MS);
-    writer.wait_for("db1", PATIENCE)?;
-    let runs = reader();
-    let on = runs.wait_for_any(PATIENCE)?.by.to_string();
-    let (lags, fresh) = if on == "db2" { (1, 2) } else { (2, 1) };
-    let name = |n: usize| format!("db{}", n + 1);
-    ensure!(on == name(lags), "{on} is read from, and no replica");
-    let delay =
-        |n: usize| databases[n].sql("STOP SLAVE; CHANGE MASTER TO MASTER_DELAY = 600; START SLAVE").map(drop);
-    let is = |n: usize, why: &str| {
-        poll_until(&format!("{}: {why}", name(n)), PATIENCE, || {
-            Ok(scene.vipd(0)?.ctl(&["why", &format!("replicas/{}", name(n))])?.contains(why))
-        })
-    };
-    delay(lags)?;
-    is(lags, "down because it lags")?;
-    for _ in 0..3 {
-        let later = reader();
-        let read = later.wait_for_any(PATIENCE)?;
-        ensure!(*read.by == *name(fresh), "a new session is on {}, which lags", read.by);
-    }
-    delay(fresh)?;
-    is(fresh, "but no server of the pool is fresher")?;
-    reader().wait_for(&name(fresh), PATIENCE)?;
-    ensure!(runs.connections() == 1, "a session was cut because its replica lags");
-    databases[fresh].process().signal(nix::sys::signal::Signal::SIGKILL)?;
-    is(lags, "but no server of the pool is fresher")?;
-    reader().wait_for(&name(lags), PATIENCE)?;
-    ensure!(runs.connections() == 1, "a session was cut because its replica lags");
-    databases[lags].process().signal(nix::sys::signal::Signal::SIGKILL)?;
-    reader().wait_for("db1", PATIENCE).map(drop)
-}
-
-/// A server's name that leads to the floating address: nothing is connected
-/// there, a person is told, and it serves when its name leads to a server.
-fn name_of_the_vip(lab: &Lab) -> Result<()> {
-    let db1 = lab.host("db1", &["10.77.0.21/16"])?;
-    let _server = db1.tool(&["serve", "db1", "10.77.0.21:3306"])?;
-    let ns1 = lab.host("ns1", &["10.77.0.53/16"])?;
-    let vip_record = format!("db A {VIP}");
-    let mut bind = named::Named::start(&ns1, "10.77.0.53", &[&vip_record])?;
-    let mut plan = Plan::new(100 * MS);
-    plan.rest = format!(
-        "[[listen]]\nname = \"write\"\nbind = \"{VIP}:3306\"\npool = \"servers\"\n[[pool]]\nname = \"servers\"\n\
-         servers = [{{ name = \"one\", address = \"db.internal:3306\" }}, \
-         {{ name = \"all\", address = \"db.internal:3306\", resolve = \"all\" }}]\n\
-         [pool.check]\nkind = \"tcp\"\ninterval = \"100ms\"\ntimeout = \"1s\"\nrise = 1\nfall = 2\n"
-    );
-    let scene = Scene::new(lab, Kind::Vipd, plan)?;
-    scene.proxies.iter().try_for_each(|proxy| named::ask(proxy, "10.77.0.53"))?;
-    let vipd = scene.vipd(0)?;
-    for server in ["servers/one", "servers/all"] {
-        poll_until(&format!("{server} is told"), PATIENCE, || {
-            Ok(vipd.ctl(&["why", server])?.contains("which is a floating address"))
-        })?;
-    }
-    let events = vipd.ctl(&["events"])?;
-    ensure!(events.contains("which is a floating address"), "no alarm: {events}");
-    let listener = vipd.status()?["listeners"][0].clone();
-    ensure!(listener["total"] == 0, "the proxy has connected itself: {listener}");
-    bind.set(&["db A 10.77.0.21"])?;
-    vipd.wait_for_servers(&["one", "all@10.77.0.21:3306"], "up", 2 * PATIENCE)?;
-    scene.client.inside(|| {
-        ensure!(Talk::new()?.by()? == "db1", "somebody else answers");
         Ok(())
     })
 }
