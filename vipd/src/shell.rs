@@ -397,13 +397,16 @@ impl Shell {
                 self.handle(Input::Evicted { group, addresses });
             }
             KernelEvent::Links(links) => {
-                let mut new_macs = vec![];
+                let (mut new_macs, mut came_up) = (vec![], false);
                 for kernel::Link { index, name, mac, up, addresses } in links {
                     let before = self.interfaces.mac(index);
                     new_macs.extend((before.is_some() && before != mac).then_some(index));
-                    self.interfaces.set(index, Interface { name, mac, up, addresses });
+                    came_up |= self.interfaces.set(index, Interface { name, mac, up, addresses });
                 }
                 self.relink();
+                if let Some(links) = self.sealing.as_mut().filter(|_| came_up) {
+                    links.hurry(clock::now());
+                }
                 for interface in new_macs {
                     self.handle(Input::NewMac { interface });
                 }
@@ -575,6 +578,7 @@ impl Shell {
             found: self.found.targets(),
             stores,
             links: self.sealing.as_ref(),
+            etcd: self.etcd.as_ref().map(|(_, etcd)| etcd),
             config_errors: &self.config_errors,
             now,
         }

@@ -4,6 +4,7 @@
 mod clock;
 mod daemon;
 mod databases;
+mod etcd;
 mod firewall;
 mod host;
 mod peers;
@@ -121,6 +122,7 @@ pub(super) fn run(
         match tokio::runtime::Builder::new_current_thread().enable_all().build() {
             Ok(runtime) => {
                 databases::look(config, &runtime, &mut findings);
+                etcd::look(config, &runtime, &mut findings);
                 records::look(config, me, &runtime, &mut findings);
             }
             Err(error) => findings.add(Verdict::Unknown, "login", crate::words(&error)),
