@@ -7,6 +7,7 @@ use crate::scene::Scene;
 use anyhow::{Context, Result};
 use nix::sys::signal::Signal;
 use std::fmt::Write as _;
+use std::net::IpAddr;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -117,6 +118,10 @@ fn witness(groups: u8, interval: Duration, watched: Duration) -> Result<String> 
     let cluster = Cluster::start(&lab, Layout::TwoAndWitness, interval, groups, Mode::Majority)
         .with_context(|| format!("{groups} groups do not start"))?;
     let process: &Process = cluster.process(2).context("the witness runs")?;
+    // Who owns nothing yet asks otherwise than who renews.
+    for group in 1..groups {
+        lab.addresses().wait_for_one(IpAddr::from([10, 77, 1, group]), 30 * SECOND)?;
+    }
     sleep(SECOND);
     let (start, before, sent) = (Instant::now(), process.cpu_time(), sent(&cluster.hosts[2])?);
     sleep(watched);
