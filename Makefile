@@ -7,12 +7,13 @@ TEST_PACKAGES  += $(DEB_PACKAGES) debootstrap systemd-container chromium prometh
 BENCH_PACKAGES := iproute2 keepalived haproxy nginx libnginx-mod-stream mariadb-server
 BENCH_DNS_PACKAGES := iproute2 dnsperf bind9 knot pdns-server pdns-backend-bind
 NEMESIS_PACKAGES := iproute2 nftables etcd-server etcd-client
+FUZZ_PACKAGES  := g++
 DEMO_PACKAGES  := iproute2
 ifeq ($(DB),mariadb)
 DEMO_PACKAGES  += mariadb-server
 endif
 
-.PHONY: help demo model test deb test-packages bench-balancer bench-dns bench-failover bench-pick nemesis
+.PHONY: help demo model test fuzz deb test-packages bench-balancer bench-dns bench-failover bench-pick bench-witness nemesis
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -31,6 +32,17 @@ test: ## everything a change must pass
 	@tests/install-packages $(TEST_PACKAGES)
 	@tests/install-python $${CARGO_TARGET_DIR:-target}/python $(TEST_PYTHON)
 	@tests/run-all
+
+TARGET  ?= node
+SECONDS ?= 60
+# What cargo-fuzz passes without a sanitizer, so that a stable compiler does: the
+# core has no unsafe code for a sanitizer to look into.
+FUZZ_FLAGS := -Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 -Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table -Cllvm-args=-sanitizer-coverage-trace-compares -Ccodegen-units=1 --cfg fuzzing
+fuzz: ## libFuzzer on what comes by the network: TARGET=advert, message or node, SECONDS=60; a find is left in target/fuzz
+	@tests/install-packages $(FUZZ_PACKAGES)
+	@mkdir -p target/fuzz/corpus/$(TARGET)
+	@RUSTFLAGS="$(FUZZ_FLAGS)" cargo build --quiet --release --manifest-path tests/fuzz/Cargo.toml --target-dir target/fuzz --target $$(rustc -vV | sed -n 's/^host: //p') --bin $(TARGET)
+	@target/fuzz/$$(rustc -vV | sed -n 's/^host: //p')/release/$(TARGET) -max_total_time=$(SECONDS) -max_len=8192 -timeout=5 -artifact_prefix=target/fuzz/$(TARGET)- target/fuzz/corpus/$(TARGET) tests/fuzz/corpus/$(TARGET)
 
 nemesis: ## random faults against real daemons: never two owners with a quorum, each time listed without; SEED=7 replays one, SCHEDULES=20, ARGS='--quorum none'
 	@tests/install-packages $(NEMESIS_PACKAGES)
@@ -64,6 +76,11 @@ bench-failover: ## what failovers cost, beside keepalived; ARGS='--runs 3 --only
 	@tests/install-packages $(BENCH_PACKAGES)
 	@cargo build --quiet --release --package vipd --package vipd-tests --bins
 	@target/release/bench-failover $(ARGS)
+
+bench-witness: ## a witness's votes, CPU and memory, up to the leases of 100 clusters; ARGS='--seconds 30'
+	@tests/install-packages $(BENCH_PACKAGES)
+	@cargo build --quiet --release --package vipd --package vipd-tests --bins
+	@target/release/bench-witness $(ARGS)
 
 bench-pick: ## what the choice of a server costs, by way of balancing; ARGS='least'
 	@cargo bench --quiet --package vipd-core --bench pick -- $(ARGS)

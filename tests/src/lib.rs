@@ -4,6 +4,7 @@
 //! * [`dns_bench`]: load and servers of dnsd's benchmark.
 //! * [`documents`]: the commands that the documents show.
 //! * [`forge`]: adverts as an attacker or a broken router would send them.
+//! * [`fuzz`]: what holds whatever the network brings; the targets of `make fuzz`.
 //! * [`lab`]: test hosts, as network namespaces on a bridge.
 //! * [`name_demo`]: the demo where no address floats.
 //! * [`model`]: every state that election and lease can reach.
@@ -22,6 +23,7 @@ pub mod crowd;
 pub mod dns_bench;
 pub mod documents;
 pub mod forge;
+pub mod fuzz;
 pub mod lab;
 pub mod model;
 pub mod name_demo;

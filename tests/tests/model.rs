@@ -23,3 +23,31 @@ fn clocks_beyond_the_bound_break_the_lease() {
     let explored = explore(&Bounds { drift: Drift::Beyond, ..Bounds::smallest() }, 2_000_000);
     assert!(explored.broken.is_some(), "{} states", explored.states);
 }
+
+/// From an owner on; `make model` goes further.
+fn in_etcd() -> Bounds {
+    Bounds { etcd: true, witnesses: 0, settled: true, ..Bounds::smallest() }
+}
+
+/// Each fault alone, for as far as so many states go.
+#[test]
+fn no_fault_makes_two_owners_by_a_key_in_etcd() {
+    let etcd = in_etcd();
+    for bounds in [
+        etcd.clone(),
+        Bounds { deletions: 1, ..etcd.clone() },
+        Bounds { strays: 1, ..etcd.clone() },
+        Bounds { crashes: 1, ..etcd.clone() },
+        Bounds { pauses: 1, ..etcd },
+    ] {
+        let explored = explore(&bounds, 30_000);
+        assert!(explored.broken.is_none(), "{bounds}: {:#?}", explored.broken);
+        assert!(explored.states > 1_000, "{bounds}: {} states", explored.states);
+    }
+}
+
+#[test]
+fn clocks_beyond_the_bound_break_the_lease_in_etcd_too() {
+    let explored = explore(&Bounds { drift: Drift::Beyond, ..in_etcd() }, 300_000);
+    assert!(explored.broken.is_some(), "{} states", explored.states);
+}

@@ -394,10 +394,14 @@ impl Shell {
                 self.handle(Input::Evicted { group, addresses });
             }
             KernelEvent::Links(links) => {
+                let mut came_up = false;
                 for kernel::Link { index, name, mac, up, addresses } in links {
-                    self.interfaces.set(index, Interface { name, mac, up, addresses });
+                    came_up |= self.interfaces.set(index, Interface { name, mac, up, addresses });
                 }
                 self.relink();
+                if let Some(links) = self.sealing.as_mut().filter(|_| came_up) {
+                    links.hurry(clock::now());
+                }
             }
             KernelEvent::LinkRemoved { index, name: _ } => {
                 self.interfaces.remove(index);
@@ -503,6 +507,7 @@ impl Shell {
             found: self.found.targets(),
             stores,
             links: self.sealing.as_ref(),
+            etcd: self.etcd.as_ref().map(|(_, etcd)| etcd),
             config_errors: &self.config_errors,
             now,
         }

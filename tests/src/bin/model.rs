@@ -30,6 +30,8 @@ fn main() -> anyhow::Result<ExitCode> {
     // With these the search would go on for hours: a takeover takes five steps.
     let bounded = Bounds { settled: true, steps: Some(args.steps), ..two.clone() };
     let three = Bounds { nodes: 3, witnesses: 0, ..bounded.clone() };
+    let etcd = Bounds { etcd: true, witnesses: 0, ..two.clone() };
+    let etcd_bounded = Bounds { settled: true, steps: Some(args.steps), ..etcd.clone() };
     let runs = [
         two.clone(),
         Bounds { drift: Drift::None, ..two.clone() },
@@ -40,13 +42,21 @@ fn main() -> anyhow::Result<ExitCode> {
         Bounds { pauses: 1, crashes: 1, switchovers: 1, ..bounded },
         three.clone(),
         Bounds { pauses: 1, ..three.clone() },
+        etcd,
+        etcd_bounded.clone(),
+        Bounds { deletions: 1, ..etcd_bounded.clone() },
+        Bounds { strays: 1, ..etcd_bounded.clone() },
+        Bounds { pauses: 1, crashes: 1, switchovers: 1, deletions: 1, ..etcd_bounded.clone() },
+        Bounds { nodes: 3, ..etcd_bounded },
         Bounds { quorum: false, ..two },
         Bounds { quorum: false, ..three },
     ];
     let (mut as_expected, mut sum) = (true, 0);
     for (number, bounds) in runs.iter().enumerate().filter(|(n, _)| args.only.is_none_or(|only| only == *n)) {
         let begun = Instant::now();
-        let explored = explore(bounds, args.limit);
+        // A state with the key and its operations takes several times the memory.
+        let limit = if bounds.etcd { args.limit / 5 } else { args.limit };
+        let explored = explore(bounds, limit);
         let (states, took) = (explored.states, begun.elapsed());
         let how = match explored.complete {
             true => "all there are".to_owned(),

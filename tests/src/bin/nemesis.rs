@@ -9,7 +9,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use vipd_tests::lab;
-use vipd_tests::nemesis::{Mode, Schedule, Verdict, figures, run};
+use vipd_tests::nemesis::{Mode, Schedule, Verdict, gaps, run};
 
 /// Runs random fault schedules against real daemons.
 #[derive(Debug, Parser)]
@@ -32,6 +32,9 @@ struct Args {
     /// Runs of each failover whose gap is measured; 0 for none.
     #[arg(long, default_value_t = 5)]
     runs: usize,
+    /// Only the failovers whose names contain this.
+    #[arg(long)]
+    only: Option<String>,
 }
 
 /// What came of all schedules of a way.
@@ -95,7 +98,7 @@ fn main() -> Result<ExitCode> {
         sum.print(mode.word());
     }
     if args.runs > 0 && args.seed.is_none() {
-        println!("\n{}", figures(args.runs)?);
+        println!("\n{}", gaps(args.runs, args.only.as_deref())?);
     }
     let bad = MODES.iter().zip(&sums).map(|(mode, sum)| {
         let doubles = if *mode == Mode::None { 0 } else { sum.doubles };

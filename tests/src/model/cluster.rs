@@ -1,5 +1,6 @@
 //! One state of the model, and what may happen in it.
 
+use super::search::State;
 use std::collections::BTreeSet;
 use std::fmt;
 use std::time::Duration;
@@ -9,13 +10,13 @@ use vipd_core::settings::VrrpVersion;
 use vipd_core::time::Time;
 use vipd_core::wire::advert::PRIORITY_RELEASE;
 
-const INTERVAL: Duration = Duration::from_secs(1);
+pub(super) const INTERVAL: Duration = Duration::from_secs(1);
 /// What every clock shows in every state: times are kept relative to it.
-const NOW: Time = Time::from_nanos(1_000_000_000_000);
+pub(super) const NOW: Time = Time::from_nanos(1_000_000_000_000);
 /// What lies further back is all the same.
-const PAST: Duration = Duration::from_secs(8);
+pub(super) const PAST: Duration = Duration::from_secs(8);
 /// The number of a run's last request in every state.
-const NUMBER: u64 = 16;
+pub(super) const NUMBER: u64 = 16;
 
 /// How far the voters' clocks are from the holders'.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
@@ -31,7 +32,7 @@ pub enum Drift {
 
 impl Drift {
     /// What a voter must be asked for to keep a promise for as long, in steps of true time.
-    fn asked(self, lease: Duration) -> Duration {
+    pub(super) fn asked(self, lease: Duration) -> Duration {
         match self {
             // Times 11/9 it is the lease, to the nanosecond.
             Self::Worst => lease * 9 / 11,
@@ -50,6 +51,10 @@ pub struct Bounds {
     pub witnesses: usize,
     /// Whether a lease decides.
     pub quorum: bool,
+    /// Whether it is kept in etcd, and not by the nodes and witnesses.
+    pub etcd: bool,
+    /// How often somebody deletes the key in etcd.
+    pub deletions: u8,
     /// Clocks.
     pub drift: Drift,
     /// Length of a step.
@@ -79,6 +84,8 @@ impl Bounds {
             nodes: 2,
             witnesses: 1,
             quorum: true,
+            etcd: false,
+            deletions: 0,
             drift: Drift::Worst,
             step: Duration::from_secs(1),
             strays: 0,
@@ -122,7 +129,7 @@ struct Host {
 
 /// A state.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
-pub struct Cluster {
+pub(super) struct Cluster {
     hosts: Vec<Host>,
     messages: BTreeSet<Message>,
     strays: u8,
@@ -134,7 +141,7 @@ pub struct Cluster {
 
 /// What happens.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Action {
+pub(super) enum Action {
     /// A step of time; timers go off. What has not arrived is lost.
     Step,
     /// A message arrives: its position among those on their way. What is
@@ -156,47 +163,14 @@ pub enum Action {
     HandOver(usize),
 }
 
-impl Cluster {
-    /// The first state.
-    #[must_use]
-    pub fn new(bounds: &Bounds) -> Self {
-        if !bounds.settled {
-            return Self::started(bounds);
-        }
-        // Everything arrives at once, until there has been an owner for long.
-        let calm = Bounds { strays: 0, crashes: 0, pauses: 0, switchovers: 0, steps: None, ..bounds.clone() };
-        let mut cluster = Self::started(&calm);
-        for _ in 0..20 {
-            cluster = cluster.after(Action::Step, &calm);
-            while !cluster.messages.is_empty() {
-                cluster = cluster.after(Action::Arrive(0), &calm);
-            }
-        }
-        let Bounds { strays, crashes, pauses, switchovers, steps, .. } = *bounds;
-        Self { strays, crashes, pauses, switchovers, steps, ..cluster }
-    }
+impl State for Cluster {
+    type Action = Action;
 
-    /// Every daemon starts now.
-    fn started(bounds: &Bounds) -> Self {
-        let hosts = (0..bounds.nodes + bounds.witnesses).map(|n| Host::new(n, 0, bounds)).collect();
-        let Bounds { strays, crashes, pauses, switchovers, steps, .. } = *bounds;
-        let mut cluster =
-            Self { hosts, messages: BTreeSet::new(), strays, crashes, pauses, switchovers, steps };
-        for node in 0..bounds.nodes {
-            cluster.happen(node, Event::Startup, NOW, bounds);
-        }
-        cluster
-    }
-
-    /// Who answers for the address.
-    #[must_use]
-    pub fn owners(&self) -> Vec<usize> {
+    fn owners(&self) -> Vec<usize> {
         (0..self.hosts.len()).filter(|h| self.hosts[*h].owns_until.is_some()).collect()
     }
 
-    /// Everything that may happen now.
-    #[must_use]
-    pub fn actions(&self) -> Vec<Action> {
+    fn actions(&self) -> Vec<Action> {
         let mut actions = vec![];
         actions.extend((self.steps != Some(0)).then_some(Action::Step));
         for (n, message) in self.messages.iter().enumerate() {
@@ -229,9 +203,7 @@ impl Cluster {
         actions
     }
 
-    /// The state after an action.
-    #[must_use]
-    pub fn after(&self, action: Action, bounds: &Bounds) -> Self {
+    fn after(&self, action: Action, bounds: &Bounds) -> Self {
         let mut next = self.clone();
         match action {
             Action::Step => {
@@ -278,9 +250,7 @@ impl Cluster {
         next
     }
 
-    /// What an action is, in this state, for people.
-    #[must_use]
-    pub fn tell(&self, action: Action) -> String {
+    fn tell(&self, action: Action) -> String {
         match action {
             Action::Step => "a step of time".to_owned(),
             Action::Arrive(n) => self.tell_message(n, ""),
@@ -292,6 +262,38 @@ impl Cluster {
             Action::Crash(n) => format!("{} crashes and starts anew", name(n)),
             Action::HandOver(n) => format!("{} hands over", name(n)),
         }
+    }
+}
+
+impl Cluster {
+    /// The first state.
+    pub(super) fn new(bounds: &Bounds) -> Self {
+        if !bounds.settled {
+            return Self::started(bounds);
+        }
+        // Everything arrives at once, until there has been an owner for long.
+        let calm = Bounds { strays: 0, crashes: 0, pauses: 0, switchovers: 0, steps: None, ..bounds.clone() };
+        let mut cluster = Self::started(&calm);
+        for _ in 0..20 {
+            cluster = cluster.after(Action::Step, &calm);
+            while !cluster.messages.is_empty() {
+                cluster = cluster.after(Action::Arrive(0), &calm);
+            }
+        }
+        let Bounds { strays, crashes, pauses, switchovers, steps, .. } = *bounds;
+        Self { strays, crashes, pauses, switchovers, steps, ..cluster }
+    }
+
+    /// Every daemon starts now.
+    fn started(bounds: &Bounds) -> Self {
+        let hosts = (0..bounds.nodes + bounds.witnesses).map(|n| Host::new(n, 0, bounds)).collect();
+        let Bounds { strays, crashes, pauses, switchovers, steps, .. } = *bounds;
+        let mut cluster =
+            Self { hosts, messages: BTreeSet::new(), strays, crashes, pauses, switchovers, steps };
+        for node in 0..bounds.nodes {
+            cluster.happen(node, Event::Startup, NOW, bounds);
+        }
+        cluster
     }
 
     fn tell_message(&self, n: usize, more: &str) -> String {
@@ -526,22 +528,26 @@ impl Host {
                 keep: false,
                 registered: None,
             };
-            let params = Params {
-                priority: 192_u8.saturating_sub(64 * u8::try_from(host).unwrap_or(0)).max(1),
-                interval: INTERVAL,
-                version: VrrpVersion::V3,
-                preempt: false,
-                preempt_delay: Duration::ZERO,
-                lease: INTERVAL * 3,
-            };
-            Election::new(params).with_lease(bounds.quorum.then(|| Lease::new(terms)))
+            Election::new(params(host)).with_lease(bounds.quorum.then(|| Lease::new(terms)))
         });
         let voter = Voter::new(bounds.drift.asked(length), NOW);
         Self { election, voter, run, stopped: false, owns_until: None }
     }
 }
 
-fn name(host: usize) -> String {
+/// A node's parameters: each comes before the next.
+pub(super) fn params(host: usize) -> Params {
+    Params {
+        priority: 192_u8.saturating_sub(64 * u8::try_from(host).unwrap_or(0)).max(1),
+        interval: INTERVAL,
+        version: VrrpVersion::V3,
+        preempt: false,
+        preempt_delay: Duration::ZERO,
+        lease: INTERVAL * 3,
+    }
+}
+
+pub(super) fn name(host: usize) -> String {
     format!("host {}", host + 1)
 }
 
@@ -551,6 +557,8 @@ impl fmt::Display for Bounds {
             nodes,
             witnesses,
             quorum,
+            etcd,
+            deletions,
             drift,
             step,
             strays,
@@ -562,7 +570,11 @@ impl fmt::Display for Bounds {
         } = self;
         let from = if *settled { "an owner" } else { "the start" };
         let steps = steps.map_or("any number".to_owned(), |steps| steps.to_string());
-        let lease = if *quorum { "quorum" } else { "no quorum" };
+        let lease = match (quorum, etcd) {
+            (false, _) => "no quorum".to_owned(),
+            (true, false) => "quorum".to_owned(),
+            (true, true) => format!("quorum in etcd, {deletions} deletions of its key"),
+        };
         write!(
             f,
             "{nodes} nodes, {witnesses} witnesses, {lease}, drift {drift:?}, from {from} on, {steps} of steps of {}/1000 interval, {strays} \

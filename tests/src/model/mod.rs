@@ -9,11 +9,16 @@
 //! over. All clocks run alike, and the drift is put where it matters: in how
 //! long a voter's promise lasts when the holder has counted a lease.
 //!
+//! [`Keyed`](keyed::Keyed) is the same with the quorum in etcd: nodes, each with
+//! what it knows of the key (`Registers`), the key, and the operations that are
+//! on their way to it, which may be carried out at any time, and twice.
+//!
 //! States are compared by what is left of each time and number, so the search
 //! ends: what it has seen then is everything, however long a cluster runs.
 
 mod cluster;
+mod keyed;
 mod search;
 
-pub use cluster::{Action, Bounds, Cluster, Drift};
+pub use cluster::{Bounds, Drift};
 pub use search::{Explored, Trace, explore};

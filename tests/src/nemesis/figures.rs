@@ -2,18 +2,17 @@
 
 use super::run::{Cluster, Mode};
 use super::schedule::Layout;
-use crate::lab::{Lab, Process};
+use crate::lab::{Host, Lab, Process};
 use crate::scene::Scene;
 use anyhow::{Context, Result};
 use nix::sys::signal::Signal;
 use std::fmt::Write as _;
+use std::net::IpAddr;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 const MS: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);
-/// How long a witness is watched.
-const WATCHED: Duration = Duration::from_secs(5);
 /// Groups of the busy witness: as many leases as 100 clusters of one group.
 const GROUPS: u8 = 100;
 
@@ -41,35 +40,49 @@ impl std::fmt::Display for Figures {
     }
 }
 
-/// Measures failover gaps, `runs` times each, and a witness.
+/// Measures failover gaps, `runs` times each, of the cases whose names contain
+/// `only`.
 ///
 /// # Errors
 /// If a lab cannot be made or a failover does not come about.
-pub fn figures(runs: usize) -> Result<Figures> {
+pub fn gaps(runs: usize, only: Option<&str>) -> Result<Figures> {
     let mut text = format!("median (least .. greatest) of {runs} runs, as a client sees it\n\n");
     let _ = writeln!(
         text,
         "| no answer after | quorum = \"none\" | quorum = \"majority\" | times |\n|---|---|---|---|"
     );
-    for case in CASES {
-        let measure = |mode| (0..runs).map(|run| gap(case, mode, run, runs)).collect::<Result<Vec<_>>>();
-        let (without, with) = (spread(measure(Mode::None)?), spread(measure(Mode::Majority)?));
+    for case in CASES.into_iter().filter(|(name, ..)| only.is_none_or(|only| name.contains(only))) {
+        // By turns, so that what else the machine does falls on both.
+        let (mut without, mut with) = (vec![], vec![]);
+        for run in 0..runs {
+            without.push(gap(case, Mode::None, run, runs)?);
+            with.push(gap(case, Mode::Majority, run, runs)?);
+        }
+        let (without, with) = (spread(without), spread(with));
         let hundredths = with.0.as_micros() * 100 / without.0.as_micros().max(1);
         let times = format!("{}.{:02}", hundredths / 100, hundredths % 100);
         let _ = writeln!(text, "| {} | {} | {} | {times} |", case.0, without.1, with.1);
     }
-    let _ = writeln!(
-        text,
-        "\n| witness of | votes/s | CPU of a core | memory of its own (RssAnon) | resident (VmRSS) |\n|---|---|---|---|---|"
+    Ok(Figures(text))
+}
+
+/// Measures what a witness costs, watched for so long at each load.
+#[must_use]
+pub fn witnesses(watched: Duration) -> Figures {
+    let mut text = format!(
+        "a witness's own process, watched for {watched:.0?} at each load; {GROUPS} groups are the leases of as many \
+         clusters of one group\n\n| load | votes/s | CPU of a core | CPU a vote | memory of its own (RssAnon) | \
+         resident (VmRSS) |\n|---|---|---|---|---|---|\n"
     );
     for (groups, ms) in [(1, 10), (1, 100), (GROUPS, 100), (GROUPS, 1000)] {
+        let load = format!("{} of {ms} ms adverts", vipd_core::explain::count(groups.into(), "group"));
         // A machine too slow for so many is no reason to hide the rest.
-        let row = witness(groups, MS * ms).unwrap_or_else(|e| {
-            format!("| {groups} group(s), {ms} ms adverts | not measured: {} |", e.root_cause())
-        });
-        let _ = writeln!(text, "{row}");
+        let _ = match witness(groups, MS * ms, watched) {
+            Ok(row) => writeln!(text, "| {load} | {row} |"),
+            Err(e) => writeln!(text, "| {load} | not measured: {} |", e.root_cause()),
+        };
     }
-    Ok(Figures(text))
+    Figures(text)
 }
 
 fn gap(case: Case, mode: Mode, run: usize, runs: usize) -> Result<Duration> {
@@ -98,19 +111,43 @@ fn spread(mut gaps: Vec<Duration>) -> (Duration, String) {
     (median, format!("{median:.1?} ({least:.1?} .. {most:.1?})"))
 }
 
-/// A witness at its work: a vote is an answer to a request of an owner.
-fn witness(groups: u8, interval: Duration) -> Result<String> {
+/// A witness at its work: what it sends are votes, but for a hello a second to
+/// each node.
+fn witness(groups: u8, interval: Duration, watched: Duration) -> Result<String> {
     let lab = Lab::new()?;
     let cluster = Cluster::start(&lab, Layout::TwoAndWitness, interval, groups, Mode::Majority)
         .with_context(|| format!("{groups} groups do not start"))?;
     let process: &Process = cluster.process(2).context("the witness runs")?;
+    // Who owns nothing yet asks otherwise than who renews.
+    for group in 1..groups {
+        lab.addresses().wait_for_one(IpAddr::from([10, 77, 1, group]), 30 * SECOND)?;
+    }
     sleep(SECOND);
-    let (start, before) = (Instant::now(), process.cpu_time());
-    sleep(WATCHED);
+    let (start, before, sent) = (Instant::now(), process.cpu_time(), sent(&cluster.hosts[2])?);
+    sleep(watched);
     let used = process.cpu_time().saturating_sub(before).as_micros();
-    let per_mille = used * 1000 / start.elapsed().as_micros();
+    let votes = u128::from(self::sent(&cluster.hosts[2])? - sent);
+    let took = start.elapsed().as_micros();
+    let hellos = 2 * took / 1_000_000;
+    let votes = votes.saturating_sub(hellos);
+    let per_mille = used * 1000 / took;
     let (own, all) = (process.memory_kib("RssAnon"), process.memory_kib("VmRSS"));
-    let votes = u128::from(groups) * 1000 / interval.as_millis();
-    let what = format!("{groups} group(s), {} ms adverts", interval.as_millis());
-    Ok(format!("| {what} | {votes} | {}.{} % | {own} KiB | {all} KiB |", per_mille / 10, per_mille % 10))
+    Ok(format!(
+        "{} | {}.{} % | {} us | {own} KiB | {all} KiB",
+        votes * 1_000_000 / took,
+        per_mille / 10,
+        per_mille % 10,
+        used / votes.max(1)
+    ))
+}
+
+/// Datagrams that a host has sent so far (RFC 4113, `udpOutDatagrams`).
+fn sent(host: &Host) -> Result<u64> {
+    let output = host.try_run("cat", &["/proc/net/snmp"])?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let mut rows = text.lines().filter_map(|line| line.strip_prefix("Udp: "));
+    let (names, values) = rows.next().zip(rows.next()).context("the kernel counts no datagrams")?;
+    let mut columns = names.split_whitespace().zip(values.split_whitespace());
+    let (_, value) = columns.find(|(name, _)| *name == "OutDatagrams").context("nor those that are sent")?;
+    Ok(value.parse()?)
 }

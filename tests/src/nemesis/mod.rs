@@ -11,7 +11,7 @@ mod run;
 mod schedule;
 mod verdict;
 
-pub use figures::{Figures, figures};
+pub use figures::{Figures, gaps, witnesses};
 pub use run::{Mode, run};
 pub use schedule::{Fault, Layout, Schedule, Step};
 pub use verdict::{Double, Verdict};

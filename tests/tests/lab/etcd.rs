@@ -8,8 +8,8 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 use vipd_tests::lab::etcd::{Certificates, Etcd};
-use vipd_tests::lab::vipd::Vipd;
-use vipd_tests::lab::{Lab, poll_until};
+use vipd_tests::lab::vipd::{Vipd, program};
+use vipd_tests::lab::{Host, Lab, poll_until};
 use vipd_tests::probe::EchoProbe;
 use vipd_tests::scene::{Kind, Plan, Scene, write_key};
 
@@ -28,6 +28,8 @@ pub(crate) const CASES: &[Case] = &[
     Case { name: "etcd::crash_switchover_and_restart_cost_no_lease", needs: NEEDS, run: no_lease },
     Case { name: "etcd::tls_and_login", needs: NEEDS, run: tls_and_login },
     Case { name: "etcd::keep_keeps_without_etcd", needs: NEEDS, run: keep },
+    Case { name: "etcd::doctor_looks_at_the_members", needs: NEEDS, run: doctor },
+    Case { name: "etcd::its_members_are_measured", needs: NEEDS, run: measured },
 ];
 
 const PATIENCE: Duration = Duration::from_secs(15);
@@ -210,6 +212,91 @@ fn keep(lab: &Lab) -> Result<()> {
     scene.daemons[0].process().signal(Signal::SIGKILL)?;
     probe.wait_for("px2", PATIENCE)?;
     never_two(lab, lost)
+}
+
+/// What the doctor says of etcd on a host where no daemon runs: verdict, text, fix.
+fn doctor_says(host: &Host) -> Result<Vec<[String; 3]>> {
+    let at = |name: &str| host.dir().join(name).to_string_lossy().into_owned();
+    let (file, runtime) = (at("vipd.toml"), at("runtime"));
+    let all = ["--runtime-dir", &runtime, "doctor", "--json", "--node", "px1", "--config", &file];
+    let output = host.try_run(program("vipctl")?, &all)?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let found: Vec<serde_json::Value> = serde_json::from_str(&text).with_context(|| text)?;
+    let word = |f: &serde_json::Value, key: &str| f[key].as_str().unwrap_or_default().to_owned();
+    let of_etcd = found.iter().filter(|f| f["about"] == "etcd");
+    Ok(of_etcd.map(|f| ["verdict", "text", "fix"].map(|key| word(f, key))).collect())
+}
+
+fn finds(host: &Host, verdict: &str, text: &str, fix: &str) -> Result<()> {
+    let found = doctor_says(host)?;
+    let is = |[v, t, f]: &[String; 3]| v == verdict && t.contains(text) && f.contains(fix);
+    ensure!(found.iter().any(is), "no {verdict} finding with '{text}' and '{fix}': {found:#?}");
+    Ok(())
+}
+
+/// Each fault of a member is named with what mends it, and that does.
+fn doctor(lab: &Lab) -> Result<()> {
+    let certificates = Certificates::make(lab, &["10.77.0.31"])?;
+    let etcd = Etcd::start(lab, 1, Some(certificates.clone()))?;
+    let host = lab.host("px1", &["10.77.0.11/16"])?;
+    let password = PathBuf::from(vipd_tests::lab::init::SCRATCH).join("etcd.password");
+    std::fs::write(lab.outside(&password), "lab-secret")?;
+    std::fs::set_permissions(lab.outside(&password), std::fs::Permissions::from_mode(0o600))?;
+    let Certificates { ca, client: (cert, key), .. } = &certificates;
+    let tls = format!("tls-ca-file = {ca:?}\ntls-cert-file = {cert:?}\ntls-key-file = {key:?}\n");
+    let login = format!("user = \"vipd\"\npassword-file = {password:?}\n");
+    let line = format!("[cluster]\nkey-file = {:?}", write_key(&host, &"1".repeat(64))?);
+    let text = plan(&etcd, &format!("{tls}{login}")).vipd_config().replacen("[cluster]", &line, 1);
+    host.write_file("vipd.toml", &text)?;
+    let good = "lets this node read and change /vipd/lab/";
+    finds(&host, "good", good, "")?;
+    finds(&host, "good", "(etcd 3.", "")?;
+    finds(&host, "good", "the certificate of https://10.77.0.31:2379 is good for", "")?;
+    ensure!(etcd.ctl(&["get", "--prefix", "/vipd"])?.is_empty(), "the doctor has changed something");
+    for arguments in [
+        &["user", "add", "root:lab-root"][..],
+        &["user", "add", "vipd:lab-secret"],
+        &["role", "add", "vipd"],
+        &["role", "grant-permission", "vipd", "--prefix=true", "read", "/vipd/"],
+        &["user", "grant-role", "vipd", "vipd"],
+        &["user", "grant-role", "root", "root"],
+        &["auth", "enable"],
+    ] {
+        etcd.ctl(arguments)?;
+    }
+    finds(&host, "bad", "permission denied", "role grant-permission ROLE --prefix=true readwrite /vipd/")?;
+    let root = "--user=root:lab-root";
+    etcd.ctl(&[root, "role", "grant-permission", "vipd", "--prefix=true", "readwrite", "/vipd/"])?;
+    finds(&host, "good", good, "")?;
+    std::fs::write(lab.outside(&password), "guessed")?;
+    finds(&host, "bad", "the login of \"vipd\" failed", "user passwd vipd")?;
+    etcd.process(0).signal(Signal::SIGSTOP)?;
+    finds(&host, "bad", "no answer within 1000 ms", "endpoint status --cluster")?;
+    etcd.process(0).signal(Signal::SIGKILL)?;
+    etcd.process(0).wait(PATIENCE)?;
+    finds(&host, "bad", "https://10.77.0.31:2379: ", "systemctl status etcd")
+}
+
+/// What a person watches of it: how fast, how often in vain, and what is left.
+fn measured(lab: &Lab) -> Result<()> {
+    let stage = stage(lab, 1, "")?;
+    let of_member = || -> Result<serde_json::Value> { Ok(stage.scene.vipd(0)?.status()?["etcd"][0].clone()) };
+    poll_until("answers are counted", PATIENCE, || {
+        let member = of_member()?;
+        Ok(member["endpoint"] == "http://10.77.0.31:2379"
+            && member["answers"].as_u64() > Some(1)
+            && member["round-trip-us"].as_u64() > Some(0)
+            && member["problem"].is_null())
+    })?;
+    let status = stage.scene.vipd(0)?.status()?;
+    let left = status["vips"][0]["lease-ms"].as_u64();
+    ensure!(left.is_some_and(|ms| (1..=2500).contains(&ms)), "of a lease of 3 s {left:?} ms are left");
+    ensure!(stage.scene.vipd(1)?.status()?["vips"][0]["lease-ms"].is_null(), "a backup has a lease");
+    stage.etcd.process(0).signal(Signal::SIGSTOP)?;
+    poll_until("failures are counted", PATIENCE, || {
+        let member = of_member()?;
+        Ok(member["failures"].as_u64() > Some(0) && member["problem"].is_string())
+    })
 }
 
 fn tls_and_login(lab: &Lab) -> Result<()> {

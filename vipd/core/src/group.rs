@@ -506,6 +506,7 @@ impl Group {
             conflicts: self.conflicts(scope).collect(),
             claims: self.claims(),
             proofs: self.proofs(scope),
+            lease_left: self.lease_left(scope.now),
         }
     }
 

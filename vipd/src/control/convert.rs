@@ -3,9 +3,10 @@
 //! what programs read.
 
 use super::api::{
-    CheckDoc, ConflictDoc, Event, EventKind, Level, ProofDoc, Rejected, Sees, ServerOrder, ServerRole,
-    ServerState, SessionDoc, SessionState, SessionsDoc, Steps, VipState, Which,
+    CheckDoc, ConflictDoc, EtcdDoc, Event, EventKind, Level, ProofDoc, Rejected, Sees, ServerOrder,
+    ServerRole, ServerState, SessionDoc, SessionState, SessionsDoc, Steps, VipState, Which,
 };
+use crate::etcd::MemberStatus;
 use std::time::Duration;
 use vipd_balancer as balancer;
 use vipd_core::node::{ConflictStatus, Proof, ProofStatus};
@@ -55,6 +56,13 @@ impl From<ProofStatus> for ProofDoc {
         };
         let address = address.map(|a| a.to_string());
         Self { seer, sees, address, mac: mac.map(show_mac), took_us: took.map(micros) }
+    }
+}
+
+impl From<MemberStatus> for EtcdDoc {
+    fn from(from: MemberStatus) -> Self {
+        let MemberStatus { endpoint, answers, failures, round_trip, problem } = from;
+        Self { endpoint, answers, failures, round_trip_us: round_trip.map(micros), problem }
     }
 }
 

@@ -15,6 +15,7 @@ pub(super) fn render(doc: &StatusDoc) -> String {
     vips(&mut out, doc);
     peers(&mut out, doc);
     links(&mut out, doc);
+    etcd(&mut out, doc);
     listeners(&mut out, doc);
     pools(&mut out, doc);
     servers(&mut out, doc);
@@ -122,9 +123,10 @@ fn link(out: &mut Metrics, doc: &StatusDoc) {
     let help = "Whether the owner and nobody else answers for the VIP, as the node `seer` sees it.";
     out.per(("vipd_vip_proven", "gauge", help), proofs(), |p| Some(u8::from(p.sees == Sees::Owner)));
     let help = "Time from the owner's first advert to its answer, as the node `seer` sees it.";
-    out.per(("vipd_vip_follow_seconds", "gauge", help), proofs(), |p| {
-        p.took_us.map(|us| format!("{}.{:06}", us / 1_000_000, us % 1_000_000))
-    });
+    out.per(("vipd_vip_follow_seconds", "gauge", help), proofs(), |p| p.took_us.map(micros));
+    let help =
+        "Time left of the quorum lease by which this node owns the VIP: 0 where it does without a majority.";
+    out.per(("vipd_vip_lease_seconds", "gauge", help), vips(), |v| v.lease_ms.map(seconds));
 }
 
 fn peers(out: &mut Metrics, doc: &StatusDoc) {
@@ -150,6 +152,19 @@ fn links(out: &mut Metrics, doc: &StatusDoc) {
     out.per(("vipd_peer_link_sealed", "gauge", help), all(), |p| {
         p.link.as_ref().map(|l| u8::from(l.sealed_since.is_some()))
     });
+}
+
+/// The members of etcd, where the quorum is kept there.
+fn etcd(out: &mut Metrics, doc: &StatusDoc) {
+    let all = || doc.etcd.iter().map(|e| ([("endpoint", &*e.endpoint)], e));
+    let help = "How long the last request took that the member of etcd carried out.";
+    out.per(("vipd_etcd_round_trip_seconds", "gauge", help), all(), |e| e.round_trip_us.map(micros));
+    let help = "Requests that the member of etcd carried out.";
+    out.per(("vipd_etcd_answers_total", "counter", help), all(), |e| Some(e.answers));
+    let help = "Requests that the member of etcd did not carry out.";
+    out.per(("vipd_etcd_failures_total", "counter", help), all(), |e| Some(e.failures));
+    let help = "Whether the member of etcd did not carry out the last request it was sent.";
+    out.per(("vipd_etcd_failing", "gauge", help), all(), |e| Some(u8::from(e.problem.is_some())));
 }
 
 fn listeners(out: &mut Metrics, doc: &StatusDoc) {
@@ -268,7 +283,7 @@ fn checks<'a, I: Iterator<Item = Server<'a>>>(out: &mut Metrics, all: impl Fn() 
     out.per(("vipd_server_passive_failures_total", "counter", help), checked(), |c| Some(c.passive));
     let help = "How long the last check took.";
     out.per(("vipd_server_check_duration_seconds", "gauge", help), checked(), |c| {
-        (c.total > 0).then(|| format!("{}.{:06}", c.took_us / 1_000_000, c.took_us % 1_000_000))
+        (c.total > 0).then(|| micros(c.took_us))
     });
 }
 
@@ -306,8 +321,7 @@ fn dns(out: &mut Metrics, doc: &StatusDoc) {
     });
     let help = "Time from the decision to the acknowledgement of this node's last write.";
     out.per(("vipd_dns_write_duration_seconds", "gauge", help), stores(), |s| {
-        let us = s.last_write.as_ref()?.acknowledged_us;
-        Some(format!("{}.{:06}", us / 1_000_000, us % 1_000_000))
+        s.last_write.as_ref().map(|w| micros(w.acknowledged_us))
     });
 }
 
@@ -323,6 +337,11 @@ fn effective(server: &ServerDoc) -> String {
     };
     let hundredths = u32::from(server.weight).saturating_mul(percent);
     format!("{}.{:02}", hundredths / 100, hundredths % 100)
+}
+
+/// Microseconds as seconds.
+fn micros(us: u64) -> String {
+    format!("{}.{:06}", us / 1_000_000, us % 1_000_000)
 }
 
 /// Milliseconds as seconds.
@@ -354,6 +373,11 @@ mod tests {
             "vipd_vip_claims_total{vip=\"main\"} 12",
             "vipd_vip_proven{vip=\"main\",seer=\"px2\"} 1",
             "vipd_vip_follow_seconds{vip=\"main\",seer=\"px2\"} 0.001250",
+            "vipd_vip_lease_seconds{vip=\"main\"} 2.400",
+            "vipd_etcd_round_trip_seconds{endpoint=\"https://192.0.2.31:2379\"} 0.001875",
+            "vipd_etcd_answers_total{endpoint=\"https://192.0.2.31:2379\"} 4321",
+            "vipd_etcd_failures_total{endpoint=\"https://192.0.2.31:2379\"} 2",
+            "vipd_etcd_failing{endpoint=\"https://192.0.2.31:2379\"} 0",
             "vipd_maintenance 1",
             "vipd_listener_closed_total{listener=\"write\",cause=\"server-demoted\"} 2",
             "vipd_pool_incumbent{pool=\"primary\",server=\"db1\"} 1",

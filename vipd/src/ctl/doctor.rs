@@ -4,6 +4,7 @@
 mod clock;
 mod daemon;
 mod databases;
+mod etcd;
 mod files;
 mod firewall;
 mod host;
@@ -123,6 +124,7 @@ pub(super) fn run(
         match tokio::runtime::Builder::new_current_thread().enable_all().build() {
             Ok(runtime) => {
                 databases::look(config, &runtime, &mut findings);
+                etcd::look(config, &runtime, &mut findings);
                 records::look(config, me, &runtime, &mut findings);
             }
             Err(error) => findings.add(Verdict::Unknown, "login", crate::words(&error)),

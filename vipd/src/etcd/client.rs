@@ -2,13 +2,14 @@
 
 use super::key::{Answer, Keys};
 use super::member::{Member, Stream};
-use super::{Failure, News, PasswordFile, Settings};
+use super::prove::MemberState;
+use super::{Failure, MemberStatus, News, PasswordFile, Settings};
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
 use serde::de::DeserializeOwned;
 use std::collections::BTreeMap;
 use std::num::NonZeroU8;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::mpsc;
@@ -34,8 +35,18 @@ pub(super) struct Client {
     pub(super) lease: Duration,
     /// The member that answered last.
     preferred: AtomicUsize,
+    tallies: Vec<Tally>,
     known: Mutex<Known>,
     news: mpsc::Sender<News>,
+}
+
+/// What was counted of a member.
+#[derive(Debug, Default)]
+struct Tally {
+    answers: AtomicU64,
+    failures: AtomicU64,
+    /// Of the last answer, in microseconds; 0 before the first.
+    round_trip: AtomicU64,
 }
 
 #[derive(Debug)]
@@ -74,6 +85,7 @@ impl Client {
             login,
             lease,
             preferred: AtomicUsize::new(0),
+            tallies: settings.endpoints.iter().map(|_| Tally::default()).collect(),
             known: Mutex::default(),
             news,
         }
@@ -144,8 +156,26 @@ impl Client {
         None
     }
 
+    /// Each member, as it was found so far.
+    pub(super) fn status(&self) -> Vec<MemberStatus> {
+        let known = self.known();
+        let members = self.members.iter().zip(&self.tallies).enumerate();
+        let status = |(n, (member, tally)): (usize, (&Member, &Tally))| {
+            let took = tally.round_trip.load(Ordering::Relaxed);
+            MemberStatus {
+                endpoint: member.name(),
+                answers: tally.answers.load(Ordering::Relaxed),
+                failures: tally.failures.load(Ordering::Relaxed),
+                round_trip: (took > 0).then(|| Duration::from_micros(took)),
+                problem: known.failing.get(&n).cloned(),
+            }
+        };
+        members.map(status).collect()
+    }
+
     fn answered(&self, member: usize) {
         self.preferred.store(member, Ordering::Relaxed);
+        self.tallies[member].answers.fetch_add(1, Ordering::Relaxed);
         if self.known().failing.remove(&member).is_some() {
             info!("etcd at {} answers again", self.members[member].name());
         }
@@ -153,6 +183,7 @@ impl Client {
 
     fn failed(&self, member: usize, failure: &Failure) {
         let why = format!("{}: {failure}", self.members[member].name());
+        self.tallies[member].failures.fetch_add(1, Ordering::Relaxed);
         let before = self.known().failing.insert(member, why.clone());
         if before.as_ref() != Some(&why) {
             warn!("etcd at {why}");
@@ -160,9 +191,14 @@ impl Client {
     }
 
     async fn attempt(&self, member: usize, ask: &Ask<'_>) -> (usize, Result<Answer, Failure>) {
-        let patience = self.lease / ATTEMPT;
+        let (patience, begun) = (self.lease / ATTEMPT, Instant::now());
         let answer = timeout(patience, self.ask(member, ask)).await;
-        (member, answer.unwrap_or(Err(Failure::Silent(patience))))
+        let answer = answer.unwrap_or(Err(Failure::Silent(patience)));
+        if answer.is_ok() {
+            let took = u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX);
+            self.tallies[member].round_trip.store(took.max(1), Ordering::Relaxed);
+        }
+        (member, answer)
     }
 
     async fn ask(&self, member: usize, ask: &Ask<'_>) -> Result<Answer, Failure> {
@@ -178,6 +214,28 @@ impl Client {
         let answer: Answer = parse(&bytes)?;
         self.same_cluster(answer.header.cluster_id)?;
         Ok(answer)
+    }
+
+    /// Has a member carry out a compare-and-swap that changes nothing, however
+    /// its keys are: it asks for the rights of one that does.
+    pub(super) async fn swap_nothing(&self, member: usize) -> Result<(), Failure> {
+        let (path, body) = self.keys.swap_of_nothing();
+        self.attempt(member, &Ask { path, body: &body }).await.1.map(drop)
+    }
+
+    /// What a member says of itself.
+    pub(super) async fn state(&self, member: usize) -> Result<MemberState, Failure> {
+        let patience = self.lease / ATTEMPT;
+        let token = self.token(member).await?;
+        let state = self.members[member].ask("/v3/maintenance/status", token.as_deref(), "{}");
+        parse(&timeout(patience, state).await.unwrap_or(Err(Failure::Silent(patience)))?)
+    }
+
+    /// The certificate that a member shows; none without TLS.
+    pub(super) async fn certificate(&self, member: usize) -> Result<Option<Vec<u8>>, Failure> {
+        let patience = self.lease / ATTEMPT;
+        let certificate = self.members[member].certificate();
+        timeout(patience, certificate).await.unwrap_or(Err(Failure::Silent(patience)))
     }
 
     /// Begins a watch of every key at a member.

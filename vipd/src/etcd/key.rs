@@ -109,6 +109,20 @@ impl Keys {
         ("/v3/kv/txn", body.to_string())
     }
 
+    /// A swap that never comes about: of a key that is no group's, at a revision
+    /// that no key has. The rights that it needs are judged all the same.
+    pub(super) fn swap_of_nothing(&self) -> (&'static str, String) {
+        let key = BASE64.encode(format!("{}0", self.folder).as_bytes());
+        let body = serde_json::json!({
+            "compare": [{
+                "key": key, "target": "MOD", "result": "EQUAL", "mod_revision": i64::MAX.to_string(),
+            }],
+            "success": [{ "request_put": { "key": key, "value": "" } }],
+            "failure": [{ "request_range": { "key": key } }],
+        });
+        ("/v3/kv/txn", body.to_string())
+    }
+
     /// What an operation came to.
     pub(super) fn outcome(&self, operation: &Operation, answer: Answer) -> Result<Outcome, Failure> {
         match operation {

@@ -8,6 +8,7 @@ use hyper::client::conn::http1::{self, SendRequest};
 use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HOST};
 use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
+use std::net::SocketAddr;
 use std::sync::{Mutex, PoisonError};
 use tokio::net::TcpStream;
 use vipd_config::{Etcd, EtcdEndpoint};
@@ -114,13 +115,27 @@ impl Member {
         idle.pop()
     }
 
-    async fn connect(&self) -> Result<Sender, Failure> {
+    /// The certificate that it shows on a new connection; none without TLS.
+    pub(super) async fn certificate(&self) -> Result<Option<Vec<u8>>, Failure> {
+        let Some(tls) = &self.tls else { return Ok(None) };
+        let (stream, peer) = self.dial().await?;
+        let stream = tls.begin(stream, peer).await?;
+        let shown = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
+        Ok(shown.map(|certificate| certificate.to_vec()))
+    }
+
+    async fn dial(&self) -> Result<(TcpStream, SocketAddr), Failure> {
         let stream = match &self.endpoint.host {
             Host::Address(address) => TcpStream::connect((*address, self.endpoint.port)).await,
             Host::Name(name) => TcpStream::connect((name.as_str(), self.endpoint.port)).await,
         };
         let stream = stream.map_err(Failure::Connect)?;
         let peer = stream.peer_addr().map_err(Failure::Connect)?;
+        Ok((stream, peer))
+    }
+
+    async fn connect(&self) -> Result<Sender, Failure> {
+        let (stream, peer) = self.dial().await?;
         // A lease is renewed by small requests, each of which is waited for.
         stream.set_nodelay(true).map_err(Failure::Connect)?;
         match &self.tls {

@@ -13,6 +13,7 @@
 mod client;
 mod key;
 mod member;
+pub(crate) mod prove;
 mod watch;
 
 use crate::check::password::{PasswordError, PasswordFile};
@@ -64,9 +65,24 @@ pub enum News {
     Trouble(Option<String>),
 }
 
+/// A member of etcd, as it was found since the start.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct MemberStatus {
+    /// Its endpoint, as the settings write it.
+    pub endpoint: String,
+    /// Requests that it carried out.
+    pub answers: u64,
+    /// Requests that it did not.
+    pub failures: u64,
+    /// How long the last one that it carried out took.
+    pub round_trip: Option<Duration>,
+    /// Why it did not carry out the last one.
+    pub problem: Option<String>,
+}
+
 /// Why a member did not do what it was asked.
 #[derive(Debug, Error)]
-enum Failure {
+pub(crate) enum Failure {
     #[error("{}", crate::words(.0))]
     Connect(#[source] io::Error),
     #[error(transparent)]
@@ -164,6 +180,7 @@ pub fn inspect(settings: &Settings) -> Result<(), Exposed> {
 #[derive(Debug)]
 pub struct Etcd {
     orders: mpsc::Sender<Order>,
+    client: Arc<Client>,
 }
 
 impl Etcd {
@@ -182,11 +199,18 @@ impl Etcd {
         let client = Arc::new(Client::new(settings, cluster, lease, news.clone()));
         let runtime = Builder::new_current_thread().enable_all().build()?;
         let thread = std::thread::Builder::new().name("etcd".to_owned());
+        let serving = Arc::clone(&client);
         thread.spawn(move || {
-            runtime.block_on(serve(client, orders_in, news));
+            runtime.block_on(serve(serving, orders_in, news));
             runtime.shutdown_background();
         })?;
-        Ok((Self { orders }, news_in))
+        Ok((Self { orders, client }, news_in))
+    }
+
+    /// Each member, in the order of the settings.
+    #[must_use]
+    pub fn members(&self) -> Vec<MemberStatus> {
+        self.client.status()
     }
 
     /// Orders something. There is room for what can be under way.

@@ -34,7 +34,8 @@ const EXPIRES_AFTER: Duration = Duration::from_secs(900);
 /// Nodes say hello once a second or more often: one that says nothing for so
 /// long is gone, or has forgotten the session.
 const SILENCE: Duration = Duration::from_secs(3);
-/// A question is repeated after this, then after twice as long, up to the second.
+/// A question is repeated after this, then after twice as long, up to the second;
+/// and at once when there is reason to ([`Link::hurry`]).
 const FIRST_REPEAT: Duration = Duration::from_millis(50);
 const LAST_REPEAT: Duration = Duration::from_secs(1);
 /// A question that nobody answers is replaced by a new one.
@@ -254,6 +255,21 @@ impl Link {
             self.out.push_back(attempt.datagram.clone());
             attempt.next = now + attempt.pause;
             attempt.pause = (attempt.pause * 2).min(LAST_REPEAT);
+        }
+    }
+
+    /// The way there may be open again: what waits for an answer is asked anew now.
+    pub(super) const fn hurry(&mut self, now: Time) {
+        if let Some(attempt) = &mut self.attempt {
+            (attempt.next, attempt.pause) = (now, FIRST_REPEAT);
+        }
+    }
+
+    /// The other was heard beside this link. It may not hear this node: then
+    /// questions become as seldom as they were before the next is hurried.
+    pub(super) fn is_there(&mut self, now: Time) {
+        if self.attempt.as_ref().is_some_and(|a| a.pause == LAST_REPEAT) {
+            self.hurry(now);
         }
     }
 

@@ -134,6 +134,14 @@ impl Links {
         }
     }
 
+    /// The network may be back: an interface came up, or somebody is heard again.
+    /// Whoever is asked for a session is asked now.
+    pub fn hurry(&mut self, now: Time) {
+        for link in self.parties.iter_mut().filter_map(|k| k.link.as_mut()) {
+            link.hurry(now);
+        }
+    }
+
     /// The next datagram to send, with the place of whom it is for.
     pub fn next_datagram(&mut self) -> Option<(usize, Vec<u8>)> {
         let parties = self.parties.iter_mut().enumerate();
@@ -203,6 +211,7 @@ impl Links {
     pub fn receive(&mut self, source: IpAddr, own: IpAddr, datagram: &[u8], now: Time) -> Received {
         let Some(party) = self.party_at(source) else { return Received::Refused(Reject::UnknownSender) };
         let Some(link) = self.link(party) else { return Received::Refused(Reject::OwnAddress) };
+        let was_up = link.up_since(now).is_some();
         let opened = match Frame::parse(datagram) {
             Ok(Frame::Ask(ask)) => link.asked(datagram, &ask, now),
             Ok(Frame::Answer(answer)) => link.answered(&answer, now),
@@ -218,6 +227,9 @@ impl Links {
             Err(Unreadable::Version(version)) => Opened::Refused(Reject::Peer(Malformed::Version(version))),
             Err(Unreadable::Garbage) => Opened::Refused(Reject::Peer(Malformed::Garbage)),
         };
+        if !was_up && self.link(party).is_some_and(|link| link.up_since(now).is_some()) {
+            self.hurry(now);
+        }
         match opened {
             Opened::Nothing => Received::Nothing,
             Opened::Message(message) => Received::Message(message),
@@ -270,11 +282,17 @@ impl Links {
     ) -> Result<Vec<u8>, Reject> {
         let parties = &self.parties;
         let proven = |party: usize| parties.get(party)?.link.as_ref()?.proven(now);
-        let cause = match self.adverts.open(source, destination, bytes, proven) {
-            Ok(advert) => return Ok(advert.to_vec()),
+        let opened = self.adverts.open(source, destination, bytes, proven);
+        let party = self.party_at(source);
+        let cause = match opened {
+            Ok(advert) => {
+                if let Some(link) = party.and_then(|party| self.parties.get_mut(party)?.link.as_mut()) {
+                    link.is_there(now);
+                }
+                return Ok(advert.to_vec());
+            }
             Err(cause) => cause,
         };
-        let party = self.party_at(source);
         // Without a key to be judged by, an advert is as it would be without ours.
         if self.accept_unsealed && (cause == Reject::Unsealed || cause == Reject::WrongKey) {
             return Ok(bytes.to_vec());

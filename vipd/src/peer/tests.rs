@@ -200,6 +200,54 @@ fn an_unanswered_silence_ends_in_a_new_session() {
 }
 
 #[test]
+fn a_link_that_may_be_back_is_tried_at_once() {
+    for (case, is_up) in [("nothing", false), ("an interface comes up", true), ("an advert is heard", true)] {
+        let mut pair = Pair::new();
+        // Asked for the last time at 4.55 s, and by itself a second later.
+        pair.run(MS * 4_600, |_| true);
+        match case {
+            "an interface comes up" => pair.nodes[0].hurry(pair.now),
+            "an advert is heard" => {
+                let sealed = pair.nodes[0].seal_advert(address(0), GROUP, &advert(1));
+                assert_eq!(open(&mut pair, &sealed), Ok(advert(1)));
+            }
+            _ => {}
+        }
+        pair.run(MS * 30, |_| false);
+        assert_eq!(pair.is_up(), is_up, "{case}");
+    }
+}
+
+#[test]
+fn who_hears_one_node_again_tries_the_others_at_once() {
+    let mut pair = Pair::new();
+    pair.run(MS * 4_600, |_| true);
+    pair.nodes[1].hurry(pair.now);
+    pair.nodes[1].tick(pair.now);
+    for from in [1, 0, 1] {
+        for bytes in pair.said(from) {
+            pair.deliver(1 - from, &bytes);
+        }
+    }
+    pair.nodes[0].tick(pair.now);
+    let to_third = std::iter::from_fn(|| pair.nodes[0].next_datagram()).filter(|(to, _)| *to == 2);
+    assert_eq!(to_third.count(), 1);
+}
+
+/// Adverts get here and nothing gets there.
+#[test]
+fn a_node_that_is_heard_and_does_not_answer_is_not_flooded() {
+    let mut pair = Pair::new();
+    for _ in 0..1_000 {
+        let sealed = pair.nodes[0].seal_advert(address(0), GROUP, &advert(1));
+        assert_eq!(open(&mut pair, &sealed), Ok(advert(1)));
+        pair.run(MS * 10, |_| true);
+    }
+    let asked = pair.wire.iter().filter(|(from, bytes)| *from == 1 && bytes[5] == 1).count();
+    assert!((20..100).contains(&asked), "{asked} questions in ten seconds");
+}
+
+#[test]
 fn every_copy_is_refused_and_changes_nothing() {
     let mut pair = Pair::new();
     pair.talk(SECOND * 3);

@@ -26,9 +26,12 @@ pub struct Interface {
 pub struct Interfaces(BTreeMap<u32, Interface>);
 
 impl Interfaces {
-    /// Takes the newest description of an interface.
-    pub fn set(&mut self, index: u32, interface: Interface) {
-        self.0.insert(index, interface);
+    /// Takes the newest description of an interface; true if it is up, and was
+    /// otherwise before.
+    pub fn set(&mut self, index: u32, interface: Interface) -> bool {
+        let up = interface.up;
+        let before = self.0.insert(index, interface);
+        up && before.as_ref() != self.0.get(&index)
     }
 
     /// The interface is gone.

@@ -2,9 +2,10 @@
 
 use super::NAME_PROBLEM;
 use crate::control::api::{
-    Counters, DnsDoc, DnsStoreDoc, LinkDoc, ListenerDoc, PeerDoc, PeerState, PoolDoc, QueueDoc, ServerDoc,
-    StatusDoc, VipDoc,
+    Counters, DnsDoc, DnsStoreDoc, EtcdDoc, LinkDoc, ListenerDoc, PeerDoc, PeerState, PoolDoc, QueueDoc,
+    ServerDoc, StatusDoc, VipDoc,
 };
+use crate::etcd::Etcd;
 use crate::peer::{self, Links};
 use jiff::Timestamp;
 use std::collections::{BTreeMap, BTreeSet};
@@ -36,6 +37,8 @@ pub struct Known<'a> {
     pub stores: &'a [DnsStoreDoc],
     /// The sealed links to other nodes, where there are any.
     pub links: Option<&'a Links>,
+    /// The way to etcd, where the quorum is kept there.
+    pub etcd: Option<&'a Etcd>,
     /// Why the newest configuration was refused, if it was.
     pub config_errors: &'a [String],
     /// Now.
@@ -45,7 +48,7 @@ pub struct Known<'a> {
 /// The whole state.
 #[must_use]
 pub fn document(known: &Known<'_>) -> StatusDoc {
-    let Known { node, stats, stores, links, config_errors, now, .. } = *known;
+    let Known { node, stats, stores, links, etcd, config_errors, now, .. } = *known;
     let settings = node.settings();
     let others = settings.cluster.nodes.iter().zip(node.peers()).enumerate().filter(|(n, _)| *n != node.me());
     let mut document = StatusDoc {
@@ -58,6 +61,7 @@ pub fn document(known: &Known<'_>) -> StatusDoc {
         listeners: listeners(node, stats),
         pools: pools(known),
         dns: dns(node, stores.to_vec(), now).into_iter().collect(),
+        etcd: etcd.map(Etcd::members).unwrap_or_default().into_iter().map(EtcdDoc::from).collect(),
         config_errors: config_errors.to_vec(),
         counters: Counters {
             adverts_rejected: node.rejected(now).into_iter().map(Into::into).collect(),
@@ -114,6 +118,7 @@ fn vip(group: &GroupStatus) -> VipDoc {
         conflicts: group.conflicts.iter().cloned().map(Into::into).collect(),
         claims_total: group.claims,
         proofs: group.proofs.iter().cloned().map(Into::into).collect(),
+        lease_ms: group.lease_left.map(|left| u64::try_from(left.as_millis()).unwrap_or(u64::MAX)),
     }
 }
 
@@ -468,7 +473,16 @@ mod tests {
     }
 
     fn known<'a>(node: &'a Node, stats: &'a Stats, found: &'a Found) -> Known<'a> {
-        Known { node, stats, found, stores: &[], links: None, config_errors: &[], now: Time::ZERO }
+        Known {
+            node,
+            stats,
+            found,
+            stores: &[],
+            links: None,
+            etcd: None,
+            config_errors: &[],
+            now: Time::ZERO,
+        }
     }
 
     #[test]

@@ -10,7 +10,9 @@ use crate::lease::{ASK_GAP, Answer, Lease, Request, Terms};
 use crate::node::{Output, Scope, Settings};
 use crate::plan::Hold;
 use crate::settings::{OnNoQuorum, Quorum, VipGroup};
+use crate::time::Time;
 use crate::wire::peer::{Ballot, Message, State};
+use std::time::Duration;
 
 /// A lease of which nothing is held, where the settings ask for one.
 pub(crate) fn lease(settings: &Settings) -> Option<Lease> {
@@ -106,6 +108,12 @@ impl Group {
         let bytes = scope.envelope(Message::Release(ballot));
         let voters = 0..scope.settings.cluster.voters().count();
         voters.filter(|v| *v != scope.me).map(|v| (v, bytes.clone())).collect()
+    }
+
+    /// What is left of the lease by which this node owns.
+    pub(super) fn lease_left(&self, now: Time) -> Option<Duration> {
+        let lease = self.election.lease().filter(|_| self.election.word() == State::Active)?;
+        Some(lease.until().map_or(Duration::ZERO, |until| until - now))
     }
 
     /// What etcd says of the group, for people; none where it is not asked.

@@ -34,7 +34,7 @@ use std::num::NonZeroU8;
 use std::time::Duration;
 
 /// What stands in a group's key.
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct Record {
     /// The node that wrote it.
     pub node: String,
@@ -56,7 +56,7 @@ impl Record {
 }
 
 /// A key as it was seen.
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct Sight {
     /// Grows with every change of the key; 0 if there is no such key.
     pub revision: u64,
@@ -65,7 +65,7 @@ pub struct Sight {
 }
 
 /// What to do with a key.
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub enum Operation {
     /// Read it, as it is after everything that was written before this began.
     Read,
@@ -80,7 +80,7 @@ pub enum Operation {
 
 /// What came of an operation. An operation that was repeated, because its
 /// answer got lost, may find what it wrote itself.
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub enum Outcome {
     /// The swap was done; the key's revision by it.
     Swapped(u64),
@@ -100,7 +100,7 @@ pub struct Step {
 }
 
 /// One group's key, as far as this node knows it.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub struct Register {
     seen: Option<(Sight, Time)>,
     /// The newest request that waits, and its lease.
@@ -222,11 +222,67 @@ impl Register {
         Step { answer: answer.or(next.answer), ..next }
     }
 
+    fn rebase(&mut self, with: &Rebase<'_>) {
+        let own = |n: u64| (with.number)(with.own.0, with.own.1, n);
+        if let Some((sight, since)) = &mut self.seen {
+            sight.revision = (with.revision)(sight.revision);
+            let wrote = |r: &Record| (r.node.as_str(), r.run) == with.own;
+            let waits = |r: &Record| r.is_claim() || !r.released && !wrote(r);
+            // Of what nobody waits for, it does not matter since when.
+            let waits = sight.record.as_ref().is_some_and(waits);
+            *since = (with.time)(if waits { *since } else { Time::ZERO });
+            if let Some(record) = &mut sight.record {
+                record.number = with.number_of(record);
+            }
+        }
+        self.wanted = self.wanted.map(|(n, lease)| (own(n), lease));
+        self.looked &= self.wanted.is_some();
+        self.given_back = own(self.given_back);
+        for (node, (run, last)) in &mut self.released {
+            *last = (with.number)(node, *run, *last);
+        }
+        if let Some((_, Operation::Swap { expected, record })) = &mut self.flying {
+            *expected = (with.revision)(*expected);
+            record.number = with.number_of(record);
+        }
+        self.operations = with.operation;
+        self.flying = self.flying.take().map(|(_, operation)| (with.operation, operation));
+    }
+
     /// Whether nothing is left to be given back.
     fn is_idle(&self, run: &Run<'_>) -> bool {
         let flying = matches!(self.flying, Some((_, Operation::Swap { .. })));
         let own = self.seen.as_ref().and_then(|(s, _)| s.record.as_ref());
         !flying && !own.is_some_and(|r| run.holds(r) && r.number <= self.given_back)
+    }
+}
+
+/// The same knowledge in other numbers and times, of which only differences
+/// count: for the exploration of all states.
+pub struct Rebase<'a> {
+    /// The node and run whose knowledge it is.
+    pub own: (&'a str, u32),
+    /// A time's new value.
+    pub time: &'a dyn Fn(Time) -> Time,
+    /// That of a request's number, of which node and run; 0 stays what it is.
+    pub number: &'a dyn Fn(&str, u32, u64) -> u64,
+    /// That of a revision; 0 stays what it is.
+    pub revision: &'a dyn Fn(u64) -> u64,
+    /// That of the last operation's number.
+    pub operation: u64,
+}
+
+impl Rebase<'_> {
+    /// A record's new number: that of a claim stays 0.
+    #[must_use]
+    pub fn number_of(&self, record: &Record) -> u64 {
+        if record.is_claim() { 0 } else { (self.number)(&record.node, record.run, record.number).max(1) }
+    }
+}
+
+impl std::fmt::Debug for Rebase<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Rebase").field("own", &self.own).finish_non_exhaustive()
     }
 }
 
@@ -250,7 +306,7 @@ impl Run<'_> {
 }
 
 /// Why the register does not answer, for people.
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub struct Trouble {
     /// Since when.
     pub since: Time,
@@ -259,7 +315,7 @@ pub struct Trouble {
 }
 
 /// What a node knows of every group's key, at most one a VRID: 255.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub struct Registers {
     name: String,
     run: u32,
@@ -360,6 +416,29 @@ impl Registers {
     pub fn seen(&self, vrid: NonZeroU8) -> Option<(&Record, Time)> {
         let (sight, since) = self.keys.get(&vrid)?.seen.as_ref()?;
         Some((sight.record.as_ref()?, *since))
+    }
+
+    /// The same knowledge, as [`Rebase`] has it. What is only told to people is
+    /// forgotten.
+    pub fn rebase(&mut self, with: &Rebase<'_>) {
+        self.keys.values_mut().for_each(|key| key.rebase(with));
+        (self.answered_at, self.trouble) = (None, None);
+    }
+
+    /// The revisions that this node knows, or has written under.
+    pub fn revisions(&self) -> impl Iterator<Item = u64> + '_ {
+        let expected = |key: &Register| match key.flying {
+            Some((_, Operation::Swap { expected, .. })) => Some(expected),
+            Some((_, Operation::Read)) | None => None,
+        };
+        let of = move |key: &Register| [key.seen.as_ref().map(|(s, _)| s.revision), expected(key)];
+        self.keys.values().flat_map(of).flatten()
+    }
+
+    /// The operation on a group's key that is under way.
+    #[must_use]
+    pub fn flying(&self, vrid: NonZeroU8) -> Option<(u64, &Operation)> {
+        self.keys.get(&vrid)?.flying.as_ref().map(|(number, operation)| (*number, operation))
     }
 
     /// Whether this node has nothing left to give back.

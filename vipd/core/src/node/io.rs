@@ -417,4 +417,7 @@ pub struct GroupStatus {
     pub claims: u64,
     /// Who answers for the addresses.
     pub proofs: Vec<ProofStatus>,
+    /// What is left of the quorum lease by which this node owns; none without
+    /// a quorum, and zero where the settings keep it without a majority.
+    pub lease_left: Option<Duration>,
 }

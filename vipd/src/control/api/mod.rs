@@ -15,9 +15,9 @@ mod status;
 pub use event::{Event, EventDoc, EventKind, Level};
 pub use sessions::{SessionDoc, SessionState, SessionsDoc, Which};
 pub use status::{
-    CheckDoc, ConflictDoc, Counters, DnsDoc, DnsSteps, DnsStoreDoc, LinkDoc, ListenerDoc, PeerDoc, PeerState,
-    PoolDoc, ProofDoc, QueueDoc, Rejected, Sees, ServerDoc, ServerRole, ServerState, StatusDoc, Steps,
-    VipDoc, VipState,
+    CheckDoc, ConflictDoc, Counters, DnsDoc, DnsSteps, DnsStoreDoc, EtcdDoc, LinkDoc, ListenerDoc, PeerDoc,
+    PeerState, PoolDoc, ProofDoc, QueueDoc, Rejected, Sees, ServerDoc, ServerRole, ServerState, StatusDoc,
+    Steps, VipDoc, VipState,
 };
 
 /// The version of the protocol spoken here.

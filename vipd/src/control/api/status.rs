@@ -29,6 +29,9 @@ pub struct StatusDoc {
     pub pools: Vec<PoolDoc>,
     /// The names published in DNS.
     pub dns: Vec<DnsDoc>,
+    /// The members of etcd, where the quorum is kept there.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub etcd: Vec<EtcdDoc>,
     /// Why the newest configuration was refused; empty when it is in force.
     #[serde(default)]
     pub config_errors: Vec<String>,
@@ -69,6 +72,10 @@ pub struct VipDoc {
     /// this node sees the owner.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub proofs: Vec<ProofDoc>,
+    /// Milliseconds left of the quorum lease by which this node owns; absent
+    /// without a quorum, 0 where `on-no-quorum = "keep"` does without a majority.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lease_ms: Option<u64>,
 }
 
 /// Another host claims an address that this node owns, by ARP or neighbour discovery.
@@ -209,6 +216,24 @@ pub struct LinkDoc {
     /// Milliseconds since that.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub problem_ago_ms: Option<u64>,
+}
+
+/// A member of etcd, as this node has found it since its start.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct EtcdDoc {
+    /// Its endpoint, as the file has it.
+    pub endpoint: String,
+    /// Requests that it carried out.
+    pub answers: u64,
+    /// Requests that it did not carry out.
+    pub failures: u64,
+    /// How long the last one that it carried out took, in microseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub round_trip_us: Option<u64>,
+    /// Why it did not carry out the last one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub problem: Option<String>,
 }
 
 /// The state of another node: its highest in any VIP's election.

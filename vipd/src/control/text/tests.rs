@@ -1,6 +1,6 @@
 use super::super::api::{
-    CheckDoc, ConflictDoc, Counters, Event, EventKind, LinkDoc, ListenerDoc, PeerDoc, PoolDoc, ProofDoc,
-    QueueDoc, Sees, ServerDoc, ServerRole, StatusDoc, VipDoc,
+    CheckDoc, ConflictDoc, Counters, EtcdDoc, Event, EventKind, LinkDoc, ListenerDoc, PeerDoc, PoolDoc,
+    ProofDoc, QueueDoc, Sees, ServerDoc, ServerRole, StatusDoc, VipDoc,
 };
 use super::*;
 
@@ -91,6 +91,7 @@ fn healthy() -> StatusDoc {
                 mac: Some("02:00:00:00:00:0b".into()),
                 took_us: Some(1_250),
             }],
+            lease_ms: Some(2_400),
         }],
         peers: vec![PeerDoc {
             name: "px2".into(),
@@ -122,6 +123,13 @@ fn healthy() -> StatusDoc {
         }],
         pools: vec![pool_doc("primary", db1, Some("db1")), replicas],
         dns: vec![],
+        etcd: vec![EtcdDoc {
+            endpoint: "https://192.0.2.31:2379".into(),
+            answers: 4_321,
+            failures: 2,
+            round_trip_us: Some(1_875),
+            problem: None,
+        }],
         config_errors: vec![],
         counters: Counters::default(),
     }
@@ -172,6 +180,7 @@ pub(crate) fn troubled() -> StatusDoc {
         conflicts: vec![],
         claims_total: 0,
         proofs: vec![],
+        lease_ms: None,
     });
     doc.vips[0].conflicts.push(ConflictDoc {
         address: "192.0.2.100".into(),
