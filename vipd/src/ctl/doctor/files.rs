@@ -214,6 +214,7 @@ mod tests {
         let dir = tempfile::tempdir().expect("a scratch directory");
         let path = dir.path().join("secret");
         fs::write(&path, "x").expect("ours");
+        fs::set_permissions(dir.path(), Permissions::from_mode(0o700)).expect("ours");
         let closed = judged(&path, 0o644);
         assert_eq!(closed[0].verdict, Verdict::Bad, "{closed:?}");
         assert_eq!(closed[0].fix, Some(format!("namei -l {}", path.display())));
