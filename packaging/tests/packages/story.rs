@@ -36,6 +36,17 @@ const SOON: Duration = Duration::from_secs(20);
 /// A lost SYN is repeated after a second: none was.
 const NO_SYN_LOST: Duration = Duration::from_millis(900);
 
+/// Kilobytes of the release: a package installed, and an idle daemon's memory.
+const INSTALLED: u64 = 15_000;
+const MEMORY: u64 = 12_000;
+
+/// Holds a figure of the release, the first number of a text, to its bound.
+fn within(bound: u64, text: &str) -> Result<()> {
+    let number = text.split_whitespace().find_map(|word| word.parse::<u64>().ok()).context("no number")?;
+    ensure!(!crate::released() || number < bound, "{text}: the bound is {bound} kB");
+    Ok(())
+}
+
 fn vip() -> SocketAddr {
     SocketAddr::from(([10, 77, 0, 100], 3306))
 }
@@ -112,7 +123,7 @@ fn install(hosts: &mut [Machine; 2]) -> Result<()> {
     let sizes =
         hosts[0].sh("dpkg-query -W -f '${Package} ${Installed-Size} KB installed\\n' vipd vipd-dnsd")?;
     say(&sizes);
-    Ok(())
+    sizes.lines().try_for_each(|line| within(INSTALLED, line))
 }
 
 fn start(hosts: &mut [Machine; 2]) -> Result<()> {
@@ -138,6 +149,7 @@ fn start(hosts: &mut [Machine; 2]) -> Result<()> {
         let pid = host.sh("systemctl show -P MainPID vipd")?;
         let memory = host.sh(&format!("grep -E '^(VmRSS|RssAnon|RssFile)' /proc/{pid}/status"))?;
         say(&format!("{}: {}", host.name, memory.split_whitespace().collect::<Vec<_>>().join(" ")));
+        within(MEMORY, &memory)?;
         let status = host.sh(&format!("grep -E '^(Uid|CapEff)' /proc/{pid}/status"))?;
         ensure!(
             status.contains("3400") && !status.contains("Uid:\t0"),

@@ -26,6 +26,7 @@ pub(crate) const CASES: &[Case] = &[
     },
     Case { name: "operators::doctor_names_a_dropped_direction", needs: VIPD, run: dropped_on_the_host },
     Case { name: "operators::doctor_names_a_drop_between_hosts", needs: VIPD, run: dropped_between },
+    Case { name: "operators::doctor_proves_a_direction_with_a_key", needs: VIPD, run: proven_with_a_key },
     Case { name: "operators::doctor_compares_clocks", needs: VIPD, run: doctor_compares_clocks },
     Case {
         name: "operators::doctor_names_the_missing_grant",
@@ -270,6 +271,20 @@ fn dropped_between(lab: &Lab) -> Result<()> {
         "{found:#?}"
     );
     ensure!(!found.iter().any(|f| f.bad("protocol 112", "")), "the other direction is open: {found:#?}");
+    Ok(())
+}
+
+/// Its probes are no adverts: where adverts are sealed they are counted as what they are, too.
+fn proven_with_a_key(lab: &Lab) -> Result<()> {
+    let key = || Some("1".repeat(64));
+    let scene = Scene::new(lab, Kind::Vipd, Plan { keys: [key(), key()], ..Plan::new(100 * MS) })?;
+    scene.vipd(0)?.wait_for_state("active", PATIENCE)?;
+    doctor(&scene, 1)?;
+    poll_until("px1 has px2's probe", PATIENCE, || {
+        Ok(doctor(&scene, 0)?.1.iter().any(|f| f.is("good", "protocol 112", "from px2: a probe came")))
+    })?;
+    let refused = &scene.vipd(0)?.status()?["counters"]["adverts-rejected-total"];
+    ensure!(refused["unsealed"].as_u64().unwrap_or(0) == 0, "a probe is no advert without a seal: {refused}");
     Ok(())
 }
 

@@ -141,7 +141,7 @@ fn link(link: Option<&LinkDoc>) -> Cell {
         None => Cell::new("not sealed", Tone::Faint),
         Some(LinkDoc { sealed_since: Some(_), .. }) => Cell::new("sealed", Tone::Good),
         Some(LinkDoc { problem: Some(problem), .. }) => Cell::new(problem.as_str(), Tone::Bad),
-        Some(_) => Cell::new("none yet", Tone::Odd),
+        Some(_) => Cell::new("none", Tone::Odd),
     }
 }
 

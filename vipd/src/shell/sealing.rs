@@ -13,6 +13,11 @@ use vipd_core::settings::Transport;
 use vipd_core::time::Time;
 use vipd_core::wire::advert::{Advert, PRIORITY_RELEASE};
 
+/// Whether it is of a version of VRRP; of no other is anything believed, sealed or not.
+fn is_vrrp(payload: &[u8]) -> bool {
+    payload.first().is_none_or(|first| matches!(first >> 4, 2 | 3))
+}
+
 impl Shell {
     /// When the node or a link has something to do.
     pub(super) fn deadline(&self) -> Time {
@@ -115,7 +120,9 @@ impl Shell {
             Packet::Advert { interface, source, destination, ttl, payload } => {
                 let (source, destination) = (*source, *destination);
                 let now = clock::now();
-                let opened = self.sealing.as_mut().map(|l| l.open_advert(source, destination, payload, now));
+                // What is no advert at all is told as that: the doctor's probes are, and seal nothing.
+                let sealing = self.sealing.as_mut().filter(|_| is_vrrp(payload));
+                let opened = sealing.map(|l| l.open_advert(source, destination, payload, now));
                 let payload = match &opened {
                     None => payload,
                     Some(Ok(advert)) => advert,

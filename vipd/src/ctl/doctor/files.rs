@@ -16,6 +16,8 @@ use vipd_core::settings::{Check, CheckKind, Tls};
 const ABOUT: &str = "files";
 /// The user of the package's service.
 const USER: &str = "vipd";
+/// The file that has rules of its own.
+const CLUSTER_KEY: &str = "key-file";
 /// Where it keeps events, unless told otherwise.
 const STATE_DIR: &str = "/var/lib/vipd";
 /// A thousand events and the number of a run, written anew, with room to spare.
@@ -47,9 +49,21 @@ pub(super) fn look(config: &Config, client: &Client, findings: &mut Findings) {
         }
     } else {
         let reader = reader(client);
-        files.iter().for_each(|file| judge(file, reader.as_ref(), findings));
-        if let Some(key) = &config.key {
-            cluster_key(&key.file, findings);
+        for file in &files {
+            if file.key == CLUSTER_KEY
+                && let Err(error @ (KeyError::Open { .. } | KeyError::NoKey { .. })) =
+                    ClusterKey::load(file.path)
+            {
+                let path = file.path.display();
+                let fix = if matches!(error, KeyError::Open { .. }) {
+                    format!("chmod 640 {path}")
+                } else {
+                    format!("copy {path} from another node")
+                };
+                findings.fix(Verdict::Bad, ABOUT, error.to_string(), fix);
+                continue;
+            }
+            judge(file, reader.as_ref(), findings);
         }
     }
     room(&state_dir(client), findings);
@@ -57,7 +71,7 @@ pub(super) fn look(config: &Config, client: &Client, findings: &mut Findings) {
 
 /// Each file once, by the first key that names it.
 fn named(config: &Config) -> Vec<Named<'_>> {
-    let mut all = vec![("key-file", config.key.as_ref().map(|k| &k.file), true)];
+    let mut all = vec![(CLUSTER_KEY, config.key.as_ref().map(|k| &k.file), true)];
     for check in config.pools.iter().filter_map(|p| p.check.as_ref()) {
         let (password, tls) = of_check(check);
         all.push(("password-file", password, true));
@@ -127,7 +141,7 @@ fn judge(file: &Named<'_>, reader: Option<&Reader>, findings: &mut Findings) {
     let found = match fs::metadata(file.path) {
         Ok(found) => found,
         Err(error) => {
-            let fix = if key == "key-file" {
+            let fix = if key == CLUSTER_KEY {
                 format!(
                     "copy it from another node, or, on one of them: vipd keygen | install -m 640 -g vipd /dev/stdin {path}"
                 )
@@ -155,14 +169,6 @@ fn judge(file: &Named<'_>, reader: Option<&Reader>, findings: &mut Findings) {
         return findings.fix(Verdict::Warning, ABOUT, text, format!("chmod o-rwx {path}"));
     }
     findings.good(ABOUT, format!("{key} {path}: vipd may read it"));
-}
-
-/// Its mode, and what is in it; that it cannot be read is told already.
-fn cluster_key(path: &Path, findings: &mut Findings) {
-    match ClusterKey::load(path) {
-        Ok(_) | Err(KeyError::Unreadable { .. }) => {}
-        Err(error) => findings.add(Verdict::Bad, ABOUT, error.to_string()),
-    }
 }
 
 fn state_dir(client: &Client) -> PathBuf {
@@ -214,6 +220,7 @@ mod tests {
         let dir = tempfile::tempdir().expect("a scratch directory");
         let path = dir.path().join("secret");
         fs::write(&path, "x").expect("ours");
+        fs::set_permissions(dir.path(), Permissions::from_mode(0o700)).expect("ours");
         let closed = judged(&path, 0o644);
         assert_eq!(closed[0].verdict, Verdict::Bad, "{closed:?}");
         assert_eq!(closed[0].fix, Some(format!("namei -l {}", path.display())));
