@@ -23,6 +23,7 @@ pub(crate) const CASES: &[Case] = &[
     Case { name: "upkeep::reload_touches_only_the_change", needs: VIPD, run: reload_touches_only_the_change },
     Case { name: "upkeep::reload_moves_an_address", needs: VIPD, run: reload_moves_an_address },
     Case { name: "upkeep::reload_of_the_interval", needs: VIPD, run: reload_of_the_interval },
+    Case { name: "upkeep::version_changes_host_by_host", needs: VIPD, run: version_changes_host_by_host },
     Case { name: "upkeep::stray_vip_is_evicted", needs: VIPD, run: stray_vip_is_evicted },
     Case { name: "upkeep::dropped_vip_is_the_hosts_own", needs: VIPD, run: dropped_vip_is_the_hosts_own },
     Case { name: "upkeep::bad_reload_changes_nothing", needs: VIPD, run: bad_reload_changes_nothing },
@@ -164,7 +165,7 @@ fn reload_moves_an_address(lab: &Lab) -> Result<()> {
 fn reload_of_the_interval(lab: &Lab) -> Result<()> {
     let scene = Scene::new(lab, Kind::Vipd, Plan::new(SECOND))?;
     let reloaded = Instant::now();
-    for interval in [100 * MS, 20 * MS, SECOND] {
+    for interval in [100 * MS, 20 * MS, SECOND, 2 * SECOND] {
         let changed = Plan { interval, ..scene.plan.clone() };
         for number in [0, 1] {
             scene.proxies[number].write_file("vipd.toml", &changed.vipd_config())?;
@@ -175,6 +176,32 @@ fn reload_of_the_interval(lab: &Lab) -> Result<()> {
     }
     let moves = lab.addresses().changes(Scene::vip(), reloaded);
     ensure!(moves.is_empty(), "{moves:?}");
+    Ok(())
+}
+
+/// As docs/migration.md says: from version 2 to 3, to other intervals, and back, by
+/// restarts of one host after the other.
+fn version_changes_host_by_host(lab: &Lab) -> Result<()> {
+    let in_version = |version: u8, interval| Plan {
+        election: vec![format!("vrrp-version = {version}")],
+        ..Plan::new(interval)
+    };
+    let mut scene = Scene::new(lab, Kind::Vipd, in_version(2, SECOND))?;
+    lab.addresses().wait_for(Scene::vip(), &["px1"], PATIENCE)?;
+    for plan in [in_version(3, 100 * MS), in_version(2, 2 * SECOND)] {
+        scene.plan = plan;
+        for (host, other) in [(0, "px2"), (1, "px1")] {
+            let process = scene.daemons[host].process();
+            process.signal(Signal::SIGTERM)?;
+            process.wait(PATIENCE)?;
+            lab.addresses().wait_for(Scene::vip(), &[other], PATIENCE)?;
+            scene.restart(host)?;
+            scene.vipd(host)?.wait_for_state("backup", PATIENCE)?;
+            // Longer than a detection by either's interval.
+            std::thread::sleep(8 * SECOND);
+            lab.addresses().wait_for(Scene::vip(), &[other], SECOND)?;
+        }
+    }
     Ok(())
 }
 

@@ -230,7 +230,7 @@ impl Election {
     /// Somebody whom the cluster key does not prove says to own this, and may yet
     /// be a node of ours: a backup does not take over for as long as it hears that.
     pub fn postpone(&mut self, now: Time) {
-        let at = now + self.master_down_interval();
+        let at = now + self.active_down_interval();
         if let State::Backup { down_at, .. } = &mut self.state {
             *down_at = at.max(*down_at);
         }
@@ -290,7 +290,7 @@ impl Election {
 
     /// Silence after which a backup takes over: three intervals and the skew.
     #[must_use]
-    pub fn master_down_interval(&self) -> Duration {
+    pub fn active_down_interval(&self) -> Duration {
         self.interval * SILENT_INTERVALS + self.skew()
     }
 
@@ -401,7 +401,7 @@ impl Election {
     }
 
     fn become_backup(&mut self, now: Time, owner: Option<Owner>, yielded: bool) {
-        let down_at = now + self.master_down_interval();
+        let down_at = now + self.active_down_interval();
         self.state =
             State::Backup { down_at, owner, released: false, preempt_at: None, yielded, candidate: None };
     }
@@ -458,14 +458,14 @@ impl Election {
             return self.backup_hears_release(heard, now);
         }
         let (mine, preempt) = (self.params.priority, self.params.preempt);
-        let master_down = self.master_down_interval();
+        let active_down = self.active_down_interval();
         let State::Backup { owner, preempt_at, yielded, candidate, released, down_at } = &mut self.state
         else {
             return Outcome::default();
         };
         if std::mem::take(released) {
             // It has a successor.
-            *down_at = now + master_down;
+            *down_at = now + active_down;
         }
         let followed = Owner { who: heard.who, priority: heard.priority, at: now };
         if heard.priority >= mine {
@@ -485,7 +485,7 @@ impl Election {
         }
         let (yielded, preempt_at) = (*yielded, *preempt_at);
         self.interval = heard.interval;
-        let down_at = now + self.master_down_interval();
+        let down_at = now + self.active_down_interval();
         let owner = Some(followed);
         self.state = State::Backup { down_at, owner, released: false, preempt_at, yielded, candidate: None };
         Outcome::default()

@@ -259,7 +259,7 @@ fn sentence(cause: Cause, group: &Group, scope: &Scope<'_>) -> String {
             format!("{} was silent for {}", who(owner, scope), seconds(silence))
         }
         Cause::Silence(None) => {
-            format!("nobody advertised for {}", seconds(group.election.master_down_interval()))
+            format!("nobody advertised for {}", seconds(group.election.active_down_interval()))
         }
         Cause::Released(owner) => format!("{} released it", who(owner, scope)),
         Cause::Preempted(owner, priority, mine) => {

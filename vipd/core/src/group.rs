@@ -396,7 +396,7 @@ impl Group {
                 self.retry_at = None;
                 self.transition = Transition::None;
                 if self.election.word() == State::Active {
-                    self.unsaid_until = Some(scope.now + self.election.master_down_interval());
+                    self.unsaid_until = Some(scope.now + self.election.active_down_interval());
                 }
                 self.happen(Happening::Fault, scope);
                 if self.hold != Hold::Absent {
@@ -441,7 +441,7 @@ impl Group {
     /// Somebody whom the cluster key does not prove says to own this group.
     pub(crate) fn postpone(&mut self, who: Who, now: Time) {
         self.election.postpone(now);
-        self.postponed = Some((who, now + self.election.master_down_interval()));
+        self.postponed = Some((who, now + self.election.active_down_interval()));
     }
 
     /// Who keeps a backup from taking over without having proven its key.

@@ -119,8 +119,8 @@ impl Reject {
             Self::OtherVrid => {
                 "it advertises an address of ours under another VRID: the files differ, or it is forged"
             }
-            Self::VersionMismatch => "set `[election] vrrp-version` alike on every host",
-            Self::IntervalMismatch => "VRRPv2 wants the same `advert-interval` on every host",
+            Self::VersionMismatch => "it is none of the nodes, and speaks the other `vrrp-version`",
+            Self::IntervalMismatch => "VRRPv2 wants the same `advert-interval` of every router",
             Self::UnknownSender => {
                 "it is not in `[cluster] nodes`: add it, or give one cluster another `vrid`"
             }

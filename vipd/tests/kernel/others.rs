@@ -132,6 +132,30 @@ fn lost_notifications_are_made_up_for() {
     });
 }
 
+/// What was queued before the kernel dropped the rest is read after it was told of
+/// the loss: it must not undo what was read anew.
+#[test]
+fn what_was_notified_before_a_loss_undoes_nothing() {
+    lab(|_net| async move {
+        let mut rig = Rig::start(&[V4]).await?;
+        let own = cidr("10.9.0.1/24");
+        rig.link(|link| link.addresses.contains(&own)).await;
+        let flood: String =
+            (0..12_000).map(|_| "addr add 192.0.2.1/32 dev lo\naddr del 192.0.2.1/32 dev lo\n").collect();
+        let batch = format!("addr del 10.9.0.1/24 dev va\n{flood}addr add 10.9.0.1/24 dev va\n");
+        let file = rig.dir.path().join("batch");
+        std::fs::write(&file, batch)?;
+        sh(&format!("ip -batch {}", file.display()))?;
+        assert!(dropped()? > 0, "nothing was dropped: the test shows nothing");
+        // The dump and what was queued are behind this one.
+        rig.hold(Hold::Owned, &[V4], LEASE).await?;
+        sh("ip addr add 10.9.0.77/24 dev va")?;
+        let link = rig.link(|link| link.addresses.contains(&cidr("10.9.0.77/24"))).await;
+        assert!(link.addresses.contains(&own), "{link:?}");
+        Ok(())
+    });
+}
+
 /// Notifications that the kernel could not deliver to a socket of this process.
 fn dropped() -> Result<u64, Box<dyn std::error::Error>> {
     let text = std::fs::read_to_string("/proc/thread-self/net/netlink")?;
