@@ -1,5 +1,10 @@
 //! The simulated cluster and its invariants.
 
+mod checks;
+mod faults;
+
+pub use faults::Fault;
+
 use super::clock::{Clock, DRIFT_MAX};
 use super::etcd::{Asked, Etcd};
 use super::host::{Host, Power, WitnessHost};
@@ -25,49 +30,6 @@ const LOOK_EVERY: Duration = Duration::from_secs(5);
 /// The Ethernet address of a host that is none of the cluster's.
 pub const STRANGER: Mac = [2, 0, 0, 0, 0xee, 0xee];
 const MULTICAST: IpAddr = IpAddr::V4(Ipv4Addr::new(224, 0, 0, 18));
-
-/// Something that goes wrong.
-#[derive(Clone, Copy, Debug)]
-pub enum Fault {
-    /// SIGKILL of the daemon; the guard cleans up. Started again later.
-    Kill(usize, Duration),
-    /// The host loses power: no guard, no address. Started again later.
-    PowerOff(usize, Duration),
-    /// The daemon does not run for a while.
-    Freeze(usize, Duration),
-    /// The whole host does not run for a while, and answers nothing.
-    Stall(usize, Duration),
-    /// A witness is started anew after a while.
-    KillWitness(usize, Duration),
-    /// Nothing from the first reaches the second.
-    OneWay(usize, usize),
-    /// Neither reaches the other.
-    Cut(usize, usize),
-    /// Every path is whole again.
-    Heal,
-    /// The cable is pulled, or put in.
-    Carrier(usize, bool),
-    /// An orderly stop; started again later.
-    Stop(usize, Duration),
-    /// A planned switchover of a group, by whoever owns it.
-    Switchover(usize),
-    /// Maintenance on or off.
-    Maintenance(usize, bool),
-    /// Somebody deletes a group's addresses on a host.
-    Delete(usize, usize),
-    /// A reload on every host, one after the other: a group prefers other nodes.
-    Reorder(usize),
-    /// The same: a group gets a second address, or loses it.
-    Readdress(usize),
-    /// The same: an address that may be in another group is in this one now.
-    Move(usize),
-    /// The same: two groups exchange all their addresses.
-    Exchange(usize, usize),
-    /// etcd answers nobody for a while.
-    EtcdDown(Duration),
-    /// Somebody deletes a group's key in etcd.
-    DeleteKey(usize),
-}
 
 pub(super) enum Due {
     Packet { to: usize, from: usize, transmit: Transmit },
@@ -710,124 +672,6 @@ impl World {
         arrives.then(|| Duration::from_micros(self.rng.between(30, 500)))
     }
 
-    /// Makes something go wrong.
-    pub fn inject(&mut self, fault: Fault) {
-        self.note(format!("{fault:?}"));
-        match fault {
-            Fault::Kill(host, down) if self.hosts[host].node.is_some() => {
-                self.hosts[host].node = None;
-                self.hosts[host].power = Power::Dead(self.now + down);
-                self.schedule(Duration::from_millis(1), Due::Guard { host });
-            }
-            Fault::PowerOff(host, down) => {
-                self.hosts[host].node = None;
-                self.hosts[host].kernel.clear();
-                self.hosts[host].guard = vipd_core::node::GuardState::default();
-                self.hosts[host].power = Power::Dead(self.now + down);
-            }
-            Fault::KillWitness(witness, down) => {
-                self.witnesses[witness].witness = None;
-                self.witnesses[witness].power = Power::Dead(self.now + down);
-            }
-            Fault::Stall(host, pause) if self.hosts[host].power == Power::Running => {
-                self.hosts[host].power = Power::Stalled(self.now + pause);
-            }
-            Fault::Freeze(host, pause) if self.hosts[host].power == Power::Running => {
-                self.hosts[host].power = Power::Frozen(self.now + pause);
-            }
-            Fault::OneWay(from, to) => {
-                self.cuts.insert((from, to));
-            }
-            Fault::Cut(a, b) => self.cuts.extend([(a, b), (b, a)]),
-            Fault::Heal => self.cuts.clear(),
-            Fault::Carrier(host, on) => {
-                self.hosts[host].carrier = on;
-                self.tell_links(host);
-            }
-            Fault::Stop(host, _) => self.input(host, Input::Stop),
-            Fault::Switchover(group) => self.switchover(group),
-            Fault::Maintenance(host, on) => {
-                let now = self.shown(host);
-                if self.hosts[host].runs()
-                    && let Some(node) = &mut self.hosts[host].node
-                {
-                    node.set_maintenance(on, now);
-                    self.drain(host);
-                }
-            }
-            Fault::Delete(host, group) => {
-                // The kernel actor puts back what is planned.
-                if self.hosts[host].runs() && self.hosts[host].kernel.contains_key(&group) {
-                    self.schedule(Duration::from_millis(1), Due::Restored { host, group });
-                }
-            }
-            Fault::Reorder(group) => {
-                self.settings.vips[group].nodes.rotate_left(1);
-                self.reload();
-            }
-            Fault::Readdress(group) => {
-                // Wherever an exchange has brought it.
-                let second = second_address(group);
-                let had: usize = self.settings.vips.iter().map(|v| v.addresses.len()).sum();
-                self.take_from_all(second);
-                let has: usize = self.settings.vips.iter().map(|v| v.addresses.len()).sum();
-                if had == has {
-                    self.settings.vips[group].addresses.push(second);
-                }
-                self.reload();
-            }
-            Fault::Move(group) => {
-                let moving = moving_address();
-                self.take_from_all(moving);
-                self.settings.vips[group].addresses.push(moving);
-                self.reload();
-            }
-            Fault::Exchange(a, b) => {
-                let theirs = std::mem::take(&mut self.settings.vips[b].addresses);
-                let ours = std::mem::replace(&mut self.settings.vips[a].addresses, theirs);
-                self.settings.vips[b].addresses = ours;
-                self.reload();
-            }
-            Fault::EtcdDown(pause) => self.etcd.down_until = self.now + pause,
-            Fault::DeleteKey(group) => {
-                let vrid = self.settings.vips[group].vrid;
-                self.etcd.delete(vrid);
-                self.tell_watchers(vrid);
-            }
-            Fault::Kill(..) | Fault::Freeze(..) | Fault::Stall(..) => {}
-        }
-    }
-
-    fn take_from_all(&mut self, address: Cidr) {
-        for vip in &mut self.settings.vips {
-            vip.addresses.retain(|a| *a != address);
-        }
-    }
-
-    /// The file has changed; the hosts are told within a second.
-    fn reload(&mut self) {
-        self.settings.digests = vec![digest(&self.settings.vips)];
-        self.addresses.extend(self.settings.vips.iter().flat_map(|v| v.addresses.clone()));
-        for host in 0..self.hosts.len() {
-            let start = self.hosts[host].starts;
-            let after = Duration::from_millis(self.rng.below(1000));
-            self.schedule(after, Due::Reload { host, start });
-        }
-    }
-
-    fn switchover(&mut self, group: usize) {
-        let name = self.settings.vips[group].name.clone();
-        for host in 0..self.hosts.len() {
-            let now = self.shown(host);
-            if self.hosts[host].runs() && self.owns(host, group) {
-                if let Some(node) = &mut self.hosts[host].node {
-                    let _ = node.switchover(&name, None, now);
-                }
-                self.drain(host);
-            }
-        }
-    }
-
     fn owns(&self, host: usize, group: usize) -> bool {
         let status = self.hosts[host].node.as_ref().map(|n| n.group_status(self.shown(host)));
         status.is_some_and(|s| s.iter().any(|g| g.id == group && g.state == State::Active))
@@ -838,114 +682,5 @@ impl World {
     pub fn why(&self, host: usize, group: usize) -> String {
         let status = self.hosts[host].node.as_ref().map(|n| n.group_status(self.shown(host)));
         status.into_iter().flatten().find(|g| g.id == group).map(|g| g.why).unwrap_or_default()
-    }
-
-    /// The hosts that answer for a group.
-    #[must_use]
-    pub fn owners(&self, group: usize) -> Vec<usize> {
-        // Without an address it is the election's word that counts.
-        let only_elected = self.settings.vips.get(group).is_some_and(|v| v.addresses.is_empty());
-        let owns = |h: &usize| match only_elected {
-            true => self.hosts[*h].runs() && self.owns(*h, group),
-            false => self.hosts[*h].answers(group),
-        };
-        (0..self.hosts.len()).filter(owns).collect()
-    }
-
-    /// The hosts that answer for an address, in whatever group they have it.
-    #[must_use]
-    pub fn answering(&self, address: Cidr) -> Vec<usize> {
-        (0..self.hosts.len()).filter(|h| self.hosts[*h].answers_for(address)).collect()
-    }
-
-    /// The invariants that hold at every step.
-    fn check(&mut self) {
-        for group in 0..self.settings.vips.len() {
-            let owners = self.owners(group);
-            self.quorate(&owners, &format!("group {group}"));
-            let clash = self.clash(&owners);
-            self.bound(Shared::Group(group), clash);
-        }
-        // Files may differ in which group has an address.
-        for address in self.addresses.clone() {
-            let clash = self.clash(&self.answering(address));
-            self.bound(Shared::Address(address), clash);
-        }
-    }
-
-    /// With a quorum no two ever own the same, whether they can hear each other or not.
-    fn quorate(&self, owners: &[usize], what: &str) {
-        let election = &self.settings.election;
-        let strict = election.quorum != Quorum::None && election.on_no_quorum == OnNoQuorum::Withdraw;
-        assert!(!strict || owners.len() < 2, "{}: hosts {owners:?} both own {what}", self.now);
-    }
-
-    /// Those of some hosts that run, if two of them can hear each other.
-    fn clash(&self, owners: &[usize]) -> Option<Vec<usize>> {
-        let hear = |a: usize, b: usize| !self.cuts.contains(&(a, b)) && !self.cuts.contains(&(b, a));
-        let running: Vec<usize> = owners.iter().copied().filter(|h| self.hosts[*h].runs()).collect();
-        running.iter().any(|a| running.iter().any(|b| a != b && hear(*a, *b))).then_some(running)
-    }
-
-    /// Two owners do not last.
-    fn bound(&mut self, what: Shared, clash: Option<Vec<usize>>) {
-        let Some(hosts) = clash else {
-            self.overlap_since.remove(&what);
-            return;
-        };
-        let since = *self.overlap_since.entry(what).or_insert(self.now);
-        let lasted = self.now - since;
-        self.longest_overlap = self.longest_overlap.max(lasted);
-        assert!(
-            self.loss > 0 || lasted <= self.overlap_bound,
-            "{}: hosts {hosts:?} both own {what:?} for {lasted:?}",
-            self.now
-        );
-    }
-
-    /// The name has the nodes that serve, or the one that owns.
-    fn check_records(&self) {
-        let Some(dns) = &self.settings.dns else { return };
-        let serves = |h: &usize| {
-            let host = &self.hosts[*h];
-            host.runs() && host.carrier && host.node.as_ref().is_some_and(|n| !n.maintenance())
-        };
-        let able: Vec<usize> = (0..self.hosts.len()).filter(serves).collect();
-        let meant = match dns.policy {
-            Policy::Multi => able,
-            Policy::Owner => able.into_iter().filter(|h| self.owns(*h, dns.owner)).collect(),
-        };
-        let expected: BTreeSet<IpAddr> = meant.into_iter().map(Self::address).collect();
-        assert!(expected.is_empty() || self.records == expected, "the name has {:?}", self.records);
-    }
-
-    /// What holds once nothing has gone wrong for a while: every group has
-    /// one owner among the hosts that can have one, and nobody else holds it.
-    pub fn check_settled(&self) {
-        self.check_records();
-        for group in 0..self.settings.vips.len() {
-            let able: Vec<usize> = (0..self.hosts.len())
-                .filter(|h| self.hosts[*h].runs() && self.hosts[*h].carrier)
-                .filter(|h| self.hosts[*h].node.as_ref().is_some_and(|n| !n.maintenance()))
-                .collect();
-            let owners = self.owners(group);
-            assert_eq!(
-                owners.len(),
-                usize::from(!able.is_empty()),
-                "owners of group {group}: {owners:?}, able: {able:?}"
-            );
-            for host in &able {
-                let status = self.hosts[*host].node.as_ref().map(|n| n.group_status(self.shown(*host)));
-                let state = status.and_then(|s| s.iter().find(|g| g.id == group).map(|g| g.state));
-                let stands_by = matches!(state, Some(State::Backup | State::Active));
-                assert!(stands_by, "host {host} can take group {group} and is in {state:?}");
-            }
-            for (index, host) in self.hosts.iter().enumerate() {
-                let Some(held) = host.kernel.get(&group) else { continue };
-                assert!(owners.contains(&index), "host {index} holds group {group} and does not own it");
-                let why = host.node.as_ref().map(|n| n.group_status(self.now).remove(group).why);
-                assert_eq!(held.addresses, self.settings.vips[group].addresses, "of group {group}: {why:?}");
-            }
-        }
     }
 }
