@@ -383,9 +383,8 @@ fn an_address_owner_is_not_switched_over() {
     let mut settings = settings();
     settings.cluster.nodes[0].priority = NonZeroU8::new(255);
     let mut node = node(settings);
-    obey(&mut node, at(3_300));
-    peer_says(&mut node, &hello(State::Backup, true, vec![1, 2]), at(3_310));
-    let refused = node.switchover("main", None, at(3_320));
+    peer_says(&mut node, &hello(State::Backup, true, vec![1, 2]), at(10));
+    let refused = node.switchover("main", None, at(20));
     let why = refused.expect_err("it would come back");
     assert!(why.contains("255") && why.contains("vipctl maintenance on"), "{why}");
 }
