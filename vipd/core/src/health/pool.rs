@@ -405,18 +405,19 @@ impl PoolState {
     /// The server that was promoted after the incumbent answered for the last
     /// time, if that fails its checks: no two were seen to be writable at the
     /// same time, so writes need not wait until it has failed `fall` of them.
+    /// What clients met is no such failure: it would move a living primary.
     fn promoted_since(
         &self,
         incumbent: usize,
         reasons: &[Reason],
         candidate: impl Fn(&usize) -> bool,
     ) -> Option<usize> {
-        let old = &self.servers[incumbent].health;
+        let old = &self.servers[incumbent];
         let since = |i: &usize| {
             let promoted = self.servers[*i].health.promoted_at;
-            candidate(i) && promoted.is_some() && promoted > old.answered_at
+            candidate(i) && promoted.is_some() && promoted > old.health.answered_at
         };
-        if !old.answers.failing() {
+        if !old.check_failed {
             return None;
         }
         (0..reasons.len()).find(|i| *i != incumbent && since(i))

@@ -158,3 +158,18 @@ fn what_a_person_asked_and_what_is_new_there_stand_above_it() {
     see(&mut state, DB1, primary(), 5);
     assert_eq!((word(&state, DB1), state.deadline()), (State::Up, None));
 }
+
+/// One refused connection says little, and a primary that lives keeps its sessions.
+#[test]
+fn what_clients_meet_moves_no_primary() {
+    let mut state = one(Role::Primary, None);
+    see(&mut state, DB1, primary(), 0);
+    see(&mut state, DB2, replica(0), 0);
+    see(&mut state, DB2, primary(), 1);
+    let changes = fail(&mut state, DB1, 1, 1);
+    assert_eq!((changes.close, picked(&mut state, 0)), (vec![], Ok(DB1)));
+    // A check that fails does.
+    let changes = see(&mut state, DB1, failed(), 2);
+    assert_eq!(changes.close, [Close { key: DB1, why: Why::Superseded }]);
+    assert_eq!(picked(&mut state, 0), Ok(DB2));
+}
