@@ -122,13 +122,15 @@ impl Shell {
 
     /// Puts settings in use, all of them or none.
     pub(super) fn put_in_use(&mut self, new: Settings) -> Result<(), String> {
-        let pools = self.node.preview_pools(&new.pools, clock::now());
+        // At one instant: a slow start's step in between would make two of one.
+        let now = clock::now();
+        let pools = self.node.preview_pools(&new.pools, now);
         let listeners: &[Listener] = &new.listeners;
         self.balancer.reconfigure(listeners, pools).map_err(|e| e.to_string())?;
         self.resolver.update(&new.pools, new.own());
         self.checker.update(&new.pools, &self.resolver);
-        self.node.reconfigure(new, clock::now());
-        self.found.look_at = clock::now() + LOOK_EVERY;
+        self.node.reconfigure(new, now);
+        self.found.look_at = now + LOOK_EVERY;
         self.drain();
         Ok(())
     }

@@ -327,7 +327,7 @@ impl PoolsState {
     pub fn build(&mut self) -> Arc<Pools> {
         let next = self.generation + 1;
         let shared: Vec<_> = self.pools.iter_mut().map(|p| p.build(next)).collect();
-        let same = self.generation > 0
+        let same = self.built.generation() > 0
             && shared.len() == self.built.pools().len()
             && shared.iter().zip(self.built.pools()).all(|(a, b)| Arc::ptr_eq(a, b));
         if !same {
@@ -335,6 +335,11 @@ impl PoolsState {
             self.built = Arc::new(Pools::of(next, shared));
         }
         Arc::clone(&self.built)
+    }
+
+    /// The next build has a greater generation than this: another one has it.
+    pub(crate) fn skip_to(&mut self, generation: u64) {
+        self.generation = self.generation.max(generation);
     }
 
     /// The servers of all pools, in the order of the settings.

@@ -130,6 +130,25 @@ fn the_fallback_is_named_when_it_takes_over() {
     assert_eq!(told, Ok(Some(expected.into())));
 }
 
+/// Workers tell pools apart by their generation: two that differ never share one.
+#[test]
+fn pools_that_were_shown_beforehand_have_a_generation_of_their_own() {
+    let mut node = two(Role::Any, |_| ());
+    says(&mut node, DB1, Observation::default(), at(1));
+    let mut settings = node.settings().clone();
+    settings.pools[0].servers[0].weight = 7;
+    let shown = node.preview_pools(&settings.pools, at(2));
+    node.reconfigure(settings, at(2));
+    let built = |o: &Output| if let Output::Pools(pools) = o { Some(pools.generation()) } else { None };
+    let built: Vec<_> = drain(&mut node).iter().filter_map(built).collect();
+    assert!(!built.is_empty() && !built.contains(&shown.generation()), "{built:?}");
+    // A file that was shown and not taken uses its own up, too.
+    let settings = node.settings().clone();
+    let shown = node.preview_pools(&settings.pools, at(3)).generation();
+    let next = node.preview_pools(&settings.pools, at(3)).generation();
+    assert!(next > shown, "{next} after {shown}");
+}
+
 #[test]
 fn what_a_server_tells_and_what_clients_meet_goes_to_the_balancer_and_the_checks() {
     let mut node = two(Role::Any, |p| p.headroom = 10);
