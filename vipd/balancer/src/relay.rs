@@ -41,6 +41,13 @@ pub(crate) struct Flows {
     first: Option<CloseCause>,
 }
 
+impl Flows {
+    /// Whether something was said that the other side has not taken.
+    pub(crate) const fn hold(&self) -> bool {
+        self.up.holds() || self.down.holds()
+    }
+}
+
 impl Future for Relay<'_> {
     type Output = CloseCause;
 
@@ -76,8 +83,9 @@ impl Future for Relay<'_> {
         if up.closed && down.closed {
             return Poll::Ready(first.unwrap_or(CloseCause::ClientClosed));
         }
+        let (half_closed, held) = (first.is_some(), this.flows.hold());
         let ends = (&*this.client, &*this.server);
-        this.patience.poll((taken_up, taken_down), first.is_some(), ends, cx)
+        this.patience.poll((taken_up, taken_down), (half_closed, held), ends, cx)
     }
 }
 

@@ -35,6 +35,8 @@ pub(crate) struct Session {
     pub(crate) began: Instant,
     pub(crate) times: Cell<Times>,
     cause: Option<CloseCause>,
+    /// Something that one side said is lost to the other.
+    cut: bool,
     /// Last, because it is dropped last: who sees that the session is not
     /// counted any more finds its sockets closed.
     pub(crate) admission: Admission,
@@ -67,6 +69,7 @@ pub(crate) fn start(
         began: Instant::now(),
         times: Cell::default(),
         cause: None,
+        cut: false,
         admission,
     };
     if let Err(cause) = session.admit(from_proxy) {
@@ -94,7 +97,9 @@ impl Session {
             Ok(relay) => relay.await,
             Err(cause) => *cause,
         };
-        let silent = relay.is_ok_and(|relay| relay.patience.silent());
+        let told = relay.ok().map(|relay| (relay.patience.silent(), relay.flows.hold()));
+        let (silent, cut) = told.unwrap_or_default();
+        self.cut = cut;
         self.end(cause, silent);
     }
 
@@ -185,7 +190,7 @@ impl Drop for Session {
     fn drop(&mut self) {
         let remains = self.worker.registry.borrow_mut().remove(self.place);
         let cause = self.cause.or(remains.and_then(|r| r.cause)).unwrap_or(CloseCause::Stopped);
-        if cause.resets() {
+        if cause.resets() || self.cut {
             let server = self.server.as_ref().map(|(stream, _)| stream);
             for stream in [Some(&self.client), server].into_iter().flatten() {
                 // It fails only if the kernel has given the connection up already.

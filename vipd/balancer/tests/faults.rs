@@ -82,6 +82,31 @@ fn a_reset_before_a_word_counts_as_a_failed_connection() {
     });
 }
 
+/// A client that pauses within a large result is at work; and one that is cut off
+/// in it must not take what it has for the whole.
+#[test]
+fn what_a_client_has_yet_to_take_keeps_its_session_and_is_never_cut_off_unnoticed() {
+    let age = Duration::from_secs(1);
+    let (max_session_age, max_busy_session_age) = (Some(age), Some(4 * age));
+    let idle_timeout = Some(age);
+    let aged = Listener { max_session_age, max_busy_session_age, idle_timeout, ..listener("main") };
+    let large = serving(|mut stream| {
+        let _ = stream.read(&mut [0; 16]);
+        // More than the kernel's buffers take, and an end that never comes.
+        let _ = stream.write_all(&vec![7; 64 << 20]);
+        let _ = stream.read(&mut [0; 1]);
+    });
+    let balancer = start(&aged, &pool("pool", &[large]));
+    let began = Instant::now();
+    let mut client = connect(&balancer);
+    client.write_all(b"a large one").expect("is taken");
+    assert_closed(&balancer, CloseCause::SessionAge, 1);
+    let lived = began.elapsed();
+    assert!(lived >= age * 36 / 10, "it ended after {lived:?}: neither idle nor at a pause");
+    let ended = std::io::copy(&mut client, &mut std::io::sink()).map_err(|e| e.kind());
+    assert_eq!(ended, Err(std::io::ErrorKind::ConnectionReset));
+}
+
 #[test]
 fn failed_connections_are_told_and_do_not_pile_up() {
     let mut pool = pool("pool", &[nobody()]);
@@ -106,14 +131,20 @@ fn failed_connections_are_told_and_do_not_pile_up() {
 fn failures_in_a_row_are_counted_until_somebody_says_something() {
     let speaks = Arc::new(AtomicBool::new(false));
     let does = Arc::clone(&speaks);
-    let balancer = balancer(&[serving(move |mut stream| {
-        if does.load(Ordering::SeqCst) {
-            let _ = stream.write_all(b"one");
-            let _ = stream.read(&mut [0; 1]);
-        } else {
-            reset(stream);
-        }
-    })]);
+    let mut one = pool(
+        "pool",
+        &[serving(move |mut stream| {
+            if does.load(Ordering::SeqCst) {
+                let _ = stream.write_all(b"one");
+                let _ = stream.read(&mut [0; 1]);
+            } else {
+                reset(stream);
+            }
+        })],
+    );
+    // Some of these connections end before they are made, and would be tried again.
+    one.retries = 0;
+    let balancer = start(&listener("main"), &one);
     let mut failures = balancer.connect_failures().expect("the first to ask");
     // The next that is told, and how many failed since the last good one by then.
     let mut next = |failed: &mut u32| loop {
