@@ -171,12 +171,12 @@ impl Search<'_> {
                 Ok(Some(stream)) => return Ok(Connected { stream, place, route }),
                 // Nobody's failure: the newest pools know better.
                 Ok(None) => continue,
-                Err(failure) => {
+                Err((failure, at)) => {
                     self.tell(place.server(), &failure);
                     if let Some(cause) = failure.of_this_host() {
                         return Err(cause);
                     }
-                    worker.shared.failed(place.server(), &failure);
+                    worker.shared.failed(place.server(), at, &failure);
                 }
             }
             self.failures += 1;
@@ -287,13 +287,13 @@ impl Search<'_> {
     /// One server: the picked address, then its others, all within its
     /// pool's `connect_timeout`, of which each has its share, so that one that
     /// does not answer leaves time for the next. `None` if it was withdrawn
-    /// meanwhile.
+    /// meanwhile; an error with the place that was tried last.
     async fn attempt(
         &self,
         view: &View,
         picked: Picked,
         tally: &Arc<ServerTally>,
-    ) -> Result<Option<TcpStream>, Failure> {
+    ) -> Result<Option<TcpStream>, (Failure, SocketAddr)> {
         let Some(pool) = view.pools.pools().get(picked.key.pool).map(|p| p.settings()) else {
             return Ok(None);
         };
@@ -333,7 +333,7 @@ impl Search<'_> {
                     tally.connect_errors.fetch_add(1, Ordering::Relaxed);
                 }
                 self.session.enter(State::Picking);
-                Err(failure)
+                Err((failure, address))
             }
         }
     }

@@ -104,6 +104,7 @@ mod tests {
     use crate::bind::Tcp;
     use crate::patience::{HALF_CLOSED, Limits};
     use crate::registry::Registry;
+    use crate::shared::Shared;
     use crate::stats::Tally;
     use std::cell::RefCell;
     use std::io;
@@ -126,6 +127,7 @@ mod tests {
         let (_silent_server, mut server) = pair().await?;
         far_client.shutdown().await?;
         let (buffers, tally) = (Buffers::new(Arc::default()), Tally::default());
+        let shared = Shared::new(tokio::sync::mpsc::channel(1).0);
         let registry = RefCell::new(Registry::new(0, 1));
         let alarms = Alarms::default();
         let tcp = Tcp { keepalive: HALF_CLOSED, user_timeout: None };
@@ -136,7 +138,7 @@ mod tests {
             flows: Flows::default(),
             patience: Patience::new(Limits::default(), tcp, &alarms),
             buffers: &buffers,
-            meter: Meter { tally: &tally, registry: &registry, place: 0 },
+            meter: Meter { shared: &shared, tally: &tally, registry: &registry, place: 0 },
         };
         let ended = tokio::select! {
             cause = relay => Some(cause),

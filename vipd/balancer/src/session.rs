@@ -165,6 +165,7 @@ impl Session {
             patience: patience.following(&worker.shared, self.admission.listener().slot, random),
             buffers: &worker.buffers,
             meter: Meter {
+                shared: &worker.shared,
                 tally: worker.tally(&self.admission),
                 registry: &worker.registry,
                 place: self.place,
@@ -180,8 +181,13 @@ impl Session {
         };
         place.server().resets.fetch_add(1, Ordering::Relaxed);
         // A client's own words may make a server do that; here were none.
-        if silent {
-            self.worker.shared.failed(place.server(), &"it reset a connection before anybody spoke");
+        let at = match self.worker.registry.borrow_mut().entry(self.place).map(|e| &e.state) {
+            Some(State::Relaying(_, at)) => Some(*at),
+            Some(State::Header | State::Picking | State::Queued | State::Connecting { .. }) | None => None,
+        };
+        if let Some(at) = at.filter(|_| silent) {
+            let reason = "it reset a connection before anybody spoke";
+            self.worker.shared.failed(place.server(), at, &reason);
         }
     }
 }

@@ -9,9 +9,9 @@ use crate::rate::Rate;
 use crate::seldom::Seldom;
 use crate::sources::{Source, Sources};
 use crate::stats::{CloseCause, ListenerStats, PoolStats, ServerStats, Tally};
-use crate::{ConnectFailure, descriptors};
+use crate::{Met, Outcome, descriptors};
 use arc_swap::ArcSwap;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::Instant;
@@ -35,7 +35,7 @@ pub(crate) struct Shared {
     /// Clients in the queues of all pools.
     pub(crate) waiting: Arc<AtomicU32>,
     pub(crate) descriptors: Arc<descriptors::Reserve>,
-    pub(crate) failures: mpsc::Sender<ConnectFailure>,
+    pub(crate) met: mpsc::Sender<Met>,
     /// Addresses that go: until when nobody gets a session on them.
     leaving: ArcSwap<Vec<(IpAddr, u64)>>,
     /// Of pools whose `source` is no address of this host.
@@ -48,13 +48,13 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
-    pub(crate) fn new(failures: mpsc::Sender<ConnectFailure>) -> Self {
+    pub(crate) fn new(met: mpsc::Sender<Met>) -> Self {
         Self {
             view: ArcSwap::default(),
             sessions: AtomicU32::new(0),
             waiting: Arc::default(),
             descriptors: Arc::default(),
-            failures,
+            met,
             leaving: ArcSwap::default(),
             no_source: Seldom::default(),
             draining: AtomicBool::new(false),
@@ -111,16 +111,35 @@ impl Shared {
         }
     }
 
-    /// A connection to a server failed. What does not fit is lost.
-    pub(crate) fn failed(&self, server: &ServerTally, reason: &dyn std::fmt::Display) {
+    /// A connection to a server at this place failed. What does not fit is lost.
+    pub(crate) fn failed(&self, server: &ServerTally, place: SocketAddr, reason: &dyn std::fmt::Display) {
         let in_a_row = server.failed_in_a_row.fetch_add(1, Ordering::Relaxed).saturating_add(1);
         let (now, told) = (self.now(), server.told.load(Ordering::Relaxed));
         if told != 0 && now.saturating_sub(told) < TELL_AFTER {
             return;
         }
         server.told.store(now.max(1), Ordering::Relaxed);
-        let (pool, server, reason) = (server.pool.clone(), server.name().to_string(), reason.to_string());
-        let _ = self.failures.try_send(ConnectFailure { pool, server, reason, in_a_row });
+        if self.tell(server, place, Outcome::Failed { reason: reason.to_string(), in_a_row }) {
+            server.owes_good.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// A connection to a server at this place is good: somebody said something
+    /// over it. What does not fit is told by the next.
+    pub(crate) fn worked(&self, server: &ServerTally, place: SocketAddr) {
+        // Mostly there is nothing to write, and the line stays shared.
+        if server.failed_in_a_row.load(Ordering::Relaxed) != 0 {
+            server.failed_in_a_row.store(0, Ordering::Relaxed);
+        }
+        if server.owes_good.load(Ordering::Relaxed) && self.tell(server, place, Outcome::Good) {
+            server.owes_good.store(false, Ordering::Relaxed);
+        }
+    }
+
+    /// False if it does not fit.
+    fn tell(&self, server: &ServerTally, place: SocketAddr, outcome: Outcome) -> bool {
+        let (pool, server) = (server.pool.clone(), server.name().to_string());
+        self.met.try_send(Met { pool, server, place, outcome }).is_ok()
     }
 }
 
@@ -270,8 +289,11 @@ pub(crate) struct ServerTally {
     pub(crate) total: AtomicU64,
     pub(crate) connect_errors: AtomicU64,
     pub(crate) resets: AtomicU64,
-    /// Connections that failed since the last good one.
+    /// Connections that failed since the last good one, or since it became usable.
     failed_in_a_row: AtomicU32,
+    /// One that failed was told, and no good one since.
+    owes_good: AtomicBool,
+    usable: AtomicBool,
     /// When a failed connection was last told.
     told: AtomicU64,
 }
@@ -287,6 +309,8 @@ impl ServerTally {
             connect_errors: AtomicU64::new(0),
             resets: AtomicU64::new(0),
             failed_in_a_row: AtomicU32::new(0),
+            owes_good: AtomicBool::new(false),
+            usable: AtomicBool::new(false),
             told: AtomicU64::new(0),
         }
     }
@@ -300,10 +324,10 @@ impl ServerTally {
         self.name.set(name);
     }
 
-    /// A connection to it is good: somebody said something over it.
-    pub(crate) fn worked(&self) {
-        // Mostly there is nothing to write, and the line stays shared.
-        if self.failed_in_a_row.load(Ordering::Relaxed) != 0 {
+    /// Whether it takes new connections. What clients met before it did says
+    /// nothing of what they will meet.
+    pub(crate) fn set_usable(&self, usable: bool) {
+        if !self.usable.swap(usable, Ordering::Relaxed) && usable {
             self.failed_in_a_row.store(0, Ordering::Relaxed);
         }
     }

@@ -8,7 +8,7 @@ use crate::probe::{Connections, Lag, ObservedRole, Probe};
 use crate::settings::{self, Role};
 use crate::time::Time;
 use crate::wire::peer::{self, Incumbent, MAX_VERDICTS, Verdict, Word};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -86,6 +86,11 @@ impl PoolsState {
     /// row with no good one in between.
     pub fn connect_failed(&mut self, key: ServerKey, in_a_row: u32, now: Time) -> Option<Changes> {
         self.change(key.pool, now, |pool, changes| pool.connect_failed(key, in_a_row, changes, now))
+    }
+
+    /// A client's connection to a server is good, the first after one that failed.
+    pub fn connect_worked(&mut self, key: ServerKey, now: Time) -> Option<Changes> {
+        self.change(key.pool, now, |pool, _| pool.connect_worked(key, now))
     }
 
     /// Takes a person's wish.
@@ -378,6 +383,15 @@ impl PoolsState {
         let at = self.pools.iter().position(|p| p.settings.name == pool)?;
         let server = self.pools[at].settings.servers.iter().position(|s| s.name == server)?;
         Some(ServerKey { pool: at, server })
+    }
+
+    /// The server of these names, if it is at this place.
+    #[must_use]
+    pub fn find_at(&self, pool: &str, server: &str, place: SocketAddr) -> Option<ServerKey> {
+        let key = self.find(pool, server)?;
+        let pool = &self.pools[key.pool];
+        let (s, settings) = (pool.servers.get(key.server)?, pool.settings.servers.get(key.server)?);
+        (settings.port == place.port() && s.addresses.contains(&place.ip())).then_some(key)
     }
 
     /// Whether some server of the pool itself gets connections.

@@ -147,6 +147,10 @@ impl Server {
         if demands.is_none_or(|d| d.role != Role::Primary) {
             kept.close_at = None;
         }
+        if demands.is_none_or(|d| !d.passive) {
+            // Nobody asks any more what clients meet.
+            kept.clients = Clients::default();
+        }
         kept
     }
 

@@ -12,7 +12,7 @@ use crate::settings::Cidr;
 use crate::time::Time;
 use crate::wire::peer::State;
 use crate::wire::{Claim, Mac};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU8;
 use std::sync::Arc;
 use std::time::Duration;
@@ -156,8 +156,19 @@ pub enum Input<'a> {
         pool: &'a str,
         /// The server.
         server: &'a str,
+        /// Where that was.
+        place: SocketAddr,
         /// As the last of so many in a row, with no good one in between.
         in_a_row: u32,
+    },
+    /// A client's connection to a server is good, the first after one that failed.
+    ConnectWorked {
+        /// The server's pool.
+        pool: &'a str,
+        /// The server.
+        server: &'a str,
+        /// Where that was.
+        place: SocketAddr,
     },
     /// A server's name was looked up.
     Resolved {

@@ -5,6 +5,7 @@ use crate::health::{Admin, Why};
 use crate::probe::Connections;
 use crate::settings::{CheckKind, MysqlCheck, OnDemote, Role};
 use crate::wire::peer::Incumbent;
+use std::net::SocketAddr;
 
 const DB1: ServerKey = ServerKey { pool: 0, server: 0 };
 const DB2: ServerKey = ServerKey { pool: 0, server: 1 };
@@ -159,9 +160,15 @@ fn what_a_server_tells_and_what_clients_meet_goes_to_the_balancer_and_the_checks
         .filter_map(|o| if let Output::Room { server, free } = o { Some((*server, *free)) } else { None })
         .collect();
     assert_eq!(rooms, [(DB1, Some(50))]);
+    let (db1, db2) = (SocketAddr::new(address(21), 3306), SocketAddr::new(address(22), 3306));
+    // What was met where its name does not lead (any more) says nothing of it.
+    let elsewhere = Input::ConnectFailed { pool: "primary", server: "db1", place: db2, in_a_row: 9 };
+    node.handle(elsewhere, at(2));
+    assert!(drain(&mut node).is_empty());
     for _ in 0..100 {
-        node.handle(Input::ConnectFailed { pool: "primary", server: "db1", in_a_row: 1 }, at(2));
-        node.handle(Input::ConnectFailed { pool: "gone", server: "db1", in_a_row: 1 }, at(2));
+        for (pool, place) in [("primary", db1), ("gone", db1), ("primary", db2)] {
+            node.handle(Input::ConnectFailed { pool, server: "db1", place, in_a_row: 1 }, at(2));
+        }
     }
     let hurried = |o: &Output| matches!(o, Output::Hurry { server: DB1 });
     assert_eq!(drain(&mut node).iter().filter(|o| hurried(o)).count(), 1);
