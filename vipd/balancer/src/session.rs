@@ -204,6 +204,9 @@ impl Drop for Session {
             }
         }
         self.worker.tally(&self.admission).closed[cause as usize].add(1);
+        if let Some(server) = self.server() {
+            server.ended(cause, remains.map(|r| r.traffic).unwrap_or_default());
+        }
         let listener = self.admission.listener();
         if cause == CloseCause::NoResources {
             self.worker.shared.descriptors.tell(&listener.name(), self.worker.shared.now());

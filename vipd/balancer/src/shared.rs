@@ -8,7 +8,8 @@ use crate::queue::Queue;
 use crate::rate::Rate;
 use crate::seldom::Seldom;
 use crate::sources::{Source, Sources};
-use crate::stats::{CloseCause, ListenerStats, PoolStats, ServerStats, Tally};
+use crate::registry::Traffic;
+use crate::stats::{CAUSES, CloseCause, ListenerStats, PoolStats, ServerStats, Tally};
 use crate::{Met, Outcome, descriptors};
 use arc_swap::ArcSwap;
 use std::net::{IpAddr, SocketAddr};
@@ -289,6 +290,10 @@ pub(crate) struct ServerTally {
     pub(crate) total: AtomicU64,
     pub(crate) connect_errors: AtomicU64,
     pub(crate) resets: AtomicU64,
+    /// Of sessions that ended, as are the next two.
+    bytes_in: AtomicU64,
+    bytes_out: AtomicU64,
+    closed: [AtomicU64; CAUSES],
     /// Connections that failed since the last good one, or since it became usable.
     failed_in_a_row: AtomicU32,
     /// One that failed was told, and no good one since.
@@ -308,6 +313,9 @@ impl ServerTally {
             total: AtomicU64::new(0),
             connect_errors: AtomicU64::new(0),
             resets: AtomicU64::new(0),
+            bytes_in: AtomicU64::new(0),
+            bytes_out: AtomicU64::new(0),
+            closed: Default::default(),
             failed_in_a_row: AtomicU32::new(0),
             owes_good: AtomicBool::new(false),
             usable: AtomicBool::new(false),
@@ -322,6 +330,14 @@ impl ServerTally {
     /// Gives it the name that its server has now.
     pub(crate) fn call(&self, name: &str) {
         self.name.set(name);
+    }
+
+    /// A session on it has ended. Counted only then, since workers share this:
+    /// what is counted at each wake-up is the listener's, by worker.
+    pub(crate) fn ended(&self, cause: CloseCause, traffic: Traffic) {
+        self.closed[cause as usize].fetch_add(1, Ordering::Relaxed);
+        self.bytes_in.fetch_add(traffic.bytes_in, Ordering::Relaxed);
+        self.bytes_out.fetch_add(traffic.bytes_out, Ordering::Relaxed);
     }
 
     /// Whether it takes new connections. What clients met before it did says
@@ -361,6 +377,9 @@ impl ServerTally {
             total: self.total.load(Ordering::Relaxed),
             connect_errors: self.connect_errors.load(Ordering::Relaxed),
             resets: self.resets.load(Ordering::Relaxed),
+            bytes_in: self.bytes_in.load(Ordering::Relaxed),
+            bytes_out: self.bytes_out.load(Ordering::Relaxed),
+            closed: std::array::from_fn(|i| self.closed[i].load(Ordering::Relaxed)),
             room: self.sessions.room(),
             rate_used_up: self.rate.wait(now) > 0,
             former: 0,
@@ -501,7 +520,7 @@ impl ListenerShared {
 
     pub(crate) fn stats(&self) -> ListenerStats {
         let sum = |of: fn(&Tally) -> u64| self.tallies.iter().map(of).fold(0, u64::wrapping_add);
-        let mut closed = [0; crate::stats::CAUSES];
+        let mut closed = [0; CAUSES];
         for (i, sum) in closed.iter_mut().enumerate() {
             *sum = self.tallies.iter().map(|t| t.closed[i].get()).sum();
         }

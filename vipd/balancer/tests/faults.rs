@@ -258,6 +258,10 @@ fn an_error_packet_reaches_the_client_whole() {
     assert_closed(&balancer, CloseCause::ServerClosed, 1);
     let server = &balancer.stats().servers[0];
     assert_eq!((server.connect_errors, server.resets, failures.try_recv().ok()), (0, 0, None));
+    // What the listener counts is counted of the server, too.
+    let bytes = (0, ERROR.len() as u64);
+    assert_eq!((server.bytes_in, server.bytes_out), bytes);
+    assert_eq!((server.closed(CloseCause::ServerClosed), server.closed.iter().sum()), (1, 1_u64));
 }
 
 #[test]
