@@ -434,7 +434,8 @@ impl Shell {
             }
             let server = ServerKey { pool: found.pool, server: found.server };
             let problem = found.problem.as_deref().map(str::to_owned);
-            self.handle(Input::Resolved { server, addresses: found.addresses.to_vec(), problem });
+            let (addresses, unfit) = (found.addresses.to_vec(), found.unfit.to_vec());
+            self.handle(Input::Resolved { server, addresses, unfit, problem });
         }
     }
 

@@ -351,9 +351,13 @@ impl Node {
                 let changes = key.and_then(|key| self.pools.connect_worked(key, now));
                 self.servers_changed(changes, now);
             }
-            Input::Resolved { server, addresses, problem } => {
+            Input::Resolved { server, addresses, unfit, problem } => {
                 let changes = self.pools.set_addresses(server, &addresses, problem, now);
                 self.servers_changed(changes, now);
+                if !unfit.is_empty() {
+                    let changes = self.pools.withdraw(server, &unfit, now);
+                    self.servers_changed(changes, now);
+                }
             }
             Input::Published { generation, result } => self.published(generation, result),
             Input::Registered { vrid, number, outcome } => {

@@ -210,6 +210,23 @@ impl PoolState {
         changes.events.push(self.event(key, Change::Addresses(addresses)));
     }
 
+    pub(super) fn withdraw(&mut self, key: ServerKey, unfit: &[IpAddr], changes: &mut Changes, now: Time) {
+        let named = self.settings.servers.get(key.server).is_some_and(|s| matches!(s.host, Host::Name(_)));
+        let Some(s) = self.servers.get_mut(key.server).filter(|_| named) else { return };
+        let before = s.addresses.len();
+        s.addresses.retain(|a| !unfit.contains(a));
+        if s.addresses.len() == before {
+            return;
+        }
+        let left = s.addresses.clone();
+        if left.is_empty() {
+            s.forget(now);
+            s.moved = true;
+        } else {
+            changes.events.push(self.event(key, Change::Addresses(left)));
+        }
+    }
+
     /// Does what is due.
     pub(super) fn tick(&mut self, at: usize, changes: &mut Changes, now: Time) {
         for (server, s) in self.servers.iter_mut().enumerate() {

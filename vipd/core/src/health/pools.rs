@@ -129,6 +129,12 @@ impl PoolsState {
         })
     }
 
+    /// Takes addresses from a server that has a name, where it cannot be: with
+    /// none left it is [`Reason::Unresolved`].
+    pub fn withdraw(&mut self, key: ServerKey, unfit: &[IpAddr], now: Time) -> Option<Changes> {
+        self.change(key.pool, now, |pool, changes| pool.withdraw(key, unfit, changes, now))
+    }
+
     /// Takes new settings. A server of the same pool and name keeps what is
     /// known of it: its health if it is at the same place and has the same kind
     /// of check, its addresses if it has the same host, what was asked of it in

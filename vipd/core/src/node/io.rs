@@ -176,6 +176,8 @@ pub enum Input<'a> {
         server: ServerKey,
         /// Where it leads, as it was known last; nowhere if it has not resolved since the start.
         addresses: Vec<IpAddr>,
+        /// Where it cannot be any more, even if nothing else is known.
+        unfit: Vec<IpAddr>,
         /// Why the latest look-up failed, if it did.
         problem: Option<String>,
     },
