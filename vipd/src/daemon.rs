@@ -214,7 +214,7 @@ fn event_log(state_dir: &Path) -> (EventLog, EventStore) {
 }
 
 async fn serve(
-    node: Node,
+    mut node: Node,
     (links, etcd): ((Option<Key>, Option<Links>), Option<vipd_config::Etcd>),
     guard: Guard,
     socket: Socket,

@@ -1,6 +1,7 @@
 //! Names of servers to addresses, again and again.
 //!
-//! One task a name, however many servers have it. A name is looked up in
+//! One task for a name at a port of a pool, however many servers are there: the
+//! proxies may be at one of its ports and not at another. A name is looked up in
 //! `/etc/hosts` and then in the DNS (`/etc/resolv.conf`); both files are read
 //! anew when they change. It is looked up again when its time to live is over,
 //! and earlier on request, when a connection or a check has failed. A lookup
@@ -59,8 +60,11 @@ pub struct Resolved {
     pub server: usize,
     /// Its addresses, the preferred one first: IPv4 before IPv6 on a host
     /// that has IPv4. Those last known if the latest lookup failed; empty only
-    /// if none ever succeeded.
+    /// if none ever succeeded, or all that was known is `unfit` now.
     pub addresses: Arc<[IpAddr]>,
+    /// Addresses that were known and where the proxies themselves are now:
+    /// nobody may keep them.
+    pub unfit: Arc<[IpAddr]>,
     /// Why the latest lookup failed, if it did, or what was left out of its answer.
     pub problem: Option<Arc<str>>,
 }
@@ -71,35 +75,32 @@ pub struct Resolver {
     runtime: Handle,
     events: mpsc::Sender<Resolved>,
     system: Arc<System>,
-    names: HashMap<String, Task>,
+    names: HashMap<Asked, Task>,
     own: Arc<Own>,
     generation: u64,
 }
 
-/// The servers that have a name.
-#[derive(Clone, Debug, Default)]
-struct Places {
-    generation: u64,
-    servers: Vec<Place>,
-    own: Arc<Own>,
-}
-
-/// A server that has a name.
-#[derive(Clone, Debug)]
-struct Place {
-    pool: usize,
-    server: usize,
-    pool_name: String,
+/// What is looked up. Where the proxies are is a matter of the pool and the port.
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
+struct Asked {
+    name: String,
+    pool: String,
     port: u16,
 }
 
-impl Places {
-    /// What is at an address, if one of the servers cannot be there.
-    fn own_at(&self, address: IpAddr, local: &[IpAddr]) -> Option<String> {
-        let here = local.contains(&address);
-        let at = |p: &Place| self.own.at(&p.pool_name, SocketAddr::new(address, p.port), here);
-        self.servers.iter().find_map(at)
+impl Asked {
+    /// What is at an address, if no server can be there.
+    fn own_at(&self, address: IpAddr, own: &Own, local: &[IpAddr]) -> Option<String> {
+        own.at(&self.pool, SocketAddr::new(address, self.port), local.contains(&address))
     }
+}
+
+/// The servers that have a name, as positions of pools and in them.
+#[derive(Clone, Debug, Default)]
+struct Places {
+    generation: u64,
+    servers: Vec<(usize, usize)>,
+    own: Arc<Own>,
 }
 
 /// The task of a name; it ends when `places` is dropped.
@@ -114,7 +115,19 @@ struct Task {
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 struct Known {
     addresses: Arc<[IpAddr]>,
+    /// Those that were known and are the proxies' own places now.
+    unfit: Arc<[IpAddr]>,
     problem: Option<Arc<str>>,
+}
+
+impl Known {
+    /// Without the addresses that are the proxies' own by now.
+    fn sift(&self, is_own: impl Fn(IpAddr) -> bool) -> Self {
+        let known = self.addresses.iter().chain(&*self.unfit).copied();
+        let unfit = known.filter(|a| is_own(*a)).collect();
+        let addresses = self.addresses.iter().copied().filter(|a| !is_own(*a)).collect();
+        Self { addresses, unfit, problem: self.problem.clone() }
+    }
 }
 
 /// A host's addresses as they are known at any time.
@@ -198,12 +211,14 @@ impl Resolver {
         self.generation
     }
 
-    /// The addresses of a host. One whose name no server has is looked up no more.
+    /// The addresses of a host that servers of a pool have at a port. One whose
+    /// name none has there is looked up no more.
     #[must_use]
-    pub fn lookup(&self, host: &Host) -> Lookup {
+    pub fn lookup(&self, pool: &str, host: &Host, port: u16) -> Lookup {
+        let asked = |name: &str| Asked { name: name.to_owned(), pool: pool.to_owned(), port };
         let (known, again) = match host {
-            Host::Address(address) => (Known { addresses: [*address].into(), problem: None }, None),
-            Host::Name(name) => match self.names.get(name) {
+            Host::Address(address) => (Known { addresses: [*address].into(), ..Known::default() }, None),
+            Host::Name(name) => match self.names.get(&asked(name)) {
                 Some(task) => {
                     let again = Some(Arc::clone(&task.again));
                     return Lookup { host: host.clone(), known: task.known.clone(), again };
@@ -216,27 +231,24 @@ impl Resolver {
     }
 
     fn apply(&mut self, pools: &[Pool]) {
-        let mut wanted: HashMap<&str, Vec<Place>> = HashMap::new();
+        let mut wanted: HashMap<Asked, Vec<(usize, usize)>> = HashMap::new();
         for (pool_at, pool) in pools.iter().enumerate() {
             for (server_at, server) in pool.servers.iter().enumerate() {
                 match (&server.host, server.resolve) {
                     (Host::Name(name), Resolve::One) => {
-                        wanted.entry(name).or_default().push(Place {
-                            pool: pool_at,
-                            server: server_at,
-                            pool_name: pool.name.clone(),
-                            port: server.port,
-                        });
+                        let (name, pool, port) = (name.clone(), pool.name.clone(), server.port);
+                        let servers = wanted.entry(Asked { name, pool, port }).or_default();
+                        servers.push((pool_at, server_at));
                     }
                     // An entry that stands for many is `discovery`'s.
                     (Host::Name(_), Resolve::All | Resolve::Srv) | (Host::Address(_), _) => {}
                 }
             }
         }
-        self.names.retain(|name, _| wanted.contains_key(name.as_str()));
-        for (name, servers) in wanted {
+        self.names.retain(|asked, _| wanted.contains_key(asked));
+        for (asked, servers) in wanted {
             let places = Places { generation: self.generation, servers, own: Arc::clone(&self.own) };
-            match self.names.entry(name.to_owned()) {
+            match self.names.entry(asked.clone()) {
                 Entry::Occupied(task) => {
                     task.get().places.send_replace(places);
                 }
@@ -245,7 +257,7 @@ impl Resolver {
                     let (places, places_receiver) = watch::channel(places);
                     let again = Arc::new(Notify::new());
                     let run = Run {
-                        name: name.to_owned(),
+                        asked,
                         system: Arc::clone(&self.system),
                         places: places_receiver,
                         known: known_sender,
@@ -263,7 +275,7 @@ impl Resolver {
 
 /// The task of one name.
 struct Run {
-    name: String,
+    asked: Asked,
     system: Arc<System>,
     places: watch::Receiver<Places>,
     known: watch::Sender<Known>,
@@ -285,12 +297,14 @@ impl Run {
         let (mut failures, mut doubts) = (0, 0);
         loop {
             let start = Instant::now();
-            let found = self.system.find(&self.name).await;
-            let local = local();
-            let found = found.sift(|address| self.places.borrow().own_at(address, &local));
+            let found = self.system.find(&self.asked.name).await;
+            let (local, own) = (local(), Arc::clone(&self.places.borrow().own));
+            let own_at = |address| self.asked.own_at(address, &own, &local);
+            let found = found.sift(own_at);
             let before = self.known.borrow().clone();
-            doubts = if loses_family(&found, &before) { doubts + 1 } else { 0 };
-            let known = merge(&found, &before, doubts >= BELIEVED);
+            let kept = before.sift(|address| own_at(address).is_some());
+            doubts = if loses_family(&found, &kept) { doubts + 1 } else { 0 };
+            let known = merge(&found, &kept, doubts >= BELIEVED);
             let wait = match (&known.problem, found.ttl) {
                 (None, ttl) => {
                     failures = 0;
@@ -311,16 +325,17 @@ impl Run {
                     return;
                 }
             }
-            if self.rest(start, Instant::now() + wait).await.is_err() {
+            if self.rest(&own, start, Instant::now() + wait).await.is_err() {
                 return;
             }
         }
     }
 
     /// Waits until the next lookup is due, and sends again what is known when
-    /// the servers' positions change.
-    async fn rest(&mut self, start: Instant, due: Instant) -> Result<(), Gone> {
-        loop {
+    /// the servers' positions change. When the proxies' own places do, which
+    /// addresses fit is to be found out anew, at once.
+    async fn rest(&mut self, own: &Own, start: Instant, due: Instant) -> Result<(), Gone> {
+        while *self.places.borrow().own == *own {
             let again = Arc::clone(&self.again);
             tokio::select! {
                 () = tokio::time::sleep_until(due) => return Ok(()),
@@ -332,33 +347,34 @@ impl Run {
             }
             self.send().await?;
         }
+        Ok(())
     }
 
     /// Logs a change.
     fn tell(&self, before: &Known, known: &Known) {
         if known.addresses != before.addresses {
-            tracing::info!(name = self.name, addresses = ?known.addresses, "server name resolved");
+            tracing::info!(name = self.asked.name, addresses = ?known.addresses, "server name resolved");
         }
         match (&before.problem, &known.problem) {
             (None, None) => {}
             (before, Some(problem)) if before.as_ref() != Some(problem) => {
                 let kept = if known.addresses.is_empty() { "none" } else { "kept" };
-                tracing::warn!(name = self.name, problem = %problem, addresses = kept, "server name does not resolve");
+                tracing::warn!(name = self.asked.name, problem = %problem, addresses = kept, "server name does not resolve");
             }
             (Some(_), Some(_)) | (None, Some(_)) => {}
-            (Some(_), None) => tracing::info!(name = self.name, "server name resolves again"),
+            (Some(_), None) => tracing::info!(name = self.asked.name, "server name resolves again"),
         }
     }
 
     async fn send(&mut self) -> Result<(), Gone> {
-        let Known { addresses, problem } = self.known.borrow().clone();
-        if addresses.is_empty() && problem.is_none() {
+        let known = self.known.borrow().clone();
+        if known == Known::default() {
             return Ok(());
         }
         let Places { generation, servers, own: _ } = self.places.borrow_and_update().clone();
-        for Place { pool, server, .. } in servers {
-            let addresses = Arc::clone(&addresses);
-            let resolved = Resolved { generation, pool, server, addresses, problem: problem.clone() };
+        for (pool, server) in servers {
+            let Known { addresses, unfit, problem } = known.clone();
+            let resolved = Resolved { generation, pool, server, addresses, unfit, problem };
             self.events.send(resolved).await.map_err(|_| Gone)?;
         }
         Ok(())
@@ -411,9 +427,9 @@ fn merge(found: &Found, before: &Known, believed: bool) -> Known {
     }
     let left_out = found.left_out.as_deref().map(Arc::from);
     if any {
-        return Known { addresses: addresses.into(), problem: left_out };
+        return Known { addresses: addresses.into(), problem: left_out, ..before.clone() };
     }
-    Known { addresses: Arc::clone(&before.addresses), problem: left_out.or(problem) }
+    Known { problem: left_out.or(problem), ..before.clone() }
 }
 
 #[cfg(test)]

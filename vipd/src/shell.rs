@@ -41,7 +41,7 @@ use tokio::runtime::Handle;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tracing::{debug, error, info, warn};
-use vipd_balancer::{Balancer, ConnectFailure, Stats};
+use vipd_balancer::{Balancer, Met, Outcome, Stats};
 use vipd_config::{Config, Key, Notify, Status};
 use vipd_core::event::{Event, Level};
 use vipd_core::node::{Announcement, Input, Inquiry, Node, Output, Relay, Settings};
@@ -190,7 +190,7 @@ pub async fn run(parts: Parts) -> io::Result<Left> {
     come_first();
     let (mut terminate, mut interrupt, mut hangup) = signals()?;
     let mut timer = Timer::new()?;
-    let mut failures = shell.balancer.connect_failures();
+    let mut met = shell.balancer.met();
     shell.drain();
     let mut in_a_row = 0;
     while shell.stopped.is_none() {
@@ -229,9 +229,13 @@ pub async fn run(parts: Parts) -> io::Result<Left> {
             Some(found) = discovered.recv() => shell.discovered(found),
             Some(answer) = answers.recv() => shell.published(answer),
             Some(call) = calls.recv() => shell.call(call),
-            Some(failed) = next_of(&mut failures) => {
-                let ConnectFailure { pool, server, in_a_row, .. } = &failed;
-                shell.handle(Input::ConnectFailed { pool, server, in_a_row: *in_a_row });
+            Some(met) = next_of(&mut met) => {
+                let Met { pool, server, place, outcome } = &met;
+                let place = *place;
+                shell.handle(match *outcome {
+                    Outcome::Failed { in_a_row, .. } => Input::ConnectFailed { pool, server, place, in_a_row },
+                    Outcome::Good => Input::ConnectWorked { pool, server, place },
+                });
             }
             Some(loaded) = loaded_in.recv() => shell.reloaded(loaded),
             _ = hangup.recv() => shell.reload(None, false),
@@ -437,7 +441,8 @@ impl Shell {
             }
             let server = ServerKey { pool: found.pool, server: found.server };
             let problem = found.problem.as_deref().map(str::to_owned);
-            self.handle(Input::Resolved { server, addresses: found.addresses.to_vec(), problem });
+            let (addresses, unfit) = (found.addresses.to_vec(), found.unfit.to_vec());
+            self.handle(Input::Resolved { server, addresses, unfit, problem });
         }
     }
 

@@ -7,7 +7,7 @@ use crate::shared::{ListenerShared, PoolTally, Route, ServerTally, Shared, View}
 use crate::stats::{ServerStats, Stats};
 use crate::tallies::Tallies;
 use crate::worker::{self, Command, Listening, Owed};
-use crate::{ConnectFailure, Error, bind};
+use crate::{Error, Met, bind};
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::sync::atomic::Ordering;
@@ -26,7 +26,7 @@ pub(crate) const COMMANDS: usize = 1024;
 
 /// Failed connections that nobody was told of yet: those of a few servers for
 /// seconds, which nobody who listens needs.
-const FAILURES: usize = 256;
+const MET: usize = 256;
 
 /// The running balancer. Its methods return at once, unless they say otherwise,
 /// and may be called from any thread. Dropped, it resets all sessions and joins its workers.
@@ -35,7 +35,7 @@ pub struct Balancer {
     shared: Arc<Shared>,
     workers: Vec<Handle>,
     control: Mutex<Control>,
-    failures: Mutex<Option<mpsc::Receiver<ConnectFailure>>>,
+    met: Mutex<Option<mpsc::Receiver<Met>>>,
 }
 
 #[derive(Debug)]
@@ -81,10 +81,10 @@ impl Balancer {
         let workers = workers
             .unwrap_or_else(|| std::thread::available_parallelism().map_or(1, std::num::NonZero::get))
             .max(1);
-        let (failures, told) = mpsc::channel(FAILURES);
-        let shared = Arc::new(Shared::new(failures));
-        let failures = Mutex::new(Some(told));
-        let mut balancer = Self { shared, workers: vec![], control: Mutex::default(), failures };
+        let (met, told) = mpsc::channel(MET);
+        let shared = Arc::new(Shared::new(met));
+        let met = Mutex::new(Some(told));
+        let mut balancer = Self { shared, workers: vec![], control: Mutex::default(), met };
         for index in 0..workers {
             let handle =
                 balancer.spawn(index, workers).map_err(|source| Error::Worker { worker: index, source })?;
@@ -134,11 +134,11 @@ impl Balancer {
         }
     }
 
-    /// Where connections to servers that failed are told of, from the start on;
-    /// `None` if somebody else took it. A server's are told ten times a second
-    /// at most; when the channel is full they are lost.
-    pub fn connect_failures(&self) -> Option<mpsc::Receiver<ConnectFailure>> {
-        self.failures.lock().unwrap_or_else(PoisonError::into_inner).take()
+    /// Where it is told what clients meet at servers, from the start on; `None`
+    /// if somebody else took it. Of a server's connections that failed ten a
+    /// second are told at most; when the channel is full they are lost.
+    pub fn met(&self) -> Option<mpsc::Receiver<Met>> {
+        self.met.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
     /// Takes a new list of listeners, and the pools that it refers to. What
@@ -483,7 +483,9 @@ impl Control {
             let tally = Arc::clone(tally.or_insert_with(|| Arc::new(PoolTally::new(pool.name()))));
             let places = pool.servers().iter().map(vipd_core::pool::Server::addresses);
             let placed: Vec<_> = pool.settings().servers.iter().zip(places).collect();
-            servers.push(self.servers.of(&tally, &placed));
+            let of_pool = self.servers.of(&tally, &placed);
+            of_pool.iter().enumerate().for_each(|(at, t)| t.set_usable(pool.uses(at)));
+            servers.push(of_pool);
             tallies.push(tally);
         }
         let rated = servers.iter().map(|s| s.iter().any(|t| t.rate.limited())).collect();

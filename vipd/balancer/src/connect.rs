@@ -25,6 +25,10 @@ use vipd_core::settings::{Pool, Source};
 /// Picks in a row in which others may be faster before a session waits for its turn.
 const RACES: usize = 16;
 
+/// A server is tried again no sooner than this after the last try, or after the
+/// connect time-out if that is shorter: it may be just starting again.
+const AGAIN: Duration = Duration::from_secs(1);
+
 /// A connection to a server.
 #[derive(Debug)]
 pub(crate) struct Connected {
@@ -89,7 +93,8 @@ impl Drop for Waited<'_> {
 /// Connects a session, unless its client hangs up before.
 pub(crate) async fn connect(session: &Session) -> Result<Connected, CloseCause> {
     let began = Instant::now();
-    let mut search = Search { session, tried: vec![], generation: None, failures: 0, waiting: None };
+    let mut search =
+        Search { session, tried: vec![], generation: None, failures: 0, tried_at: began, waiting: None };
     tokio::select! {
         biased;
         connected = search.run() => {
@@ -113,6 +118,16 @@ async fn hung_up(client: &TcpStream) {
     }
 }
 
+/// What a session does next.
+enum Next {
+    /// It connects to this server.
+    Connect(Picked, Place),
+    /// It waits for one that has room.
+    Queue,
+    /// All were tried, in vain: they are tried once more.
+    Again,
+}
+
 /// One session's search for a server.
 struct Search<'a> {
     session: &'a Session,
@@ -120,6 +135,8 @@ struct Search<'a> {
     /// The pools in which `tried` are positions.
     generation: Option<u64>,
     failures: u32,
+    /// When it last tried one.
+    tried_at: Instant,
     /// Its place in a queue, while it has to wait.
     waiting: Option<Ticket>,
 }
@@ -135,22 +152,31 @@ impl Search<'_> {
             if self.generation.replace(view.pools.generation()) != Some(view.pools.generation()) {
                 self.tried.clear();
             }
-            let Some((picked, place)) = self.look(&view, route, pool)? else {
-                let limit = *deadline.get_or_insert_with(|| Instant::now() + pool.queue_timeout);
-                self.wait(&view, route, pool, limit).await?;
-                continue;
+            let (picked, place) = match self.look(&view, route, pool)? {
+                Next::Connect(picked, place) => (picked, place),
+                Next::Queue => {
+                    let limit = *deadline.get_or_insert_with(|| Instant::now() + pool.queue_timeout);
+                    self.wait(&view, route, pool, limit).await?;
+                    continue;
+                }
+                Next::Again => {
+                    self.tried.clear();
+                    tokio::time::sleep_until(self.tried_at + pool.connect_timeout.min(AGAIN)).await;
+                    continue;
+                }
             };
             self.waiting = None;
+            self.tried_at = Instant::now();
             match self.attempt(&view, picked, place.server()).await {
                 Ok(Some(stream)) => return Ok(Connected { stream, place, route }),
                 // Nobody's failure: the newest pools know better.
                 Ok(None) => continue,
-                Err(failure) => {
+                Err((failure, at)) => {
                     self.tell(place.server(), &failure);
                     if let Some(cause) = failure.of_this_host() {
                         return Err(cause);
                     }
-                    worker.shared.failed(place.server(), &failure);
+                    worker.shared.failed(place.server(), at, &failure);
                 }
             }
             self.failures += 1;
@@ -174,13 +200,8 @@ impl Search<'_> {
         }
     }
 
-    /// A server, and a place on it; `None` if the session has to wait for one.
-    fn look(
-        &mut self,
-        view: &View,
-        route: Route,
-        pool: &Pool,
-    ) -> Result<Option<(Picked, Place)>, CloseCause> {
+    /// A server and a place on it, or what to wait for.
+    fn look(&mut self, view: &View, route: Route, pool: &Pool) -> Result<Next, CloseCause> {
         let queue = &view.tallies[route.pool].queue;
         // A reload may have given it another pool.
         if self.waiting.as_ref().is_some_and(|ticket| !ticket.is_of(queue)) {
@@ -188,13 +209,13 @@ impl Search<'_> {
         }
         // Whoever comes does not overtake those that wait.
         if self.waiting.is_none() && self.failures == 0 && queue.waiting() > 0 {
-            return Ok(None);
+            return Ok(Next::Queue);
         }
         match self.claim(view, route, pool) {
-            Ok(claimed) => Ok(Some(claimed)),
+            Ok((picked, place)) => Ok(Next::Connect(picked, place)),
             Err(NoServer::NoneUsable) => Err(CloseCause::NoServer),
-            Err(NoServer::AllTried) => Err(CloseCause::ConnectFailed),
-            Err(NoServer::Full) => Ok(None),
+            Err(NoServer::AllTried) => Ok(Next::Again),
+            Err(NoServer::Full) => Ok(Next::Queue),
         }
     }
 
@@ -266,13 +287,13 @@ impl Search<'_> {
     /// One server: the picked address, then its others, all within its
     /// pool's `connect_timeout`, of which each has its share, so that one that
     /// does not answer leaves time for the next. `None` if it was withdrawn
-    /// meanwhile.
+    /// meanwhile; an error with the place that was tried last.
     async fn attempt(
         &self,
         view: &View,
         picked: Picked,
         tally: &Arc<ServerTally>,
-    ) -> Result<Option<TcpStream>, Failure> {
+    ) -> Result<Option<TcpStream>, (Failure, SocketAddr)> {
         let Some(pool) = view.pools.pools().get(picked.key.pool).map(|p| p.settings()) else {
             return Ok(None);
         };
@@ -312,7 +333,7 @@ impl Search<'_> {
                     tally.connect_errors.fetch_add(1, Ordering::Relaxed);
                 }
                 self.session.enter(State::Picking);
-                Err(failure)
+                Err((failure, address))
             }
         }
     }

@@ -208,6 +208,14 @@ impl Flow {
         Poll::Ready(Ok(()))
     }
 
+    /// Whether the source said something that the sink has not taken.
+    pub(crate) const fn holds(&self) -> bool {
+        match self.unsent {
+            Unsent::Nothing => false,
+            Unsent::Bytes { .. } | Unsent::Pipe(_) => true,
+        }
+    }
+
     /// Gives back what it borrowed. What had not been sent is lost.
     pub(crate) fn give_back(&mut self, buffers: &Buffers) {
         match std::mem::take(&mut self.unsent) {

@@ -63,20 +63,34 @@ pub use sessions::{LISTED, SessionInfo, SessionState, Sessions, Which};
 pub use stats::{CloseCause, ListenerStats, PoolStats, ServerStats, Stats};
 
 use std::io;
+use std::net::SocketAddr;
 
-/// A connection to a server that failed, or that the server reset before
-/// anybody said anything.
+/// What clients met at a server.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub struct ConnectFailure {
+pub struct Met {
     /// The name of the server's pool.
     pub pool: String,
     /// The server's name.
     pub server: String,
-    /// The error.
-    pub reason: String,
-    /// So many have failed in a row by now, with none in between over which
-    /// anybody said anything.
-    pub in_a_row: u32,
+    /// Where it was: by now the name may be that of another place.
+    pub place: SocketAddr,
+    /// What came of it.
+    pub outcome: Outcome,
+}
+
+/// What came of a client's connection to a server.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Outcome {
+    /// It failed, or the server reset it before anybody said anything.
+    Failed {
+        /// The error.
+        reason: String,
+        /// So many have failed in a row by now, with none in between over which
+        /// anybody said anything, since the server became usable.
+        in_a_row: u32,
+    },
+    /// Somebody said something over it; told of the first after one that failed was told.
+    Good,
 }
 
 /// What can go wrong with the balancer as a whole. What goes wrong with one
@@ -90,7 +104,7 @@ pub enum Error {
         /// The listener's name.
         listener: String,
         /// The address and port.
-        address: std::net::SocketAddr,
+        address: SocketAddr,
         /// What can be said beyond the kernel's word: who holds the port, what is missing.
         hint: String,
         /// The kernel's word.

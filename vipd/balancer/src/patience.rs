@@ -3,6 +3,8 @@
 //! * Idle: a session in which nobody spoke for the listener's `idle-timeout`
 //!   ends, unless the client spoke last: then the server is at work, and a
 //!   query may take hours. (A server that died is found by TCP keepalive.)
+//!   Nor is one idle in which something waits to be taken: who reads a large
+//!   result may pause.
 //! * Age: a session older than the listener's `max-session-age` ends at its
 //!   next pause, one older than `max-busy-session-age` whatever runs in it.
 //! * Half-closed: what follows the end of one side is bounded.
@@ -80,6 +82,8 @@ pub(crate) struct Patience<'a> {
     last: Instant,
     spoke: Spoke,
     half_closed: bool,
+    /// Something was said that the other side has not taken.
+    held: bool,
     follows: Option<Follows<'a>>,
     /// What the client's connection has, and the server's once that is settled.
     tcp: Tcp,
@@ -107,6 +111,7 @@ impl<'a> Patience<'a> {
             last: now,
             spoke: Spoke::Nobody,
             half_closed: false,
+            held: false,
             follows: None,
             tcp,
             settled: false,
@@ -165,13 +170,14 @@ impl<'a> Patience<'a> {
     }
 
     /// To be called at each wake-up, with the bytes that went `up` to the
-    /// server and `down` to the client in it, and the client's and the server's
+    /// server and `down` to the client in it, whether one side has ended, whether
+    /// anything is `held` that a side has not taken, and the client's and the server's
     /// connection. Ready with the cause when the
     /// session's time is over.
     pub(crate) fn poll(
         &mut self,
         (up, down): (u64, u64),
-        half_closed: bool,
+        (half_closed, held): (bool, bool),
         ends: (&TcpStream, &TcpStream),
         cx: &mut Context<'_>,
     ) -> Poll<CloseCause> {
@@ -185,6 +191,7 @@ impl<'a> Patience<'a> {
         if (half_closed || self.limited()) && (up + down > 0 || half_closed != self.half_closed) {
             self.last = Instant::now();
         }
+        self.held = held;
         if half_closed != self.half_closed {
             self.half_closed = half_closed;
             self.set(self.last);
@@ -215,9 +222,11 @@ impl<'a> Patience<'a> {
     }
 
     /// When the session ends if nobody speaks, by each limit. One that does not
-    /// count while the server is at work is put off from `now` on.
+    /// count while the server is at work, or a side has yet to take what was
+    /// said, is put off from `now` on. Half-closed is bounded all the same: a
+    /// side that hangs and never reads would stay for ever.
     fn ends(&self, now: Instant) -> [Option<(Instant, CloseCause)>; 4] {
-        let since = if self.spoke == Spoke::Client { now } else { self.last };
+        let since = if self.held || self.spoke == Spoke::Client { now } else { self.last };
         let Limits { idle, age, busy_age } = self.limits;
         [
             idle.map(|idle| (since + idle, CloseCause::IdleTimeout)),
@@ -254,7 +263,7 @@ mod tests {
     /// The cause and the time of the end, if it comes within some hours.
     async fn end(patience: &mut Patience<'_>, alarms: &Alarms, server: &TcpStream) -> Option<CloseCause> {
         let half_closed = patience.half_closed;
-        let over = poll_fn(|cx| patience.poll((0, 0), half_closed, (server, server), cx));
+        let over = poll_fn(|cx| patience.poll((0, 0), (half_closed, patience.held), (server, server), cx));
         tokio::select! {
             over = timeout(5 * HOUR, over) => over.ok(),
             () = alarms.ring() => None,
@@ -263,7 +272,7 @@ mod tests {
 
     fn say(patience: &mut Patience<'_>, server: &TcpStream, words: (u64, u64)) {
         let mut cx = Context::from_waker(std::task::Waker::noop());
-        assert!(patience.poll(words, false, (server, server), &mut cx).is_pending());
+        assert!(patience.poll(words, (false, false), (server, server), &mut cx).is_pending());
     }
 
     fn about(began: Instant, expected: Duration) {
@@ -288,6 +297,32 @@ mod tests {
         assert_eq!(end(&mut silent, &alarms, &server).await, Some(CloseCause::IdleTimeout));
         about(began, IDLE);
         assert!(silent.silent() && !patience.silent());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_session_is_at_work_while_its_client_has_yet_to_take_what_was_said() {
+        let (alarms, server) = (Alarms::default(), stream().await);
+        let limits = Limits { idle: Some(IDLE), age: Some(AGE), ..Limits::default() };
+        let mut patience = Patience::new(limits, tcp(), &alarms);
+        let say = |patience: &mut Patience<'_>, words, held| {
+            let mut cx = Context::from_waker(std::task::Waker::noop());
+            assert!(patience.poll(words, (false, held), (&server, &server), &mut cx).is_pending());
+        };
+        say(&mut patience, (1, 0), false);
+        say(&mut patience, (0, 1), true);
+        assert_eq!(end(&mut patience, &alarms, &server).await, None, "a client that pauses for hours");
+        say(&mut patience, (0, 1), false);
+        let began = Instant::now();
+        assert_eq!(end(&mut patience, &alarms, &server).await, Some(CloseCause::SessionAge));
+        about(began, PAUSE);
+        // What has ended is bounded, whoever does not read.
+        let mut patience = Patience::new(Limits::default(), tcp(), &alarms);
+        patience.held = true;
+        patience.half_closed = true;
+        patience.set(Instant::now());
+        let began = Instant::now();
+        assert_eq!(end(&mut patience, &alarms, &server).await, Some(CloseCause::IdleTimeout));
+        about(began, HALF_CLOSED);
     }
 
     #[tokio::test(start_paused = true)]
@@ -375,7 +410,7 @@ mod tests {
         };
         store(tcp());
         let mut patience = Patience::new(Limits::default(), tcp(), &alarms).following(&shared, 0, 7);
-        let session = poll_fn(|cx| patience.poll((0, 0), false, (&client, &server), cx));
+        let session = poll_fn(|cx| patience.poll((0, 0), (false, false), (&client, &server), cx));
         let reload = async {
             sleep(2 * SECOND).await;
             assert_eq!(has(&client), (None, None), "it has what its listener gave it");

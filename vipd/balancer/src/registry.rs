@@ -1,7 +1,7 @@
 //! A worker's sessions, so that they can be found and ended.
 
 use crate::sessions::{Found, Row, SessionState, Wanted};
-use crate::shared::ServerTally;
+use crate::shared::{ServerTally, Shared};
 use crate::stats::{CloseCause, Tally};
 use nix::time::{ClockId, clock_gettime};
 use std::cell::RefCell;
@@ -255,6 +255,7 @@ impl Entry {
 /// Counts what goes through a session: for its listener, and for itself.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Meter<'a> {
+    pub(crate) shared: &'a Shared,
     pub(crate) tally: &'a Tally,
     pub(crate) registry: &'a RefCell<Registry>,
     pub(crate) place: usize,
@@ -267,9 +268,9 @@ impl Meter<'_> {
         self.tally.bytes_out.add(down);
         if let Some(entry) = self.registry.borrow_mut().entry(self.place) {
             if entry.traffic.spoke == 0
-                && let State::Relaying(server, _) = &entry.state
+                && let State::Relaying(server, at) = &entry.state
             {
-                server.worked();
+                self.shared.worked(server, *at);
             }
             entry.traffic.bytes_in += up;
             entry.traffic.bytes_out += down;

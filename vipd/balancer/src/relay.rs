@@ -41,6 +41,13 @@ pub(crate) struct Flows {
     first: Option<CloseCause>,
 }
 
+impl Flows {
+    /// Whether something was said that the other side has not taken.
+    pub(crate) const fn hold(&self) -> bool {
+        self.up.holds() || self.down.holds()
+    }
+}
+
 impl Future for Relay<'_> {
     type Output = CloseCause;
 
@@ -76,8 +83,9 @@ impl Future for Relay<'_> {
         if up.closed && down.closed {
             return Poll::Ready(first.unwrap_or(CloseCause::ClientClosed));
         }
+        let (half_closed, held) = (first.is_some(), this.flows.hold());
         let ends = (&*this.client, &*this.server);
-        this.patience.poll((taken_up, taken_down), first.is_some(), ends, cx)
+        this.patience.poll((taken_up, taken_down), (half_closed, held), ends, cx)
     }
 }
 
@@ -96,6 +104,7 @@ mod tests {
     use crate::bind::Tcp;
     use crate::patience::{HALF_CLOSED, Limits};
     use crate::registry::Registry;
+    use crate::shared::Shared;
     use crate::stats::Tally;
     use std::cell::RefCell;
     use std::io;
@@ -118,6 +127,7 @@ mod tests {
         let (_silent_server, mut server) = pair().await?;
         far_client.shutdown().await?;
         let (buffers, tally) = (Buffers::new(Arc::default()), Tally::default());
+        let shared = Shared::new(tokio::sync::mpsc::channel(1).0);
         let registry = RefCell::new(Registry::new(0, 1));
         let alarms = Alarms::default();
         let tcp = Tcp { keepalive: HALF_CLOSED, user_timeout: None };
@@ -128,7 +138,7 @@ mod tests {
             flows: Flows::default(),
             patience: Patience::new(Limits::default(), tcp, &alarms),
             buffers: &buffers,
-            meter: Meter { tally: &tally, registry: &registry, place: 0 },
+            meter: Meter { shared: &shared, tally: &tally, registry: &registry, place: 0 },
         };
         let ended = tokio::select! {
             cause = relay => Some(cause),

@@ -35,6 +35,8 @@ pub(crate) struct Session {
     pub(crate) began: Instant,
     pub(crate) times: Cell<Times>,
     cause: Option<CloseCause>,
+    /// Something that one side said is lost to the other.
+    cut: bool,
     /// Last, because it is dropped last: who sees that the session is not
     /// counted any more finds its sockets closed.
     pub(crate) admission: Admission,
@@ -67,6 +69,7 @@ pub(crate) fn start(
         began: Instant::now(),
         times: Cell::default(),
         cause: None,
+        cut: false,
         admission,
     };
     if let Err(cause) = session.admit(from_proxy) {
@@ -94,7 +97,9 @@ impl Session {
             Ok(relay) => relay.await,
             Err(cause) => *cause,
         };
-        let silent = relay.is_ok_and(|relay| relay.patience.silent());
+        let told = relay.ok().map(|relay| (relay.patience.silent(), relay.flows.hold()));
+        let (silent, cut) = told.unwrap_or_default();
+        self.cut = cut;
         self.end(cause, silent);
     }
 
@@ -160,6 +165,7 @@ impl Session {
             patience: patience.following(&worker.shared, self.admission.listener().slot, random),
             buffers: &worker.buffers,
             meter: Meter {
+                shared: &worker.shared,
                 tally: worker.tally(&self.admission),
                 registry: &worker.registry,
                 place: self.place,
@@ -175,8 +181,13 @@ impl Session {
         };
         place.server().resets.fetch_add(1, Ordering::Relaxed);
         // A client's own words may make a server do that; here were none.
-        if silent {
-            self.worker.shared.failed(place.server(), &"it reset a connection before anybody spoke");
+        let at = match self.worker.registry.borrow_mut().entry(self.place).map(|e| &e.state) {
+            Some(State::Relaying(_, at)) => Some(*at),
+            Some(State::Header | State::Picking | State::Queued | State::Connecting { .. }) | None => None,
+        };
+        if let Some(at) = at.filter(|_| silent) {
+            let reason = "it reset a connection before anybody spoke";
+            self.worker.shared.failed(place.server(), at, &reason);
         }
     }
 }
@@ -185,7 +196,7 @@ impl Drop for Session {
     fn drop(&mut self) {
         let remains = self.worker.registry.borrow_mut().remove(self.place);
         let cause = self.cause.or(remains.and_then(|r| r.cause)).unwrap_or(CloseCause::Stopped);
-        if cause.resets() {
+        if cause.resets() || self.cut {
             let server = self.server.as_ref().map(|(stream, _)| stream);
             for stream in [Some(&self.client), server].into_iter().flatten() {
                 // It fails only if the kernel has given the connection up already.
@@ -193,6 +204,9 @@ impl Drop for Session {
             }
         }
         self.worker.tally(&self.admission).closed[cause as usize].add(1);
+        if let Some(server) = self.server() {
+            server.ended(cause, remains.map(|r| r.traffic).unwrap_or_default());
+        }
         let listener = self.admission.listener();
         if cause == CloseCause::NoResources {
             self.worker.shared.descriptors.tell(&listener.name(), self.worker.shared.now());

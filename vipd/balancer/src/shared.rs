@@ -6,12 +6,13 @@ use crate::name::Name;
 use crate::patience::Limits;
 use crate::queue::Queue;
 use crate::rate::Rate;
+use crate::registry::Traffic;
 use crate::seldom::Seldom;
 use crate::sources::{Source, Sources};
-use crate::stats::{CloseCause, ListenerStats, PoolStats, ServerStats, Tally};
-use crate::{ConnectFailure, descriptors};
+use crate::stats::{CAUSES, CloseCause, ListenerStats, PoolStats, ServerStats, Tally};
+use crate::{Met, Outcome, descriptors};
 use arc_swap::ArcSwap;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::Instant;
@@ -35,7 +36,7 @@ pub(crate) struct Shared {
     /// Clients in the queues of all pools.
     pub(crate) waiting: Arc<AtomicU32>,
     pub(crate) descriptors: Arc<descriptors::Reserve>,
-    pub(crate) failures: mpsc::Sender<ConnectFailure>,
+    pub(crate) met: mpsc::Sender<Met>,
     /// Addresses that go: until when nobody gets a session on them.
     leaving: ArcSwap<Vec<(IpAddr, u64)>>,
     /// Of pools whose `source` is no address of this host.
@@ -48,13 +49,13 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
-    pub(crate) fn new(failures: mpsc::Sender<ConnectFailure>) -> Self {
+    pub(crate) fn new(met: mpsc::Sender<Met>) -> Self {
         Self {
             view: ArcSwap::default(),
             sessions: AtomicU32::new(0),
             waiting: Arc::default(),
             descriptors: Arc::default(),
-            failures,
+            met,
             leaving: ArcSwap::default(),
             no_source: Seldom::default(),
             draining: AtomicBool::new(false),
@@ -111,16 +112,35 @@ impl Shared {
         }
     }
 
-    /// A connection to a server failed. What does not fit is lost.
-    pub(crate) fn failed(&self, server: &ServerTally, reason: &dyn std::fmt::Display) {
+    /// A connection to a server at this place failed. What does not fit is lost.
+    pub(crate) fn failed(&self, server: &ServerTally, place: SocketAddr, reason: &dyn std::fmt::Display) {
         let in_a_row = server.failed_in_a_row.fetch_add(1, Ordering::Relaxed).saturating_add(1);
         let (now, told) = (self.now(), server.told.load(Ordering::Relaxed));
         if told != 0 && now.saturating_sub(told) < TELL_AFTER {
             return;
         }
         server.told.store(now.max(1), Ordering::Relaxed);
-        let (pool, server, reason) = (server.pool.clone(), server.name().to_string(), reason.to_string());
-        let _ = self.failures.try_send(ConnectFailure { pool, server, reason, in_a_row });
+        if self.tell(server, place, Outcome::Failed { reason: reason.to_string(), in_a_row }) {
+            server.owes_good.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// A connection to a server at this place is good: somebody said something
+    /// over it. What does not fit is told by the next.
+    pub(crate) fn worked(&self, server: &ServerTally, place: SocketAddr) {
+        // Mostly there is nothing to write, and the line stays shared.
+        if server.failed_in_a_row.load(Ordering::Relaxed) != 0 {
+            server.failed_in_a_row.store(0, Ordering::Relaxed);
+        }
+        if server.owes_good.load(Ordering::Relaxed) && self.tell(server, place, Outcome::Good) {
+            server.owes_good.store(false, Ordering::Relaxed);
+        }
+    }
+
+    /// False if it does not fit.
+    fn tell(&self, server: &ServerTally, place: SocketAddr, outcome: Outcome) -> bool {
+        let (pool, server) = (server.pool.clone(), server.name().to_string());
+        self.met.try_send(Met { pool, server, place, outcome }).is_ok()
     }
 }
 
@@ -270,8 +290,15 @@ pub(crate) struct ServerTally {
     pub(crate) total: AtomicU64,
     pub(crate) connect_errors: AtomicU64,
     pub(crate) resets: AtomicU64,
-    /// Connections that failed since the last good one.
+    /// Of sessions that ended, as are the next two.
+    bytes_in: AtomicU64,
+    bytes_out: AtomicU64,
+    closed: [AtomicU64; CAUSES],
+    /// Connections that failed since the last good one, or since it became usable.
     failed_in_a_row: AtomicU32,
+    /// One that failed was told, and no good one since.
+    owes_good: AtomicBool,
+    usable: AtomicBool,
     /// When a failed connection was last told.
     told: AtomicU64,
 }
@@ -286,7 +313,12 @@ impl ServerTally {
             total: AtomicU64::new(0),
             connect_errors: AtomicU64::new(0),
             resets: AtomicU64::new(0),
+            bytes_in: AtomicU64::new(0),
+            bytes_out: AtomicU64::new(0),
+            closed: Default::default(),
             failed_in_a_row: AtomicU32::new(0),
+            owes_good: AtomicBool::new(false),
+            usable: AtomicBool::new(false),
             told: AtomicU64::new(0),
         }
     }
@@ -300,10 +332,18 @@ impl ServerTally {
         self.name.set(name);
     }
 
-    /// A connection to it is good: somebody said something over it.
-    pub(crate) fn worked(&self) {
-        // Mostly there is nothing to write, and the line stays shared.
-        if self.failed_in_a_row.load(Ordering::Relaxed) != 0 {
+    /// A session on it has ended. Counted only then, since workers share this:
+    /// what is counted at each wake-up is the listener's, by worker.
+    pub(crate) fn ended(&self, cause: CloseCause, traffic: Traffic) {
+        self.closed[cause as usize].fetch_add(1, Ordering::Relaxed);
+        self.bytes_in.fetch_add(traffic.bytes_in, Ordering::Relaxed);
+        self.bytes_out.fetch_add(traffic.bytes_out, Ordering::Relaxed);
+    }
+
+    /// Whether it takes new connections. What clients met before it did says
+    /// nothing of what they will meet.
+    pub(crate) fn set_usable(&self, usable: bool) {
+        if !self.usable.swap(usable, Ordering::Relaxed) && usable {
             self.failed_in_a_row.store(0, Ordering::Relaxed);
         }
     }
@@ -337,6 +377,9 @@ impl ServerTally {
             total: self.total.load(Ordering::Relaxed),
             connect_errors: self.connect_errors.load(Ordering::Relaxed),
             resets: self.resets.load(Ordering::Relaxed),
+            bytes_in: self.bytes_in.load(Ordering::Relaxed),
+            bytes_out: self.bytes_out.load(Ordering::Relaxed),
+            closed: std::array::from_fn(|i| self.closed[i].load(Ordering::Relaxed)),
             room: self.sessions.room(),
             rate_used_up: self.rate.wait(now) > 0,
             former: 0,
@@ -477,7 +520,7 @@ impl ListenerShared {
 
     pub(crate) fn stats(&self) -> ListenerStats {
         let sum = |of: fn(&Tally) -> u64| self.tallies.iter().map(of).fold(0, u64::wrapping_add);
-        let mut closed = [0; crate::stats::CAUSES];
+        let mut closed = [0; CAUSES];
         for (i, sum) in closed.iter_mut().enumerate() {
             *sum = self.tallies.iter().map(|t| t.closed[i].get()).sum();
         }

@@ -221,7 +221,7 @@ pub struct PoolStats {
 }
 
 /// A server's numbers.
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct ServerStats {
     /// Its pool's name.
     pub pool: String,
@@ -235,6 +235,12 @@ pub struct ServerStats {
     pub connect_errors: u64,
     /// Sessions that it reset, or in which it stopped answering.
     pub resets: u64,
+    /// Bytes delivered to it by sessions that have ended.
+    pub bytes_in: u64,
+    /// Bytes delivered to clients from it by sessions that have ended.
+    pub bytes_out: u64,
+    /// Sessions that ended on it, by cause, in the order of [`CloseCause::ALL`].
+    pub closed: [u64; CAUSES],
     /// Sessions it may have beside these until the next word on its own limit;
     /// absent while that is not known.
     pub room: Option<u32>,
@@ -242,6 +248,14 @@ pub struct ServerStats {
     pub rate_used_up: bool,
     /// Sessions beside these, where it was before a reload gave it another place.
     pub former: u32,
+}
+
+impl ServerStats {
+    /// Sessions that ended for a cause.
+    #[must_use]
+    pub fn closed(&self, cause: CloseCause) -> u64 {
+        self.closed[cause as usize]
+    }
 }
 
 /// A number that one thread writes and others read: no locked instruction.

@@ -30,9 +30,24 @@ fn retries_have_an_end() {
     let balancer = start(&listener("main"), &pool);
     assert_reset(&mut connect(&balancer));
     assert_closed(&balancer, CloseCause::ConnectFailed, 1);
-    let few = common::balancer(&[nobody()]);
+    // Of a few that were all tried, each once more.
+    let few = common::balancer(&[nobody(), nobody()]);
     assert_reset(&mut connect(&few));
     assert_closed(&few, CloseCause::ConnectFailed, 1);
+    assert_eq!(few.stats().servers.iter().map(|s| s.connect_errors).collect::<Vec<_>>(), [2, 1]);
+}
+
+#[test]
+fn a_server_that_starts_again_is_worth_a_second_try() {
+    let place = nobody();
+    let balancer = balancer(&[place]);
+    let mut client = connect(&balancer);
+    until("it was refused", || balancer.stats().servers[0].connect_errors == 1);
+    serving_on(TcpListener::bind(place).expect("is free"), |mut stream| {
+        let _ = stream.write_all(b"two");
+        let _ = stream.read(&mut [0; 1]);
+    });
+    assert_eq!(name(&mut client), "two");
 }
 
 #[test]

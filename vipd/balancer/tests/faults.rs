@@ -8,8 +8,8 @@ use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
-use vipd_balancer::{Balancer, CloseCause, ConnectFailure};
-use vipd_core::health::PoolsState;
+use vipd_balancer::{Balancer, CloseCause, Met, Outcome};
+use vipd_core::health::{Admin, PoolsState};
 use vipd_core::pool::ServerKey;
 use vipd_core::settings::{Host, Listener};
 use vipd_core::time::Time;
@@ -71,8 +71,8 @@ fn an_old_session_ends_at_a_pause_and_not_before() {
 fn a_reset_before_a_word_counts_as_a_failed_connection() {
     let resets = serving(reset);
     let balancer = balancer(&[resets]);
-    let mut failures = balancer.connect_failures().expect("the first to ask");
-    assert!(balancer.connect_failures().is_none());
+    let mut failures = balancer.met().expect("the first to ask");
+    assert!(balancer.met().is_none());
     assert_reset(&mut connect(&balancer));
     let failure = failures.blocking_recv().expect("a failure");
     assert_eq!((&*failure.pool, &*failure.server), ("pool", "db1"));
@@ -82,9 +82,35 @@ fn a_reset_before_a_word_counts_as_a_failed_connection() {
     });
 }
 
+/// A client that pauses within a large result is at work; and one that is cut off
+/// in it must not take what it has for the whole.
+#[test]
+fn what_a_client_has_yet_to_take_keeps_its_session_and_is_never_cut_off_unnoticed() {
+    let age = Duration::from_secs(1);
+    let (max_session_age, max_busy_session_age) = (Some(age), Some(4 * age));
+    let idle_timeout = Some(age);
+    let aged = Listener { max_session_age, max_busy_session_age, idle_timeout, ..listener("main") };
+    let large = serving(|mut stream| {
+        let _ = stream.read(&mut [0; 16]);
+        // More than the kernel's buffers take, and an end that never comes.
+        let _ = stream.write_all(&vec![7; 64 << 20]);
+        let _ = stream.read(&mut [0; 1]);
+    });
+    let balancer = start(&aged, &pool("pool", &[large]));
+    let began = Instant::now();
+    let mut client = connect(&balancer);
+    client.write_all(b"a large one").expect("is taken");
+    assert_closed(&balancer, CloseCause::SessionAge, 1);
+    let lived = began.elapsed();
+    assert!(lived >= age * 36 / 10, "it ended after {lived:?}: neither idle nor at a pause");
+    let ended = std::io::copy(&mut client, &mut std::io::sink()).map_err(|e| e.kind());
+    assert_eq!(ended, Err(std::io::ErrorKind::ConnectionReset));
+}
+
 #[test]
 fn failed_connections_are_told_and_do_not_pile_up() {
-    let mut pool = pool("pool", &[nobody()]);
+    let at = nobody();
+    let mut pool = pool("pool", &[at]);
     pool.retries = 0;
     let began = Instant::now();
     let balancer = start(&listener("main"), &pool);
@@ -92,9 +118,10 @@ fn failed_connections_are_told_and_do_not_pile_up() {
         assert_reset(&mut connect(&balancer));
         assert_closed(&balancer, CloseCause::ConnectFailed, n);
     }
-    let mut failures = balancer.connect_failures().expect("the first to ask");
-    let ConnectFailure { pool, server, reason, in_a_row } = failures.blocking_recv().expect("a failure");
-    assert_eq!((&*pool, &*server, in_a_row), ("pool", "db1", 1));
+    let mut failures = balancer.met().expect("the first to ask");
+    let Met { pool, server, place, outcome } = failures.blocking_recv().expect("a failure");
+    assert_eq!((&*pool, &*server, place), ("pool", "db1", at));
+    let Outcome::Failed { reason, in_a_row: 1 } = outcome else { panic!("{outcome:?}") };
     assert!(reason.contains("refused"), "{reason}");
     let more = std::iter::from_fn(|| failures.try_recv().ok()).count();
     let tenths = began.elapsed().as_millis() / 100;
@@ -106,21 +133,30 @@ fn failed_connections_are_told_and_do_not_pile_up() {
 fn failures_in_a_row_are_counted_until_somebody_says_something() {
     let speaks = Arc::new(AtomicBool::new(false));
     let does = Arc::clone(&speaks);
-    let balancer = balancer(&[serving(move |mut stream| {
-        if does.load(Ordering::SeqCst) {
-            let _ = stream.write_all(b"one");
-            let _ = stream.read(&mut [0; 1]);
-        } else {
-            reset(stream);
-        }
-    })]);
-    let mut failures = balancer.connect_failures().expect("the first to ask");
+    let mut one = pool(
+        "pool",
+        &[serving(move |mut stream| {
+            if does.load(Ordering::SeqCst) {
+                let _ = stream.write_all(b"one");
+                let _ = stream.read(&mut [0; 1]);
+            } else {
+                reset(stream);
+            }
+        })],
+    );
+    // Some of these connections end before they are made, and would be tried again.
+    one.retries = 0;
+    let balancer = start(&listener("main"), &one);
+    let mut failures = balancer.met().expect("the first to ask");
+    let told_good = std::cell::Cell::new(0);
     // The next that is told, and how many failed since the last good one by then.
     let mut next = |failed: &mut u32| loop {
         assert_reset(&mut connect(&balancer));
         *failed += 1;
-        if let Ok(failure) = failures.try_recv() {
-            break failure.in_a_row;
+        match failures.try_recv().map(|met| met.outcome) {
+            Ok(Outcome::Failed { in_a_row, .. }) => break in_a_row,
+            Ok(Outcome::Good) => told_good.set(told_good.get() + 1),
+            Err(_) => {}
         }
     };
     let mut failed = 0;
@@ -128,14 +164,48 @@ fn failures_in_a_row_are_counted_until_somebody_says_something() {
     for _ in 0..3 {
         assert_eq!(next(&mut failed), failed);
     }
+    assert_eq!(told_good.get(), 0);
     speaks.store(true, Ordering::SeqCst);
-    let mut good = connect(&balancer);
-    assert_eq!(name(&mut good), "one");
-    drop(good);
-    assert_closed(&balancer, CloseCause::ClientClosed, 1);
+    for n in 1..=2 {
+        let mut good = connect(&balancer);
+        assert_eq!(name(&mut good), "one");
+        drop(good);
+        assert_closed(&balancer, CloseCause::ClientClosed, n);
+    }
     speaks.store(false, Ordering::SeqCst);
     let mut failed = 0;
     assert_eq!(next(&mut failed), failed);
+    assert_eq!(told_good.get(), 1, "the first good one is told, and no other");
+}
+
+/// What clients met before a server was down says nothing of it when it is back.
+#[test]
+fn failures_in_a_row_begin_anew_when_a_server_becomes_usable() {
+    let mut one = pool("pool", &[nobody()]);
+    one.retries = 0;
+    let mut state = PoolsState::new(vec![one], Time::ZERO);
+    let balancer = Balancer::start(&[listener("main")], state.build(), Some(1)).expect("starts");
+    let mut failures = balancer.met().expect("the first to ask");
+    let mut n = 0;
+    let mut next = || loop {
+        n += 1;
+        assert_reset(&mut connect(&balancer));
+        assert_closed(&balancer, CloseCause::ConnectFailed, n);
+        if let Ok(Outcome::Failed { in_a_row, .. }) = failures.try_recv().map(|met| met.outcome) {
+            break (n, in_a_row);
+        }
+    };
+    let mut before = next();
+    while before.1 < 2 {
+        before = next();
+    }
+    let db1 = ServerKey { pool: 0, server: 0 };
+    for admin in [Admin::Maint, Admin::Ready] {
+        state.set_admin(db1, admin, Time::ZERO);
+        balancer.set_pools(state.build());
+    }
+    let (n, in_a_row) = next();
+    assert_eq!(u64::from(in_a_row), n - before.0);
 }
 
 /// A server that sends half of what it says it will.
@@ -168,7 +238,7 @@ fn a_server_that_closes_in_the_middle_is_passed_on_as_it_is() {
         drop(client);
         assert_closed(&balancer, cause, 1);
         assert_eq!(balancer.stats().servers[0].resets, resets);
-        let mut failures = balancer.connect_failures().expect("the first to ask");
+        let mut failures = balancer.met().expect("the first to ask");
         assert!(failures.try_recv().is_err(), "it had spoken");
     }
 }
@@ -181,13 +251,17 @@ fn an_error_packet_reaches_the_client_whole() {
     let balancer = balancer(&[serving(|mut stream| {
         let _ = stream.write_all(ERROR);
     })]);
-    let mut failures = balancer.connect_failures().expect("the first to ask");
+    let mut failures = balancer.met().expect("the first to ask");
     let mut heard = Vec::new();
     connect(&balancer).read_to_end(&mut heard).expect("an end");
     assert_eq!(heard, ERROR);
     assert_closed(&balancer, CloseCause::ServerClosed, 1);
     let server = &balancer.stats().servers[0];
     assert_eq!((server.connect_errors, server.resets, failures.try_recv().ok()), (0, 0, None));
+    // What the listener counts is counted of the server, too.
+    let bytes = (0, ERROR.len() as u64);
+    assert_eq!((server.bytes_in, server.bytes_out), bytes);
+    assert_eq!((server.closed(CloseCause::ServerClosed), server.closed.iter().sum()), (1, 1_u64));
 }
 
 #[test]

@@ -250,7 +250,7 @@ fn a_source_that_is_not_here_fails_once_and_says_so() {
     let servers = [named(b"one"), named(b"two")];
     // A documentation address: on no host (RFC 5737).
     let balancer = from(Source::Address(Ipv4Addr::new(192, 0, 2, 1).into()), &servers);
-    let mut failures = balancer.connect_failures().expect("the first to ask");
+    let mut failures = balancer.met().expect("the first to ask");
     assert_reset(&mut connect(&balancer));
     assert_closed(&balancer, CloseCause::NoSourceAddress, 1);
     let servers = balancer.stats().servers;

@@ -7,12 +7,56 @@
 use divan::{Bencher, black_box};
 use std::fmt;
 use std::net::IpAddr;
+use std::process::ExitCode;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
 use vipd_core::pool::{Changes, Connection, Loads, PickState, Pools, ServerKey, ServerState};
 use vipd_core::settings::{Balance, Host, Pool, Server};
 
-fn main() {
+/// What one choice among a thousand servers may cost, alone on its core.
+const LIMIT: Duration = Duration::from_nanos(200);
+
+fn main() -> ExitCode {
     divan::main();
+    // As a test it only runs.
+    if !std::env::args().any(|a| a == "--bench") {
+        return ExitCode::SUCCESS;
+    }
+    let missed = missed();
+    missed.iter().for_each(|line| eprintln!("missed: {line}"));
+    if missed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// The ways of balancing by which a choice among a thousand servers, each with
+/// room, costs more than it may: the median of some samples.
+#[expect(clippy::disallowed_methods, reason = "a benchmark measures time")]
+fn missed() -> Vec<String> {
+    const STEPS: u32 = 4000;
+    let ways = [
+        Balance::RoundRobin,
+        Balance::LeastConnections,
+        Balance::SourceHash,
+        Balance::RandomTwo,
+        Balance::First,
+    ];
+    let cases = CASES.into_iter().filter(|c| c.servers == 1000 && !matches!(c.weights, Weights::MostlyFull));
+    let all = cases.flat_map(|case| ways.map(|balance| (balance, case)));
+    let median = |(balance, case)| {
+        let mut step = stepper(balance, case, 0);
+        let mut sample = || {
+            let start = Instant::now();
+            for _ in 0..STEPS {
+                black_box(step());
+            }
+            start.elapsed() / STEPS
+        };
+        let mut samples: Vec<_> = (0..51).map(|_| sample()).collect();
+        samples.sort_unstable();
+        (balance, case, samples[samples.len() / 2])
+    };
+    let over = all.map(median).filter(|(.., took)| *took > LIMIT);
+    over.map(|(balance, case, took)| format!("{balance:?}, {case}: {took:?} a choice, not {LIMIT:?}"))
+        .collect()
 }
 
 const CASES: [Case; 5] = [
@@ -153,9 +197,13 @@ fn from(random: u64) -> Connection<'static> {
     Connection { client: IpAddr::from((random as u32).to_be_bytes()), random, tried: &[] }
 }
 
+fn sessions(bencher: Bencher<'_, '_>, balance: Balance, case: Case, others: usize) {
+    bencher.bench_local(stepper(balance, case, others));
+}
+
 /// Two sessions a server, of which the oldest ends when a new one begins; and
 /// of others as many as are told.
-fn sessions(bencher: Bencher<'_, '_>, balance: Balance, case: Case, others: usize) {
+fn stepper(balance: Balance, case: Case, others: usize) -> impl FnMut() -> Option<usize> {
     let (settings, states) = pool(balance, case);
     let pools = Pools::new(1, &settings, &states);
     let (counts, mut state) = (Counts::new(case.servers), PickState::default());
@@ -172,7 +220,7 @@ fn sessions(bencher: Bencher<'_, '_>, balance: Balance, case: Case, others: usiz
         counts.begin(*server);
     }
     let mut oldest = 0;
-    let mut step = || {
+    let mut step = move || {
         for server in &mut others {
             counts.end(*server);
             *server = (next() >> 32) as usize % case.servers;
@@ -191,5 +239,5 @@ fn sessions(bencher: Bencher<'_, '_>, balance: Balance, case: Case, others: usiz
     for _ in 0..2 * case.servers {
         step();
     }
-    bencher.bench_local(step);
+    step
 }

@@ -30,6 +30,25 @@ impl Entry {
     }
 }
 
+/// What is asked of an entry's name: another question has other answers.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Question {
+    /// The name.
+    pub host: Host,
+    /// The port of its addresses.
+    pub port: u16,
+    /// What it stands for.
+    pub resolve: Resolve,
+}
+
+impl Question {
+    /// That of an entry's settings.
+    #[must_use]
+    pub fn of(entry: &Server) -> Self {
+        Self { host: entry.host.clone(), port: entry.port, resolve: entry.resolve }
+    }
+}
+
 /// A place where a name leads.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Target {
@@ -61,8 +80,9 @@ pub struct Found {
     removed: Vec<Pool>,
 }
 
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 struct Targets {
+    question: Question,
     now: Vec<Target>,
     /// Those that were there before and have sessions.
     vanished: Vec<Target>,
@@ -70,10 +90,12 @@ struct Targets {
 
 impl Found {
     /// Takes what a look-up found; true if that changes anything. An empty
-    /// answer changes nothing: the last good targets are kept.
-    pub fn set(&mut self, entry: &Entry, targets: Vec<Target>) -> bool {
-        let known = self.entries.entry(entry.clone()).or_default();
-        if targets.is_empty() || targets == known.now {
+    /// answer changes nothing: the last good targets are kept. Nor does the
+    /// answer to another question than the file's.
+    pub fn set(&mut self, entry: &Entry, question: &Question, targets: Vec<Target>) -> bool {
+        let new = || Targets { question: question.clone(), now: vec![], vanished: vec![] };
+        let known = self.entries.entry(entry.clone()).or_insert_with(new);
+        if targets.is_empty() || targets == known.now || known.question != *question {
             return false;
         }
         let place = |t: &Target| (t.host.clone(), t.port);
@@ -82,6 +104,16 @@ impl Found {
         let before = std::mem::replace(&mut known.now, targets);
         known.vanished.extend(before.into_iter().filter(|t| !here.contains(&place(t))));
         true
+    }
+
+    /// Leaves those targets to vanish that can be no server's; true if there are any.
+    pub fn withdraw(&mut self, entry: &Entry, fits: impl Fn(&Target) -> bool) -> bool {
+        let Some(known) = self.entries.get_mut(entry) else { return false };
+        let (stay, go) = std::mem::take(&mut known.now).into_iter().partition::<Vec<_>, _>(fits);
+        known.now = stay;
+        let some = !go.is_empty();
+        known.vanished.extend(go);
+        some
     }
 
     /// Takes what was wrong with an entry's latest look-up, if anything was.
@@ -131,13 +163,22 @@ impl Found {
 
     /// What is known once the file has these pools, while those of `in_use`
     /// (which [`expand`] gave) may have sessions: what is in none of them any
-    /// more has vanished.
+    /// more has vanished, and so has what an entry's name led to that has
+    /// another name now.
     #[must_use]
     pub fn follow(&self, file: &[Pool], in_use: &[Pool]) -> Self {
         let wanted: BTreeSet<Entry> = entries(file).map(|(entry, _)| entry).collect();
         let mut next = Self { removed: vec![], ..self.clone() };
         next.entries.retain(|entry, _| wanted.contains(entry));
         next.problems.retain(|entry, _| wanted.contains(entry));
+        for (entry, server) in entries(file) {
+            let question = Question::of(server);
+            if let Some(known) = next.entries.get_mut(&entry).filter(|known| known.question != question) {
+                known.question = question;
+                known.vanished.append(&mut known.now);
+                next.problems.remove(&entry);
+            }
+        }
         let left = expand(file, &next);
         let left: BTreeSet<(&str, &str)> =
             left.iter().flat_map(|p| p.servers.iter().map(|s| (&*p.name, &*s.name))).collect();
@@ -180,9 +221,7 @@ pub fn expand(pools: &[Pool], found: &Found) -> Vec<Pool> {
             let servers = pool.servers.iter().flat_map(|s| {
                 let entry = Entry { pool: pool.name.clone(), server: s.name.clone() };
                 match (s.resolve, found.entries.get(&entry)) {
-                    (Resolve::All | Resolve::Srv, Some(targets)) if !targets.now.is_empty() => {
-                        servers_of(s, targets)
-                    }
+                    (Resolve::All | Resolve::Srv, Some(targets)) => servers_of(s, targets),
                     (Resolve::One | Resolve::All | Resolve::Srv, _) => vec![s.clone()],
                 }
             });
@@ -211,7 +250,8 @@ fn servers_of(entry: &Server, targets: &Targets) -> Vec<Server> {
         vanished: vanished.then_some(Vanished::Name),
         ..entry.clone()
     };
-    let now = targets.now.iter().map(|t| server(t, false));
+    let unresolved = targets.now.is_empty().then(|| entry.clone());
+    let now = unresolved.into_iter().chain(targets.now.iter().map(|t| server(t, false)));
     now.chain(targets.vanished.iter().map(|t| server(t, true))).collect()
 }
 
@@ -251,6 +291,10 @@ mod tests {
         vec![Pool::new("replicas", vec![one, many])]
     }
 
+    fn asks(resolve: Resolve) -> Question {
+        Question { host: Host::Name("replicas.internal".into()), port: 3306, resolve }
+    }
+
     fn at(last: u8) -> Target {
         Target { host: Host::Address(IpAddr::from([10, 77, 0, last])), port: 3306, rank: 0, share: 0 }
     }
@@ -273,13 +317,13 @@ mod tests {
     fn an_address_is_a_server_and_one_that_vanished_drains_for_its_sessions() {
         let (pools, mut found) = (pools(Resolve::All), Found::default());
         assert_eq!(show(&pools, &found), ["db1 100", "read 100 unresolved"]);
-        assert!(found.set(&entry(), vec![at(31), at(32)]));
-        assert!(!found.set(&entry(), vec![at(31), at(32)]), "nothing new");
+        assert!(found.set(&entry(), &asks(Resolve::All), vec![at(31), at(32)]));
+        assert!(!found.set(&entry(), &asks(Resolve::All), vec![at(31), at(32)]), "nothing new");
         assert_eq!(show(&pools, &found), ["db1 100", "read@10.77.0.31:3306 100", "read@10.77.0.32:3306 100"]);
         let first = &expand(&pools, &found)[0].servers[1];
         assert_eq!((first.max_connections, first.found_at.as_deref()), (Some(7), Some("replicas.internal")));
-        assert!(!found.set(&entry(), vec![]), "the last good ones are kept");
-        assert!(found.set(&entry(), vec![at(32), at(33)]));
+        assert!(!found.set(&entry(), &asks(Resolve::All), vec![]), "the last good ones are kept");
+        assert!(found.set(&entry(), &asks(Resolve::All), vec![at(32), at(33)]));
         let drained = [
             "db1 100",
             "read@10.77.0.32:3306 100",
@@ -292,7 +336,10 @@ mod tests {
         );
         assert!(found.has_vanished() && found.forget_vanished(|_, _| false));
         assert!(!found.has_vanished());
-        assert!(found.set(&entry(), vec![at(33)]) && found.set(&entry(), vec![at(32), at(33)]));
+        assert!(
+            found.set(&entry(), &asks(Resolve::All), vec![at(33)])
+                && found.set(&entry(), &asks(Resolve::All), vec![at(32), at(33)])
+        );
         assert!(!found.has_vanished(), "it is back");
     }
 
@@ -303,6 +350,7 @@ mod tests {
             |name: &str, rank, share| Target { host: Host::Name(name.into()), port: 3307, rank, share };
         found.set(
             &entry(),
+            &asks(Resolve::Srv),
             vec![target("a", 10, 60), target("b", 10, 20), target("c", 20, 0), target("d", 10, 0)],
         );
         assert_eq!(
@@ -336,8 +384,8 @@ mod tests {
     #[test]
     fn what_the_file_loses_stays_for_its_sessions() {
         let (file, mut found) = (pools(Resolve::All), Found::default());
-        found.set(&entry(), vec![at(31), at(32)]);
-        found.set(&entry(), vec![at(32)]);
+        found.set(&entry(), &asks(Resolve::All), vec![at(31), at(32)]);
+        found.set(&entry(), &asks(Resolve::All), vec![at(32)]);
         let in_use = expand(&file, &found);
         // Without the entry.
         let mut less = file.clone();
@@ -359,5 +407,36 @@ mod tests {
         assert_eq!(show(&less, &found), ["db1 100", "read@10.77.0.31:3306 100 removed"]);
         assert!(found.forget_vanished(|_, _| false) && !found.has_vanished());
         assert_eq!(show(&less, &found), ["db1 100"]);
+    }
+
+    #[test]
+    fn an_entry_that_gets_another_name_leaves_what_the_old_one_led_to() {
+        let (mut file, mut found) = (pools(Resolve::All), Found::default());
+        found.set(&entry(), &asks(Resolve::All), vec![at(31)]);
+        found.set_problem(&entry(), Some("NXDOMAIN".into()));
+        let in_use = expand(&file, &found);
+        file[0].servers[1].host = Host::Name("others.internal".into());
+        let mut found = found.follow(&file, &in_use);
+        let drains = "read@10.77.0.31:3306 100 vanished";
+        assert_eq!(show(&file, &found), ["db1 100", "read 100 unresolved", drains]);
+        assert_eq!(found.problems_in("replicas").count(), 0, "that was the old one's");
+        // An answer to the old question comes late.
+        assert!(!found.set(&entry(), &asks(Resolve::All), vec![at(31)]));
+        let question = Question::of(&file[0].servers[1]);
+        assert!(found.set(&entry(), &question, vec![at(32)]));
+        assert_eq!(show(&file, &found), ["db1 100", "read@10.77.0.32:3306 100", drains]);
+        assert!(found.forget_vanished(|_, _| false));
+        assert_eq!(show(&file, &found.follow(&file, &[])), ["db1 100", "read@10.77.0.32:3306 100"]);
+    }
+
+    #[test]
+    fn what_can_be_no_server_any_more_drains_even_if_it_is_the_last() {
+        let (file, mut found) = (pools(Resolve::All), Found::default());
+        found.set(&entry(), &asks(Resolve::All), vec![at(31), at(100)]);
+        assert!(found.withdraw(&entry(), |t| *t != at(100)) && !found.withdraw(&entry(), |t| *t != at(100)));
+        let gone = "read@10.77.0.100:3306 100 vanished";
+        assert_eq!(show(&file, &found), ["db1 100", "read@10.77.0.31:3306 100", gone]);
+        assert!(found.withdraw(&entry(), |_| false) && found.forget_vanished(|_, s| s.contains("100")));
+        assert_eq!(show(&file, &found), ["db1 100", "read 100 unresolved", gone]);
     }
 }

@@ -322,9 +322,4 @@ impl Answers {
             Self::Up { full: true, .. } | Self::Unknown | Self::Down { .. } => false,
         }
     }
-
-    /// Whether the last check of one that is up failed.
-    const fn failing(&self) -> bool {
-        matches!(self, Self::Up { failures: 1.., .. })
-    }
 }

@@ -340,15 +340,24 @@ impl Node {
                 let changes = self.pools.observe(server, probe, took, now);
                 self.servers_changed(changes, now);
             }
-            Input::ConnectFailed { pool, server, in_a_row } => {
-                // A reload may have removed it since.
-                let key = self.pools.find(pool, server);
+            Input::ConnectFailed { pool, server, place, in_a_row } => {
+                // A reload may have removed it since, or its name may have left the place.
+                let key = self.pools.find_at(pool, server, place);
                 let changes = key.and_then(|key| self.pools.connect_failed(key, in_a_row, now));
                 self.servers_changed(changes, now);
             }
-            Input::Resolved { server, addresses, problem } => {
+            Input::ConnectWorked { pool, server, place } => {
+                let key = self.pools.find_at(pool, server, place);
+                let changes = key.and_then(|key| self.pools.connect_worked(key, now));
+                self.servers_changed(changes, now);
+            }
+            Input::Resolved { server, addresses, unfit, problem } => {
                 let changes = self.pools.set_addresses(server, &addresses, problem, now);
                 self.servers_changed(changes, now);
+                if !unfit.is_empty() {
+                    let changes = self.pools.withdraw(server, &unfit, now);
+                    self.servers_changed(changes, now);
+                }
             }
             Input::Published { generation, result } => self.published(generation, result),
             Input::Registered { vrid, number, outcome } => {

@@ -89,6 +89,8 @@ struct Task {
 #[derive(Clone, Debug, Eq, PartialEq)]
 struct Target {
     endpoint: Endpoint,
+    /// Of the server itself.
+    port: u16,
     check: Check,
 }
 
@@ -179,7 +181,7 @@ impl Checker {
                     // As HAProxy does: what listens at another port takes others than clients.
                     proxy: pool.proxy_protocol.filter(|_| check.port.is_none()),
                 };
-                let target = Target { endpoint, check: check.clone() };
+                let target = Target { endpoint, port: server.port, check: check.clone() };
                 let task = match before.remove(&server.name).filter(|task| task.target == target) {
                     Some(task) => {
                         task.place.send_replace(place);
@@ -196,7 +198,7 @@ impl Checker {
     fn spawn(&self, target: Target, place: Place, resolver: &Resolver) -> Task {
         let (place, receiver) = watch::channel(place);
         let hurry = Arc::new(Notify::new());
-        let lookup = resolver.lookup(&target.endpoint.host);
+        let lookup = resolver.lookup(&target.endpoint.pool, &target.endpoint.host, target.port);
         let run = Run::new(&target, lookup, receiver, Arc::clone(&hurry), self.reports.clone());
         // Ends by itself when the sender of `place` is dropped.
         drop(self.runtime.spawn(run.run()));

@@ -17,7 +17,7 @@ pub(super) enum Prober {
 }
 
 impl Prober {
-    pub(super) fn new(Target { endpoint, check }: &Target) -> Self {
+    pub(super) fn new(Target { endpoint, check, .. }: &Target) -> Self {
         let tls = |tls: &Option<Tls>| tls.as_ref().map(|tls| tls::Client::new(tls, endpoint.certified()));
         match &check.kind {
             CheckKind::Tcp(kind) => Self::Tcp(tcp::Prober::new(kind.clone())),

@@ -265,6 +265,17 @@ fn server_traffic<'a, I: Iterator<Item = Server<'a>>>(out: &mut Metrics, all: im
     out.per(("vipd_server_connect_errors_total", "counter", help), all(), |s| Some(s.connect_errors));
     let help = "Sessions that the server reset, or in which it stopped answering.";
     out.per(("vipd_server_resets_total", "counter", help), all(), |s| Some(s.resets));
+    let help = "Bytes taken from (in) and given to (out) clients by sessions on the server that ended.";
+    let directions = all().flat_map(|([pool, server], s)| {
+        let label = |direction| [pool, server, ("direction", direction)];
+        [(label("in"), s.bytes_in), (label("out"), s.bytes_out)]
+    });
+    out.per(("vipd_server_bytes_total", "counter", help), directions, Some);
+    let help = "Sessions on the server that ended since the start, by cause; causes that did not come about are absent.";
+    let causes = all().flat_map(|([pool, server], s)| {
+        s.closed.iter().map(move |(cause, n)| ([pool, server, ("cause", &**cause)], *n))
+    });
+    out.per(("vipd_server_closed_total", "counter", help), causes, Some);
     let help = "Sessions that the server's own limit leaves beside those that it has, where that is known.";
     out.per(("vipd_server_room", "gauge", help), all(), |s| s.room);
     let help = "Connections of everybody by the server's own count, where its check can ask.";
@@ -380,6 +391,8 @@ mod tests {
             "vipd_etcd_failing{endpoint=\"https://192.0.2.31:2379\"} 0",
             "vipd_maintenance 1",
             "vipd_listener_closed_total{listener=\"write\",cause=\"server-demoted\"} 2",
+            "vipd_server_bytes_total{pool=\"replicas\",server=\"db2\",direction=\"out\"} 902",
+            "vipd_server_closed_total{pool=\"replicas\",server=\"db2\",cause=\"server-down\"} 3",
             "vipd_pool_incumbent{pool=\"primary\",server=\"db1\"} 1",
             "vipd_pool_conflicts{pool=\"primary\"} 1",
             "vipd_pool_epoch{pool=\"primary\"} 3",

@@ -13,14 +13,16 @@ use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::Instant;
-use vipd_core::discover::{Entry, Target, entries};
-use vipd_core::settings::{Family, Host, Pool, Resolve, Server};
+use vipd_core::discover::{Entry, Question, Target, entries};
+use vipd_core::settings::{Family, Host, Pool, Resolve};
 
 /// What a look-up of an entry found, or why it failed; sent when it changes.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Discovered {
     /// The entry.
     pub entry: Entry,
+    /// What was asked: by now the file may have another name there.
+    pub question: Question,
     /// Where its name leads, in a stable order; nowhere if nobody knows.
     pub targets: Vec<Target>,
     /// Why nobody knows, or what was left out.
@@ -36,17 +38,10 @@ pub struct Discovery {
     tasks: HashMap<Entry, Task>,
 }
 
-/// All that a look-up depends on: one that differs is another look-up.
-#[derive(Clone, Debug, Eq, PartialEq)]
-struct Question {
-    host: Host,
-    port: u16,
-    resolve: Resolve,
-}
-
 /// A running look-up; it ends when it is dropped.
 #[derive(Debug)]
 struct Task {
+    /// All that the look-up depends on: one that differs is another look-up.
     question: Question,
     again: Arc<Notify>,
     _end: oneshot::Sender<()>,
@@ -75,8 +70,7 @@ impl Discovery {
     pub fn update(&mut self, pools: &[Pool]) {
         let mut before = std::mem::take(&mut self.tasks);
         for (entry, server) in entries(pools) {
-            let Server { host, port, resolve, .. } = server;
-            let question = Question { host: host.clone(), port: *port, resolve: *resolve };
+            let question = Question::of(server);
             let task = match before.remove(&entry).filter(|t| t.question == question) {
                 Some(task) => task,
                 None => self.spawn(entry.clone(), question),
@@ -183,7 +177,7 @@ impl Run {
             Ok(targets) => (targets, left_out),
             Err(problem) => (vec![], Some(left_out.unwrap_or(problem))),
         };
-        (Discovered { entry: self.entry.clone(), targets, problem }, ttl)
+        (Discovered { entry: self.entry.clone(), question: self.question.clone(), targets, problem }, ttl)
     }
 }
 

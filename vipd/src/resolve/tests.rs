@@ -116,6 +116,11 @@ fn pool(hosts: &[&str]) -> Pool {
 
 /// The places of the proxies: a VIP, and a listener of the pool on all addresses of a node.
 fn own() -> Own {
+    own_with(100)
+}
+
+/// With the VIP at another address.
+fn own_with(vip: u8) -> Own {
     let address = |last| IpAddr::from([10, 77, 0, last]);
     let cluster = ClusterSettings {
         name: "orders".into(),
@@ -125,7 +130,7 @@ fn own() -> Own {
     };
     let vip = VipGroup {
         name: "main".into(),
-        addresses: Cidr::new(address(100), 24).into_iter().collect(),
+        addresses: Cidr::new(address(vip), 24).into_iter().collect(),
         interface: None,
         vrid: std::num::NonZeroU8::MIN,
         nodes: vec![0],
@@ -151,6 +156,10 @@ impl Lab {
         let system = System::new(hosts_file, resolv_conf, port);
         let resolver = Resolver::with_system(Handle::current(), &[pool(servers)], own(), sender, system);
         Ok(Self { resolver, events, files })
+    }
+
+    fn lookup(&self, name: &str) -> Lookup {
+        self.resolver.lookup("a", &Host::Name(name.to_owned()), 3306)
     }
 
     fn hosts(&self) -> std::path::PathBuf {
@@ -196,7 +205,7 @@ async fn a_request_comes_before_the_time_to_live_but_not_at_once() -> Outcome {
     let mut lab = Lab::start(server.port, "", &["db1.internal."])?;
     assert_eq!(lab.addresses().await?, ["10.77.0.21"]);
     server.set(Zone { v4: v4(&[22]), ttl: 3600, ..Zone::default() });
-    let lookup = lab.resolver.lookup(&Host::Name("db1.internal.".to_owned()));
+    let lookup = lab.lookup("db1.internal.");
     for _ in 0..100 {
         lookup.refresh();
         tokio::task::yield_now().await;
@@ -232,7 +241,7 @@ async fn a_failure_keeps_what_was_known_and_is_told_once() -> Outcome {
 async fn a_name_unknown_at_the_start_is_asked_for_again() -> Outcome {
     let server = NameServer::start(Zone { code: ResponseCode::ServFail, ..Zone::default() }).await?;
     let mut lab = Lab::start(server.port, "", &["db1.internal."])?;
-    let mut lookup = lab.resolver.lookup(&Host::Name("db1.internal.".to_owned()));
+    let mut lookup = lab.lookup("db1.internal.");
     assert!(!lookup.is_answered());
     let problem = lab.problem().await?;
     assert!(problem.to_lowercase().contains("server failure"), "{problem}");
@@ -275,7 +284,7 @@ async fn the_hosts_file_comes_first_and_its_changes_are_seen() -> Outcome {
     assert_eq!(lab.addresses().await?, ["10.77.0.21"]);
     assert_eq!(*server.questions.borrow(), 0);
     replace(&lab.hosts(), "10.77.0.22 db1\n")?;
-    lab.resolver.lookup(&Host::Name("db1".to_owned())).refresh();
+    lab.lookup("db1").refresh();
     assert_eq!(lab.addresses().await?, ["10.77.0.22"]);
     Ok(())
 }
@@ -313,7 +322,7 @@ async fn a_reload_sends_again_what_is_known_and_forgets_what_is_gone() -> Outcom
     }
     assert_eq!(places, [(0, 1), (0, 2)]);
     assert_eq!(*server.questions.borrow(), 1, "one name, one lookup");
-    let mut lookup = lab.resolver.lookup(&Host::Name("db1.internal.".to_owned()));
+    let mut lookup = lab.lookup("db1.internal.");
     lab.resolver.update(&[], own());
     lookup.addresses().await?;
     let ended = async { while lookup.known.changed().await.is_ok() {} };
@@ -324,7 +333,7 @@ async fn a_reload_sends_again_what_is_known_and_forgets_what_is_gone() -> Outcom
 #[tokio::test]
 async fn an_address_needs_no_lookup() -> Outcome {
     let lab = Lab::start(1, "", &["10.77.0.5"])?;
-    let mut lookup = lab.resolver.lookup(&Host::Address(IpAddr::from([10, 77, 0, 5])));
+    let mut lookup = lab.resolver.lookup("a", &Host::Address(IpAddr::from([10, 77, 0, 5])), 3306);
     assert!(lookup.is_answered());
     assert_eq!(lookup.addresses().await.as_deref(), Ok(&v4(&[5])[..]));
     Ok(())
@@ -368,7 +377,7 @@ async fn a_family_is_not_lost_by_a_word_or_two() -> Outcome {
 #[test]
 fn a_name_that_lost_a_family_for_certain_loses_its_address() {
     let both: Arc<[IpAddr]> = [IpAddr::from([10, 0, 0, 1]), IpAddr::from([1; 16])].into();
-    let before = Known { addresses: both, problem: None };
+    let before = Known { addresses: both, ..Known::default() };
     let found = Found {
         v4: Answer::Addresses(v4(&[1])),
         v6: Answer::Nothing("no".to_owned()),
@@ -481,7 +490,7 @@ async fn where_the_proxies_themselves_are_is_no_server() -> Outcome {
     let listener = "which is where listener write listens (port 3306): connections would come back for ever";
     let server = NameServer::start(Zone { v4: v4(&[100]), ttl: 1, ..Zone::default() }).await?;
     let mut lab = Lab::start(server.port, "", &["db1.internal"])?;
-    let mut lookup = lab.resolver.lookup(&Host::Name("db1.internal".to_owned()));
+    let mut lookup = lab.lookup("db1.internal");
     let event = lab.event().await?;
     assert_eq!((event.addresses.len(), event.problem.as_deref()), (0, Some(vip)));
     assert_eq!(lookup.addresses().await, Err(format!("db1.internal does not resolve: {vip}")));
@@ -495,6 +504,49 @@ async fn where_the_proxies_themselves_are_is_no_server() -> Outcome {
     let told = format!("it leads to 127.0.0.1, {listener}");
     assert_eq!((event.addresses.to_vec(), event.problem.as_deref()), (v4(&[31]), Some(&*told)));
     assert_eq!(lookup.addresses().await.as_deref(), Ok(&v4(&[31])[..]));
+    Ok(())
+}
+
+/// Whatever its name's time to live.
+#[tokio::test]
+async fn what_a_reload_makes_a_place_of_the_proxies_is_no_server_any_more() -> Outcome {
+    let server = NameServer::start(Zone { v4: v4(&[21, 31]), ttl: 3600, ..Zone::default() }).await?;
+    let mut lab = Lab::start(server.port, "", &["db1.internal"])?;
+    assert_eq!(lab.event().await?.addresses.to_vec(), v4(&[21, 31]));
+    // One of two, and then the only one that was left.
+    for (vip, addresses, unfit) in [(31, &[21][..], &[31][..]), (100, &[21, 31], &[])] {
+        lab.resolver.update(&[pool(&["db1.internal"])], own_with(vip));
+        // What was known is sent at once, for the new positions; then what is known by now.
+        lab.event().await?;
+        let event = lab.event().await?;
+        assert_eq!((event.addresses.to_vec(), event.unfit.to_vec()), (v4(addresses), v4(unfit)));
+        assert_eq!(event.problem.is_some(), !unfit.is_empty());
+    }
+    server.set(Zone { v4: v4(&[31]), ttl: 3600, ..Zone::default() });
+    lab.resolver.update(&[pool(&["db1.internal"])], own_with(99));
+    lab.event().await?;
+    assert_eq!(lab.event().await?.addresses.to_vec(), v4(&[31]));
+    lab.resolver.update(&[pool(&["db1.internal"])], own_with(31));
+    lab.event().await?;
+    let event = lab.event().await?;
+    assert_eq!((event.addresses.to_vec(), event.unfit.to_vec()), (vec![], v4(&[31])));
+    Ok(())
+}
+
+/// The proxies listen at one of its ports, and a database at the other.
+#[tokio::test]
+async fn a_name_leads_each_server_to_what_fits_its_own_port() -> Outcome {
+    let server = NameServer::start(Zone { v4: v4(&[11, 31]), ttl: 3600, ..Zone::default() }).await?;
+    let mut lab = Lab::start(server.port, "", &[])?;
+    let mut both = pool(&["db1.internal", "db1.internal"]);
+    both.servers[1].port = 3307;
+    lab.resolver.update(&[both], own());
+    let mut found = [vec![], vec![]];
+    for _ in 0..2 {
+        let event = lab.event().await?;
+        found[event.server] = event.addresses.to_vec();
+    }
+    assert_eq!(found, [v4(&[31]), v4(&[11, 31])]);
     Ok(())
 }
 

@@ -73,17 +73,7 @@ mod tests {
     }
 
     fn stats(pool: &str, sessions: u32) -> ServerStats {
-        ServerStats {
-            pool: pool.into(),
-            server: "db1".into(),
-            sessions,
-            total: 9,
-            connect_errors: 0,
-            resets: 0,
-            room: None,
-            rate_used_up: false,
-            former: 0,
-        }
+        ServerStats { pool: pool.into(), server: "db1".into(), sessions, total: 9, ..ServerStats::default() }
     }
 
     /// What is told after a reload from one file to another.

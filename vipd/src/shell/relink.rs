@@ -11,6 +11,7 @@ use vipd_core::settings::{Family, Transport, VipGroup};
 impl Shell {
     /// Looks for every group's interface anew; the node notes what changed.
     pub(super) fn relink(&mut self) {
+        self.sift_again();
         if self.interfaces.is_empty() {
             // A host has one at least: the kernel's list is still to come.
             return;

@@ -212,6 +212,11 @@ fn listener(name: &str, counted: Option<&ListenerStats>) -> ListenerDoc {
 }
 
 /// Sessions that ended, by cause.
+fn closed_on(counted: &ServerStats) -> BTreeMap<String, u64> {
+    let all = CloseCause::ALL.into_iter().zip(counted.closed);
+    all.filter(|(_, n)| *n > 0).map(|(cause, n)| (cause.to_string(), n)).collect()
+}
+
 fn closed(counted: &ListenerStats) -> BTreeMap<String, u64> {
     CloseCause::ALL.into_iter().map(|cause| (cause.to_string(), counted.closed(cause))).collect()
 }
@@ -295,6 +300,9 @@ fn server(status: &ServerStatus<'_>, counted: Option<&ServerStats>, known: &Know
         total: counted.map_or(0, |c| c.total),
         connect_errors: counted.map_or(0, |c| c.connect_errors),
         resets: counted.map_or(0, |c| c.resets),
+        bytes_in: counted.map_or(0, |c| c.bytes_in),
+        bytes_out: counted.map_or(0, |c| c.bytes_out),
+        closed: counted.map(closed_on).unwrap_or_default(),
         room: counted.and_then(|c| c.room),
     }
 }
@@ -462,12 +470,8 @@ mod tests {
             pool: "primary".into(),
             server: "db1".into(),
             sessions: 199,
-            total: 0,
-            connect_errors: 0,
-            resets: 0,
             room: Some(1),
-            rate_used_up: false,
-            former: 0,
+            ..ServerStats::default()
         };
         (node, Stats { listeners: vec![], pools: vec![], servers: vec![counted] })
     }

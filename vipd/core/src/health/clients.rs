@@ -4,7 +4,11 @@
 //! ```text
 //!   in  ── so many connections in a row failed, none good in between ─▶ out
 //!   out ── its hold is over, and `rise` checks in a row succeeded ────▶ in
+//!   out ── it was used all the same, and a connection was good ───────▶ in
 //! ```
+//!
+//! One that is in again is out with the first connection that fails, until one
+//! was good.
 //!
 //! This is about new connections and nothing else: it ends no session, makes
 //! no other server the primary, and never takes the last server of a pool that
@@ -51,7 +55,9 @@ impl Clients {
     pub(super) fn failed(&mut self, in_a_row: u32, demands: Demands, now: Time) {
         self.good |= in_a_row <= self.failed;
         self.failed = in_a_row;
-        if self.out.is_some() || in_a_row < demands.fall.max(LEAST) {
+        let on_trial = !self.hold.is_zero() && !self.good;
+        let enough = if on_trial { 1 } else { demands.fall.max(LEAST) };
+        if self.out.is_some() || in_a_row < enough {
             return;
         }
         let worked = std::mem::take(&mut self.good) && now - self.back_at >= self.hold;
@@ -59,6 +65,20 @@ impl Clients {
         let again = self.hold.saturating_mul(2).min(LONGEST_HOLD);
         self.hold = if worked { first } else { again.max(first) };
         self.out = Some(Out { until: Some(now + self.hold), successes: 0 });
+    }
+
+    /// A connection was good.
+    fn worked(&mut self) {
+        self.good = true;
+        self.failed = 0;
+    }
+
+    /// It is in again.
+    fn let_in(&mut self, now: Time) {
+        self.out = None;
+        self.back_at = now;
+        // Whoever counts begins anew with a server that becomes usable.
+        self.failed = 0;
     }
 
     /// A check ended, and succeeded or not.
@@ -73,8 +93,7 @@ impl Clients {
         let Some(out) = &mut self.out else { return };
         out.until = out.until.filter(|until| now < *until);
         if out.until.is_none() && out.successes >= rise {
-            self.out = None;
-            self.back_at = now;
+            self.let_in(now);
         }
     }
 
@@ -107,6 +126,16 @@ impl PoolState {
             changes.words |= word != s.health.word();
         }
         changes.hurry.push(key);
+    }
+
+    /// Notes that a connection was good: one that was used although clients'
+    /// connections failed needs no hold any more.
+    pub(super) fn connect_worked(&mut self, key: ServerKey, now: Time) {
+        let Some(s) = self.servers.get_mut(key.server) else { return };
+        s.clients.worked();
+        if matches!(s.reason, Reason::ClientsFail { kept: true, .. }) {
+            s.clients.let_in(now);
+        }
     }
 
     /// Takes those out to which clients' connections fail, as long as that

@@ -210,6 +210,23 @@ impl PoolState {
         changes.events.push(self.event(key, Change::Addresses(addresses)));
     }
 
+    pub(super) fn withdraw(&mut self, key: ServerKey, unfit: &[IpAddr], changes: &mut Changes, now: Time) {
+        let named = self.settings.servers.get(key.server).is_some_and(|s| matches!(s.host, Host::Name(_)));
+        let Some(s) = self.servers.get_mut(key.server).filter(|_| named) else { return };
+        let before = s.addresses.len();
+        s.addresses.retain(|a| !unfit.contains(a));
+        if s.addresses.len() == before {
+            return;
+        }
+        let left = s.addresses.clone();
+        if left.is_empty() {
+            s.forget(now);
+            s.moved = true;
+        } else {
+            changes.events.push(self.event(key, Change::Addresses(left)));
+        }
+    }
+
     /// Does what is due.
     pub(super) fn tick(&mut self, at: usize, changes: &mut Changes, now: Time) {
         for (server, s) in self.servers.iter_mut().enumerate() {
@@ -405,18 +422,19 @@ impl PoolState {
     /// The server that was promoted after the incumbent answered for the last
     /// time, if that fails its checks: no two were seen to be writable at the
     /// same time, so writes need not wait until it has failed `fall` of them.
+    /// What clients met is no such failure: it would move a living primary.
     fn promoted_since(
         &self,
         incumbent: usize,
         reasons: &[Reason],
         candidate: impl Fn(&usize) -> bool,
     ) -> Option<usize> {
-        let old = &self.servers[incumbent].health;
+        let old = &self.servers[incumbent];
         let since = |i: &usize| {
             let promoted = self.servers[*i].health.promoted_at;
-            candidate(i) && promoted.is_some() && promoted > old.answered_at
+            candidate(i) && promoted.is_some() && promoted > old.health.answered_at
         };
-        if !old.answers.failing() {
+        if !old.check_failed {
             return None;
         }
         (0..reasons.len()).find(|i| *i != incumbent && since(i))

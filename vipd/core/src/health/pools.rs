@@ -8,7 +8,7 @@ use crate::probe::{Connections, Lag, ObservedRole, Probe};
 use crate::settings::{self, Role};
 use crate::time::Time;
 use crate::wire::peer::{self, Incumbent, MAX_VERDICTS, Verdict, Word};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -88,6 +88,11 @@ impl PoolsState {
         self.change(key.pool, now, |pool, changes| pool.connect_failed(key, in_a_row, changes, now))
     }
 
+    /// A client's connection to a server is good, the first after one that failed.
+    pub fn connect_worked(&mut self, key: ServerKey, now: Time) -> Option<Changes> {
+        self.change(key.pool, now, |pool, _| pool.connect_worked(key, now))
+    }
+
     /// Takes a person's wish.
     pub fn set_admin(&mut self, key: ServerKey, admin: Admin, now: Time) -> Option<Changes> {
         self.change(key.pool, now, |pool, changes| pool.set_admin(key, admin, changes))
@@ -122,6 +127,12 @@ impl PoolsState {
         self.change(key.pool, now, |pool, changes| {
             pool.set_addresses(key, addresses, problem, changes, now);
         })
+    }
+
+    /// Takes addresses from a server that has a name, where it cannot be: with
+    /// none left it is [`Reason::Unresolved`].
+    pub fn withdraw(&mut self, key: ServerKey, unfit: &[IpAddr], now: Time) -> Option<Changes> {
+        self.change(key.pool, now, |pool, changes| pool.withdraw(key, unfit, changes, now))
     }
 
     /// Takes new settings. A server of the same pool and name keeps what is
@@ -327,7 +338,7 @@ impl PoolsState {
     pub fn build(&mut self) -> Arc<Pools> {
         let next = self.generation + 1;
         let shared: Vec<_> = self.pools.iter_mut().map(|p| p.build(next)).collect();
-        let same = self.generation > 0
+        let same = self.built.generation() > 0
             && shared.len() == self.built.pools().len()
             && shared.iter().zip(self.built.pools()).all(|(a, b)| Arc::ptr_eq(a, b));
         if !same {
@@ -335,6 +346,11 @@ impl PoolsState {
             self.built = Arc::new(Pools::of(next, shared));
         }
         Arc::clone(&self.built)
+    }
+
+    /// The next build has a greater generation than this: another one has it.
+    pub(crate) fn skip_to(&mut self, generation: u64) {
+        self.generation = self.generation.max(generation);
     }
 
     /// The servers of all pools, in the order of the settings.
@@ -373,6 +389,15 @@ impl PoolsState {
         let at = self.pools.iter().position(|p| p.settings.name == pool)?;
         let server = self.pools[at].settings.servers.iter().position(|s| s.name == server)?;
         Some(ServerKey { pool: at, server })
+    }
+
+    /// The server of these names, if it is at this place.
+    #[must_use]
+    pub fn find_at(&self, pool: &str, server: &str, place: SocketAddr) -> Option<ServerKey> {
+        let key = self.find(pool, server)?;
+        let pool = &self.pools[key.pool];
+        let (s, settings) = (pool.servers.get(key.server)?, pool.settings.servers.get(key.server)?);
+        (settings.port == place.port() && s.addresses.contains(&place.ip())).then_some(key)
     }
 
     /// Whether some server of the pool itself gets connections.

@@ -54,6 +54,8 @@ pub(super) struct Server {
     pub(super) room_told: bool,
     /// A connection that failed was counted since its last check.
     pub(super) passive_counted: bool,
+    /// Whether its last check failed, whatever its clients met.
+    pub(super) check_failed: bool,
     /// What its clients' connections say of it.
     pub(super) clients: Clients,
     /// What this host lacked to check it the last time.
@@ -112,6 +114,7 @@ impl Server {
             moved: false,
             room_told: false,
             passive_counted: false,
+            check_failed: false,
             clients: Clients::default(),
             unable: None,
             slowly: joins,
@@ -144,6 +147,10 @@ impl Server {
         if demands.is_none_or(|d| d.role != Role::Primary) {
             kept.close_at = None;
         }
+        if demands.is_none_or(|d| !d.passive) {
+            // Nobody asks any more what clients meet.
+            kept.clients = Clients::default();
+        }
         kept
     }
 
@@ -152,6 +159,7 @@ impl Server {
         let used = self.is_writable() || self.changed.is_some_and(|c| c.used);
         self.health = Health::default();
         self.clients = Clients::default();
+        self.check_failed = false;
         self.changed = Some(Changed { at: now, used });
         self.close_at = None;
     }
@@ -165,14 +173,14 @@ impl Server {
         self.checks.total = self.checks.total.wrapping_add(1);
         self.checks.took = took;
         self.checked_at = Some(now);
-        if matches!(probe, Probe::Failed(_) | Probe::Full(_)) {
-            self.checks.failed = self.checks.failed.wrapping_add(1);
-        }
+        let failed = matches!(probe, Probe::Failed(_) | Probe::Full(_));
+        self.checks.failed = self.checks.failed.wrapping_add(failed.into());
         if self.changed.is_some_and(|c| now.before(took) < c.at) {
             return false;
         }
         self.changed = None;
         self.passive_counted = false;
+        self.check_failed = failed;
         true
     }
 

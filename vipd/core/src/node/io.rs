@@ -12,7 +12,7 @@ use crate::settings::Cidr;
 use crate::time::Time;
 use crate::wire::peer::State;
 use crate::wire::{Claim, Mac};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU8;
 use std::sync::Arc;
 use std::time::Duration;
@@ -156,8 +156,19 @@ pub enum Input<'a> {
         pool: &'a str,
         /// The server.
         server: &'a str,
+        /// Where that was.
+        place: SocketAddr,
         /// As the last of so many in a row, with no good one in between.
         in_a_row: u32,
+    },
+    /// A client's connection to a server is good, the first after one that failed.
+    ConnectWorked {
+        /// The server's pool.
+        pool: &'a str,
+        /// The server.
+        server: &'a str,
+        /// Where that was.
+        place: SocketAddr,
     },
     /// A server's name was looked up.
     Resolved {
@@ -165,6 +176,8 @@ pub enum Input<'a> {
         server: ServerKey,
         /// Where it leads, as it was known last; nowhere if it has not resolved since the start.
         addresses: Vec<IpAddr>,
+        /// Where it cannot be any more, even if nothing else is known.
+        unfit: Vec<IpAddr>,
         /// Why the latest look-up failed, if it did.
         problem: Option<String>,
     },

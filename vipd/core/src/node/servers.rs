@@ -108,12 +108,14 @@ impl Node {
         &self.pools
     }
 
-    /// The pools as they would be with other settings.
+    /// The pools as they would be with other settings, of a generation of their own.
     #[must_use]
-    pub fn preview_pools(&self, pools: &[Pool], now: Time) -> Arc<Pools> {
+    pub fn preview_pools(&mut self, pools: &[Pool], now: Time) -> Arc<Pools> {
         let mut preview = self.pools.clone();
         preview.reconfigure(pools.to_vec(), now);
-        preview.build()
+        let built = preview.build();
+        self.pools.skip_to(built.generation());
+        built
     }
 
     /// Passes on what followed from a probe, a look-up or a command.

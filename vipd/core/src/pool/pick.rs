@@ -96,7 +96,8 @@ impl Pools {
         }
         let steps = self.chains.get(pool).map_or(&[][..], Vec::as_slice);
         for step in steps {
-            let (pool, state) = (&self.pools[step.pool], &mut state.pools[step.pool]);
+            let at = (self.pools.get(step.pool), state.pools.get_mut(step.pool));
+            let (Some(pool), Some(state)) = at else { return Err(NoServer::NoneUsable) };
             let (tier, state) =
                 if step.backup { (&pool.backup, &mut state.backup) } else { (&pool.main, &mut state.main) };
             let ask = Ask { at: step.pool, pool, tier, connection, loads };

@@ -126,7 +126,7 @@ impl TurnState {
 
     /// The server whose turn it is.
     pub(super) fn take(&mut self, turns: &Turns) -> Option<u32> {
-        let class = self.class(turns);
+        let class = self.class(turns)?;
         let (members, cursor) = (&turns.classes.get(class)?.members, self.cursors.get_mut(class)?);
         let server = *members.get(cursor.next)?;
         cursor.next = if cursor.next + 1 == members.len() { 0 } else { cursor.next + 1 };
@@ -134,11 +134,12 @@ impl TurnState {
         Some(server)
     }
 
-    /// The class whose turn it is.
-    fn class(&mut self, turns: &Turns) -> usize {
-        let Some(mut first) = self.queue.peek_mut() else { return 0 };
+    /// The class whose turn it is; none if these are not the turns that it was
+    /// fit to.
+    fn class(&mut self, turns: &Turns) -> Option<usize> {
+        let Some(mut first) = self.queue.peek_mut() else { return Some(0) };
         let Reverse(due) = &mut *first;
-        let (class, entry) = (due.class, &turns.classes[due.class]);
+        let (class, entry) = (due.class, turns.classes.get(due.class)?);
         self.now = (due.cycle, due.part);
         due.turn += 1;
         if due.turn == entry.turns {
@@ -146,6 +147,6 @@ impl TurnState {
             due.cycle += 1;
         }
         due.part = entry.due(due.turn);
-        class
+        Some(class)
     }
 }

@@ -177,7 +177,7 @@ pub struct Pool {
     pub check: Option<Check>,
     /// A connection to a server that takes longer is given up.
     pub connect_timeout: Duration,
-    /// Further servers tried when a connection fails.
+    /// Further attempts when a connection fails: on other servers, then on the same.
     pub retries: u32,
     /// Clients that may wait for a server to have room; 0 refuses them at once.
     pub queue: u32,

@@ -387,6 +387,16 @@ pub struct ServerDoc {
     /// Sessions that it reset, or in which it stopped answering.
     #[serde(default)]
     pub resets: u64,
+    /// Bytes taken from clients for it, by sessions that have ended.
+    #[serde(default)]
+    pub bytes_in: u64,
+    /// Bytes given to clients from it, by sessions that have ended.
+    #[serde(default)]
+    pub bytes_out: u64,
+    /// Sessions that ended on it since the start, by cause; causes that did not
+    /// come about are left out.
+    #[serde(default)]
+    pub closed: BTreeMap<String, u64>,
     /// Sessions that its own limit, less the pool's `headroom`, leaves beside
     /// those that it has, where the check can ask.
     #[serde(default)]

@@ -38,7 +38,8 @@ fn the_status_document_keeps_its_published_shape() -> Result<(), serde_json::Err
     add(&mut expected["pools"][0], json!({"queue": queue, "fallback-sessions": 0, "unresolved": []}));
     let server = json!({
         "since": null, "weight": 0, "weight-given": false, "slow-start-percent": null, "check": null,
-        "connections-used": null, "connections-max": null, "total": 0, "connect-errors": 0, "resets": 0, "room": null,
+        "connections-used": null, "connections-max": null, "total": 0, "connect-errors": 0, "resets": 0,
+        "bytes-in": 0, "bytes-out": 0, "closed": {}, "room": null,
     });
     add(&mut expected["pools"][0]["servers"][0], server);
     assert_eq!(serde_json::to_value(&doc)?, expected);

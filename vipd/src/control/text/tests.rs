@@ -32,6 +32,9 @@ fn server_doc(name: &str, state: ServerState, role: Option<ServerRole>, why: &st
         total: 0,
         connect_errors: 0,
         resets: 0,
+        bytes_in: 0,
+        bytes_out: 0,
+        closed: std::collections::BTreeMap::new(),
         room: None,
     }
 }
@@ -60,6 +63,8 @@ fn healthy() -> StatusDoc {
     db2.check = Some(CheckDoc { total: 1000, failed: 7, passive: 1, took_us: 1234 });
     (db2.connections_used, db2.connections_max) = (Some(90), Some(151));
     (db2.resets, db2.room) = (8, Some(61));
+    (db2.bytes_in, db2.bytes_out) = (901, 902);
+    db2.closed.insert("server-down".into(), 3);
     let mut replicas = pool_doc("replicas", db2, None);
     replicas.queue = QueueDoc { waiting: 0, total: 40, timeouts: 5, full: 6 };
     replicas.fallback_sessions = 7;

@@ -294,6 +294,27 @@ fn a_demoted_primary_gets_the_time_that_its_pool_gives() {
 }
 
 #[test]
+fn a_server_is_withdrawn_from_where_it_cannot_be() {
+    let named = |p: &mut Pool| p.servers[0].host = Host::Name("db1.internal".into());
+    let mut state = two(Role::Any, named);
+    let place = |last| IpAddr::from([10, 77, 0, last]);
+    state.set_addresses(DB1, &[place(31), place(100)], None, second(0));
+    see(&mut state, DB1, CLIENT, 1);
+    see(&mut state, DB2, CLIENT, 1);
+    state.build();
+    assert_eq!(state.withdraw(DB1, &[place(99)], second(2)), None);
+    assert!(state.withdraw(DB1, &[place(100)], second(2)).is_some_and(|c| c.pools));
+    assert_eq!((picked(&mut state, 0), word(&state, DB1)), (Ok(DB1), State::Up));
+    // The last one known: rather none.
+    state.withdraw(DB1, &[place(31)], second(3));
+    assert!(matches!(reason(&state, DB1), Reason::Unresolved { .. }));
+    assert_eq!(picked(&mut state, 0), Ok(DB2));
+    // An address in the file is none that a look-up found.
+    let here = state.status().find(|s| s.key == DB2).map(|s| s.addresses.to_vec()).unwrap_or_default();
+    assert_eq!(state.withdraw(DB2, &here, second(4)), None);
+}
+
+#[test]
 fn a_connection_that_fails_counts_once_between_two_checks() {
     let mut state = two(Role::Any, |_| ());
     assert_eq!(state.connect_failed(DB1, 1, second(0)).map(|c| c.hurry), Some(vec![]), "not known yet");

@@ -84,7 +84,7 @@ fn it_is_in_again_after_its_hold_and_good_checks_and_the_hold_grows() {
     assert_eq!(word(&state, DB1), State::Up);
     assert_eq!(state.status().next().map(|s| s.since), Some(second(11)));
     // The next client fails as well: once is enough, and for longer.
-    fail(&mut state, DB1, 4, 12);
+    fail(&mut state, DB1, 1, 12);
     assert_eq!(state.deadline(), Some(second(32)));
     // Without good checks it stays out beyond that.
     live(&mut state, DB1, 13..31);
@@ -94,11 +94,14 @@ fn it_is_in_again_after_its_hold_and_good_checks_and_the_hold_grows() {
     live(&mut state, DB1, 33..34);
     assert_eq!(word(&state, DB1), State::Up);
     // It comes and goes: good ones in between do not make the hold short.
+    state.connect_worked(DB1, second(33));
     fail(&mut state, DB1, 1, 34);
+    assert_eq!(word(&state, DB1), State::Up, "one may be lost on its way again");
     fail(&mut state, DB1, 3, 35);
     assert_eq!(state.deadline(), Some(second(75)));
     // It worked for longer than that: this is another fault.
     live(&mut state, DB1, 36..200);
+    state.connect_worked(DB1, second(199));
     fail(&mut state, DB1, 1, 199);
     fail(&mut state, DB1, 3, 200);
     assert_eq!(state.deadline(), Some(second(210)));
@@ -157,4 +160,47 @@ fn what_a_person_asked_and_what_is_new_there_stand_above_it() {
     state.reconfigure(vec![moved], second(4));
     see(&mut state, DB1, primary(), 5);
     assert_eq!((word(&state, DB1), state.deadline()), (State::Up, None));
+}
+
+/// One refused connection says little, and a primary that lives keeps its sessions.
+#[test]
+fn what_clients_meet_moves_no_primary() {
+    let mut state = one(Role::Primary, None);
+    see(&mut state, DB1, primary(), 0);
+    see(&mut state, DB2, replica(0), 0);
+    see(&mut state, DB2, primary(), 1);
+    let changes = fail(&mut state, DB1, 1, 1);
+    assert_eq!((changes.close, picked(&mut state, 0)), (vec![], Ok(DB1)));
+    // A check that fails does.
+    let changes = see(&mut state, DB1, failed(), 2);
+    assert_eq!(changes.close, [Close { key: DB1, why: Why::Superseded }]);
+    assert_eq!(picked(&mut state, 0), Ok(DB2));
+}
+
+/// It serves its clients: nothing is left to hold against it.
+#[test]
+fn the_last_server_that_serves_its_clients_again_stays_when_another_comes_back() {
+    let mut state = both(|_| ());
+    (1..4).for_each(|at| drop(see(&mut state, DB2, failed(), at)));
+    fail(&mut state, DB1, 3, 4);
+    assert!(matches!(reason(&state, DB1), Reason::ClientsFail { kept: true, .. }));
+    state.connect_worked(DB1, second(5));
+    assert!(matches!(reason(&state, DB1), Reason::Failing { .. }), "until its next check");
+    (6..8).for_each(|at| drop(see(&mut state, DB2, primary(), at)));
+    assert_eq!((word(&state, DB1), word(&state, DB2)), (State::Up, State::Up));
+    // One that is out for another is not let in by a connection of before.
+    fail(&mut state, DB1, 3, 8);
+    state.connect_worked(DB1, second(9));
+    assert_eq!(word(&state, DB1), State::Down);
+}
+
+#[test]
+fn what_clients_met_is_forgotten_when_it_counts_no_more() {
+    let passive = |passive| Some(Check { passive, ..check(Role::Any, None) });
+    let mut state = both(|_| ());
+    fail(&mut state, DB1, 3, 1);
+    state.reconfigure(vec![pool("p", &["db1", "db2"], passive(false))], second(2));
+    assert_eq!((word(&state, DB1), state.deadline()), (State::Up, None));
+    state.reconfigure(vec![pool("p", &["db1", "db2"], passive(true))], second(3));
+    assert_eq!(word(&state, DB1), State::Up);
 }

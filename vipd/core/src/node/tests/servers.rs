@@ -5,6 +5,7 @@ use crate::health::{Admin, Why};
 use crate::probe::Connections;
 use crate::settings::{CheckKind, MysqlCheck, OnDemote, Role};
 use crate::wire::peer::Incumbent;
+use std::net::SocketAddr;
 
 const DB1: ServerKey = ServerKey { pool: 0, server: 0 };
 const DB2: ServerKey = ServerKey { pool: 0, server: 1 };
@@ -130,6 +131,25 @@ fn the_fallback_is_named_when_it_takes_over() {
     assert_eq!(told, Ok(Some(expected.into())));
 }
 
+/// Workers tell pools apart by their generation: two that differ never share one.
+#[test]
+fn pools_that_were_shown_beforehand_have_a_generation_of_their_own() {
+    let mut node = two(Role::Any, |_| ());
+    says(&mut node, DB1, Observation::default(), at(1));
+    let mut settings = node.settings().clone();
+    settings.pools[0].servers[0].weight = 7;
+    let shown = node.preview_pools(&settings.pools, at(2));
+    node.reconfigure(settings, at(2));
+    let built = |o: &Output| if let Output::Pools(pools) = o { Some(pools.generation()) } else { None };
+    let built: Vec<_> = drain(&mut node).iter().filter_map(built).collect();
+    assert!(!built.is_empty() && !built.contains(&shown.generation()), "{built:?}");
+    // A file that was shown and not taken uses its own up, too.
+    let settings = node.settings().clone();
+    let shown = node.preview_pools(&settings.pools, at(3)).generation();
+    let next = node.preview_pools(&settings.pools, at(3)).generation();
+    assert!(next > shown, "{next} after {shown}");
+}
+
 #[test]
 fn what_a_server_tells_and_what_clients_meet_goes_to_the_balancer_and_the_checks() {
     let mut node = two(Role::Any, |p| p.headroom = 10);
@@ -140,9 +160,15 @@ fn what_a_server_tells_and_what_clients_meet_goes_to_the_balancer_and_the_checks
         .filter_map(|o| if let Output::Room { server, free } = o { Some((*server, *free)) } else { None })
         .collect();
     assert_eq!(rooms, [(DB1, Some(50))]);
+    let (db1, db2) = (SocketAddr::new(address(21), 3306), SocketAddr::new(address(22), 3306));
+    // What was met where its name does not lead (any more) says nothing of it.
+    let elsewhere = Input::ConnectFailed { pool: "primary", server: "db1", place: db2, in_a_row: 9 };
+    node.handle(elsewhere, at(2));
+    assert!(drain(&mut node).is_empty());
     for _ in 0..100 {
-        node.handle(Input::ConnectFailed { pool: "primary", server: "db1", in_a_row: 1 }, at(2));
-        node.handle(Input::ConnectFailed { pool: "gone", server: "db1", in_a_row: 1 }, at(2));
+        for (pool, place) in [("primary", db1), ("gone", db1), ("primary", db2)] {
+            node.handle(Input::ConnectFailed { pool, server: "db1", place, in_a_row: 1 }, at(2));
+        }
     }
     let hurried = |o: &Output| matches!(o, Output::Hurry { server: DB1 });
     assert_eq!(drain(&mut node).iter().filter(|o| hurried(o)).count(), 1);
