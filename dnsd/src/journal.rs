@@ -404,4 +404,4 @@ fn frames(
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

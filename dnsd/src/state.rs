@@ -210,3 +210,46 @@ pub fn discard(state: &ZoneState, prepared: Prepared) {
 pub fn is_of(state: &ZoneState, settings: &dnsd::Zone) -> bool {
     *state.serving.zone.origin == *name::from_text(&settings.name)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::journal::tests::second_form;
+    use crate::zone::Changes;
+    use crate::zone::rrset::RrSet;
+    use std::time::Duration;
+
+    #[test]
+    fn what_a_dnsd_of_before_kept_is_taken_over() {
+        let dir = tempfile::tempdir().unwrap();
+        let settings = dnsd::Zone {
+            name: "corp.example.".into(),
+            primary_ns: "ns1.corp.example.".into(),
+            contact: "hostmaster.corp.example.".into(),
+            negative_ttl: 5,
+            file: None,
+            allow_transfer: vec![],
+            notify: vec![],
+            min_lease: Duration::from_secs(30),
+            max_lease: Duration::from_secs(30),
+            expire_last: false,
+        };
+        let (name, set) = (name::from_text("db.corp.example."), RrSet::new(1, 5, [[10, 0, 0, 1]]));
+        let base = file::load(&settings).unwrap().digest();
+        let changes = Changes::from([((name.clone(), 1), set.clone())]);
+        let entries = [Entry { serial: 7, base, changes, ..Entry::default() }];
+        let path = dir.path().join("corp.example.journal");
+        std::fs::write(&path, second_form(&entries)).unwrap();
+        let before = tsig::seconds();
+        for _ in 0..2 {
+            let state = open(dir.path(), &settings, Instant::now()).unwrap();
+            assert!(!state.journal.is_broken() && state.serving.zone.journal_error().is_none());
+            let zone = state.serving.zone.read();
+            assert_eq!((zone.serial(), zone.get(&name, 1)), (7, set.as_ref()));
+            // Which updates it has seen is not known, and the next start knows that, too.
+            let [Mark::Since { key: None, time }] = state.marks[..] else { panic!("{:?}", state.marks) };
+            assert!((before..=tsig::seconds()).contains(&time));
+        }
+        assert!(std::fs::read(&path).unwrap().starts_with(b"dnsd\0\0\0\x03"));
+    }
+}

@@ -179,24 +179,29 @@ fn a_text_that_looks_like_an_entry_is_none() {
     }
 }
 
-/// Of a dnsd of before.
-#[test]
-fn a_journal_of_the_second_form_is_read_and_then_written_anew() {
-    let dir = tempfile::tempdir().unwrap();
+/// A file as a dnsd of before wrote it; its entries have no marks.
+pub(crate) fn second_form(entries: &[Entry]) -> Vec<u8> {
     let mut bytes = SECOND.to_vec();
-    for serial in 1..=2 {
+    for entry in entries {
         let mut content = vec![];
-        Entry { marks: vec![], ..entry(serial) }.encode(&mut content);
-        // There were no marks: not even their number.
+        entry.encode(&mut content);
+        // Not even their number was there.
         content.truncate(content.len() - 4);
         bytes.extend(u32::try_from(content.len()).unwrap().to_be_bytes());
         bytes.extend(crc32c::crc32c(&content).to_be_bytes());
         bytes.extend(content);
     }
+    bytes
+}
+
+#[test]
+fn a_journal_of_the_second_form_is_read_and_then_written_anew() {
+    let dir = tempfile::tempdir().unwrap();
+    let without = |serial| Entry { marks: vec![], ..entry(serial) };
+    let mut bytes = second_form(&[without(1), without(2)]);
     bytes.extend(b"torn");
     std::fs::write(file(dir.path()), &bytes).unwrap();
     let (mut journal, recovered) = Journal::open(dir.path(), &origin()).unwrap();
-    let without = |serial| Entry { marks: vec![], ..entry(serial) };
     assert_eq!((recovered.entries, recovered.torn), (vec![without(1), without(2)], 4));
     assert!(journal.is_broken() && journal.append(&[entry(3)]).is_err());
     assert_eq!(std::fs::read(file(dir.path())).unwrap(), bytes, "as long as there is no other");
