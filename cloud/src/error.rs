@@ -58,9 +58,7 @@ pub enum Problem {
         key: String,
     },
     /// TSIG BADTIME.
-    #[error(
-        "the server's clock is {skew} from this host's (BADTIME, at most 300 s are allowed): check NTP on both"
-    )]
+    #[error("{}", bad_time(*skew))]
     BadTime {
         /// How far, and in which direction.
         skew: Skew,
@@ -147,6 +145,22 @@ pub enum Problem {
     },
 }
 
+/// Seconds that two clocks may be apart (RFC 8945, section 10).
+const SKEW_ALLOWED: u64 = 300;
+
+fn bad_time(skew: Skew) -> String {
+    if skew.0.unsigned_abs() > SKEW_ALLOWED {
+        return format!(
+            "the server's clock is {skew} from this host's (BADTIME, at most 300 s are allowed): check NTP on both"
+        );
+    }
+    format!(
+        "the server does not take when this was signed (BADTIME), though its clock is {skew} of this host's: \
+         a dnsd that has begun without a journal, or has seen very many updates, takes nothing that was signed \
+         before, which passes within 5 minutes; its log tells"
+    )
+}
+
 /// How far another clock is from ours, in seconds; positive if it is ahead.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Skew(pub i64);
@@ -154,5 +168,19 @@ pub struct Skew(pub i64);
 impl std::fmt::Display for Skew {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{} s {}", self.0.unsigned_abs(), if self.0 < 0 { "behind" } else { "ahead" })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_time_that_is_refused_though_the_clocks_agree_is_not_called_their_skew() {
+        let text = |skew| Problem::BadTime { skew: Skew(skew) }.to_string();
+        assert!(text(301).contains("clock is 301 s ahead from this host's") && text(-500).contains("NTP"));
+        for skew in [0, 300, -300] {
+            assert!(!text(skew).contains("NTP") && text(skew).contains("within 5 minutes"), "{}", text(skew));
+        }
     }
 }

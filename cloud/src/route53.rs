@@ -94,26 +94,36 @@ impl Route53 {
     }
 
     /// Waits until all of Route 53's servers answer by a change, asking every
-    /// so often; each question counts towards the account's limit.
+    /// so often, and half as often after each time that it is throttled or
+    /// cannot be asked; each question counts towards the account's limit.
     ///
     /// # Errors
-    /// It is not so by the deadline, or the question is refused. That throttles
-    /// only this wait: the change is made in any case.
+    /// It is not so by the deadline, or the question is refused. The change is
+    /// made in any case.
     pub async fn wait_in_sync(&self, change: &str, every: Duration, deadline: Instant) -> Result<(), Error> {
+        let mut pause = every;
         loop {
             let asked =
                 self.request(self.client.get_change().id(change).send(), "route53:GetChange", deadline);
-            match asked.await {
+            let last = match asked.await {
                 Ok(answer) if answer.change_info().is_some_and(|c| c.status == ChangeStatus::Insync) => {
                     return Ok(());
                 }
-                Ok(_) | Err(Trouble { problem: Problem::Throttled(_), .. }) => {}
+                Ok(_) => {
+                    pause = every;
+                    Problem::TimedOut
+                }
+                Err(t) if t.is_unknown || matches!(t.problem, Problem::Throttled(_)) => {
+                    pause = (pause * 2).min(PACE.longest);
+                    t.problem
+                }
                 Err(t) => return Err(self.explain(t.problem, deadline).await),
+            };
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left < every {
+                return Err(self.error(last));
             }
-            if deadline.saturating_duration_since(Instant::now()) < every {
-                return Err(self.error(Problem::TimedOut));
-            }
-            tokio::time::sleep(every).await;
+            tokio::time::sleep(pause.min(left)).await;
         }
     }
 

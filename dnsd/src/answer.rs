@@ -165,8 +165,10 @@ impl Answerer {
         if source.udp && !known && signed.is_none() {
             match self.judge(served, request, source, out) {
                 Verdict::Send => {}
-                Verdict::Drop | Verdict::Slip if cookie.is_some() => {
-                    // A cookie tells it from a forger (RFC 7873, section 5.2.3).
+                Verdict::Slip if cookie.is_some() => {
+                    // Who gets this comes back with a cookie that a forger does not
+                    // know (RFC 7873, section 5.2.3). A forger can send one of his
+                    // own making: it buys no more answers than none.
                     shared.metrics.limited.add();
                     begin(request, false, low(rcode::BADCOOKIE), out);
                     extended = rcode::BADCOOKIE;

@@ -100,7 +100,7 @@ pub fn run(path: &Path) -> Result<(), Error> {
     let keys = Keys::load(&config.keys)?;
     let lock = state::claim(&config.state_dir)?;
     let now = Instant::now();
-    let open = |settings| state::open(&config.state_dir, settings, now);
+    let open = |settings| state::open(&config.state_dir, settings, state::load(settings)?, now);
     let zones = config.zones.iter().map(open).collect::<Result<Vec<_>, _>>()?;
     let serving = zones.iter().map(|state| state.serving.clone()).collect::<Vec<_>>();
     let served = Served::new(serving, keys, config.rate_limit.clone());

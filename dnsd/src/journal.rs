@@ -37,9 +37,10 @@ const FRAME: usize = 12;
 const SECOND_FRAME: usize = 8;
 /// A snapshot is cut into entries of about this size.
 const CHUNK: usize = 1 << 20;
-/// What is written at once is never longer: the updates of one batch, each of
-/// which can touch a few thousand sets.
-const MAX_FRAME: usize = 1 << 30;
+/// What is written at once is never longer, and nothing longer is read: the
+/// updates of one batch, each of which can touch a few thousand sets. Tests have
+/// less memory.
+const MAX_FRAME: usize = if cfg!(test) { 2 << 20 } else { 1 << 30 };
 /// The file is rewritten when it has this length and is this many times as
 /// long as the snapshot in it.
 const REWRITE_FROM: u64 = 4 << 20;
@@ -49,16 +50,21 @@ type Salt = [u8; 8];
 
 /// Entries that are acknowledged together: one checksum for all, so that a torn
 /// write takes all of them or none. They will lie at byte `at` of the file.
-fn put_frame(entries: &[Entry], salt: Salt, at: u64, out: &mut Vec<u8>) {
+fn put_frame(entries: &[Entry], salt: Salt, at: u64, out: &mut Vec<u8>) -> io::Result<()> {
     let start = out.len();
     out.extend([0; FRAME]);
     entries.iter().for_each(|entry| entry.encode(out));
     let content = out.len() - start - FRAME;
+    if content > MAX_FRAME {
+        let why = format!("{content} bytes at once are more than can be read again ({MAX_FRAME})");
+        return Err(io::Error::other(why));
+    }
     let length = u32::try_from(content).unwrap_or(u32::MAX).to_be_bytes();
     let sums = [checksum(salt, at, &length), checksum(salt, at, &out[start + FRAME..])];
     for (place, number) in out[start..start + FRAME].chunks_mut(4).zip([length, sums[0], sums[1]]) {
         place.copy_from_slice(&number);
     }
+    Ok(())
 }
 
 fn checksum(salt: Salt, at: u64, bytes: &[u8]) -> [u8; 4] {
@@ -179,10 +185,12 @@ impl Journal {
         };
         let holder = File::open(dir).map_err(system("open its directory"))?;
         let bytes = match std::fs::read(&path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => vec![],
-            read => read.map_err(system("read it"))?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            read => Some(read.map_err(system("read it"))?),
         };
-        let Scanned { entries, good, form } = scan(&bytes).map_err(|bad| match bad {
+        let scanned = bytes.as_deref().map_or(Ok(Scanned::default()), scan);
+        let bytes = bytes.unwrap_or_default();
+        let Scanned { entries, good, form } = scanned.map_err(|bad| match bad {
             Bad::Foreign => JournalError::Foreign { path: path.clone() },
             Bad::Damaged(at) => JournalError::Damaged { path: path.clone(), at: at as u64 },
         })?;
@@ -204,13 +212,13 @@ impl Journal {
     ///
     /// # Errors
     ///
-    /// What the system said.
+    /// What the system said, or that it is too much at once.
     pub fn append(&mut self, entries: &[Entry]) -> io::Result<()> {
         let Some(Open { file, salt, length, .. }) = &mut self.file else {
             return Err(io::Error::other("the journal must be written anew first"));
         };
         let mut bytes = Vec::new();
-        put_frame(entries, *salt, *length, &mut bytes);
+        put_frame(entries, *salt, *length, &mut bytes)?;
         if let Err(error) = file.write_all_at(&bytes, *length) {
             // What was on disk still is. Without the rest of this, which takes
             // no room, the next ones can follow.
@@ -317,13 +325,13 @@ fn write_snapshot(
         size += key.0.len() + set.as_ref().map_or(0, |set| set.wire().len());
         entry.changes.insert(key, set);
         if size > CHUNK {
-            put(std::mem::replace(&mut entry, fresh()), &mut bytes);
+            put(std::mem::replace(&mut entry, fresh()), &mut bytes)?;
             size = 0;
         }
     }
     entry.leases = leases.clone();
     entry.marks = marks;
-    put(entry, &mut bytes);
+    put(entry, &mut bytes)?;
     let length = bytes.len() as u64;
     Head { salt, snapshot: length }.write(&mut bytes[..HEADER]);
     file.write_all_at(&bytes, 0)?;
@@ -358,6 +366,7 @@ enum Bad {
     Damaged(usize),
 }
 
+#[derive(Default)]
 struct Scanned {
     entries: Vec<Entry>,
     /// How many bytes they take.
@@ -379,9 +388,8 @@ fn scan(bytes: &[u8]) -> Result<Scanned, Bad> {
     if bytes.starts_with(SECOND) {
         return frames(bytes, SECOND.len(), Form::Second, |at| second_frame_at(bytes, at));
     }
-    // The second form was begun where it is; a kill could cut that short.
-    let begun = SECOND.starts_with(bytes);
-    if begun { Ok(Scanned { entries: vec![], good: 0, form: Form::Second }) } else { Err(Bad::Foreign) }
+    // A file gets its name when it is whole: one this short has lost something.
+    Err(if bytes.len() < MAGIC.len() { Bad::Damaged(0) } else { Bad::Foreign })
 }
 
 fn frames(
@@ -404,4 +412,4 @@ fn frames(
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

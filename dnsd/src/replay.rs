@@ -3,15 +3,21 @@
 //! A client whose answer was lost sends the same bytes again: it gets the same
 //! answer. Somebody who recorded them gets no further. What is remembered of an
 //! update stands in the journal before it is answered, so that a restart
-//! forgets nothing. The memory is bounded for each key: what is forgotten
-//! before its time is refused from then on by its time.
+//! forgets nothing. Each zone has a memory of its own, as it has a journal of
+//! its own: what one zone does not know locks nobody out of another.
+//!
+//! It is bounded. Whatever is forgotten, for want of room or since its time is
+//! no good any more, is refused from then on by its time, for a clock that jumps
+//! ahead and back makes it good again. So clocks cannot let a copy in, but for
+//! one thing: nobody is locked out for longer than the fudge, so a time of a
+//! clock that was hours ahead counts only up to what the clock says now.
 
 use crate::tsig::{FUDGE, Signed};
 use std::collections::{BTreeSet, HashMap};
 
-/// Signatures of one key that are remembered: 109 updates a second for the 10
-/// minutes in which a signature can be good. Keys are as many as the
-/// configuration has.
+/// Signatures of one key in one zone that are remembered: 109 updates a second
+/// for the 10 minutes in which a signature can be good. Keys and zones are as
+/// many as the configuration has.
 const MEMORY: usize = 1 << 16;
 
 /// The beginning of a signature: nobody finds two that are alike in so much.
@@ -53,13 +59,13 @@ pub enum Seen {
     TooOld(String),
 }
 
-/// What is known of one key's updates.
+/// What is known of one key's updates of the zone.
 #[derive(Debug, Default)]
 struct OfKey {
     /// What each was answered; `None` as long as it waits for the disk.
     codes: HashMap<Mac, Option<u8>>,
     times: BTreeSet<(u64, Mac)>,
-    /// Signed earlier than this: refused.
+    /// Signed earlier than this: refused, for it may be one that was forgotten.
     begin: u64,
 }
 
@@ -68,27 +74,36 @@ impl OfKey {
         if self.codes.insert(mac, code).is_none() {
             self.times.insert((time, mac));
         }
-        while self.times.len() > MEMORY
-            && let Some(time) = self.forget_first()
-        {
-            self.begin = self.begin.max(time + 1);
-        }
-    }
-
-    fn forget_first(&mut self) -> Option<u64> {
-        let (time, mac) = self.times.pop_first()?;
-        self.codes.remove(&mac);
-        Some(time)
-    }
-
-    fn forget_before(&mut self, old: u64) {
-        while self.times.first().is_some_and(|(time, _)| *time < old) {
+        while self.times.len() > MEMORY {
             self.forget_first();
         }
     }
+
+    fn forget_first(&mut self) {
+        if let Some((time, mac)) = self.times.pop_first() {
+            self.codes.remove(&mac);
+            self.begin = self.begin.max(time.saturating_add(1));
+        }
+    }
+
+    /// Forgets what no clock that is right can have signed, and says whether a
+    /// clock that was ahead had set a time too late.
+    fn tidy(&mut self, now: u64) -> bool {
+        while self.times.first().is_some_and(|(time, _)| *time < old(now)) {
+            self.forget_first();
+        }
+        // Later than this is nothing that can be taken now.
+        lower(&mut self.begin, now + u64::from(FUDGE) + 1)
+    }
 }
 
-/// The memory.
+fn lower(begin: &mut u64, to: u64) -> bool {
+    let late = *begin > to;
+    *begin = to.min(*begin);
+    late
+}
+
+/// The memory of one zone.
 #[derive(Debug, Default)]
 pub struct Replay {
     keys: HashMap<String, OfKey>,
@@ -97,15 +112,14 @@ pub struct Replay {
 }
 
 impl Replay {
-    /// Takes up what journals remember.
-    pub fn restore(&mut self, marks: impl IntoIterator<Item = Mark>, now: u64) {
+    /// Takes up what the zone's journal remembers; `true` if it says times that
+    /// are yet to come, of a clock that was ahead: it should be written anew.
+    pub fn restore(&mut self, marks: impl IntoIterator<Item = Mark>, now: u64) -> bool {
         for mark in marks {
             match mark {
-                Mark::Seen { key, time, mac, code } if time >= old(now) => {
+                Mark::Seen { key, time, mac, code } => {
                     self.keys.entry(key).or_default().insert(time, mac, Some(code));
                 }
-                // Its time is no good any more.
-                Mark::Seen { .. } => {}
                 Mark::Since { key: Some(key), time } => {
                     let of_key = self.keys.entry(key).or_default();
                     of_key.begin = of_key.begin.max(time);
@@ -113,18 +127,24 @@ impl Replay {
                 Mark::Since { key: None, time } => self.begin = self.begin.max(time),
             }
         }
+        self.tidy(now)
+    }
+
+    fn tidy(&mut self, now: u64) -> bool {
+        let late = lower(&mut self.begin, now);
+        self.keys.values_mut().fold(late, |late, of_key| of_key.tidy(now) || late)
     }
 
     /// All that a journal needs to know, for one that is written anew. What
     /// waits for the disk is not of it: it gets there with its batch.
     #[must_use]
-    pub fn marks(&self, now: u64) -> Vec<Mark> {
-        let since = |key, time| (time > old(now)).then_some(Mark::Since { key, time });
+    pub fn marks(&mut self, now: u64) -> Vec<Mark> {
+        self.tidy(now);
+        let since = |key, time| (time > 0).then_some(Mark::Since { key, time });
         let mut marks: Vec<_> = since(None, self.begin).into_iter().collect();
         for (key, of_key) in &self.keys {
             marks.extend(since(Some(key.clone()), of_key.begin));
-            let recent = of_key.times.range((old(now), Mac::default())..);
-            marks.extend(recent.filter_map(|(time, mac)| {
+            marks.extend(of_key.times.iter().filter_map(|(time, mac)| {
                 let code = of_key.codes.get(mac).copied().flatten()?;
                 Some(Mark::Seen { key: key.clone(), time: *time, mac: *mac, code })
             }));
@@ -134,9 +154,10 @@ impl Replay {
 
     /// Looks an update up.
     pub fn look(&mut self, signed: &Signed, now: u64) -> Seen {
+        lower(&mut self.begin, now);
         let mut begin = self.begin;
         if let Some(of_key) = self.keys.get_mut(&signed.key.name) {
-            of_key.forget_before(old(now));
+            of_key.tidy(now);
             if let Some(code) = of_key.codes.get(&beginning(signed)) {
                 return code.map_or(Seen::Waiting, Seen::Before);
             }
@@ -210,7 +231,7 @@ mod tests {
         replay.remember(&failed, None);
         replay.forget(&failed);
         assert_eq!(replay.look(&failed, 1600), Seen::New);
-        assert_eq!(replay.look(&first, 1602), Seen::New, "its time is no good any more: BADTIME");
+        assert!(matches!(replay.look(&first, 1602), Seen::TooOld(_)), "forgotten, and not taken again");
     }
 
     #[test]
@@ -255,6 +276,57 @@ mod tests {
             Seen::New,
             "a clock that is behind may go on"
         );
-        assert_eq!((again.marks(1800).len(), again.marks(1801).len()), (1, 0), "what is too old is not kept");
+        let seen = |mark: &Mark| matches!(mark, Mark::Seen { .. });
+        let mut kept = |now| again.marks(now).iter().filter(|mark| seen(mark)).count();
+        assert_eq!((kept(1800), kept(1801)), (1, 0), "what is too old is not kept");
+    }
+
+    /// The server's clock was hours ahead when it began, and was then set right.
+    #[test]
+    fn a_clock_that_was_ahead_locks_nobody_out_for_longer_than_the_fudge() {
+        let key = Arc::new(key(vec![]));
+        let (ahead, right) = (20_000, 10_000);
+        let marks = [
+            Mark::Since { key: None, time: ahead },
+            Mark::Since { key: Some("vipd.".into()), time: ahead },
+            Mark::Seen { key: "vipd.".into(), time: ahead, mac: [7; 16], code: 0 },
+        ];
+        // Set right while it runs, and before the next start.
+        let (mut running, mut restarted) = (Replay::default(), Replay::default());
+        assert!(!running.restore(marks.clone(), ahead), "nothing was late then");
+        assert!(running.restore([], right), "the clock was set back");
+        assert!(restarted.restore(marks, right));
+        let fudge = u64::from(FUDGE);
+        for replay in [&mut running, &mut restarted] {
+            assert!(matches!(replay.look(&signed(&key, right - 1, b"copy"), right), Seen::TooOld(_)));
+            let (behind, now) = (signed(&key, right + fudge + 1, b"behind"), right + 2 * fudge);
+            assert_eq!(replay.look(&behind, now), Seen::New);
+            // The next start does not begin again with it.
+            let mut next = Replay::default();
+            assert!(!next.restore(replay.marks(now), now));
+            assert_eq!(next.look(&behind, now), Seen::New);
+            assert_eq!(
+                next.look(&signed(&key, ahead, &[7; 16]), now),
+                Seen::Before(0),
+                "nor is it forgotten"
+            );
+        }
+    }
+
+    /// The clock jumps ahead, and what was seen is too old; then it is set right.
+    #[test]
+    fn a_clock_that_jumps_lets_no_copy_in() {
+        let key = Arc::new(key(vec![]));
+        let first = signed(&key, 1000, b"first");
+        let mut replay = Replay::default();
+        replay.remember(&first, Some(0));
+        let other = signed(&key, 20_000, b"other");
+        assert_eq!(replay.look(&other, 20_000), Seen::New);
+        let mut again = Replay::default();
+        again.restore(replay.marks(20_000), 20_000);
+        for replay in [&mut replay, &mut again] {
+            assert!(matches!(replay.look(&first, 1001), Seen::TooOld(_)));
+            assert_eq!(replay.look(&signed(&key, 1001, b"next"), 1001), Seen::New);
+        }
     }
 }

@@ -4,6 +4,8 @@
 //! other, each upon what the ones before it did, written to the journal
 //! together, and only when it is on disk shown to queries and acknowledged.
 
+#[cfg(test)]
+mod tests;
 mod upkeep;
 
 use crate::answer::rcode;
@@ -13,7 +15,7 @@ use crate::message::{EdnsOption, Request, append_edns, begin};
 use crate::name;
 use crate::replay::{self, Mark, Replay, Seen};
 use crate::served::{Served, Serving, Shared};
-use crate::state::{StateError, ZoneState};
+use crate::state::{self, Loaded, StateError, ZoneState};
 use crate::tsig::{self, Keys, Signed};
 use crate::update::{self, Leases, Refused, View};
 use crate::zone::Changes;
@@ -32,6 +34,9 @@ use vipd_config::dnsd;
 const QUEUE: usize = 1024;
 /// Updates that are written together: they share one fsync.
 const BATCH: usize = 64;
+/// A batch ends when it is this long: an update of 64 KiB can touch thousands of
+/// sets of 32 KiB, and each is written whole.
+const BATCH_BYTES: usize = if cfg!(test) { 256 << 10 } else { 16 << 20 };
 /// Without a lease that ends sooner, the thread looks up this often.
 const IDLE: Duration = Duration::from_secs(60);
 
@@ -59,7 +64,7 @@ impl Reply {
 
 enum Job {
     Update { raw: Vec<u8>, signed: Box<Signed>, from: IpAddr, reply: Reply },
-    Reload(Box<dnsd::Config>, oneshot::Sender<Result<Arc<Served>, StateError>>, Box<Keys>),
+    Reload(Box<dnsd::Config>, Vec<Loaded>, oneshot::Sender<Result<Arc<Served>, StateError>>, Box<Keys>),
     Stop,
 }
 
@@ -88,11 +93,15 @@ impl Writer {
             path: config.state_dir.clone(),
             source: io::Error::other("the writer has stopped"),
         };
-        let job = Job::Reload(Box::new(config.clone()), sender, Box::new(keys));
-        let queue = self.0.clone();
-        // The queue may be full for a moment.
-        let sent = tokio::task::spawn_blocking(move || queue.send(job)).await;
-        if !matches!(sent, Ok(Ok(()))) {
+        let (queue, settings) = (self.0.clone(), config.clone());
+        // Files are read here, where no update waits for it. The queue, too, may
+        // be full for a moment.
+        let sent = tokio::task::spawn_blocking(move || {
+            let loaded = settings.zones.iter().map(state::load).collect::<Result<Vec<_>, StateError>>()?;
+            let job = Job::Reload(Box::new(settings), loaded, sender, Box::new(keys));
+            Ok::<_, StateError>(queue.send(job).is_ok())
+        });
+        if !sent.await.unwrap_or(Ok(false))? {
             return Err(gone());
         }
         receiver.await.unwrap_or_else(|_| Err(gone()))
@@ -114,8 +123,7 @@ pub fn start(
     zones: Vec<ZoneState>,
 ) -> io::Result<(Writer, std::thread::JoinHandle<()>)> {
     let (sender, receiver) = sync_channel(QUEUE);
-    let mut thread = Thread { shared, zones, replay: Replay::default() };
-    thread.remember_marks();
+    let mut thread = Thread { shared, zones, elsewhere: Replay::default() };
     let handle = std::thread::Builder::new().name("writer".into()).spawn(move || thread.run(&receiver))?;
     Ok((Writer(sender), handle))
 }
@@ -123,7 +131,8 @@ pub fn start(
 struct Thread {
     shared: Arc<Shared>,
     zones: Vec<ZoneState>,
-    replay: Replay,
+    /// Updates of zones that are not here: a copy is not told again.
+    elsewhere: Replay,
 }
 
 /// An update whose answer waits for the disk: also one that did nothing, for a
@@ -152,6 +161,8 @@ struct Batch {
     pending: Changes,
     serial: Option<u32>,
     entries: Vec<Entry>,
+    /// About what they take on disk.
+    size: usize,
     leases: Leases,
     marks: Vec<Mark>,
     waiting: Vec<Waiting>,
@@ -174,12 +185,6 @@ impl Verdict {
 }
 
 impl Thread {
-    /// Takes up what the zones' journals remember.
-    fn remember_marks(&mut self) {
-        let marks = self.zones.iter_mut().flat_map(|zone| std::mem::take(&mut zone.marks));
-        self.replay.restore(marks, tsig::seconds());
-    }
-
     fn run(&mut self, jobs: &Receiver<Job>) {
         loop {
             let now = Instant::now();
@@ -196,6 +201,9 @@ impl Thread {
                 match job.take().or_else(|| jobs.try_recv().ok()) {
                     Some(Job::Update { raw, signed, from, reply }) => {
                         self.take(raw, *signed, from, reply, &mut batches);
+                        if batches.values().any(|batch| batch.size >= BATCH_BYTES) {
+                            break;
+                        }
                     }
                     Some(other) => {
                         last = Some(other);
@@ -207,8 +215,8 @@ impl Thread {
             batches.into_iter().for_each(|(zone, batch)| self.commit(zone, batch));
             self.expire(Instant::now());
             match last {
-                Some(Job::Reload(config, sender, keys)) => {
-                    let _ = sender.send(self.reload(&config, *keys));
+                Some(Job::Reload(config, loaded, sender, keys)) => {
+                    let _ = sender.send(self.reload(&config, loaded, *keys));
                 }
                 Some(Job::Stop) => return,
                 Some(Job::Update { .. }) | None => {}
@@ -229,7 +237,8 @@ impl Thread {
         let Ok(request) = Request::read(&raw) else { return };
         let now = tsig::seconds();
         let mut answer = Vec::new();
-        match self.replay.look(&signed, now) {
+        let index = self.zone(&served, &request);
+        match self.replay(index.as_ref().ok().copied()).look(&signed, now) {
             Seen::New => {}
             Seen::Waiting => return,
             Seen::Before(code) => {
@@ -249,12 +258,12 @@ impl Thread {
                 return reply.send(answer);
             }
         }
-        let index = match self.zone(&served, &request) {
+        let index = match index {
             Ok(index) => index,
             // There is no journal for it, and nothing that a copy could change.
             Err(refused) => {
                 self.tell(&refused, &signed, from);
-                self.replay.remember(&signed, Some(refused.rcode));
+                self.elsewhere.remember(&signed, Some(refused.rcode));
                 begin(&request, false, refused.rcode, &mut answer);
                 return self.send(&request, Some(&signed), None, answer, reply);
             }
@@ -265,8 +274,16 @@ impl Thread {
             Verdict::Refused(refused.rcode)
         });
         batch.marks.push(replay::mark(&signed, verdict.code()));
-        self.replay.remember(&signed, None);
+        self.replay(Some(index)).remember(&signed, None);
         batch.waiting.push(Waiting { request: raw, signed, reply, verdict });
+    }
+
+    /// What is known of the signed updates of a zone.
+    fn replay(&mut self, index: Option<usize>) -> &mut Replay {
+        match index.and_then(|index| self.zones.get_mut(index)) {
+            Some(state) => &mut state.replay,
+            None => &mut self.elsewhere,
+        }
     }
 
     /// The zone that an update is about.
@@ -309,7 +326,9 @@ impl Thread {
         if !(same && news.is_empty()) {
             batch.serial = Some(serial);
             batch.pending.extend(changes.clone());
-            batch.entries.push(Entry::new(&zone, serial, state.base, changes, news));
+            let entry = Entry::new(&zone, serial, state.base, changes, news);
+            batch.size += entry.size();
+            batch.entries.push(entry);
         }
         batch.leases.extend(leases);
         Ok(if same { Verdict::Same { lease } } else { Verdict::Done { lease } })
@@ -337,9 +356,9 @@ impl Thread {
             let code = if written { verdict.code() } else { rcode::SERVFAIL };
             self.count(verdict, written);
             if written {
-                self.replay.remember(&signed, Some(code));
+                self.replay(Some(index)).remember(&signed, Some(code));
             } else {
-                self.replay.forget(&signed);
+                self.replay(Some(index)).forget(&signed);
             }
             let Ok(request) = Request::read(&request) else { continue };
             let mut answer = Vec::new();

@@ -255,6 +255,22 @@ mod tests {
         drop(held);
     }
 
+    /// The look would wait for its answer for two seconds.
+    #[tokio::test]
+    async fn a_new_order_does_not_wait_for_a_look() {
+        let ((hangs, first), (_other, second), key) = (listener().await, listener().await, key());
+        let (publishing, _answers) = start(&with_servers([first, second], key.path()));
+        let records = Records { generation: 1, write: false, wanted: None, near: false };
+        publishing.order(records);
+        let look = hangs.accept().await.expect("a question");
+        let ordered = Instant::now();
+        order(&publishing, 2);
+        let write = hangs.accept().await.expect("another question");
+        assert!(ordered.elapsed() < Duration::from_secs(1), "{:?}", ordered.elapsed());
+        assert_eq!(publishing.states()[0].errors, 0, "the look has not failed: it was left");
+        drop((look, write));
+    }
+
     /// After each failure it is left alone for twice as long, however many orders come.
     #[tokio::test]
     async fn a_server_that_fails_is_asked_less_and_less_often() {

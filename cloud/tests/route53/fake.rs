@@ -184,7 +184,13 @@ impl Fake {
                 }
                 Ok(()) => match action {
                     "ListResourceRecordSets" => state.list(head.uri.query().unwrap_or_default()),
-                    "GetChange" => state.get_change(parts[1]),
+                    "GetChange" => match state.faults.pop_front() {
+                        None => state.get_change(parts[1]),
+                        Some(Fault::LoseRequest | Fault::LoseReply) => return Err("lost"),
+                        Some(Fault::InternalError) => error(500, "InternalFailure", "try again"),
+                        Some(Fault::PriorRequest) => error(400, "Throttling", "Rate exceeded"),
+                        Some(Fault::SilentReply) => (0, String::new()),
+                    },
                     _ => match state.faults.pop_front() {
                         Some(Fault::LoseRequest) => return Err("lost"),
                         Some(Fault::PriorRequest) => error(

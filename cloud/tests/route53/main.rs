@@ -362,6 +362,16 @@ async fn changes_are_followed_until_they_are_in_sync() {
     assert!(matches!(error.problem, Problem::TimedOut), "{error}");
     px1.store().wait_in_sync(&change, every, soon()).await.unwrap();
     assert!(since.elapsed() >= Duration::from_millis(300));
+
+    // What says nothing of the change ends nothing, and is asked half as often each time.
+    let since = Instant::now();
+    let faults = [Fault::LoseRequest, Fault::PriorRequest, Fault::InternalError];
+    fake.state().faults.extend(faults);
+    px1.store().wait_in_sync(&change, every, soon()).await.unwrap();
+    assert!(since.elapsed() >= every * (2 + 4 + 8), "{:?}", since.elapsed());
+    fake.state().faults.push_back(Fault::PriorRequest);
+    let error = px1.store().wait_in_sync(&change, every, Instant::now() + every / 2).await.unwrap_err();
+    assert!(matches!(error.problem, Problem::Throttled(_)), "{error}");
 }
 
 async fn throttling_opens_the_circuit() {

@@ -7,6 +7,7 @@ use crate::tsig::Keys;
 use crate::zone::Soa;
 use crate::zone::rrset::RrSet;
 use hickory_proto::op::Message;
+use hickory_proto::rr::rdata::opt::{EdnsCode, EdnsOption};
 use proptest::prelude::*;
 use std::sync::Arc;
 use std::time::Duration;
@@ -159,6 +160,37 @@ fn made_up_names_count_as_one_for_the_rate_limit() {
     assert_eq!(answered(&mut (0..20).map(|i| format!("n{i}.wild")), 255, 2), 3);
     assert_eq!(answered(&mut (0..20).map(|i| format!("n{i}")), 1, 3), 3);
     assert_eq!(answered(&mut ["db", "x.db"].into_iter().cycle().take(20).map(String::from), 1, 4), 6);
+}
+
+/// A client's own half of a cookie is eight bytes of anybody's making.
+#[test]
+fn a_cookie_that_this_server_did_not_make_buys_no_more_answers() {
+    let shared = shared(&[("db".into(), 1, 1)]);
+    let served = shared.served.load_full();
+    let zones: Vec<_> = served.zones().into_iter().cloned().collect();
+    let limit = dnsd::RateLimit { responses_per_second: 3, slip: 2, exempt: vec![] };
+    let served = Served::new(zones, Keys::default(), limit);
+    let mut answerer = Answerer::new().unwrap();
+    let source = Source { address: "192.0.2.1".parse().unwrap(), udp: true, now: 1 };
+    let mut ask = |cookie: &[u8]| {
+        let mut query = question("db.corp.example.", 1);
+        query[11] = 1;
+        let option = u8::try_from(cookie.len()).unwrap();
+        query.extend([0, 0, 41, 4, 208, 0, 0, 0, 0, 0, option + 4, 0, 10, 0, option]);
+        query.extend(cookie);
+        let mut out = Vec::new();
+        let outcome = answerer.answer(&shared, &served, &query, source, &mut out);
+        matches!(outcome, Outcome::Answer).then(|| Message::from_vec(&out).unwrap())
+    };
+    let codes: Vec<_> = (0..9).map(|_| ask(b"forgers!").map(|m| u16::from(m.response_code))).collect();
+    let bad = Some(rcode::BADCOOKIE);
+    assert_eq!(codes, [Some(0), Some(0), Some(0), None, bad, None, bad, None, bad]);
+    // What the client does with it: it is answered at once.
+    ask(b"forgers!");
+    let refused = ask(b"forgers!").unwrap();
+    let edns = refused.edns.unwrap();
+    let Some(EdnsOption::Unknown(_, cookie)) = edns.option(EdnsCode::Cookie) else { panic!("{edns:?}") };
+    assert_eq!(ask(cookie).unwrap().answers.len(), 1);
 }
 
 /// The writer's queue has an end: it is for those who have a key.

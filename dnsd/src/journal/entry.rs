@@ -26,11 +26,12 @@ pub struct Entry {
 }
 
 /// How the bytes of an entry are to be read.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub(super) enum Form {
     /// Without marks.
     Second,
     /// With them.
+    #[default]
     Third,
 }
 
@@ -46,6 +47,15 @@ impl Entry {
         let of_file = changes.iter().filter(|(key, set)| zone.is_of_file(key, set.as_ref()));
         let settled = of_file.map(|(key, _)| key.clone()).collect();
         Self { serial, base, changes, leases, settled, marks: vec![] }
+    }
+
+    /// About how many bytes it takes: its sets are whole, however little of them changed.
+    #[must_use]
+    pub fn size(&self) -> usize {
+        let sets = self.changes.iter();
+        let sets = sets.map(|(key, set)| key.0.len() + set.as_ref().map_or(0, |set| set.wire().len()));
+        let leases = self.leases.keys().map(|(name, _, data)| name.len() + data.len());
+        sets.chain(leases).sum()
     }
 
     pub(super) fn encode(&self, out: &mut Vec<u8>) {

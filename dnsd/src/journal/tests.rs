@@ -86,7 +86,7 @@ fn a_file_cut_at_any_byte_keeps_every_whole_entry() {
     }
     let whole = std::fs::read(file(dir.path())).unwrap();
     assert_eq!(whole.len() as u64, length(&journal));
-    for cut in MAGIC.len()..=whole.len() {
+    for cut in 0..=whole.len() {
         std::fs::write(file(dir.path()), &whole[..cut]).unwrap();
         let opened = Journal::open(dir.path(), &origin());
         if (cut as u64) < ends[0] {
@@ -165,7 +165,7 @@ fn a_text_that_looks_like_an_entry_is_none() {
     texts.push([head.concat(), second].concat());
     for at in 0..200 {
         let mut frame = vec![];
-        put_frame(&[entry(3)], [0; 8], length(&journal) + at, &mut frame);
+        put_frame(&[entry(3)], [0; 8], length(&journal) + at, &mut frame).unwrap();
         texts.push(frame);
     }
     for text in texts {
@@ -179,34 +179,59 @@ fn a_text_that_looks_like_an_entry_is_none() {
     }
 }
 
-/// Of a dnsd of before.
-#[test]
-fn a_journal_of_the_second_form_is_read_and_then_written_anew() {
-    let dir = tempfile::tempdir().unwrap();
+/// A file as a dnsd of before wrote it; its entries have no marks.
+pub(crate) fn second_form(entries: &[Entry]) -> Vec<u8> {
     let mut bytes = SECOND.to_vec();
-    for serial in 1..=2 {
+    for entry in entries {
         let mut content = vec![];
-        Entry { marks: vec![], ..entry(serial) }.encode(&mut content);
-        // There were no marks: not even their number.
+        entry.encode(&mut content);
+        // Not even their number was there.
         content.truncate(content.len() - 4);
         bytes.extend(u32::try_from(content.len()).unwrap().to_be_bytes());
         bytes.extend(crc32c::crc32c(&content).to_be_bytes());
         bytes.extend(content);
     }
+    bytes
+}
+
+#[test]
+fn a_journal_of_the_second_form_is_read_and_then_written_anew() {
+    let dir = tempfile::tempdir().unwrap();
+    let without = |serial| Entry { marks: vec![], ..entry(serial) };
+    let mut bytes = second_form(&[without(1), without(2)]);
     bytes.extend(b"torn");
     std::fs::write(file(dir.path()), &bytes).unwrap();
     let (mut journal, recovered) = Journal::open(dir.path(), &origin()).unwrap();
-    let without = |serial| Entry { marks: vec![], ..entry(serial) };
     assert_eq!((recovered.entries, recovered.torn), (vec![without(1), without(2)], 4));
     assert!(journal.is_broken() && journal.append(&[entry(3)]).is_err());
     assert_eq!(std::fs::read(file(dir.path())).unwrap(), bytes, "as long as there is no other");
     journal.rewrite(&zone(), &Leases::new(), 99, vec![]).unwrap();
     journal.append(&[entry(3)]).unwrap();
     assert_eq!(appended(dir.path()), [entry(3)]);
-    for begun in 0..=SECOND.len() {
-        std::fs::write(file(dir.path()), &SECOND[..begun]).unwrap();
-        assert_eq!(read(dir.path()).unwrap(), [], "a kill while it was begun, after {begun} bytes");
+    std::fs::write(file(dir.path()), SECOND).unwrap();
+    assert_eq!(read(dir.path()).unwrap(), []);
+    for cut in 0..SECOND.len() {
+        std::fs::write(file(dir.path()), &SECOND[..cut]).unwrap();
+        let error = read(dir.path()).unwrap_err();
+        assert!(matches!(error, JournalError::Damaged { at: 0, .. }), "cut at {cut}: {error}");
     }
+}
+
+/// It would be taken for a torn end, and with it everything behind.
+#[test]
+fn what_could_not_be_read_again_is_not_written() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut journal = fresh(dir.path());
+    journal.append(&[entry(1)]).unwrap();
+    let before = std::fs::read(file(dir.path())).unwrap();
+    let entries = vec![with_text(&[b'x'; 60_000]); MAX_FRAME / 60_000 + 1];
+    assert!(entries[0].size() > 60_000);
+    let error = journal.append(&entries).unwrap_err();
+    assert!(error.to_string().contains("at once"), "{error}");
+    assert_eq!(std::fs::read(file(dir.path())).unwrap(), before);
+    journal.append(&entries[..MAX_FRAME / 61_000]).unwrap();
+    journal.append(&[entry(2)]).unwrap();
+    assert_eq!(appended(dir.path()).len(), 2 + MAX_FRAME / 61_000);
 }
 
 #[test]

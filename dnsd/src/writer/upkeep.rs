@@ -5,7 +5,7 @@ use super::{BATCH, Thread};
 use crate::journal::Entry;
 use crate::name;
 use crate::served::Served;
-use crate::state::{self, Prepared, StateError, ZoneState};
+use crate::state::{self, Loaded, Prepared, StateError, ZoneState};
 use crate::tsig::{self, Keys};
 use crate::update::{Leases, RecordKey, View};
 use crate::zone::{Changes, show_type};
@@ -24,8 +24,8 @@ impl Thread {
     }
 
     pub(super) fn rewrite(&mut self, index: usize) -> bool {
-        let marks = self.replay.marks(tsig::seconds());
         let Some(state) = self.zones.get_mut(index) else { return false };
+        let marks = state.replay.marks(tsig::seconds());
         let zone = &state.serving.zone;
         let written = state.journal.rewrite(&zone.read(), &state.leases.all(), state.base, marks);
         let name = &state.serving.settings.name;
@@ -104,9 +104,14 @@ impl Thread {
     }
 
     /// All zones or none: what can fail is done before anything is served.
-    pub(super) fn reload(&mut self, config: &dnsd::Config, keys: Keys) -> Result<Arc<Served>, StateError> {
+    pub(super) fn reload(
+        &mut self,
+        config: &dnsd::Config,
+        loaded: Vec<Loaded>,
+        keys: Keys,
+    ) -> Result<Arc<Served>, StateError> {
         let mut prepared = Vec::new();
-        let fresh = match self.prepare(config, &mut prepared) {
+        let fresh = match self.prepare(config, loaded, &mut prepared) {
             Ok(fresh) => fresh,
             Err(error) => {
                 for (index, prepared) in prepared {
@@ -124,7 +129,6 @@ impl Thread {
         }
         self.zones.retain(|state| config.zones.iter().any(|settings| state::is_of(state, settings)));
         self.zones.extend(fresh);
-        self.remember_marks();
         let zones = self.zones.iter().map(|state| state.serving.clone());
         let served = Arc::new(Served::new(zones, keys, config.rate_limit.clone()));
         self.shared.served.store(Arc::clone(&served));
@@ -133,21 +137,22 @@ impl Thread {
 
     /// What the zones will be, by their place; gives those that are new.
     fn prepare(
-        &self,
+        &mut self,
         config: &dnsd::Config,
+        loaded: Vec<Loaded>,
         prepared: &mut Vec<(usize, Prepared)>,
     ) -> Result<Vec<ZoneState>, StateError> {
-        let marks = self.replay.marks(tsig::seconds());
         let mut new = Vec::new();
-        for settings in &config.zones {
-            match self.zones.iter().enumerate().find(|(_, zone)| state::is_of(zone, settings)) {
+        for (settings, loaded) in config.zones.iter().zip(loaded) {
+            match self.zones.iter_mut().enumerate().find(|(_, zone)| state::is_of(zone, settings)) {
                 Some((index, zone)) => {
-                    prepared.push((index, state::prepare(zone, settings, marks.clone())?));
+                    prepared.push((index, state::prepare(zone, settings, loaded)?));
                 }
-                None => new.push(settings),
+                None => new.push((settings, loaded)),
             }
         }
-        let open = |settings| state::open(Path::new(&config.state_dir), settings, Instant::now());
+        let open =
+            |(settings, loaded)| state::open(Path::new(&config.state_dir), settings, loaded, Instant::now());
         new.into_iter().map(open).collect()
     }
 }

@@ -1,6 +1,6 @@
 //! The task that keeps one place as the newest order says.
 
-use super::store::{Opening, Store, Where, chance};
+use super::store::{FOLLOW_FOR, Opening, Store, Where, chance};
 use super::{Answer, Order};
 use crate::control::api::{DnsSteps, DnsStoreDoc, Event, EventKind, Level};
 use crate::control::events::EventLog;
@@ -12,7 +12,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until};
 use tracing::{info, warn};
 use vipd_cloud::{Desired, Error, Outcome, Problem};
-use vipd_core::publish::Records;
+use vipd_core::publish::{Records, Wanted};
 
 /// A key file that is missing or wrong is read again this often.
 const OPEN_AGAIN: Duration = Duration::from_secs(5);
@@ -21,9 +21,14 @@ const OPEN_AGAIN: Duration = Duration::from_secs(5);
 /// not take turns for every client to see.
 const LOST_FIRST: Duration = Duration::from_secs(5);
 const LOST_LONGEST: Duration = Duration::from_secs(60);
-/// Two that cannot hear each other both succeed in turns: only after so long
+/// Two that cannot hear each other both succeed in turns, each of which takes
+/// the longest pause and the other's look: only after more turns than one
 /// without a loss is it over.
-const PEACE: Duration = Duration::from_secs(120);
+const PEACE_TURNS: u32 = 3;
+
+fn peace(place: Where) -> Duration {
+    (LOST_LONGEST + place.look_every()) * PEACE_TURNS
+}
 
 pub(super) struct Place {
     pub(super) opening: Arc<Opening>,
@@ -41,18 +46,38 @@ pub(super) struct Place {
 struct Memory {
     /// The order that was carried out or attempted last.
     generation: u64,
-    /// Attempts that lost to another writer, with none that did for [`PEACE`].
+    /// Attempts that lost to another writer, with none that did for [`peace`].
     lost: u32,
     /// When the last one did.
     lost_at: Option<Instant>,
-    /// Whether this node was to write at the last attempt.
-    writes: bool,
-    /// A change that not everybody answers by yet, and when it was ordered.
-    pending: Option<(String, Instant)>,
+    /// What the last order wanted, and whether this node was to write it.
+    sought: Option<(bool, Wanted)>,
+    /// A change that not everybody answers by yet.
+    pending: Option<Pending>,
     /// The server does not take the key: the file may have a new one by now.
     bad_key: bool,
     /// What was complained of last: each complaint is told once.
     complaint: Option<String>,
+}
+
+/// A change that is followed.
+struct Pending {
+    change: String,
+    ordered: Instant,
+    /// Nobody is asked about it any more from then on.
+    until: Instant,
+}
+
+impl Memory {
+    /// Takes up an order. What was lost before it wanted something else, or this
+    /// node was elected, was no fight; that a change is near changes nothing.
+    fn take_up(&mut self, records: &Records) {
+        let sought = Some((records.write, records.wanted.clone()));
+        if self.sought != sought {
+            self.lost = 0;
+            self.sought = sought;
+        }
+    }
 }
 
 impl Place {
@@ -80,11 +105,10 @@ impl Place {
                 Some(order) => self.attempt(&mut store, &order, &mut memory).await,
                 None => Instant::now() + self.place.look_every(),
             };
-            let change = memory.pending.as_ref().map(|(change, _)| change.as_str());
+            let change = memory.pending.as_ref().map(|p| (p.change.as_str(), p.until));
             tokio::select! {
-                changed = self.orders.changed() => match changed {
-                    Ok(()) => memory.lost = 0,
-                    Err(_) => return,
+                changed = self.orders.changed() => if changed.is_err() {
+                    return;
                 },
                 () = sleep_until(again) => {}
                 known = store.follow(change) => self.everywhere(&mut memory, known.map_err(|e| e.to_string())),
@@ -101,22 +125,11 @@ impl Place {
                 return Instant::now() + self.place.look_every();
             }
         };
-        if order.records.write && !memory.writes {
-            // What it lost before it was elected was no fight.
-            memory.lost = 0;
-        }
-        memory.writes = order.records.write;
+        memory.take_up(&order.records);
         let new = order.records.generation != memory.generation;
         memory.generation = order.records.generation;
-        let by = Instant::now() + self.place.patience();
-        let outcome = match (order.records.write, new) {
-            (true, true) => store.publish(&desired, by).await,
-            // What somebody has edited meanwhile is seen only by reading.
-            (true, false) => match store.check(&desired, by).await {
-                Ok(Outcome::Due(_)) => store.publish(&desired, by).await,
-                other => other,
-            },
-            (false, _) => self.look(store, order, &desired, by).await,
+        let Some(outcome) = self.ask(store, order, &desired, new).await else {
+            return Instant::now();
         };
         self.note(store, outcome.as_ref().ok());
         let again = match outcome {
@@ -137,6 +150,38 @@ impl Place {
         let wait = u64::try_from(wait).unwrap_or(u64::MAX);
         self.told.send_modify(|doc| doc.retry_ms = if doc.in_sync { 0 } else { wait });
         again
+    }
+
+    /// Writes what is due, or looks; none if another order came during the look:
+    /// that changes nothing, and the order shall not wait for it.
+    async fn ask(
+        &self,
+        store: &mut Store,
+        order: &Order,
+        desired: &Desired,
+        new: bool,
+    ) -> Option<Result<Outcome, Error>> {
+        let by = Instant::now() + self.place.patience();
+        if order.records.write && new {
+            return Some(store.publish(desired, by).await);
+        }
+        let mut orders = self.orders.clone();
+        let look = async {
+            match order.records.write {
+                // What somebody has edited meanwhile is seen only by reading.
+                true => store.check(desired, by).await,
+                false => self.look(store, order, desired, by).await,
+            }
+        };
+        let looked = tokio::select! {
+            biased;
+            looked = look => looked,
+            Ok(()) = orders.changed() => return None,
+        };
+        match looked {
+            Ok(Outcome::Due(_)) if order.records.write => Some(store.publish(desired, by).await),
+            looked => Some(looked),
+        }
     }
 
     /// Looks for a node that does not write: whether a change is near is for
@@ -168,7 +213,8 @@ impl Place {
         match outcome {
             Outcome::InSync | Outcome::KeepLast => self.recovered(order, memory),
             Outcome::Written { epoch, pending } => {
-                memory.pending = pending.map(|change| (change, order.decided));
+                let (ordered, until) = (order.decided, now + FOLLOW_FOR);
+                memory.pending = pending.map(|change| Pending { change, ordered, until });
                 self.recovered(order, memory);
                 self.written(store, order, desired, epoch, now);
             }
@@ -231,7 +277,7 @@ impl Place {
     }
 
     fn recovered(&self, order: &Order, memory: &mut Memory) {
-        if memory.lost_at.is_none_or(|at| at.elapsed() >= PEACE) {
+        if memory.lost_at.is_none_or(|at| at.elapsed() >= peace(self.place)) {
             memory.lost = 0;
         }
         if memory.complaint.take().is_some() {
@@ -267,7 +313,7 @@ impl Place {
 
     /// Every server of Route 53 knows the last change, or nobody can tell.
     fn everywhere(&self, memory: &mut Memory, known: Result<(), String>) {
-        let Some((_, ordered)) = memory.pending.take() else { return };
+        let Some(Pending { ordered, .. }) = memory.pending.take() else { return };
         match known {
             Ok(()) => {
                 let took = Instant::now().saturating_duration_since(ordered).as_secs();
@@ -282,8 +328,10 @@ impl Place {
         }
     }
 
+    /// That a place is as the order says is news of a node that only looks, too:
+    /// its own address may be gone.
     fn answer(&self, order: &Order, result: Result<(), String>) {
-        if order.records.write {
+        if order.records.write || result.is_ok() {
             let (start, place, generation) = (self.start, self.position, order.records.generation);
             // A full queue is one that the shell reads soon; the next look answers again.
             let _ = self.answers.try_send(Answer { start, place, generation, result });
@@ -326,5 +374,37 @@ fn list(addresses: &BTreeSet<IpAddr>) -> String {
     match addresses.is_empty() {
         true => "no address".to_owned(),
         false => addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_another_set_or_an_election_ends_a_fight() {
+        let mut memory = Memory::default();
+        let order = Records { generation: 1, write: true, wanted: Some(BTreeSet::new()), near: false };
+        let mut lost_after = |order: &Records| {
+            memory.lost = 3;
+            memory.take_up(order);
+            memory.lost
+        };
+        assert_eq!(lost_after(&order), 0);
+        let near = Records { generation: 2, near: true, ..order };
+        assert_eq!(lost_after(&near), 3, "only the TTL is another");
+        let other = Records { generation: 3, wanted: None, ..near };
+        assert_eq!(lost_after(&other), 0);
+        let looks = Records { generation: 4, write: false, ..other };
+        assert_eq!(lost_after(&looks), 0);
+        assert_eq!(lost_after(&Records { generation: 5, write: true, ..looks }), 0);
+    }
+
+    /// Each waits for the longest pause, and then for its own look that says it lost.
+    #[test]
+    fn two_that_win_in_turns_are_at_no_peace() {
+        for place in [Where::Route53, Where::Server(([10, 77, 0, 11], 53).into())] {
+            assert!(peace(place) > (LOST_LONGEST + place.look_every()) * 2, "{place:?}");
+        }
     }
 }

@@ -13,7 +13,8 @@ use vipd_core::settings::{Dns, Member, RecordForm};
 /// Route 53 tells this often whether all of its servers know a change; it takes
 /// "generally within 60 seconds", and each question counts for the account.
 const FOLLOW_EVERY: Duration = Duration::from_secs(5);
-const FOLLOW_FOR: Duration = Duration::from_secs(300);
+/// It is asked for so long from the write on, and not any more.
+pub(super) const FOLLOW_FOR: Duration = Duration::from_secs(300);
 
 /// A place of the settings.
 #[derive(Clone, Copy, Debug)]
@@ -175,11 +176,11 @@ impl Store {
         }
     }
 
-    /// Waits until a change is known to all that answer; for ever if there is none.
-    pub(super) async fn follow(&self, change: Option<&str>) -> Result<(), Error> {
+    /// Waits until a change is known to all that answer, until its time is over;
+    /// for ever if there is none.
+    pub(super) async fn follow(&self, change: Option<(&str, Instant)>) -> Result<(), Error> {
         match (self, change) {
-            (Self::Route53(publisher), Some(change)) => {
-                let until = Instant::now() + FOLLOW_FOR;
+            (Self::Route53(publisher), Some((change, until))) => {
                 publisher.store().wait_in_sync(change, FOLLOW_EVERY, until).await
             }
             (Self::Rfc2136(_), _) | (Self::Route53(_), None) => std::future::pending().await,

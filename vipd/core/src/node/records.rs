@@ -17,6 +17,10 @@ use std::time::Duration;
 /// A stopping node that writes waits this long for its own address to be gone
 /// before it lets another write.
 const REMOVE_FOR: Duration = Duration::from_secs(2);
+/// A stopped node does not see any more when a slow store takes its address out:
+/// where that was not seen yet it goes on for this much longer, the time that a
+/// write may take with finding out what became of it.
+const LATE_FOR: Duration = Duration::from_secs(10);
 /// A planned switchover of the name waits this long for the answers' TTL to fall.
 const LOWER_FOR: Duration = Duration::from_millis(500);
 /// Clients keep answers for the TTL, and some for longer: a node that is not
@@ -28,7 +32,8 @@ const RELAY_TTLS: u32 = 3;
 /// after [`SILENT_QUARTERS`](super::SILENT_QUARTERS).
 const LATE_QUARTERS: u32 = 9;
 
-/// How long a node that left the records goes on for clients with old answers.
+/// How long a node that left the records goes on for clients with old answers,
+/// from when it stopped.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Relay {
     /// New clients may come for this long.
@@ -41,7 +46,7 @@ pub struct Relay {
 #[derive(Debug, Default)]
 pub(super) struct Publishing {
     publish: Publish,
-    /// The newest order that every store has carried out.
+    /// The newest order that every store has carried out, or holds all the same.
     done: u64,
     /// Until then a peer that was not heard yet may be there all the same.
     pub(super) settling: Option<Time>,
@@ -58,7 +63,11 @@ pub(super) struct Publishing {
     left: bool,
     /// It is not meant to be there: it left, and that was not for want of a server.
     demoted: bool,
-    /// Its sessions are closed then.
+    /// Since it left, every store was seen without it.
+    gone: bool,
+    /// Its sessions are to be closed, some time after it is gone.
+    closing: bool,
+    /// They are closed then.
     close_at: Option<Time>,
 }
 
@@ -118,6 +127,13 @@ impl Publishing {
     /// Whether the lower TTL is not everywhere yet.
     fn is_lowering(&self) -> bool {
         self.publish.last().is_some_and(|last| last.write && last.near && self.done < last.generation)
+    }
+
+    /// Whether every store is as the newest order says, and that is without this node.
+    fn is_out(&self, own: &[IpAddr]) -> bool {
+        let without = |set: &BTreeSet<IpAddr>| !own.iter().any(|a| set.contains(a));
+        let last = self.publish.last().filter(|last| last.wanted.as_ref().is_some_and(without));
+        last.is_some_and(|last| self.done >= last.generation)
     }
 
     /// Whether the newest order is to be waited for: it takes this node out.
@@ -269,14 +285,19 @@ impl Node {
             // pools' `on-down` to end.
             let demoted = publishing.left && demotes;
             let was_demoted = std::mem::replace(&mut publishing.demoted, demoted);
-            if !demoted {
+            if demoted != was_demoted {
+                publishing.closing = demoted && self.stopping.is_none();
                 publishing.close_at = None;
-            } else if !was_demoted && self.stopping.is_none() {
-                publishing.close_at = Some(now + ttl * RELAY_TTLS);
             }
         }
         let order = publishing.publish.observe(wanted, write, sign, hold_down, now);
         self.out.extend(order.map(Output::Records));
+        // A change may be held, or a store slow: as long as clients are sent
+        // here their sessions stay.
+        publishing.gone = publishing.left && (publishing.gone || publishing.is_out(&me));
+        if publishing.gone && std::mem::take(&mut publishing.closing) {
+            publishing.close_at = Some(now + ttl * RELAY_TTLS);
+        }
         if self.publishing.close_at.is_some_and(|at| at <= now) {
             self.publishing.close_at = None;
             self.close_own_sessions(ttl);
@@ -358,7 +379,8 @@ impl Node {
         }
     }
 
-    /// Every store has carried out an order, or one of them has not.
+    /// Every store has carried out an order or holds what it says, or one of
+    /// them could not.
     pub(super) fn published(&mut self, generation: u64, result: Result<(), String>) {
         if result.is_ok() {
             self.publishing.done = self.publishing.done.max(generation);
@@ -406,12 +428,42 @@ impl Node {
     #[must_use]
     pub fn relay_for(&self) -> Option<Relay> {
         let dns = self.settings.dns.as_ref()?;
-        self.publishing.left.then(|| Relay { accept: dns.ttl, keep: dns.ttl * RELAY_TTLS })
+        let late = if self.publishing.gone { Duration::ZERO } else { LATE_FOR };
+        let relay = Relay { accept: dns.ttl + late, keep: dns.ttl * RELAY_TTLS + late };
+        self.publishing.left.then_some(relay)
     }
 
     /// The newest order, for whoever carries it out from now on.
     #[must_use]
     pub const fn records(&self) -> Option<&Records> {
         self.publishing.publish.last()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HOLD: Duration = Duration::from_secs(30);
+
+    fn at(seconds: u64) -> Time {
+        Time::ZERO + Duration::from_secs(seconds)
+    }
+
+    /// The change comes too soon after the one before.
+    #[test]
+    fn a_node_whose_change_is_held_is_not_out() {
+        let mut publishing = Publishing::default();
+        let (me, other) = ([IpAddr::from([10, 0, 0, 11])], IpAddr::from([10, 0, 0, 12]));
+        let (with, without) = (Some(BTreeSet::from(me)), Some(BTreeSet::from([other])));
+        assert!(publishing.publish.observe(with, true, false, HOLD, at(0)).is_some());
+        publishing.done = 1;
+        publishing.publish.observe(without.clone(), true, false, HOLD, at(1));
+        publishing.done = 2;
+        assert!(!publishing.is_out(&me), "every store has this node still");
+        let order = publishing.publish.observe(without.clone(), true, false, HOLD, at(30)).expect("an order");
+        assert!(!publishing.is_out(&me), "nobody has carried it out");
+        publishing.done = order.generation;
+        assert!(publishing.is_out(&me));
     }
 }

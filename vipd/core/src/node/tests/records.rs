@@ -1,7 +1,7 @@
 //! The records of the name that leads to the nodes.
 
 use super::*;
-use crate::publish::Records;
+use crate::publish::{Records, Wanted};
 use crate::settings::{DNS_GROUP, Dns, KeyAlgorithm, Policy, Rfc2136, WhenAllDown};
 use std::collections::BTreeSet;
 
@@ -323,14 +323,47 @@ fn maintenance_takes_a_node_out_and_closes_what_old_answers_brought() {
     run_to(&mut node, 4_400);
     px2_says(&mut node, State::Backup, true, at(4_400));
     node.set_maintenance(true, at(4_400));
-    assert_eq!(orders(&mut node, at(4_400)).pop().and_then(|r| r.wanted), set(&[12]));
+    assert_eq!(written(&mut node, 4_400), set(&[12]));
     assert_eq!(closes(&mut node, 4_500, 24_400), [at(19_400)]);
+}
+
+/// Orders are carried out; gives what the last one says.
+fn written(node: &mut Node, millis: u64) -> Wanted {
+    let order = orders(node, at(millis)).pop().expect("an order");
+    node.handle(Input::Published { generation: order.generation, result: Ok(()) }, at(millis));
+    order.wanted
+}
+
+/// A server is throttled, or does not answer: clients are still sent here.
+#[test]
+fn sessions_stay_as_long_as_the_address_is_not_seen_to_be_gone() {
+    let mut node = writer(multi());
+    run_to(&mut node, 4_400);
+    px2_says(&mut node, State::Backup, true, at(4_400));
+    node.set_maintenance(true, at(4_400));
+    let order = orders(&mut node, at(4_400)).pop().expect("an order");
+    assert_eq!(order.wanted, set(&[12]));
+    let result = Err("throttled".to_owned());
+    node.handle(Input::Published { generation: order.generation, result }, at(4_400));
+    node.handle(Input::Published { generation: order.generation - 1, result: Ok(()) }, at(4_400));
+    let (closed, last) = closes_after(&mut node, 4_500, 60_000);
+    assert_eq!(closed, []);
+    // It does not write any more, but looks: the other one has.
+    let last = last.unwrap_or(order);
+    assert_eq!(last.wanted, set(&[12]));
+    node.handle(Input::Published { generation: last.generation, result: Ok(()) }, at(60_000));
+    assert_eq!(closes(&mut node, 60_100, 90_000), [at(75_000)]);
 }
 
 /// When sessions by the node's own address are closed, as long as the other
 /// node serves.
 fn closes(node: &mut Node, from: u64, until: u64) -> Vec<Time> {
-    let mut closed = vec![];
+    closes_after(node, from, until).0
+}
+
+/// The same, and the last order, which nobody carries out.
+fn closes_after(node: &mut Node, from: u64, until: u64) -> (Vec<Time>, Option<Records>) {
+    let (mut closed, mut last) = (vec![], None);
     for now in (from..=until).step_by(100).map(at) {
         px2_is(node, State::Active, true, now);
         if node.next_deadline().is_some_and(|due| due <= now) {
@@ -338,9 +371,14 @@ fn closes(node: &mut Node, from: u64, until: u64) -> Vec<Time> {
         }
         let own =
             |o: &Output| matches!(o, Output::CloseSessions { addresses } if *addresses == [address(11)]);
-        closed.extend(obey(node, now).iter().filter(|o| own(o)).map(|_| now));
+        for output in obey(node, now) {
+            closed.extend(own(&output).then_some(now));
+            if let Output::Records(records) = output {
+                last = Some(records);
+            }
+        }
     }
-    closed
+    (closed, last)
 }
 
 #[test]
@@ -354,7 +392,7 @@ fn a_node_without_a_server_keeps_its_sessions_until_maintenance() {
     px2_says(&mut node, State::Backup, true, at(4_400));
     let admin = crate::health::Admin::Drain;
     node.set_admin("db", "db1", admin, at(4_400)).expect("a server");
-    assert_eq!(orders(&mut node, at(4_400)).pop().and_then(|r| r.wanted), set(&[12]));
+    assert_eq!(written(&mut node, 4_400), set(&[12]));
     assert_eq!(closes(&mut node, 4_500, 40_000), []);
     node.set_maintenance(true, at(40_000));
     assert_eq!(closes(&mut node, 40_100, 60_000), [at(55_000)]);
@@ -379,8 +417,11 @@ fn a_writer_that_stops_takes_itself_out_first() {
     node.handle(Input::Published { generation: ordered.generation, result: failed }, at(4_510));
     node.handle(Input::Published { generation: ordered.generation - 1, result: Ok(()) }, at(4_510));
     assert!(!node.group_status(at(4_510))[0].switching);
+    assert_eq!(node.relay_for().map(|r| (r.accept, r.keep)), Some((15 * SECOND, 25 * SECOND)), "not seen");
     node.handle(Input::Published { generation: ordered.generation, result: Ok(()) }, at(4_520));
     assert!(node.group_status(at(4_520))[0].switching);
+    orders(&mut node, at(4_520));
+    assert_eq!(node.relay_for().map(|r| (r.accept, r.keep)), Some((5 * SECOND, 15 * SECOND)));
 
     // A store that does not answer keeps nobody from stopping.
     let mut node = writer(multi());
@@ -421,7 +462,7 @@ fn public_addresses_are_published_in_place_of_a_nodes_own() {
     // In maintenance it is out by that address, and sessions by either end.
     px2_says(&mut node, State::Backup, true, at(4_500));
     node.set_maintenance(true, at(4_500));
-    assert_eq!(orders(&mut node, at(4_500)).pop().and_then(|r| r.wanted), set(&[12]));
+    assert_eq!(written(&mut node, 4_500), set(&[12]));
     let mut closed = vec![];
     for millis in (4_600..=20_000).step_by(100) {
         px2_is(&mut node, State::Active, true, at(millis));
