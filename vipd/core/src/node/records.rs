@@ -19,8 +19,8 @@ use std::time::Duration;
 const REMOVE_FOR: Duration = Duration::from_secs(2);
 /// A stopped node does not see any more when a slow store takes its address out:
 /// where that was not seen yet it goes on for this much longer, the time that a
-/// write may take with finding out what became of it.
-const LATE_FOR: Duration = Duration::from_secs(10);
+/// write may take with finding out what became of it: to a server, and to Route 53.
+const LATE_FOR: [Duration; 2] = [Duration::from_secs(2), Duration::from_secs(10)];
 /// A planned switchover of the name waits this long for the answers' TTL to fall.
 const LOWER_FOR: Duration = Duration::from_millis(500);
 /// Clients keep answers for the TTL, and some for longer: a node that is not
@@ -428,7 +428,8 @@ impl Node {
     #[must_use]
     pub fn relay_for(&self) -> Option<Relay> {
         let dns = self.settings.dns.as_ref()?;
-        let late = if self.publishing.gone { Duration::ZERO } else { LATE_FOR };
+        let late = LATE_FOR[usize::from(dns.route53.is_some())];
+        let late = if self.publishing.gone { Duration::ZERO } else { late };
         let relay = Relay { accept: dns.ttl + late, keep: dns.ttl * RELAY_TTLS + late };
         self.publishing.left.then_some(relay)
     }

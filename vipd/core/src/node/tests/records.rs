@@ -417,7 +417,7 @@ fn a_writer_that_stops_takes_itself_out_first() {
     node.handle(Input::Published { generation: ordered.generation, result: failed }, at(4_510));
     node.handle(Input::Published { generation: ordered.generation - 1, result: Ok(()) }, at(4_510));
     assert!(!node.group_status(at(4_510))[0].switching);
-    assert_eq!(node.relay_for().map(|r| (r.accept, r.keep)), Some((15 * SECOND, 25 * SECOND)), "not seen");
+    assert_eq!(node.relay_for().map(|r| (r.accept, r.keep)), Some((7 * SECOND, 17 * SECOND)), "not seen");
     node.handle(Input::Published { generation: ordered.generation, result: Ok(()) }, at(4_520));
     assert!(node.group_status(at(4_520))[0].switching);
     orders(&mut node, at(4_520));
