@@ -75,7 +75,7 @@ pub fn import(files: &[(String, String)]) -> Result<Import, ImportError> {
 
 /// The tables in the order of the documentation.
 fn tables(floating: Floating, balanced: Balanced) -> Vec<Table> {
-    let Floating { cluster, election, vips, notify, listeners, pools } = floating;
+    let Floating { cluster, election, vips, notify, hooks: _, listeners, pools } = floating;
     let mut tables = vec![cluster];
     tables.extend(Some(election).filter(|t| !t.is_empty()));
     tables.extend(vips);

@@ -1,6 +1,7 @@
 //! `vipd run` on a witness: it votes, and does nothing else. One thread, no
 //! address, no listener, no right beyond its own port.
 
+use crate::control::notify;
 use crate::net::{HOP_LIMIT, clock};
 use crate::peer::{Links, Received};
 use crate::shell::sockets::{Packet, Sockets, WAITING};
@@ -37,6 +38,8 @@ pub async fn run(witness: Witness, links: Option<Links>, own: Vec<IpAddr>) -> io
     let sockets = Sockets::new(Transport::Unicast, members, packets);
     let mut this = Loop { witness, links, sockets, own, rejects: Rejects::default() };
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    // Whoever reloads every host of the cluster must not end this one.
+    let mut hangup = signal(SignalKind::hangup())?;
     let mut hello = interval(HELLO);
     hello.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -46,7 +49,12 @@ pub async fn run(witness: Witness, links: Option<Links>, own: Vec<IpAddr>) -> io
             Some(packet) = packets_in.recv() => this.packet(&packet),
             _ = terminate.recv() => return Ok(()),
             _ = interrupt.recv() => return Ok(()),
-            _ = hello.tick() => this.say_hello(),
+            _ = hangup.recv() => warn!("a witness takes over no change while it runs: restart it"),
+            _ = hello.tick() => {
+                this.say_hello();
+                // By the loop itself: if it hangs, the watchdog starves.
+                notify::alive();
+            }
             () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => this.tick_links(),
         }
     }

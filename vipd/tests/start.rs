@@ -1,7 +1,9 @@
 //! What `vipd` says when it cannot do what it should.
 
+use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 use vipd::control::instance::Instance;
 use vipd::daemon::Error;
 use vipd_config::chain;
@@ -20,4 +22,48 @@ fn a_runtime_directory_that_cannot_be_is_told_with_the_cause() {
     let refused = Instance::claim(Path::new("/proc/x/y")).expect_err("no directory can be there");
     let said = chain(&Error::from(refused));
     assert!(said.starts_with("cannot create /proc/x/y: ") && said.contains("os error"), "{said}");
+}
+
+/// systemd starts a witness as it does a node, and kills what does not feed its watchdog.
+#[test]
+fn a_witness_is_ready_and_feeds_the_watchdog() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = |name: &str| dir.path().join(name);
+    let key = Command::new(env!("CARGO_BIN_EXE_vipd")).arg("keygen").output().expect("a key");
+    std::fs::write(path("cluster.key"), key.stdout).expect("a file");
+    let private = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+    std::fs::set_permissions(path("cluster.key"), private).expect("a mode");
+    let config = format!(
+        "[cluster]\nname = \"orders\"\nkey-file = {:?}\npeer-port = 17112\n\
+         nodes = [{{ name = \"px1\", address = \"127.77.0.11\" }}, {{ name = \"px2\", address = \"127.77.0.12\" }}]\n\
+         witnesses = [{{ name = \"w1\", address = \"127.77.0.13\" }}]\n[election]\nquorum = \"majority\"\n\
+         [[vip]]\nname = \"main\"\naddresses = [\"127.77.0.100/24\"]\n",
+        path("cluster.key")
+    );
+    std::fs::write(path("vipd.toml"), config).expect("a file");
+    let systemd = UnixDatagram::bind(path("notify")).expect("a socket");
+    systemd.set_read_timeout(Some(Duration::from_secs(10))).expect("a time-out");
+    let mut witness = Command::new(env!("CARGO_BIN_EXE_vipd"))
+        .args(["run", "--node", "w1"])
+        .arg("--config")
+        .arg(path("vipd.toml"))
+        .arg("--runtime-dir")
+        .arg(path("run"))
+        .arg("--state-dir")
+        .arg(path("state"))
+        .env("NOTIFY_SOCKET", path("notify"))
+        .env("WATCHDOG_USEC", "30000000")
+        .spawn()
+        .expect("vipd runs");
+    let hear = || {
+        let mut buffer = [0; 4096];
+        let length = systemd.recv(&mut buffer).map_err(|e| e.to_string())?;
+        Ok::<_, String>(String::from_utf8_lossy(&buffer[..length]).into_owned())
+    };
+    let mut heard = vec![hear(), hear()];
+    let own = nix::unistd::Pid::from_raw(i32::try_from(witness.id()).expect("a number"));
+    nix::sys::signal::kill(own, nix::sys::signal::Signal::SIGHUP).expect("it is there");
+    heard.push(hear());
+    witness.kill().and_then(|()| witness.wait()).expect("it ends");
+    assert_eq!(heard, ["READY=1\n", "WATCHDOG=1\n", "WATCHDOG=1\n"].map(|line| Ok(line.to_owned())));
 }

@@ -22,6 +22,8 @@ pub(super) struct Floating {
     pub(super) election: Table,
     pub(super) vips: Vec<Table>,
     pub(super) notify: Vec<Table>,
+    /// What those run, by keyword, command and user.
+    pub(super) hooks: BTreeSet<(String, Vec<String>, Option<String>)>,
     /// LVS services, as listeners and pools.
     pub(super) listeners: Vec<Table>,
     pub(super) pools: Vec<Table>,
@@ -322,7 +324,13 @@ fn vip(
     }
     for hook in group.members.iter().flat_map(|m| &m.hooks) {
         if let Some(table) = notify(hook, &name, floating.notify.len(), ledger) {
-            floating.notify.push(table);
+            let same = (hook.keyword.clone(), hook.command.clone(), hook.user.clone());
+            if floating.hooks.insert(same) {
+                floating.notify.push(table);
+            } else {
+                // Every host has the same file, and each hook hears of every VIP.
+                ledger.note(hook.line, "one [[notify]] stands for all lines like it");
+            }
         }
     }
     floating.vips.push(table);

@@ -171,8 +171,9 @@ fn reload_of_the_interval(lab: &Lab) -> Result<()> {
             scene.proxies[number].write_file("vipd.toml", &changed.vipd_config())?;
             scene.vipd(number)?.ctl(&["reload"])?;
         }
-        // Any doubt about who owns would show within a few intervals.
-        std::thread::sleep(300 * MS);
+        // Any doubt about who owns would show within a few intervals, and a lease that
+        // is not renewed within a few seconds.
+        std::thread::sleep(3 * SECOND);
     }
     let moves = lab.addresses().changes(Scene::vip(), reloaded);
     ensure!(moves.is_empty(), "{moves:?}");

@@ -522,6 +522,8 @@ impl Group {
         elsewhere: BTreeMap<IpAddr, Elsewhere>,
         scope: &mut Scope<'_>,
     ) {
+        let of_lease = |p: &Params| (p.lease, p.interval);
+        let renews_otherwise = of_lease(self.election.params()) != of_lease(&params);
         if *self.election.params() != params {
             self.election.set_params(params, scope.now);
         }
@@ -540,6 +542,10 @@ impl Group {
         scope.guard_changed = true;
         if !self.withhold(elsewhere, scope) && moved {
             self.plan_others(scope);
+        } else if renews_otherwise && self.hold == Hold::Owned {
+            // The kernel counts by what it was given, which may end before it is
+            // renewed by the new rhythm.
+            self.emit_plan(scope);
         }
     }
 }

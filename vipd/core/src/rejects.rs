@@ -119,8 +119,12 @@ impl Reject {
             Self::OtherVrid => {
                 "it advertises an address of ours under another VRID: the files differ, or it is forged"
             }
-            Self::VersionMismatch => "it is none of the nodes, and speaks the other `vrrp-version`",
-            Self::IntervalMismatch => "VRRPv2 wants the same `advert-interval` of every router",
+            Self::VersionMismatch => {
+                "it speaks the other `vrrp-version`, and may not hear this node: give both the same"
+            }
+            Self::IntervalMismatch => {
+                "VRRPv2 wants the same `advert-interval` of every router: it may not count this node's adverts"
+            }
             Self::UnknownSender => {
                 "it is not in `[cluster] nodes`: add it, or give one cluster another `vrid`"
             }

@@ -6,7 +6,7 @@
 
 use super::api::EventDoc;
 use super::events::KEPT;
-use std::fs::{self, File};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -42,11 +42,14 @@ pub(super) fn open(dir: &Path) -> io::Result<(Vec<EventDoc>, Keeper)> {
     fs::create_dir_all(dir)?;
     let path = dir.join(FILE);
     let events = read(&path)?;
-    // Also rids the file of what a power cut left in the middle of a line.
-    let file = rewrite(&path, &events)?;
+    // Also rids the file of what a power cut left in the middle of a line. On a full
+    // disk the file stays, and is written anew as soon as there is room.
+    let (file, lines) = match rewrite(&path, &events) {
+        Ok(file) => (file, events.len()),
+        Err(_) => (OpenOptions::new().append(true).create(true).open(&path)?, MAX_LINES),
+    };
     let (sender, receiver) = sync_channel(WAITING);
-    let writer =
-        Writer { path, file, recent: events.iter().cloned().map(Arc::new).collect(), lines: events.len() };
+    let writer = Writer { path, file, recent: events.iter().cloned().map(Arc::new).collect(), lines };
     std::thread::Builder::new().name("history".to_owned()).spawn(move || writer.run(&receiver))?;
     Ok((events, Keeper(sender)))
 }
@@ -77,6 +80,7 @@ fn rewrite<E: std::borrow::Borrow<EventDoc>>(path: &Path, events: &[E]) -> io::R
         line(event.borrow(), &mut text)?;
     }
     file.write_all(&text)?;
+    file.sync_all()?;
     fs::rename(&new, path)?;
     Ok(file)
 }
@@ -152,6 +156,23 @@ mod tests {
             }
             std::thread::yield_now();
         }
+    }
+
+    /// As on a disk that is full at the start: the new file cannot be made.
+    #[test]
+    fn what_cannot_be_written_anew_is_read_all_the_same_and_kept_later() {
+        let dir = tempfile::tempdir().expect("a scratch directory");
+        let (_, keeper) = open(dir.path()).expect("a place");
+        keeper.keep(&event(1));
+        assert_eq!(written(dir.path(), 1).len(), 1);
+        drop(keeper);
+        let blocked = dir.path().join(FILE).with_extension("new");
+        fs::create_dir(&blocked).expect("a directory in its way");
+        let (before, keeper) = open(dir.path()).expect("a place");
+        assert_eq!(before.iter().map(|e| e.seq).collect::<Vec<_>>(), [1]);
+        fs::remove_dir(&blocked).expect("out of its way");
+        keeper.keep(&event(2));
+        assert_eq!(written(dir.path(), 2).len(), 2);
     }
 
     #[test]

@@ -55,6 +55,11 @@ pub fn stopping() {
     tell(&[NotifyState::Stopping]);
 }
 
+/// Feeds the watchdog, where that is all there is to say.
+pub fn alive() {
+    tell(&[NotifyState::Watchdog]);
+}
+
 /// Feeds the watchdog and the status line for as long as the daemon's loop and
 /// the owner of the addresses answer: if either hangs, the watchdog starves.
 /// Runs until dropped.

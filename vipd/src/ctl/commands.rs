@@ -140,6 +140,9 @@ fn events(client: &Client, follow: bool, json: bool, screen: &mut Screen<impl Wr
     let mut conversation = client.open(&Request::Events { follow, since: None })?;
     let patience = (!follow).then_some(conversation.patience());
     let mut last = None;
+    // Heard first and shown then: a reader that stops, as a pager does, is no reason
+    // for the daemon to hang up.
+    let mut heard = vec![];
     loop {
         let response = match conversation.next(patience)? {
             Next::Response(response) => *response,
@@ -147,7 +150,7 @@ fn events(client: &Client, follow: bool, json: bool, screen: &mut Screen<impl Wr
             Next::End => return Err(ClientError::Closed.into()),
         };
         if response == (Response::End {}) {
-            return Ok(());
+            return heard.iter().try_for_each(|line: &String| screen.line(line));
         }
         let Response::Event { event } = response else { return Err(unexpected(response)) };
         let missing = last.map_or(0, |last| event.seq.saturating_sub(last).saturating_sub(1));
@@ -155,7 +158,12 @@ fn events(client: &Client, follow: bool, json: bool, screen: &mut Screen<impl Wr
             screen.line(&format!("({missing} events were lost: they came too fast)"))?;
         }
         last = Some(event.seq);
-        screen.line(&event_line(&event, json, screen.colour)?)?;
+        let line = event_line(&event, json, screen.colour)?;
+        if follow {
+            screen.line(&line)?;
+        } else {
+            heard.push(line);
+        }
     }
 }
 

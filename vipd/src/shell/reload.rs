@@ -58,13 +58,13 @@ impl Shell {
             }
             return;
         }
-        self.reloads.1 = number;
         let outcome = match config {
             Ok((config, text)) => self.take_over(config).inspect(|_| self.in_force = text),
             Err(errors) => Err(errors.to_string()),
         };
         match &outcome {
             Ok(done) => {
+                self.reloads.1 = number;
                 self.config_errors.clear();
                 // Warnings have been told.
                 self.tell_config(api::Level::Info, done.lines().next().unwrap_or_default());

@@ -65,7 +65,7 @@ pub(super) const COMMANDS: &[(&str, Proof)] = &[
         "vipctl sessions kill --client 10.77.3.9",
         Answered(Px1, "vipctl sessions kill --client 10.77.3.9", "10.77.3.9"),
     ),
-    ("vipctl server POOL/SERVER ready", Answered(Px1, "vipctl server primary/db2 ready", "primary/db2")),
+    ("vipctl server POOL/SERVER ready", TypedAs(Px1, "vipctl server primary/db2 ready", "primary/db2")),
     ("vipctl server x/y maint", Answered(Px1, "vipctl server primary/db2 maint", "primary/db2")),
     (
         "vipctl server POOL/SERVER ready|drain|maint|weight N|weight auto",

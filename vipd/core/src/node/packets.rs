@@ -50,6 +50,10 @@ impl Node {
         };
         if let Some(node) = node {
             self.hear_advert(node, advert.interval, now);
+            if let (Err(cause), false) = (self.fits(&advert), self.peers[node].speaks) {
+                // One that says hello is told of by what differs in its file.
+                self.reject(cause, source, now);
+            }
             self.note_claim(node, interface, source, &advert, now);
         }
         if let Some((id, heard)) = heard {
@@ -63,7 +67,7 @@ impl Node {
         let who = self.sender(group, source, advert)?;
         match who {
             // In another version too: a cluster that changes it, one node after the
-            // other, has one owner. That their files differ is told by hellos.
+            // other, has one owner. That they differ is told, here or by its hello.
             Who::Node(_) => {}
             Who::Stranger(_) => self.fits(advert)?,
         }

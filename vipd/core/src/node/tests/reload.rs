@@ -362,6 +362,30 @@ fn a_group_that_gets_the_number_of_one_that_goes_is_itself() {
     assert_eq!((status[0].id, status[0].state), (1, State::Active), "{}", status[0].why);
 }
 
+/// What the kernel holds ends by the lease that it was given.
+#[test]
+fn a_longer_lease_is_given_at_once() {
+    let longer = |settings: &mut Settings| settings.election.lease = 9 * SECOND;
+    let slower = |settings: &mut Settings| {
+        (settings.election.advert_interval, settings.election.lease) = (3 * SECOND, 9 * SECOND);
+    };
+    for change in [longer, slower] as [fn(&mut Settings); 2] {
+        let mut node = owner(settings());
+        let mut changed = settings();
+        change(&mut changed);
+        node.reconfigure(changed, at(3_350));
+        let plans = drain(&mut node)
+            .into_iter()
+            .filter(|o| matches!(o, Output::Addresses(p) if p.hold == Hold::Owned));
+        assert_eq!(plans.count(), 1);
+    }
+    let mut node = owner(settings());
+    let mut same = settings();
+    same.election.preempt = true;
+    node.reconfigure(same, at(3_350));
+    assert!(!drain(&mut node).iter().any(|o| matches!(o, Output::Addresses(_))), "nothing of it changed");
+}
+
 #[test]
 fn the_interval_changes_without_a_restart_where_there_is_no_etcd() {
     let mut slower = settings();
