@@ -37,7 +37,7 @@ fn a_witness_is_ready_and_feeds_the_watchdog() {
         "[cluster]\nname = \"orders\"\nkey-file = {:?}\npeer-port = 17112\n\
          nodes = [{{ name = \"px1\", address = \"127.77.0.11\" }}, {{ name = \"px2\", address = \"127.77.0.12\" }}]\n\
          witnesses = [{{ name = \"w1\", address = \"127.77.0.13\" }}]\n[election]\nquorum = \"majority\"\n\
-         [[vip]]\nname = \"main\"\naddresses = [\"127.77.0.100/24\"]\n",
+         [[vip]]\nname = \"main\"\naddresses = [\"10.77.0.100/24\"]\ninterface = \"eth0\"\n",
         path("cluster.key")
     );
     std::fs::write(path("vipd.toml"), config).expect("a file");
