@@ -149,10 +149,11 @@ fn planned_switchover(lab: &Lab) -> Result<()> {
     let gap = outage(&probe, start)?;
     let summary = Summary::of(&connections.finish(start)?);
     ensure!(summary.answered > 10 && summary.refused == 0 && summary.lost == 0, "{summary:?}");
-    // A connection that is open at the very moment ends with its proxy: those
-    // few, at one a millisecond, that had connected and not yet been answered,
-    // four for each of the two.
-    ensure!(summary.broken <= 8, "{summary:?}");
+    // A connection that is open at the very moment ends with its proxy: those, at
+    // one a millisecond, that had connected and not yet been answered. Of these there
+    // are as many as the slowest answer takes milliseconds, twice, and a few.
+    let open = usize::try_from(summary.slowest_us / 1000)? + 4;
+    ensure!(summary.broken <= 2 * open, "{summary:?}");
     // A SYN that met no owner comes again after a second: this is what shows one.
     ensure!(summary.slowest_us < 500_000, "{summary:?}");
     ensure!(gap < 50 * MS, "no answer for {gap:?}");
