@@ -111,6 +111,7 @@ pub(crate) struct ElectionSpec {
     pub(crate) transport: Field<Transport>,
     pub(crate) preempt: Field<bool>,
     pub(crate) preempt_delay: Field<Duration>,
+    pub(crate) start_delay: Field<Duration>,
     pub(crate) lease: Field<Lease>,
     pub(crate) quorum: Field<Quorum>,
     pub(crate) on_no_quorum: Field<OnNoQuorum>,

@@ -44,6 +44,7 @@ fn a_minimal_file_has_these_defaults() -> Outcome {
     assert_eq!(election.transport, Transport::Unicast);
     assert!(!election.preempt);
     assert_eq!(election.preempt_delay, Duration::ZERO);
+    assert_eq!(election.start_delay, Duration::ZERO);
     assert_eq!(election.lease, Duration::from_secs(1));
     let [vip] = config.vips.as_slice() else { return Err("one vip".into()) };
     assert_eq!(Some(vip.addresses.clone()), Cidr::new("10.77.0.100".parse()?, 24).map(|c| vec![c]));
@@ -91,6 +92,7 @@ fn every_key_reaches_the_settings() -> Outcome {
     let config = example("active-active")?;
     assert!(config.election.preempt);
     assert_eq!(config.election.preempt_delay, Duration::from_secs(30));
+    assert_eq!(config.election.start_delay, Duration::from_secs(45));
     assert_eq!(config.vips[1].nodes, [1, 0]);
     assert_eq!(config.listeners[0].bind, Bind { address: None, port: 443 });
     assert_eq!(config.pools[0].retries, 2);

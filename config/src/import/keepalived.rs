@@ -34,6 +34,8 @@ pub(super) struct Floating {
 pub(super) struct File {
     router_id: Option<String>,
     version: Option<u64>,
+    /// In milliseconds.
+    startup_delay: Option<u64>,
     instances: Vec<Instance>,
     /// Groups that move together, by the names of their instances.
     together: Vec<(Vec<String>, LineId)>,
@@ -133,6 +135,10 @@ fn globals(node: &Node, file: &mut File, ledger: &mut Ledger) {
             }
             "vrrp_version" => {
                 file.version = child.word(1).parse().ok();
+                ledger.carry(child.line);
+            }
+            "vrrp_startup_delay" => {
+                file.startup_delay = instance::seconds(child.word(1));
                 ledger.carry(child.line);
             }
             "script_user"
@@ -268,6 +274,9 @@ fn election(files: &[File], groups: &[Group], ledger: &mut Ledger) -> Table {
     table.key("preempt", preempt.to_string());
     if let Some((ms, _)) = all().find_map(|m| m.preempt_delay).filter(|_| preempt) {
         table.duration("preempt-delay", ms.min(86_400_000));
+    }
+    if let Some(ms) = files.iter().filter_map(|f| f.startup_delay).max() {
+        table.duration("start-delay", ms.min(600_000));
     }
     if version == 2 {
         table.advise("As keepalived spoke it, so that hosts can join one by one. When every host runs vipd: vrrp-version = 3 and advert-interval = \"250ms\" fail over in under a second.");

@@ -129,7 +129,7 @@ fn envelope(sender: &str, message: Message) -> Vec<u8> {
 }
 
 fn hello(state: State) -> Hello {
-    let report = |vrid, state| GroupReport { vrid, state, priority: 150, serving: true };
+    let report = |vrid, state| GroupReport { vrid, state, priority: 150, serving: true, deposed: false };
     let (pool, server) = (peer::pool_id("primary"), peer::server_id("db2"));
     Hello {
         groups: vec![report(VRID, state), report(NonZeroU8::MAX, State::Backup)],

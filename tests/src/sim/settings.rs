@@ -80,6 +80,7 @@ pub fn election(interval: Duration) -> ElectionSettings {
         transport: Transport::Unicast,
         preempt: false,
         preempt_delay: Duration::ZERO,
+        start_delay: Duration::ZERO,
         lease: Duration::from_secs((interval * 3).as_secs().max(1)),
         quorum: Quorum::None,
         on_no_quorum: OnNoQuorum::Withdraw,

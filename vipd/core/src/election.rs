@@ -47,7 +47,7 @@ use std::time::Duration;
 
 /// Silence of this many intervals (and the skew) makes a backup take over.
 const SILENT_INTERVALS: u32 = 3;
-/// A losing advert is answered at once, but not more often than this.
+/// A losing advert or a release is answered at once, but not more often than this.
 const ANSWER_GAP: Duration = Duration::from_millis(5);
 /// A backup whose timer runs out this much too late (or an interval, if that
 /// is longer) was asleep: it listens again before it judges anybody silent.
@@ -256,6 +256,17 @@ impl Election {
         }
     }
 
+    /// The owner a backup follows, as long as it has not let go or fallen silent.
+    #[must_use]
+    pub const fn following_owner(&self) -> Option<Owner> {
+        match self.state {
+            State::Backup {
+                released: false, candidate: None | Some(Cause::Preempted(..)), owner, ..
+            } => owner,
+            State::Init | State::Fault | State::Backup { .. } | State::Active { .. } => None,
+        }
+    }
+
     /// What keeps this backup from preempting; `None` unless it follows an
     /// owner of lower priority.
     #[must_use]
@@ -356,12 +367,13 @@ impl Election {
             (State::Backup { .. }, Event::Timer) => self.backup_timer(now),
             (State::Active { .. }, Event::Advert(heard)) => self.active_hears(heard, now),
             (State::Active { .. }, Event::Timer) => self.active_timer(now),
-            (State::Backup { down_at, candidate, .. }, Event::Wake(late)) => {
+            (State::Backup { down_at, candidate, yielded, .. }, Event::Wake(late)) => {
+                let (down_at, waits, yielded) = (*down_at, candidate.is_none(), *yielded);
                 if late > OVERSLEPT {
                     self.woke_at = Some(now);
                 }
-                if candidate.is_none() && now - self.due(*down_at) > OVERSLEPT.max(self.interval) {
-                    self.become_backup(now, None, false);
+                if waits && now - self.due(down_at) > OVERSLEPT.max(self.interval) {
+                    self.become_backup(now, None, yielded);
                 }
                 Outcome::default()
             }
@@ -397,7 +409,20 @@ impl Election {
             return self.become_active(Cause::AddressOwner, now);
         }
         self.become_backup(now, None, false);
+        let listened = now + self.params.start_delay;
+        if let State::Backup { down_at, .. } = &mut self.state {
+            *down_at = listened.max(*down_at);
+        }
         Outcome::default()
+    }
+
+    /// Every other node is heard, and none owns: what this one would have waited
+    /// for to hear has come.
+    pub fn hears_all(&mut self, now: Time) {
+        let silent = now + self.active_down_interval();
+        if let State::Backup { owner: None, candidate: None, down_at, .. } = &mut self.state {
+            *down_at = silent.min(*down_at);
+        }
     }
 
     fn become_backup(&mut self, now: Time, owner: Option<Owner>, yielded: bool) {
@@ -543,10 +568,10 @@ impl Election {
     }
 
     fn active_hears(&mut self, heard: Heard, now: Time) -> Outcome {
-        if heard.priority == PRIORITY_RELEASE {
-            return self.advertise(now);
-        }
         let mine = self.params.priority;
+        if heard.priority == PRIORITY_RELEASE {
+            return self.answer(now);
+        }
         if heard.priority > mine || (heard.priority == mine && heard.source_is_greater) {
             self.interval = heard.interval;
             let owner = Owner { who: heard.who, priority: heard.priority, at: now };
@@ -554,6 +579,11 @@ impl Election {
             let disown = Some(Cause::Superior(heard.who, heard.priority, mine));
             return Outcome { disown, ..Outcome::default() };
         }
+        self.answer(now)
+    }
+
+    /// An owner speaks at once, unless it has just spoken.
+    fn answer(&mut self, now: Time) -> Outcome {
         match self.state {
             State::Active { sent_at, .. } if now - sent_at >= ANSWER_GAP => self.advertise(now),
             State::Init | State::Fault | State::Backup { .. } | State::Active { .. } => Outcome::default(),

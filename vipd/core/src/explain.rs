@@ -180,9 +180,18 @@ fn state(group: &Group, scope: &Scope<'_>) -> String {
             }
             None => match group.cause {
                 Some(cause @ Cause::NoMajority(..)) => sentence(cause, group, scope),
-                Some(_) | None => "listening for an owner".to_owned(),
+                Some(_) | None => listening(group, scope),
             },
         },
+    }
+}
+
+/// What a backup does that has heard nobody.
+fn listening(group: &Group, scope: &Scope<'_>) -> String {
+    let left = group.election.deadline().map(|at| at - scope.now);
+    match left.filter(|left| *left > group.election.active_down_interval()) {
+        Some(left) => format!("listening for an owner for another {} (start-delay)", seconds(left)),
+        None => "listening for an owner".to_owned(),
     }
 }
 

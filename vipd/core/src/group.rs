@@ -21,6 +21,7 @@ use crate::event::{Event, Kind, Level, Steps};
 use crate::explain;
 use crate::lease::Lease;
 use crate::node::{Elsewhere, GroupStatus, Link, Scope, Settings};
+use crate::peers::Peer;
 use crate::plan::Hold;
 use crate::settings::{Cidr, ElectionSettings, Family, VipGroup, VrrpVersion};
 use crate::time::Time;
@@ -30,6 +31,8 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::Duration;
 
+/// An owner that gave way to another says so for this long: a few hellos.
+const DEPOSED_FOR: Duration = Duration::from_secs(3);
 /// After a refusal by the kernel, this node takes part again.
 const RETRY_AFTER: Duration = Duration::from_secs(5);
 
@@ -63,6 +66,10 @@ pub(crate) struct Group {
     generation: u64,
     /// The newest plan replaces one that came too late.
     again: bool,
+    /// The last renewal failed, and was told of.
+    renewal_refused: bool,
+    /// When to ask the kernel again for what it refused.
+    again_at: Option<Time>,
     /// The first plan of the present hold.
     hold_generation: u64,
     /// The kernel has acknowledged the present hold.
@@ -164,6 +171,8 @@ impl Group {
             hold: Hold::Absent,
             generation: 0,
             again: false,
+            renewal_refused: false,
+            again_at: None,
             hold_generation: 0,
             confirmed: true,
             renewed_at: now,
@@ -220,6 +229,7 @@ impl Group {
             self.restored.deadline(),
             self.evicted.deadline(),
             self.retry_at,
+            self.again_at,
             neighbours,
         ];
         all.into_iter().flatten().min()
@@ -246,6 +256,9 @@ impl Group {
             scope.guard_changed = true;
         }
         self.tick_neighbours(scope);
+        if self.again_at.is_some_and(|at| at <= scope.now) {
+            self.ask_again(scope);
+        }
         if self.retry_at.is_some_and(|at| at <= scope.now) {
             self.retry_at = None;
             self.fault = None;
@@ -296,10 +309,13 @@ impl Group {
             self.cause = Some(cause);
             self.announcing = None;
             self.takeover = None;
-            if outcome.release {
+            if cause == Cause::GivenUp {
                 self.transmit(PRIORITY_RELEASE, scope);
-            }
-            if cause != Cause::GivenUp {
+            } else {
+                if outcome.release {
+                    // Nobody is told that the addresses are free before they are.
+                    self.unsaid_until = Some(scope.now + self.election.active_down_interval());
+                }
                 self.transition = Transition::None;
                 self.close_sessions(scope);
                 self.plan(Hold::Absent, scope);
@@ -368,8 +384,13 @@ impl Group {
             heard.wait = self.wait_after(heard.who, scope);
         }
         let was_following = self.election.following().map(|o| o.who);
+        let owned = self.election.word() == State::Active;
         self.election.set_eager(self.warm && self.serving && !self.refused);
         self.happen(Happening::Advert(heard), scope);
+        if owned && self.election.word() == State::Active && heard.priority != PRIORITY_RELEASE {
+            // Two owned: the other's clients have its Ethernet address.
+            self.announce_to_theirs(scope);
+        }
         // The successor speaks: no release needs repeating.
         if heard.priority != PRIORITY_RELEASE
             && let Transition::Lingering { release_at, .. } = &mut self.transition
@@ -379,6 +400,18 @@ impl Group {
         let follows = self.election.following().map(|o| o.who);
         if follows.is_some() && follows != was_following {
             self.since = scope.now;
+        }
+    }
+
+    /// Another node said hello: if it was the last one, and none owns, a start
+    /// waits no longer.
+    pub(crate) fn hear_hello(&mut self, scope: &Scope<'_>) {
+        let waits = |node: &usize| {
+            let report = scope.peers.get(*node).filter(|p| p.alive).and_then(|p| p.report(self.vip.vrid));
+            report.is_none_or(|r| r.state == State::Active)
+        };
+        if !self.vip.nodes.iter().filter(|n| **n != scope.me).any(waits) {
+            self.election.hears_all(scope.now);
         }
     }
 
@@ -473,13 +506,21 @@ impl Group {
         self.asked.iter().chain(&self.going).map(|a| (interface, *a)).collect()
     }
 
+    /// Whether it would serve, if it owned.
+    pub(crate) const fn serves(&self) -> bool {
+        self.serving && self.warm && self.taking_part
+    }
+
     /// The group as peers are told of it.
-    pub(crate) fn report(&self) -> GroupReport {
+    pub(crate) fn report(&self, now: Time) -> GroupReport {
+        let state = self.election.word();
+        let gave_way = state == State::Backup && matches!(self.cause, Some(Cause::Superior(..)));
         GroupReport {
             vrid: self.vip.vrid,
-            state: self.election.word(),
+            state,
             priority: self.election.params().priority,
-            serving: self.serving && self.warm && self.taking_part,
+            serving: self.serves(),
+            deposed: gave_way && now - self.since < DEPOSED_FOR,
         }
     }
 
@@ -488,9 +529,7 @@ impl Group {
         let state = self.election.word();
         let owner = match state {
             State::Active => Some(scope.name(scope.me).to_owned()),
-            State::Init | State::Backup | State::Fault => {
-                self.election.following().map(|o| explain::who(o.who, scope))
-            }
+            State::Init | State::Backup | State::Fault => self.owner_elsewhere(scope),
         };
         GroupStatus {
             id: self.id,
@@ -508,6 +547,14 @@ impl Group {
             proofs: self.proofs(scope),
             lease_left: self.lease_left(scope.now),
         }
+    }
+
+    /// Who owns, as far as this node knows: whom it follows, or who says so.
+    fn owner_elsewhere(&self, scope: &Scope<'_>) -> Option<String> {
+        let followed = self.election.following_owner().map(|o| explain::who(o.who, scope));
+        let owns =
+            |peer: &Peer| peer.alive && peer.report(self.vip.vrid).is_some_and(|r| r.state == State::Active);
+        followed.or_else(|| Some(scope.name(scope.peers.iter().position(owns)?).to_owned()))
     }
 
     fn event(&self, level: Level, kind: Kind, message: impl Into<String>) -> Event {
@@ -559,6 +606,7 @@ pub(crate) fn params(vip: &VipGroup, me: usize, settings: &Settings) -> Option<P
         version: election.version,
         preempt: election.preempt,
         preempt_delay: election.preempt_delay,
+        start_delay: election.start_delay,
         lease: election.lease,
     })
 }

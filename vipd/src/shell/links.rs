@@ -263,6 +263,7 @@ mod tests {
                 transport,
                 preempt: false,
                 preempt_delay: Duration::ZERO,
+                start_delay: Duration::ZERO,
                 lease: Duration::from_secs(3),
                 quorum: Quorum::None,
                 on_no_quorum: OnNoQuorum::Withdraw,

@@ -234,6 +234,7 @@ pub(super) mod tests {
                 transport: Transport::Unicast,
                 preempt: false,
                 preempt_delay: Duration::ZERO,
+                start_delay: Duration::ZERO,
                 lease: Duration::from_secs(3),
                 quorum: Quorum::None,
                 on_no_quorum: OnNoQuorum::Withdraw,
@@ -268,7 +269,8 @@ pub(super) mod tests {
     }
 
     fn px2_is(state: State, node: &mut Node, now: Time) {
-        let report = GroupReport { vrid: NonZeroU8::MIN, state, priority: 150, serving: true };
+        let report =
+            GroupReport { vrid: NonZeroU8::MIN, state, priority: 150, serving: true, deposed: false };
         let message = Message::Hello(Hello { groups: vec![report], ..Hello::default() });
         let envelope = Envelope { cluster: cluster_id("orders"), sender: node_id("px2"), message };
         node.handle(Input::PeerPacket { source: address(12), ttl: 255, payload: &envelope.write() }, now);

@@ -8,11 +8,11 @@ use crate::group::{self, Group};
 use crate::lease::{self, Answer};
 use crate::peers;
 use crate::rejects::Reject;
-use crate::settings::{Family, Quorum, Transport};
+use crate::settings::{Family, Quorum, Transport, VipGroup};
 use crate::time::Time;
 use crate::wire::Claim;
-use crate::wire::advert::Advert;
-use crate::wire::peer::{self, Ballot, Envelope, Hello, MAX_SIGHTINGS, Message, State};
+use crate::wire::advert::{Advert, PRIORITY_OWNER};
+use crate::wire::peer::{self, Ballot, Envelope, GroupReport, Hello, MAX_SIGHTINGS, Message, State};
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::num::NonZeroU8;
@@ -269,8 +269,9 @@ impl Node {
                 // Where etcd is the voter, the owner alone is meant.
                 let votes = self.settings.election.quorum != Quorum::Etcd;
                 let answer = votes.then(|| self.votes.request(from, ballot, lease, now));
+                let preempts = preempt && self.may_preempt(from, ballot.vrid);
                 self.with_vrid(ballot.vrid, now, |g, scope| {
-                    if preempt {
+                    if preempts {
                         g.asked_to_yield(from, scope);
                     }
                 });
@@ -291,6 +292,15 @@ impl Node {
             }
         }
         Ok(())
+    }
+
+    /// Whether a node that asks an owner to yield may have it, by this node's file.
+    fn may_preempt(&self, node: usize, vrid: NonZeroU8) -> bool {
+        let (election, nodes) = (&self.settings.election, &self.settings.cluster.nodes);
+        let of = |v: &&VipGroup| v.vrid == vrid;
+        let priority = self.settings.vips.iter().find(of).and_then(|v| v.priority(node, nodes));
+        let owns_address = priority.is_some_and(|p| p.get() == PRIORITY_OWNER);
+        election.quorum != Quorum::None && (election.preempt || owns_address)
     }
 
     /// A witness votes, and says nothing else.
@@ -335,6 +345,8 @@ impl Node {
         self.hear_run(from, run, now);
         let peer = &mut self.peers[from];
         (peer.sources, peer.macs) = (sources, macs);
+        let gave_way = |r: &&GroupReport| r.deposed && peer.report(r.vrid).is_none_or(|b| !b.deposed);
+        let deposed: Vec<NonZeroU8> = groups.iter().filter(gave_way).map(|r| r.vrid).collect();
         peer.reports = groups;
         peer.digests = digests;
         let newcomer = !std::mem::replace(&mut peer.speaks, true);
@@ -353,6 +365,10 @@ impl Node {
         self.step_back(now);
         self.hear_hears(from, hears.as_deref(), now);
         self.hear_states(from, now);
+        self.with_groups(now, |group, scope| group.hear_hello(scope));
+        for vrid in deposed {
+            self.with_vrid(vrid, now, Group::announce_to_theirs);
+        }
         for sighting in sightings {
             self.with_vrid(sighting.vrid, now, |g, scope| g.hear_sighting(from, sighting, scope));
         }
@@ -433,7 +449,7 @@ impl Node {
         let (mut groups, mut sightings) = (vec![], vec![]);
         let (mut sources, mut macs) = (BTreeSet::new(), BTreeSet::new());
         self.read_groups(now, |group, scope| {
-            groups.push(group.report());
+            groups.push(group.report(scope.now));
             sources.extend(Family::ALL.into_iter().filter_map(|f| group.source(f)));
             macs.extend(group.mac());
             sightings.extend(group.sighting(scope));

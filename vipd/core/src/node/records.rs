@@ -160,7 +160,7 @@ impl Node {
     /// Why clients should not be sent to a node, if so.
     fn absence(&self, node: usize, group: &Group) -> Option<Absence> {
         let (state, serving) = if node == self.me {
-            (group.election.word(), group.report().serving)
+            (group.election.word(), group.serves())
         } else {
             let peer = self.peers.get(node).filter(|p| p.alive);
             let Some(report) = peer.and_then(|p| p.report(group.vip.vrid)) else {

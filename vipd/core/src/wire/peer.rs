@@ -149,6 +149,9 @@ pub struct GroupReport {
     pub priority: u8,
     /// Whether every listener that the group tracks has a usable server.
     pub serving: bool,
+    /// It owned until now, and gave way to another owner: its clients must learn
+    /// that one's Ethernet address.
+    pub deposed: bool,
 }
 
 /// A virtual router's state, as users see it.
@@ -341,7 +344,13 @@ mod tests {
         let ballot = Ballot { vrid, run: 7, number: u64::MAX };
         let groups = State::ALL
             .into_iter()
-            .map(|state| GroupReport { vrid, state, priority: 200, serving: state == State::Active })
+            .map(|state| GroupReport {
+                vrid,
+                state,
+                priority: 200,
+                serving: state == State::Active,
+                deposed: state == State::Backup,
+            })
             .collect();
         vec![
             Message::Hello(Hello {

@@ -140,7 +140,7 @@ fn a_link_local_source_that_a_peer_told_of_is_that_peer() {
         at(0),
     );
     let vrid = NonZeroU8::new(100).unwrap_or(NonZeroU8::MIN);
-    let report = GroupReport { vrid, state: State::Active, priority: 150, serving: true };
+    let report = GroupReport { vrid, state: State::Active, priority: 150, serving: true, deposed: false };
     let sources = vec![address(12), six("fe80::12")];
     let message =
         Message::Hello(Hello { groups: vec![report], digests: vec![1, 2], sources, ..Hello::default() });

@@ -156,7 +156,8 @@ fn list<T>(bytes: &mut Vec<u8>, items: &[T], most: usize, mut each: impl FnMut(&
 impl Hello {
     pub(super) fn write(&self, bytes: &mut Vec<u8>) {
         list(bytes, &self.groups, usize::from(u8::MAX), |bytes, g| {
-            bytes.extend([g.vrid.get(), g.state.code(), g.priority, u8::from(g.serving)]);
+            let flags = u8::from(g.serving) | u8::from(g.deposed) << 1;
+            bytes.extend([g.vrid.get(), g.state.code(), g.priority, flags]);
         });
         list(bytes, &self.digests, MAX_DIGESTS, |bytes, digest| bytes.extend(digest.to_be_bytes()));
         list(bytes, &self.sources, MAX_SOURCES, |bytes, source| {
@@ -232,7 +233,7 @@ fn read_group(reader: &mut Reader<'_>) -> Result<GroupReport, Malformed> {
     let [vrid, state, priority, flags] = reader.take()?;
     let vrid = NonZeroU8::new(vrid).ok_or(Malformed::Garbage)?;
     let state = State::ALL.into_iter().find(|s| s.code() == state).ok_or(Malformed::Garbage)?;
-    Ok(GroupReport { vrid, state, priority, serving: flags & 1 != 0 })
+    Ok(GroupReport { vrid, state, priority, serving: flags & 1 != 0, deposed: flags & 2 != 0 })
 }
 
 fn read_sighting(reader: &mut Reader<'_>) -> Result<Sighting, Malformed> {
