@@ -31,7 +31,7 @@ use tokio::runtime::{Builder, Handle};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot, watch};
 use tracing::{info, warn};
-use vipd_balancer::Balancer;
+use vipd_balancer::{Balancer, Gate};
 use vipd_config::{Config, Errors, Key, NodeError, Notify, Status};
 use vipd_core::node::{Node, Relay, Settings};
 use vipd_core::settings::Member;
@@ -227,8 +227,8 @@ async fn serve(
     let (calls, calls_in) = call::channel();
     let aux = Aux::start()?;
     let http = status.as_ref().map(|s| listen(s.http, &aux.handle)).transpose()?;
-    let balancer =
-        Balancer::start(&settings.listeners, node.preview_pools(&settings.pools, clock::now()), None)?;
+    let pools = node.preview_pools(&settings.pools, clock::now());
+    let (balancer, gate) = Balancer::start_unjudged(&settings.listeners, pools, None)?;
     let addresses = settings.vips.iter().flat_map(|v| v.addresses.iter().map(|a| a.address())).collect();
     let kernel = KernelSettings { runtime_dir: run.runtime_dir.clone(), addresses };
     let (kernel, kernel_events, leftovers) = start_kernel(kernel).await?;
@@ -247,7 +247,7 @@ async fn serve(
     let (seen_to, mut hooks_done) = watch::channel(0);
     aux.handle.spawn(hooks::run(&store.subscriptions(), newest_hooks, origin, seen_to));
     // Everything is bound by now: operators and systemd may come.
-    aux.handle.spawn(control(socket, (http, token), calls, store, kernel.clone()));
+    aux.handle.spawn(control(socket, (http, token), calls, store, (kernel.clone(), gate)));
     let version = env!("CARGO_PKG_VERSION");
     info!(node = name, cluster = settings.cluster.name, version, "vipd starts");
     events.push(Event::new(Level::Info, EventKind::Start, format!("vipd {version} starts on {name}")));
@@ -379,12 +379,13 @@ async fn control(
     (http, token): (Option<std::net::TcpListener>, Option<Token>),
     calls: Calls,
     store: EventStore,
-    kernel: KernelHandle,
+    (kernel, gate): (KernelHandle, Gate),
 ) {
     let alive = tokio::spawn({
         let calls = calls.clone();
         async move {
             notify::first_round(&calls).await;
+            gate.open();
             notify::ready();
             notify::keep_alive(calls, kernel).await;
         }

@@ -101,6 +101,8 @@ pub(crate) struct Group {
     /// one, which the reload ended, tell of them still.
     given: Vec<Cidr>,
     transition: Transition,
+    /// Who is asked for the packets of its connections while this node prepares to own.
+    former: Option<usize>,
     /// It let go while it had no link; until then the others wait for its silence.
     unsaid_until: Option<Time>,
     /// Another node than this one is to own next, until then.
@@ -189,6 +191,7 @@ impl Group {
             going_generation: 0,
             given: vec![],
             transition: Transition::None,
+            former: None,
             unsaid_until: None,
             other_is_next: None,
             taking_part: true,

@@ -120,7 +120,15 @@ impl Group {
             hold: self.hold,
             lease: self.election.params().lease,
             until: self.may_own_until(),
+            former: self.former_addresses(scope),
         }));
+    }
+
+    /// Where packets of connections go that the next owner does not know, while it prepares.
+    fn former_addresses(&self, scope: &Scope<'_>) -> Vec<IpAddr> {
+        let prepares = matches!(self.transition, Transition::Preparing { .. });
+        let former = self.former.filter(|_| prepares);
+        former.and_then(|n| scope.settings.cluster.nodes.get(n)).map_or(vec![], |n| n.addresses.clone())
     }
 
     /// The group has other addresses from now on.

@@ -334,6 +334,14 @@ impl Group {
             | Transition::Silencing { .. }
             | Transition::Lingering { .. } => {
                 let until = scope.now + PREPARED_FOR;
+                self.former = match self.transition {
+                    // Its own connections go on here: to the other they are strangers.
+                    Transition::Lingering { .. } => None,
+                    Transition::Preparing { .. } | Transition::Prepared { .. } => {
+                        self.former.filter(|former| *former == from)
+                    }
+                    Transition::None | Transition::Asking { .. } | Transition::Silencing { .. } => Some(from),
+                };
                 self.transition = Transition::Preparing { from, nonce, until };
                 self.plan(Hold::Silent, scope);
             }
