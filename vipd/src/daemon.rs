@@ -174,7 +174,7 @@ pub fn run(run: &Run) -> Result<(), Error> {
 fn vote(config: &Config, me: usize, key: Option<&ClusterKey>, run: &Run) -> Result<(), Error> {
     let own = config.cluster.voter(me).cloned().unwrap_or_else(|| unreachable!("the witness was found"));
     let links = key.map(|key| links(config, key, me, epoch::begin(&run.state_dir)));
-    let witness = Witness::new(config.cluster.clone(), &config.election, me, clock::now());
+    let witness = Witness::new(config.cluster.clone(), &config.election, &config.digests(), me, clock::now());
     witness::announce(&witness, &own.name);
     let runtime =
         Builder::new_current_thread().enable_all().build().map_err(system("make the event loop"))?;

@@ -14,7 +14,8 @@ use vipd_core::settings::VrrpVersion;
 use vipd_core::wire::PROTOCOL;
 use vipd_core::wire::advert::Advert;
 use vipd_core::wire::peer::{
-    self, Ballot, Envelope, GroupReport, Hello, Incumbent, Message, Seen, Sighting, State, Verdict, Word,
+    self, Among, Ballot, Envelope, GroupReport, Hello, Incumbent, Message, Seen, Sighting, State, Verdict,
+    Word,
 };
 
 pub use play::node;
@@ -150,6 +151,7 @@ fn hello(state: State) -> Hello {
             Sighting { vrid: VRID, owner: 1, address: 9, seen: Seen::Nobody, took: Duration::ZERO },
         ],
         verdicts: Word::ALL.map(|word| Verdict { pool, server, word }).to_vec(),
+        among: Among::default(),
     }
 }
 

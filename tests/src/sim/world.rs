@@ -437,7 +437,7 @@ impl World {
         let (cluster, me) = (self.settings.cluster.clone(), self.hosts.len() + witness);
         let w = &mut self.witnesses[witness];
         let now = w.clock.show(self.now);
-        w.witness = Some(Witness::new(cluster, &self.settings.election, me, now));
+        w.witness = Some(Witness::new(cluster, &self.settings.election, &self.settings.digests, me, now));
         w.power = Power::Running;
     }
 

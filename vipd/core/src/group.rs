@@ -579,7 +579,7 @@ impl Group {
         }
         if self.vip.vrid != vip.vrid {
             // What was promised is another group's number.
-            self.election.set_lease(quorum::lease(scope.settings));
+            self.election.set_lease(quorum::lease(scope.settings, scope.reloads));
         }
         let moved = self.vip.addresses != vip.addresses;
         let stays = |a: IpAddr| vip.addresses.iter().any(|new| new.address() == a);

@@ -29,7 +29,7 @@ use crate::group::{self, Group};
 use crate::health::PoolsState;
 use crate::lease::Votes;
 use crate::lease::register::Registers;
-use crate::peers::Peer;
+use crate::peers::{Peer, WitnessFile};
 use crate::rejects::{Rejected, Rejects};
 use crate::settings::{ClusterSettings, Dns, ElectionSettings, Listener, Pool, VipGroup};
 use crate::time::Time;
@@ -101,6 +101,8 @@ pub(crate) struct Scope<'a> {
     pub(crate) registers: &'a mut Registers,
     pub(crate) peers: &'a [Peer],
     pub(crate) run: u32,
+    /// Of this run, so far.
+    pub(crate) reloads: u64,
     nonce: &'a mut u32,
 }
 
@@ -160,6 +162,7 @@ pub struct Node {
     leaving: Vec<Group>,
     next_group: usize,
     peers: Vec<Peer>,
+    witnesses: Vec<WitnessFile>,
     rejects: Rejects,
     claims: Claims,
     /// The group that has an address, as a position in the settings.
@@ -176,8 +179,12 @@ pub struct Node {
     nonce: u32,
     /// With which of its sightings the next hello begins, where they do not all fit.
     next_sighting: usize,
+    /// The same of its words on servers: a pool's number, and a server's.
+    next_verdict: (u32, u32),
     /// Tells this run's hellos and requests for votes from those of others.
     run: u32,
+    /// How often the settings were changed in this run.
+    reloads: u64,
     /// What this node promised to others, and to itself.
     votes: Votes,
     registers: Registers,
@@ -199,6 +206,7 @@ impl Node {
             leaving: vec![],
             next_group: 0,
             peers: vec![Peer::default(); settings.cluster.nodes.len()],
+            witnesses: vec![WitnessFile::default(); settings.cluster.witnesses.len()],
             rejects: Rejects::default(),
             claims: Claims::default(),
             homes: claims::homes(&settings.vips),
@@ -210,7 +218,9 @@ impl Node {
             publishing: Publishing::default(),
             nonce: seed,
             next_sighting: 0,
+            next_verdict: (0, 0),
             run: seed.max(1),
+            reloads: 0,
             votes: Votes::new(&settings.election, now),
             registers: Registers::new(
                 settings.cluster.nodes.get(me).map(|n| n.name.clone()).unwrap_or_default(),
@@ -239,8 +249,8 @@ impl Node {
     fn add_group(&mut self, vip: VipGroup, now: Time) {
         let params = group::params(&vip, self.me, &self.settings);
         if let Some(params) = params {
-            let mut group =
-                Group::new(self.next_group, vip, params, group::quorum::lease(&self.settings), now);
+            let lease = group::quorum::lease(&self.settings, self.reloads);
+            let mut group = Group::new(self.next_group, vip, params, lease, now);
             group.warm = self.warm_at.is_none();
             group.taking_part = !self.maintenance && self.stopping.is_none();
             self.groups.push(group);
@@ -466,6 +476,7 @@ impl Node {
             registers: &mut self.registers,
             peers: &self.peers,
             run: self.run,
+            reloads: self.reloads,
             nonce: &mut self.nonce,
         };
         for group in self.groups.iter_mut().chain(&mut self.leaving) {
@@ -529,6 +540,7 @@ impl Node {
             registers: &mut registers,
             peers: &self.peers,
             run: self.run,
+            reloads: self.reloads,
             nonce: &mut nonce,
         };
         for group in self.groups.iter().chain(&self.leaving) {
@@ -574,6 +586,12 @@ impl Node {
     #[must_use]
     pub fn peers(&self) -> &[Peer] {
         &self.peers
+    }
+
+    /// What is known of every witness, in the cluster's order.
+    #[must_use]
+    pub fn witnesses(&self) -> &[WitnessFile] {
+        &self.witnesses
     }
 
     /// Packets that were not accepted: of the last hour's senders, those with the most first.

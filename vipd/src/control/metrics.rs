@@ -1,7 +1,7 @@
 //! The status as metrics in Prometheus' text format
 //! (prometheus.io/docs/instrumenting/exposition_formats).
 
-use super::api::{PoolDoc, Sees, ServerDoc, ServerState, StatusDoc, VipState};
+use super::api::{EtcdDoc, PoolDoc, Sees, ServerDoc, ServerState, StatusDoc, VipState};
 use jiff::Timestamp;
 use std::fmt::{Display, Write};
 
@@ -130,18 +130,13 @@ fn link(out: &mut Metrics, doc: &StatusDoc) {
 }
 
 fn peers(out: &mut Metrics, doc: &StatusDoc) {
-    out.family("vipd_peer_last_heard_seconds", "gauge", "Time since the node was last heard.");
-    for peer in &doc.peers {
-        if let Some(ms) = peer.last_heard_ms {
-            out.sample("vipd_peer_last_heard_seconds", &[("peer", &peer.name)], seconds(ms));
-        }
-    }
-    out.family("vipd_peer_config_match", "gauge", "Whether the settings that must agree do.");
-    for peer in &doc.peers {
-        if let Some(same) = peer.config_match {
-            out.sample("vipd_peer_config_match", &[("peer", &peer.name)], u8::from(same));
-        }
-    }
+    let nodes = || doc.peers.iter().map(|p| (&*p.name, p.last_heard_ms, p.config_match));
+    let witnesses = || doc.witnesses.iter().map(|w| (&*w.name, w.last_heard_ms, w.config_match));
+    let all = || nodes().chain(witnesses()).map(|of| ([("peer", of.0)], of));
+    let help = "Time since the node or witness was last heard.";
+    out.per(("vipd_peer_last_heard_seconds", "gauge", help), all(), |(_, ms, _)| ms.map(seconds));
+    let help = "Whether the settings that must agree do; of a witness those by which it votes.";
+    out.per(("vipd_peer_config_match", "gauge", help), all(), |(_, _, same)| same.map(u8::from));
 }
 
 fn links(out: &mut Metrics, doc: &StatusDoc) {
@@ -163,8 +158,10 @@ fn etcd(out: &mut Metrics, doc: &StatusDoc) {
     out.per(("vipd_etcd_answers_total", "counter", help), all(), |e| Some(e.answers));
     let help = "Requests that the member of etcd did not carry out.";
     out.per(("vipd_etcd_failures_total", "counter", help), all(), |e| Some(e.failures));
-    let help = "Whether the member of etcd did not carry out the last request it was sent.";
-    out.per(("vipd_etcd_failing", "gauge", help), all(), |e| Some(u8::from(e.problem.is_some())));
+    let help =
+        "Whether the member of etcd did not carry out the last request it was sent; absent before the first.";
+    let failing = |e: &EtcdDoc| (e.answers + e.failures > 0).then(|| u8::from(e.problem.is_some()));
+    out.per(("vipd_etcd_failing", "gauge", help), all(), failing);
 }
 
 fn listeners(out: &mut Metrics, doc: &StatusDoc) {
@@ -389,6 +386,9 @@ mod tests {
             "vipd_etcd_answers_total{endpoint=\"https://192.0.2.31:2379\"} 4321",
             "vipd_etcd_failures_total{endpoint=\"https://192.0.2.31:2379\"} 2",
             "vipd_etcd_failing{endpoint=\"https://192.0.2.31:2379\"} 0",
+            "vipd_etcd_failing{endpoint=\"https://192.0.2.32:2379\"} 1",
+            "vipd_peer_last_heard_seconds{peer=\"w1\"} 0.400",
+            "vipd_peer_config_match{peer=\"w1\"} 0",
             "vipd_maintenance 1",
             "vipd_listener_closed_total{listener=\"write\",cause=\"server-demoted\"} 2",
             "vipd_server_bytes_total{pool=\"replicas\",server=\"db2\",direction=\"out\"} 902",

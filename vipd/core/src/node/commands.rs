@@ -197,11 +197,16 @@ impl Node {
     pub fn reconfigure(&mut self, settings: Settings, now: Time) {
         self.wake(now);
         self.presume_claims(now);
+        self.reloads += 1;
         self.settings = settings;
+        self.votes.reload(&self.settings.election);
         self.homes = claims::homes(&self.settings.vips);
         for node in 0..self.peers.len() {
             // Their files are what they were; this one is not.
             self.compare_settings(node);
+        }
+        for witness in 0..self.witnesses.len() {
+            self.compare_witness(witness);
         }
         let changes = self.pools.reconfigure(self.settings.pools.clone(), now);
         let vips = self.settings.vips.clone();

@@ -18,6 +18,9 @@ use std::net::IpAddr;
 use std::num::NonZeroU8;
 use std::time::Duration;
 
+/// The keys by which a witness votes: who votes, for how long, and for whom.
+const OF_VOTES: [&str; 3] = ["cluster.nodes", "election.advert-interval", "election.quorum"];
+
 impl Node {
     /// A packet of IP protocol 112 arrived.
     pub(super) fn packet(
@@ -311,8 +314,13 @@ impl Node {
                 let answer = lease::refusal(holder, left, &self.settings.cluster);
                 self.answered(from, ballot, answer, now);
             }
-            // That it is there is known by its votes.
-            Message::Hello(_) => {}
+            Message::Hello(hello) => {
+                let witness = from - self.settings.cluster.nodes.len();
+                if let Some(known) = self.witnesses.get_mut(witness) {
+                    (known.heard_at, known.digests) = (Some(now), hello.digests);
+                }
+                self.compare_witness(witness);
+            }
             Message::Prepare { .. }
             | Message::Ready { .. }
             | Message::Request { .. }
@@ -341,7 +349,8 @@ impl Node {
     }
 
     fn hear_hello(&mut self, from: usize, hello: Hello, now: Time) {
-        let Hello { groups, digests, sources, incumbents, run, hears, macs, sightings, verdicts } = hello;
+        let Hello { groups, digests, sources, incumbents, run, hears, macs, sightings, verdicts, among } =
+            hello;
         self.hear_run(from, run, now);
         let peer = &mut self.peers[from];
         (peer.sources, peer.macs) = (sources, macs);
@@ -373,7 +382,7 @@ impl Node {
             self.with_vrid(sighting.vrid, now, |g, scope| g.hear_sighting(from, sighting, scope));
         }
         let name = self.settings.cluster.nodes[from].name.clone();
-        let changes = self.pools.hear(from, &name, &verdicts, now);
+        let changes = self.pools.hear(from, &name, &verdicts, among, now);
         self.servers_changed(Some(changes), now);
         self.agree(from, incumbents, hears.is_some(), now);
         self.decide(now);
@@ -415,9 +424,7 @@ impl Node {
     /// Notes in which keys a node's file differs from this node's.
     pub(super) fn compare_settings(&mut self, node: usize) {
         let Some(peer) = self.peers.get_mut(node).filter(|p| p.speaks) else { return };
-        let own = self.settings.digests.iter().enumerate();
-        let differs: Vec<&'static str> =
-            own.filter(|(i, (_, d))| peer.digests.get(*i) != Some(d)).map(|(_, (key, _))| *key).collect();
+        let differs = differing(&self.settings.digests, &peer.digests);
         if peer.differs == differs {
             return;
         }
@@ -429,6 +436,38 @@ impl Node {
             let keys = differs.join(", ");
             let message =
                 format!("{name} has other settings than this node: {keys}; give both the same file");
+            Event::new(Level::Warn, Kind::Peer, message)
+        };
+        self.tell(event.of_peer(&name));
+    }
+
+    /// Notes in which keys, of those that its votes hang by, a witness's file
+    /// differs from this node's. Of the others it takes no notice, and nobody
+    /// need restart it when one of them changes.
+    pub(super) fn compare_witness(&mut self, witness: usize) {
+        let (Some(known), Some(member)) =
+            (self.witnesses.get_mut(witness), self.settings.cluster.witnesses.get(witness))
+        else {
+            return;
+        };
+        if known.digests.is_empty() {
+            // It has not said, or is of a release that does not.
+            return;
+        }
+        let mut differs = differing(&self.settings.digests, &known.digests);
+        differs.retain(|key| OF_VOTES.contains(key));
+        if known.differs == differs {
+            return;
+        }
+        known.differs.clone_from(&differs);
+        let name = member.name.clone();
+        let event = if differs.is_empty() {
+            Event::new(Level::Info, Kind::Peer, format!("{name} votes by the same settings again"))
+        } else {
+            let keys = differs.join(", ");
+            let message = format!(
+                "{name} votes by other settings than this node's: {keys}; give it the same file and restart it"
+            );
             Event::new(Level::Warn, Kind::Peer, message)
         };
         self.tell(event.of_peer(&name));
@@ -455,6 +494,7 @@ impl Node {
             sightings.extend(group.sighting(scope));
         });
         let sightings = in_turn(sightings, MAX_SIGHTINGS, &mut self.next_sighting);
+        let (verdicts, among) = self.pools.verdicts(&mut self.next_verdict, now);
         let heard = self.settings.cluster.nodes.iter().zip(&self.peers).filter(|(_, p)| p.alive);
         let message = Message::Hello(Hello {
             groups,
@@ -465,7 +505,8 @@ impl Node {
             hears: Some(heard.map(|(n, _)| peer::node_id(&n.name)).collect()),
             macs: macs.into_iter().collect(),
             sightings,
-            verdicts: self.pools.verdicts(now),
+            verdicts,
+            among,
         });
         let me = self.me;
         for node in (0..self.settings.cluster.voters().count()).filter(|n| *n != me) {
@@ -479,6 +520,12 @@ impl Node {
         let bytes = Envelope { cluster, sender, message }.write();
         self.out.push_back(Output::Peer { node, bytes });
     }
+}
+
+/// The keys whose digests differ.
+fn differing(own: &[(&'static str, u32)], theirs: &[u32]) -> Vec<&'static str> {
+    let own = own.iter().enumerate();
+    own.filter(|(i, (_, d))| theirs.get(*i) != Some(d)).map(|(_, (key, _))| *key).collect()
 }
 
 /// Of more than fit into a message, the next ones with each.

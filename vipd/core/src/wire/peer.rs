@@ -22,7 +22,8 @@
 pub mod hello;
 
 pub use hello::{
-    Hello, Incumbent, MAX_INCUMBENTS, MAX_SIGHTINGS, MAX_SOURCES, MAX_VERDICTS, Seen, Sighting, Verdict, Word,
+    Among, Hello, Incumbent, MAX_INCUMBENTS, MAX_SIGHTINGS, MAX_SOURCES, MAX_VERDICTS, Seen, Sighting,
+    Verdict, Word,
 };
 
 use siphasher::sip::SipHasher13;
@@ -206,6 +207,17 @@ pub enum Malformed {
     Sealed,
 }
 
+impl Message {
+    /// Whether it is of the quorum lease, by which hosts may own.
+    #[must_use]
+    pub const fn is_vote(&self) -> bool {
+        match self {
+            Self::Request { .. } | Self::Grant(_) | Self::Refuse { .. } | Self::Release(_) => true,
+            Self::Hello(_) | Self::Prepare { .. } | Self::Ready { .. } => false,
+        }
+    }
+}
+
 impl Envelope {
     /// Writes the message.
     #[must_use]
@@ -374,6 +386,7 @@ mod tests {
                     Sighting { vrid, owner: 1, address: 0, seen: Seen::Nobody, took: Duration::ZERO },
                 ],
                 verdicts: Word::ALL.map(|word| Verdict { pool: 1, server: 2, word }).to_vec(),
+                among: Among::default(),
             }),
             Message::Hello(Hello { run: 9, hears: Some(vec![]), ..Hello::default() }),
             Message::Prepare { vrid, nonce: 7, to: node_id("px2") },
@@ -403,6 +416,23 @@ mod tests {
             }
             assert!(ends == 0 || ends == 3, "{ends} ends");
         }
+    }
+
+    #[test]
+    fn a_hello_says_of_which_servers_its_verdicts_are_all() {
+        let verdicts = vec![Verdict { pool: 1, server: 2, word: Word::Failed }];
+        let hello =
+            |among| Hello { hears: Some(vec![]), verdicts: verdicts.clone(), among, ..Hello::default() };
+        let envelope = |hello| Envelope { cluster: 1, sender: 2, message: Message::Hello(hello) };
+        let some = Among { first: (1, 2), last: (1, u32::MAX) };
+        assert!(some.holds(1, 2) && some.holds(1, 3) && !some.holds(1, 1) && !some.holds(2, 0));
+        let part = envelope(hello(some));
+        assert_eq!(Envelope::parse(&part.write()).as_ref(), Ok(&part));
+        // A release before that takes it for all there are, as it always was.
+        let all = envelope(hello(Among::default()));
+        let bytes = part.write();
+        assert_eq!(all.write(), bytes[..bytes.len() - 16]);
+        assert_eq!(Envelope::parse(&all.write()), Ok(all));
     }
 
     #[test]

@@ -397,6 +397,35 @@ fn a_silent_voter_is_told_of_before_it_is_missed() {
     assert_eq!(node.group_status(at(50_000))[0].state, State::Active);
 }
 
+#[test]
+fn a_witness_that_votes_by_another_file_is_named() {
+    let mut settings = settings();
+    settings.election.quorum = Quorum::Majority;
+    settings.digests = vec![("cluster.nodes", 1), ("pool", 2), ("election.advert-interval", 3)];
+    settings.cluster.witnesses =
+        vec![Member { name: "w1".into(), addresses: vec![address(13)], priority: None }];
+    let mut node = on_ethernet(settings.clone(), 77);
+    let hello = |node: &mut Node, digests: &[u32], millis| {
+        let message = Message::Hello(Hello { digests: digests.to_vec(), ..Hello::default() });
+        let payload = Envelope { cluster: cluster_id("orders"), sender: node_id("w1"), message }.write();
+        node.handle(Input::PeerPacket { source: address(13), ttl: 255, payload: &payload }, at(millis));
+        events(obey(node, at(millis))).into_iter().map(|e| e.message).collect::<Vec<_>>()
+    };
+    assert!(hello(&mut node, &[], 1_000).is_empty(), "one of a release that does not say");
+    // It has not read a change of the pools, which are nothing to it.
+    assert!(hello(&mut node, &[1, 9, 3], 2_000).is_empty());
+    let other = "w1 votes by other settings than this node's: election.advert-interval; give it the same file and \
+                 restart it";
+    assert_eq!(hello(&mut node, &[1, 9, 8], 3_000), [other]);
+    assert!(hello(&mut node, &[1, 9, 8], 4_000).is_empty(), "once");
+    assert_eq!(node.witnesses()[0].differs, ["election.advert-interval"]);
+    // A reload here may be what it wants for.
+    settings.digests[2].1 = 8;
+    node.reconfigure(settings, at(5_000));
+    let told: Vec<String> = events(obey(&mut node, at(5_000))).into_iter().map(|e| e.message).collect();
+    assert!(told.iter().any(|m| m == "w1 votes by the same settings again"), "{told:?}");
+}
+
 fn grants(node: &mut Node, voter: usize, ballot: Ballot, now: Time) {
     let (name, last) = if voter == 1 { ("px2", 12) } else { ("w1", 13) };
     let message = Message::Grant(ballot);

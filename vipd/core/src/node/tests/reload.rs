@@ -397,3 +397,46 @@ fn the_interval_changes_without_a_restart_where_there_is_no_etcd() {
     };
     assert_eq!(Node::needs_restart(&etcd(settings()), &etcd(slower)), ["etcd.lease"]);
 }
+
+/// What a run gave back, voters grant it no more: what it asks for after a
+/// reload must be newer.
+#[test]
+fn a_group_that_one_reload_takes_out_and_a_later_one_puts_back_is_granted_at_once() {
+    let mut with = settings();
+    with.election.quorum = Quorum::Majority;
+    let mut without = with.clone();
+    without.vips.clear();
+    let mut px2 = Votes::new(&with.election, at(0));
+    let mut run = |node: &mut Node, from: u64, to: u64| {
+        for now in (from..to).step_by(50).map(at) {
+            node.handle(Input::Tick, now);
+            for output in obey(node, now) {
+                let Output::Peer { bytes, .. } = output else { continue };
+                match Envelope::parse(&bytes).map(|e| e.message) {
+                    Ok(Message::Request { ballot, lease, .. }) => {
+                        let answer = px2.request(0, ballot, lease, now);
+                        let message = crate::lease::reply(ballot, answer, &node.settings().cluster);
+                        let sender = node_id("px2");
+                        let payload = Envelope { cluster: cluster_id("orders"), sender, message }.write();
+                        peer_says(node, &payload, now);
+                    }
+                    Ok(Message::Release(ballot)) => px2.release(0, ballot),
+                    _ => {}
+                }
+            }
+        }
+    };
+    let mut node = node(with.clone());
+    run(&mut node, 0, 60_000);
+    assert_eq!(node.group_status(at(60_000))[0].state, State::Active);
+    node.reconfigure(without, at(60_000));
+    run(&mut node, 60_000, 65_000);
+    assert!(node.group_status(at(65_000)).is_empty(), "it is gone");
+    node.reconfigure(with, at(65_000));
+    let link = Link::Up { interface: LINK, sources: vec![address(11)], mac: None, subnets: vec![] };
+    node.handle(Input::Link { group: 1, link }, at(65_000));
+    // It waits as any backup does, and then needs one round.
+    run(&mut node, 65_000, 69_000);
+    let status = node.group_status(at(69_000)).remove(0);
+    assert_eq!(status.state, State::Active, "{}", status.why);
+}
