@@ -124,7 +124,9 @@ pub enum JournalError {
     /// Something is damaged that was on disk once.
     #[error(
         "{}: the entry at byte {at} is damaged, and it was on disk before something else was: the disk lost \
-         what it had acknowledged. Restore the file, or move it away and what updates did is lost",
+         what it had acknowledged. Restore the file, or move it away: what updates did is lost then, and a running \
+         vipd writes its names again, as soon as no address of them is there (one that the zone's file has it \
+         reports as drift, and leaves alone without `repair = true`)",
         path.display()
     )]
     Damaged {

@@ -106,8 +106,20 @@ pub fn open(
     let total = journal::sum(&entries);
     let (from_file, name) = (zone.serial(), settings.name.clone());
     let fresh = entries.is_empty();
-    // With nothing known, the time is ahead of any serial that was given out before.
+    // With nothing known, the time is ahead of serials that were given out
+    // before, unless they had run ahead of it: as those of a file can that are dates.
     let kept = if fresh { u32::try_from(tsig::seconds() & 0xffff_ffff).unwrap_or(1) } else { total.serial };
+    if fresh && from_file != 0 && newer(from_file, kept) {
+        error!(
+            zone = name,
+            serial = from_file,
+            "there is no journal of this zone in {}, and the serial in its file is ahead of the clock (in seconds \
+             since 1970), so nobody knows which serials were given out. If the zone was served before, \
+             secondaries may have a newer one and keep what they have: raise the serial in the file above \
+             theirs and send SIGHUP, or have them transfer the zone anew (rndc retransfer, knotc zone-retransfer)",
+            dir.display()
+        );
+    }
     let same = !fresh && total.base == base;
     let serial = if same {
         redo(&mut zone, &entries, base);

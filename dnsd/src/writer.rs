@@ -197,7 +197,10 @@ impl Thread {
             };
             let mut batches: BTreeMap<usize, Batch> = BTreeMap::new();
             let mut last = None;
+            // When there was nothing left that waited.
+            let mut emptied = None;
             for _ in 0..BATCH {
+                let looked = Instant::now();
                 match job.take().or_else(|| jobs.try_recv().ok()) {
                     Some(Job::Update { raw, signed, from, reply }) => {
                         self.take(raw, *signed, from, reply, &mut batches);
@@ -209,11 +212,18 @@ impl Thread {
                         last = Some(other);
                         break;
                     }
-                    None => break,
+                    None => {
+                        emptied = Some(looked);
+                        break;
+                    }
                 }
             }
             batches.into_iter().for_each(|(zone, batch)| self.commit(zone, batch));
-            self.expire(Instant::now());
+            // A renewal may wait in the queue, or have come while this batch was
+            // written: what has ended by the time at which nothing waited, nobody renewed.
+            if let Some(then) = emptied {
+                self.expire(then);
+            }
             match last {
                 Some(Job::Reload(config, loaded, sender, keys)) => {
                     let _ = sender.send(self.reload(&config, loaded, *keys));
@@ -311,6 +321,10 @@ impl Thread {
         let Some(state) = self.zones.get(index) else {
             return Err(refuse(rcode::NOTAUTH, "this server has no such zone"));
         };
+        // Before anything is parsed: its prerequisites alone can be 64 KiB.
+        if !signed.key.may_update() {
+            return Err(refuse(rcode::REFUSED, "this key has no grant"));
+        }
         let message = Message::from_vec(request.raw)
             .map_err(|error| refuse(rcode::FORMERR, &format!("malformed: {error}")))?;
         let lease = request.edns.and_then(|edns| edns.lease);

@@ -180,6 +180,40 @@ fn a_set_that_is_as_the_file_says_again_is_the_files_also_after_a_restart() {
     }
 }
 
+/// Dates are ahead of the seconds since 1970: with the journal goes the knowledge
+/// of how far updates had counted up.
+#[test]
+fn a_serial_that_may_have_gone_back_with_the_journal_is_told() {
+    if !needs() {
+        return;
+    }
+    let zone = ZONE.replace("@ NS", "@ SOA ns1 hostmaster 2500000001 60 60 60 5\n@ NS");
+    let mut dnsd = Dnsd::new(&zone, "", "");
+    let told = ["ahead of the clock", "corp.example.", "2500000001", "state", "rndc retransfer"];
+    let starts = |dnsd: &mut Dnsd, tells: bool| {
+        let mut program = Program::start(&mut dnsd.command("run"));
+        if tells {
+            program.wait_for(&told);
+        }
+        program.wait_for(&["ready"]);
+        dnsd.program = Some(program);
+    };
+    starts(&mut dnsd, true);
+    dnsd.update("update add db.corp.example. 5 A 10.0.0.1");
+    assert_eq!(dnsd.serial(), 2_500_000_002);
+    dnsd.log().signal("-TERM");
+    let _ = dnsd.log().all_lines();
+    // It knows: nothing is told.
+    starts(&mut dnsd, false);
+    assert_eq!(dnsd.serial(), 2_500_000_002);
+    dnsd.log().signal("-TERM");
+    let lines = dnsd.log().all_lines();
+    assert!(!lines.iter().any(|line| line.contains("ahead of the clock")), "{lines:?}");
+    std::fs::remove_dir_all(dnsd.path("state")).unwrap();
+    starts(&mut dnsd, true);
+    assert_eq!(dnsd.serial(), 2_500_000_001, "so it is");
+}
+
 /// A kill in the middle of a stream of updates: whatever was acknowledged is there.
 #[test]
 fn no_acknowledged_update_is_lost() {

@@ -33,6 +33,7 @@ fn main() -> std::process::ExitCode {
             case!(long_leases_are_swapped_too),
             case!(twenty_writers_have_one_winner),
             case!(an_edit_is_told_and_repaired_on_demand),
+            case!(a_server_that_lost_everything_gets_the_name_back),
             case!(lost_messages_are_found_out_about),
             case!(a_proof_changes_nothing_and_fails_of_what_a_change_would),
             case!(a_key_that_is_wrong_is_named),
@@ -287,6 +288,23 @@ async fn an_edit_is_told_and_repaired_on_demand(server: Server) {
     server.nsupdate("update delete _vipd.db.corp.example. TXT");
     assert_eq!(publish(&mut px1, &wanted).await, Outcome::Drift(Drift::LeaseRemoved));
     assert_eq!(publish(&mut px1, &repair).await, written(3));
+}
+
+/// A disk that was lost, or a zone that somebody loaded anew: no address is left
+/// that anybody could have meant, and the epoch goes on.
+async fn a_server_that_lost_everything_gets_the_name_back(server: Server) {
+    let mut px1 = publisher(store(server.address, key(0)));
+    let wanted = desired("px1", &["10.0.0.1", "fd00::1"]);
+    assert_eq!(publish(&mut px1, &wanted).await, written(1));
+    assert_eq!(publish(&mut px1, &desired("px1", &["10.0.0.1"])).await, written(2));
+    server.nsupdate(
+        "update delete _vipd.db.corp.example. TXT\nupdate delete db.corp.example. A\n\
+         update delete db.corp.example. AAAA",
+    );
+    let due = px1.check(&wanted, soon(), 0).await.unwrap();
+    assert!(matches!(&due, Outcome::Due(lease) if lease.epoch == 3), "{due:?}");
+    assert_eq!(publish(&mut px1, &wanted).await, written(3));
+    assert_eq!(a_records(&server).await, answers(&["10.0.0.1"], 5));
 }
 
 async fn lost_messages_are_found_out_about(server: Server) {
