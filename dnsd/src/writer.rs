@@ -40,6 +40,9 @@ const BATCH_BYTES: usize = if cfg!(test) { 256 << 10 } else { 16 << 20 };
 /// Without a lease that ends sooner, the thread looks up this often.
 const IDLE: Duration = Duration::from_secs(60);
 
+/// While a journal is written anew, it looks this often whether the disk has it.
+const SETTLE: Duration = Duration::from_millis(20);
+
 /// Where an answer goes.
 pub enum Reply {
     /// From this socket to that client.
@@ -189,7 +192,9 @@ impl Thread {
         loop {
             let now = Instant::now();
             let next = self.zones.iter().filter_map(|zone| zone.leases.next()).min();
-            let wait = next.map_or(IDLE, |next| next.saturating_duration_since(now).min(IDLE));
+            let busy = self.zones.iter().any(|zone| zone.journal.is_being_rewritten());
+            let idle = if busy { SETTLE } else { IDLE };
+            let wait = next.map_or(idle, |next| next.saturating_duration_since(now).min(idle));
             let mut job = match jobs.recv_timeout(wait) {
                 Ok(job) => Some(job),
                 Err(RecvTimeoutError::Timeout) => None,
@@ -224,6 +229,7 @@ impl Thread {
             if let Some(then) = emptied {
                 self.expire(then);
             }
+            self.settle();
             match last {
                 Some(Job::Reload(config, loaded, sender, keys)) => {
                     let _ = sender.send(self.reload(&config, loaded, *keys));
@@ -273,7 +279,7 @@ impl Thread {
             // There is no journal for it, and nothing that a copy could change.
             Err(refused) => {
                 self.tell(&refused, &signed, from);
-                self.elsewhere.remember(&signed, Some(refused.rcode));
+                self.elsewhere.remember(&signed, Some(refused.rcode), now);
                 begin(&request, false, refused.rcode, &mut answer);
                 return self.send(&request, Some(&signed), None, answer, reply);
             }
@@ -284,7 +290,7 @@ impl Thread {
             Verdict::Refused(refused.rcode)
         });
         batch.marks.push(replay::mark(&signed, verdict.code()));
-        self.replay(Some(index)).remember(&signed, None);
+        self.replay(Some(index)).remember(&signed, None, now);
         batch.waiting.push(Waiting { request: raw, signed, reply, verdict });
     }
 
@@ -370,7 +376,7 @@ impl Thread {
             let code = if written { verdict.code() } else { rcode::SERVFAIL };
             self.count(verdict, written);
             if written {
-                self.replay(Some(index)).remember(&signed, Some(code));
+                self.replay(Some(index)).remember(&signed, Some(code), tsig::seconds());
             } else {
                 self.replay(Some(index)).forget(&signed);
             }

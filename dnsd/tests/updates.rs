@@ -341,6 +341,41 @@ fn a_disk_that_is_full_at_the_start_does_not_stop_it() {
     }
 }
 
+/// The disk is full, and the file is edited before one start and the next: a
+/// secondary that took the first edit must see that there is another.
+#[test]
+fn edits_that_no_journal_can_note_have_serials_of_their_own() {
+    if !needs() {
+        return;
+    }
+    let mut dnsd = Dnsd::running(ZONE);
+    dnsd.update("update add db.corp.example. 5 A 10.1.0.1");
+    let mut serials = vec![dnsd.serial()];
+    dnsd.kill();
+    for round in 2..=3 {
+        // systemd waits for a second, too, before it starts it again.
+        let second = now();
+        while now() == second {
+            std::thread::sleep(std::time::Duration::from_millis(20));
+        }
+        std::fs::write(dnsd.path("zone"), ZONE.replace("10.0.0.1", &format!("10.0.0.{round}"))).unwrap();
+        dnsd.program = Some(with_room(&dnsd, 0));
+        dnsd.log().wait_for(&["ready"]);
+        assert_eq!(dnsd.short("other.corp.example A"), [format!("10.0.0.{round}")], "as the file says now");
+        serials.push(dnsd.serial());
+        dnsd.kill();
+    }
+    // Where there is room it is noted, and goes on from there.
+    dnsd.start();
+    assert_eq!(dnsd.short("db.corp.example A").len(), 2, "what updates did is kept");
+    let grows = |two: &[u32]| two[1].wrapping_sub(two[0]).cast_signed() > 0;
+    assert!(serials.windows(2).all(grows), "{serials:?}");
+}
+
+fn now() -> u64 {
+    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs()
+}
+
 /// One of two zones cannot be taken over: neither is.
 #[test]
 fn a_reload_is_done_for_all_zones_or_for_none() {

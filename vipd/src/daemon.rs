@@ -307,11 +307,7 @@ async fn serve(
 /// Serves clients that come by old answers of DNS; gives the time that their
 /// sessions have left. A second signal ends it.
 async fn relay_on(balancer: &Balancer, relay: Relay, events: &EventLog) -> Result<Duration, Error> {
-    let message = format!(
-        "this node is out of the records: new clients may come for {} s, sessions are kept for {} s",
-        relay.accept.as_secs(),
-        relay.keep.as_secs()
-    );
+    let message = farewell(&relay);
     info!(sessions = balancer.sessions(), "{message}");
     events.push(Event::new(Level::Info, EventKind::Dns, message));
     tokio::select! {
@@ -321,6 +317,16 @@ async fn relay_on(balancer: &Balancer, relay: Relay, events: &EventLog) -> Resul
             Ok(Duration::ZERO)
         }
     }
+}
+
+/// What a node tells that goes on for clients with old answers.
+fn farewell(relay: &Relay) -> String {
+    let whether = match relay.gone {
+        true => "is out of the records",
+        false => "was not seen to be out of the records everywhere before it stopped",
+    };
+    let (accept, keep) = (relay.accept.as_secs(), relay.keep.as_secs());
+    format!("this node {whether}: new clients may come for {accept} s, sessions are kept for {keep} s")
 }
 
 /// Resolves at the next SIGTERM or SIGINT.
@@ -469,5 +475,22 @@ fn capabilities() -> Result<(), Error> {
         (true, true) => Ok(()),
         (false, _) => Err(Error::Capability("CAP_NET_ADMIN (to add addresses)")),
         (true, false) => Err(Error::Capability("CAP_NET_RAW (to send adverts and gratuitous ARP)")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Whoever reads the log at night must not believe what nobody has seen.
+    #[test]
+    fn a_node_says_that_it_is_out_of_the_records_only_if_it_was_seen() {
+        let (accept, keep) = (Duration::from_secs(7), Duration::from_secs(17));
+        let told = farewell(&Relay { accept, keep, gone: true });
+        let wanted =
+            "this node is out of the records: new clients may come for 7 s, sessions are kept for 17 s";
+        assert_eq!(told, wanted);
+        let told = farewell(&Relay { accept, keep, gone: false });
+        assert!(!told.contains("is out") && told.contains("was not seen to be out"), "{told}");
     }
 }

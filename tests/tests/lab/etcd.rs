@@ -329,6 +329,8 @@ fn measured(lab: &Lab) -> Result<()> {
             && member["problem"].is_null())
     })?;
     let status = stage.scene.vipd(0)?.status()?;
+    // By its own word too.
+    stage.etcd.ctl(&["endpoint", "health"])?;
     let left = status["vips"][0]["lease-ms"].as_u64();
     ensure!(left.is_some_and(|ms| (1..=2500).contains(&ms)), "of a lease of 3 s {left:?} ms are left");
     ensure!(stage.scene.vipd(1)?.status()?["vips"][0]["lease-ms"].is_null(), "a backup has a lease");
