@@ -144,10 +144,15 @@ pub(crate) fn errno(error: &io::Error) -> Errno {
 
 /// Whether it is this host that has nothing left, and not the other that is away.
 pub(crate) fn no_resources(error: &io::Error) -> bool {
-    matches!(
-        errno(error),
-        Errno::EMFILE | Errno::ENFILE | Errno::ENOBUFS | Errno::ENOMEM | Errno::EADDRNOTAVAIL
-    )
+    matches!(errno(error), Errno::EMFILE | Errno::ENFILE | Errno::ENOBUFS | Errno::ENOMEM)
+}
+
+/// Whether this host has no way to one address, be the server there or not: all
+/// its ports to it are in use, or it has no address of its family (Linux says
+/// `EADDRNOTAVAIL` to both), or knows none such at all. (No route is not among
+/// these: a router on the way may have said that.)
+pub(crate) fn no_way(error: &io::Error) -> bool {
+    no_family(error)
 }
 
 fn error(listener: &Listener, address: SocketAddr, source: io::Error) -> Error {

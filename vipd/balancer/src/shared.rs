@@ -41,11 +41,17 @@ pub(crate) struct Shared {
     leaving: ArcSwap<Vec<(IpAddr, u64)>>,
     /// Of pools whose `source` is no address of this host.
     pub(crate) no_source: Seldom,
+    /// Of servers to which this host has no way.
+    pub(crate) no_way: Seldom,
     /// Set while somebody waits for the last session to end.
     pub(crate) draining: AtomicBool,
     /// Notified at the end of each session while `draining`.
     pub(crate) ended: Notify,
     began: Instant,
+    /// For tests, instead of the time since then: what the clock shows, and how
+    /// far it goes on whenever somebody reads it.
+    #[cfg(test)]
+    pub(crate) clock: Option<(AtomicU64, u64)>,
 }
 
 impl Shared {
@@ -58,9 +64,12 @@ impl Shared {
             met,
             leaving: ArcSwap::default(),
             no_source: Seldom::default(),
+            no_way: Seldom::default(),
             draining: AtomicBool::new(false),
             ended: Notify::new(),
             began: Instant::now(),
+            #[cfg(test)]
+            clock: None,
         }
     }
 
@@ -95,6 +104,10 @@ impl Shared {
 
     /// Nanoseconds since the start.
     pub(crate) fn now(&self) -> u64 {
+        #[cfg(test)]
+        if let Some((shown, step)) = &self.clock {
+            return shown.fetch_add(*step, Ordering::Relaxed);
+        }
         u64::try_from(self.began.elapsed().as_nanos()).unwrap_or(u64::MAX)
     }
 
