@@ -128,7 +128,10 @@ fn start(socket: Socket, tcp: Tcp) -> io::Result<TcpListener> {
 /// Gives a socket the address that its connection comes from. The port is
 /// chosen with the connection: ports run out for each server by itself, and
 /// not for all of them together.
-pub(crate) fn source(socket: &TcpSocket, from: IpAddr) -> io::Result<()> {
+///
+/// # Errors
+/// The system's word: `EADDRNOTAVAIL` if the address is none of this host's.
+pub fn source(socket: &TcpSocket, from: IpAddr) -> io::Result<()> {
     // Of both families (inet_bind_hash and inet6_bind read the same flag).
     nix::sys::socket::setsockopt(socket, sockopt::IpBindAddressNoPort, &true)?;
     socket.bind(SocketAddr::new(from, 0))
