@@ -165,6 +165,7 @@ fn listener(listener: &Listener, pools: &[Pool]) -> String {
         max_rate_per_source,
         max_session_age,
         max_busy_session_age,
+        stall_timeout,
         tcp_keepalive,
         tcp_user_timeout,
         accept_proxy,
@@ -177,6 +178,7 @@ fn listener(listener: &Listener, pools: &[Pool]) -> String {
     differs.key("rate-per-source", max_rate_per_source, &defaults.max_rate_per_source);
     differs.key("age", max_session_age, &defaults.max_session_age);
     differs.key("busy-age", max_busy_session_age, &defaults.max_busy_session_age);
+    differs.key("stall-timeout", stall_timeout, &defaults.stall_timeout);
     differs.key("keepalive", tcp_keepalive, &defaults.tcp_keepalive);
     differs.key("user-timeout", tcp_user_timeout, &defaults.tcp_user_timeout);
     differs.key("accept-proxy", accept_proxy, &defaults.accept_proxy);

@@ -154,6 +154,7 @@ pub(crate) struct ListenSpec {
     pub(crate) idle_timeout: Field<Duration>,
     pub(crate) max_session_age: Field<Duration>,
     pub(crate) max_busy_session_age: Field<Duration>,
+    pub(crate) stall_timeout: Field<Duration>,
     pub(crate) tcp_keepalive: Field<Duration>,
     pub(crate) tcp_user_timeout: Field<Duration>,
     pub(crate) accept_proxy: Field<List<Network>>,

@@ -34,6 +34,7 @@ fn every_key_of_a_listener_reaches_the_settings() -> Outcome {
         idle_timeout: Some(Duration::from_secs(13)),
         max_session_age: Some(Duration::from_secs(14)),
         max_busy_session_age: Some(Duration::from_millis(14_500)),
+        stall_timeout: None,
         tcp_keepalive: Duration::from_secs(15),
         tcp_user_timeout: Some(Duration::from_millis(1600)),
         accept_proxy: ["10.0.0.0/8", "10.77.0.5/32", "fd77::/64", "fd78::1/128", "0.0.0.0/1"]

@@ -47,7 +47,7 @@ use vipd_core::event::{Event, Level};
 use vipd_core::node::{Announcement, Input, Inquiry, Node, Output, Relay, Settings};
 use vipd_core::plan::{GroupPlan, Hold};
 use vipd_core::pool::ServerKey;
-use vipd_core::probe::Probe;
+use vipd_core::probe::{Checked, Probe};
 use vipd_core::settings::Pool;
 
 /// So many turns of the readers may pass before a verdict that nobody spoke: a
@@ -224,8 +224,9 @@ pub async fn run(parts: Parts) -> io::Result<Left> {
                 shell.due();
                 shell.forget_vanished();
             }
-            Some(report) = reports.recv() => shell.report(report),
+            // Before what checks found there: it counts for where a server is.
             Some(found) = resolved.recv() => shell.resolved(&found),
+            Some(report) = reports.recv() => shell.report(report),
             Some(found) = discovered.recv() => shell.discovered(found),
             Some(answer) = answers.recv() => shell.published(answer),
             Some(call) = calls.recv() => shell.call(call),
@@ -430,7 +431,9 @@ impl Shell {
             if let (Probe::Failed(_), Some((pool, server))) = (&report.probe, self.node.server_name(server)) {
                 self.look_up_again(pool, server);
             }
-            self.handle(Input::Probe { server, probe: report.probe, took: report.took });
+            let Report { probe, address, began, took, .. } = report;
+            let checked = Checked { began, took, address: address.map(|a| a.ip()) };
+            self.handle(Input::Probe { server, probe, checked });
         }
     }
 

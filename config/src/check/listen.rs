@@ -82,6 +82,7 @@ pub(super) fn judge(
                 SECOND..=THIRTY_DAYS,
                 report,
             ),
+            stall_timeout: stall(spec.stall_timeout, defaults.stall_timeout, report),
             tcp_keepalive: keepalive(spec.tcp_keepalive, defaults.tcp_keepalive, report),
             tcp_user_timeout: optional(
                 spec.tcp_user_timeout,
@@ -115,6 +116,16 @@ fn per_source(field: Field<Count>, all: u32, report: &mut Report<'_>) -> Option<
 }
 
 /// The kernel counts it in seconds (TCP_KEEPIDLE).
+/// `"0s"` stands for never.
+fn stall(field: Field<Duration>, default: Option<Duration>, report: &mut Report<'_>) -> Option<Duration> {
+    let Some(At { value, span }) = field.ok("stall-timeout", report) else { return default };
+    if value.is_zero() {
+        return None;
+    }
+    within("stall-timeout", value, SECOND, THIRTY_DAYS, &span, report);
+    Some(value)
+}
+
 fn keepalive(field: Field<Duration>, default: Duration, report: &mut Report<'_>) -> Duration {
     let Some(At { value, span }) = field.ok("tcp-keepalive", report) else { return default };
     within("tcp-keepalive", value, SECOND, MAX_KEEPALIVE, &span, report);

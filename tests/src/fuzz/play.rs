@@ -6,7 +6,7 @@ use std::num::NonZeroU8;
 use std::time::Duration;
 use vipd_core::node::{Input, Link, Node, Output, Settings};
 use vipd_core::pool::ServerKey;
-use vipd_core::probe::{Observation, ObservedRole, Probe};
+use vipd_core::probe::{Checked, Observation, ObservedRole, Probe};
 use vipd_core::settings::{
     Check, CheckKind, Cidr, ClusterSettings, DNS_GROUP, Dns, ElectionSettings, Host, Member, MysqlCheck,
     OnNoQuorum, Policy, Pool, Quorum, Role, Server, Transport, VipGroup, VrrpVersion, WhenAllDown,
@@ -130,7 +130,7 @@ impl Play {
                     _ => answered(None),
                 };
                 let server = ServerKey { pool: 0, server: usize::from(server % 2) };
-                self.input(Input::Probe { server, probe, took: Duration::ZERO });
+                self.input(Input::Probe { server, probe, checked: Checked::at(self.now) });
             }
             CABLE => {
                 let up = bytes.byte()? & 1 != 0;

@@ -128,7 +128,10 @@ fn start(socket: Socket, tcp: Tcp) -> io::Result<TcpListener> {
 /// Gives a socket the address that its connection comes from. The port is
 /// chosen with the connection: ports run out for each server by itself, and
 /// not for all of them together.
-pub(crate) fn source(socket: &TcpSocket, from: IpAddr) -> io::Result<()> {
+///
+/// # Errors
+/// The system's word: `EADDRNOTAVAIL` if the address is none of this host's.
+pub fn source(socket: &TcpSocket, from: IpAddr) -> io::Result<()> {
     // Of both families (inet_bind_hash and inet6_bind read the same flag).
     nix::sys::socket::setsockopt(socket, sockopt::IpBindAddressNoPort, &true)?;
     socket.bind(SocketAddr::new(from, 0))
@@ -144,10 +147,15 @@ pub(crate) fn errno(error: &io::Error) -> Errno {
 
 /// Whether it is this host that has nothing left, and not the other that is away.
 pub(crate) fn no_resources(error: &io::Error) -> bool {
-    matches!(
-        errno(error),
-        Errno::EMFILE | Errno::ENFILE | Errno::ENOBUFS | Errno::ENOMEM | Errno::EADDRNOTAVAIL
-    )
+    matches!(errno(error), Errno::EMFILE | Errno::ENFILE | Errno::ENOBUFS | Errno::ENOMEM)
+}
+
+/// Whether this host has no way to one address, be the server there or not: all
+/// its ports to it are in use, or it has no address of its family (Linux says
+/// `EADDRNOTAVAIL` to both), or knows none such at all. (No route is not among
+/// these: a router on the way may have said that.)
+pub(crate) fn no_way(error: &io::Error) -> bool {
+    no_family(error)
 }
 
 fn error(listener: &Listener, address: SocketAddr, source: io::Error) -> Error {

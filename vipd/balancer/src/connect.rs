@@ -12,6 +12,7 @@ use crate::stats::CloseCause;
 use nix::errno::Errno;
 use std::cell::Cell;
 use std::io;
+use std::iter;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -46,12 +47,25 @@ enum Failure {
     Io(#[from] io::Error),
 }
 
+/// What follows from a failure.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Blame {
+    /// It is the server's.
+    Server,
+    /// It is this host's, which has no port left for this address, or nothing
+    /// of its family; other addresses and servers may be reached all the same.
+    NoWay,
+    /// It is this host's, and would be the same with any server.
+    Host(CloseCause),
+}
+
 impl Failure {
-    /// The cause, if it is this host's: another server would fail likewise.
-    fn of_this_host(&self) -> Option<CloseCause> {
+    fn blame(&self) -> Blame {
         match self {
-            Self::Source { .. } => Some(CloseCause::NoSourceAddress),
-            Self::Io(error) => bind::no_resources(error).then_some(CloseCause::NoResources),
+            Self::Source { .. } => Blame::Host(CloseCause::NoSourceAddress),
+            Self::Io(error) if bind::no_resources(error) => Blame::Host(CloseCause::NoResources),
+            Self::Io(error) if bind::no_way(error) => Blame::NoWay,
+            Self::Io(_) => Blame::Server,
         }
     }
 }
@@ -93,8 +107,16 @@ impl Drop for Waited<'_> {
 /// Connects a session, unless its client hangs up before.
 pub(crate) async fn connect(session: &Session) -> Result<Connected, CloseCause> {
     let began = Instant::now();
-    let mut search =
-        Search { session, tried: vec![], generation: None, failures: 0, tried_at: began, waiting: None };
+    let mut search = Search {
+        session,
+        tried: vec![],
+        no_way: vec![],
+        generation: None,
+        failures: 0,
+        tried_at: began,
+        looked_at: None,
+        waiting: None,
+    };
     tokio::select! {
         biased;
         connected = search.run() => {
@@ -132,11 +154,15 @@ enum Next {
 struct Search<'a> {
     session: &'a Session,
     tried: Vec<ServerKey>,
-    /// The pools in which `tried` are positions.
+    /// Those of them to which this host has no way.
+    no_way: Vec<ServerKey>,
+    /// The pools in which both are positions.
     generation: Option<u64>,
     failures: u32,
     /// When it last tried one.
     tried_at: Instant,
+    /// The time of the last look at servers, if a connect rate counts.
+    looked_at: Option<u64>,
     /// Its place in a queue, while it has to wait.
     waiting: Option<Ticket>,
 }
@@ -151,6 +177,7 @@ impl Search<'_> {
             let pool = view.pools.pools().get(route.pool).ok_or(CloseCause::NoServer)?.settings();
             if self.generation.replace(view.pools.generation()) != Some(view.pools.generation()) {
                 self.tried.clear();
+                self.no_way.clear();
             }
             let (picked, place) = match self.look(&view, route, pool)? {
                 Next::Connect(picked, place) => (picked, place),
@@ -161,6 +188,7 @@ impl Search<'_> {
                 }
                 Next::Again => {
                     self.tried.clear();
+                    self.no_way.clear();
                     tokio::time::sleep_until(self.tried_at + pool.connect_timeout.min(AGAIN)).await;
                     continue;
                 }
@@ -173,15 +201,19 @@ impl Search<'_> {
                 Ok(None) => continue,
                 Err((failure, at)) => {
                     self.tell(place.server(), &failure);
-                    if let Some(cause) = failure.of_this_host() {
-                        return Err(cause);
+                    match failure.blame() {
+                        Blame::Host(cause) => return Err(cause),
+                        // No retry: it costs nothing, and the servers have an end.
+                        Blame::NoWay => self.no_way.push(picked.key),
+                        Blame::Server => {
+                            worker.shared.failed(place.server(), at, &failure);
+                            self.failures += 1;
+                            if self.failures > pool.retries {
+                                return Err(CloseCause::ConnectFailed);
+                            }
+                        }
                     }
-                    worker.shared.failed(place.server(), at, &failure);
                 }
-            }
-            self.failures += 1;
-            if self.failures > pool.retries {
-                return Err(CloseCause::ConnectFailed);
             }
             self.tried.push(picked.key);
         }
@@ -192,6 +224,13 @@ impl Search<'_> {
         let (listener, client, pool) =
             (admission.listener().name(), self.session.ends().source, &server.pool);
         tracing::debug!(%listener, %client, %pool, server = %server.name(), %error, "cannot connect");
+        if error.blame() == Blame::NoWay && worker.shared.no_way.due(worker.shared.now()) {
+            tracing::warn!(
+                %listener, %pool, server = %server.name(), %error,
+                "this host has no way to a server, and sessions go elsewhere: either it has no address of that \
+                 family, or all ports to that place are in use (widen net.ipv4.ip_local_port_range)"
+            );
+        }
         if matches!(error, Failure::Source { .. }) && worker.shared.no_source.due(worker.shared.now()) {
             tracing::warn!(
                 %listener, %pool, %error,
@@ -208,12 +247,15 @@ impl Search<'_> {
             self.waiting = None;
         }
         // Whoever comes does not overtake those that wait.
-        if self.waiting.is_none() && self.failures == 0 && queue.waiting() > 0 {
+        if self.waiting.is_none() && self.tried.is_empty() && self.failures == 0 && queue.waiting() > 0 {
             return Ok(Next::Queue);
         }
+        self.looked_at = view.rated(route.pool).then(|| self.session.worker.shared.now());
         match self.claim(view, route, pool) {
             Ok((picked, place)) => Ok(Next::Connect(picked, place)),
             Err(NoServer::NoneUsable) => Err(CloseCause::NoServer),
+            // It would be no other in a second.
+            Err(NoServer::AllTried) if self.no_way.len() == self.tried.len() => Err(CloseCause::NoResources),
             Err(NoServer::AllTried) => Ok(Next::Again),
             Err(NoServer::Full) => Ok(Next::Queue),
         }
@@ -221,7 +263,7 @@ impl Search<'_> {
 
     fn claim(&self, view: &View, route: Route, pool: &Pool) -> Result<(Picked, Place), NoServer> {
         let worker = &self.session.worker;
-        let now = if view.rated(route.pool) { worker.shared.now() } else { 0 };
+        let now = self.looked_at.unwrap_or(0);
         for _ in 0..RACES {
             let client = self.session.ends().source.ip();
             let connection = Connection { client, random: worker.random(), tried: &self.tried };
@@ -254,8 +296,8 @@ impl Search<'_> {
         limit: Instant,
     ) -> Result<(), CloseCause> {
         let worker = &self.session.worker;
-        // What failed before may do now.
-        self.tried.clear();
+        // What failed before may do now; what this host has no way to waits for no server.
+        self.tried.clone_from(&self.no_way);
         self.session.enter(State::Queued);
         let _waited = Waited::new(&self.session.times);
         let first = self.waiting.is_some();
@@ -267,8 +309,10 @@ impl Search<'_> {
                 waiting.insert(ticket.ok_or(CloseCause::QueueFull)?)
             }
         };
-        // Only the first looks; only it has to know when a rate allows one more.
-        let token = first.then(|| view.next_token(route.pool, worker.shared.now())).flatten();
+        // Only the first looks; only it has to know when a rate allows one more,
+        // from when it looked: by now one may have come that it has not seen.
+        let looked_at = self.looked_at.filter(|_| first);
+        let token = looked_at.and_then(|at| view.next_token(route.pool, at));
         let token = token.map(|(wait, interval)| {
             // Not with the other proxies' waiters at the same instant.
             Duration::from_nanos(wait + worker.random() % (interval / 2).max(1))
@@ -307,35 +351,37 @@ impl Search<'_> {
         };
         let end = Instant::now() + pool.connect_timeout;
         let mut left = u32::try_from(others().count()).unwrap_or(u32::MAX).saturating_add(1);
-        let mut address = picked.address;
-        let mut rest = others();
-        let result = loop {
+        let mut failed: Option<(Failure, SocketAddr)> = None;
+        for address in iter::once(&picked.address).chain(others()) {
             let share = end.saturating_duration_since(Instant::now()) / left;
-            let result = alarms.within(share, self.open(address, pool)).await.unwrap_or_else(late);
-            let elsewhere = result.as_ref().is_err_and(|e: &Failure| e.of_this_host().is_none());
-            match rest.next() {
-                Some(next) if elsewhere => address = *next,
-                Some(_) | None => break result,
-            }
             left = left.saturating_sub(1).max(1);
-        };
-        match result {
-            Ok((stream, at)) => {
-                if self.withdrawn() {
-                    return Ok(None);
+            match alarms.within(share, self.open(*address, pool)).await.unwrap_or_else(late) {
+                Ok((stream, at)) => {
+                    if self.withdrawn() {
+                        return Ok(None);
+                    }
+                    tally.total.fetch_add(1, Ordering::Relaxed);
+                    self.session.enter(State::Relaying(Arc::clone(tally), at));
+                    return Ok(Some(stream));
                 }
-                tally.total.fetch_add(1, Ordering::Relaxed);
-                self.session.enter(State::Relaying(Arc::clone(tally), at));
-                Ok(Some(stream))
-            }
-            Err(failure) => {
-                if failure.of_this_host().is_none() {
-                    tally.connect_errors.fetch_add(1, Ordering::Relaxed);
+                Err(failure) => {
+                    let blame = failure.blame();
+                    // What the server did tells more than what there is no way to.
+                    if blame != Blame::NoWay || failed.is_none() {
+                        failed = Some((failure, *address));
+                    }
+                    if matches!(blame, Blame::Host(_)) {
+                        break;
+                    }
                 }
-                self.session.enter(State::Picking);
-                Err((failure, address))
             }
         }
+        let Some((failure, address)) = failed else { return Ok(None) };
+        if failure.blame() == Blame::Server {
+            tally.connect_errors.fetch_add(1, Ordering::Relaxed);
+        }
+        self.session.enter(State::Picking);
+        Err((failure, address))
     }
 
     /// A connection to an address, whose other end knows who the client is if
@@ -372,5 +418,71 @@ impl Search<'_> {
         let mut registry = self.session.worker.registry.borrow_mut();
         let state = registry.entry(self.session.place).map(|e| &e.state);
         matches!(state, Some(State::Connecting { withdrawn: true, .. }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::patience::Limits;
+    use crate::session;
+    use crate::shared::{ListenerShared, PoolTally, Shared, View};
+    use crate::worker::{self, Worker};
+    use std::rc::Rc;
+    use std::sync::atomic::AtomicU64;
+    use tokio::net::TcpListener;
+    use vipd_core::health::PoolsState;
+    use vipd_core::settings::{self, Host};
+    use vipd_core::time::Time;
+
+    /// A worker whose one server's next token comes `early` nanoseconds after
+    /// what the clock shows; each look at the clock takes `step`.
+    fn rated(server: SocketAddr, early: u64, step: u64) -> Rc<Worker> {
+        let of_pool = settings::Server::new("db1", Host::Address(server.ip()), server.port());
+        let servers = vec![settings::Server { weight: 1, ..of_pool }];
+        let queue_timeout = Duration::from_secs(2);
+        let pool = Pool { queue: 1, queue_timeout, ..Pool::new("pool", servers) };
+        let pools = PoolsState::new(vec![pool], Time::ZERO).build();
+        let of_pool = Arc::new(PoolTally::new("pool"));
+        let tally = Arc::new(ServerTally::new(&of_pool, "db1"));
+        tally.rate.set(Some(10));
+        let start = 1_000_000_000;
+        while tally.rate.take(start) {}
+        let token = start + tally.rate.wait(start);
+        let mut shared = Shared::new(tokio::sync::mpsc::channel(1).0);
+        shared.clock = Some((AtomicU64::new(token - early), step));
+        let tcp = bind::Tcp { keepalive: Duration::from_secs(60), user_timeout: None };
+        shared.view.store(Arc::new(View {
+            pools,
+            servers: vec![vec![tally]],
+            tallies: vec![of_pool],
+            routes: vec![Some(Route { pool: 0, limits: Limits::default(), tcp })],
+            rated: vec![true],
+        }));
+        Rc::new(Worker::new(0, 1, Arc::new(shared)))
+    }
+
+    /// The token comes after the look that found none and before the wait for it.
+    #[test]
+    fn a_token_that_comes_between_the_look_and_the_wait_is_not_slept_through() {
+        let runtime = worker::runtime().expect("a runtime");
+        runtime.block_on(async {
+            let here = TcpListener::bind("127.0.0.1:0").await.expect("binds");
+            let server = TcpListener::bind("127.0.0.1:0").await.expect("binds");
+            // Of two looks the second is a half step early; what was a third one is late.
+            let step = 10_000_000;
+            let worker = rated(server.local_addr().expect("an address"), step + step / 2, step);
+            let _client = TcpStream::connect(here.local_addr().expect("an address")).await.expect("connects");
+            let (accepted, peer) = here.accept().await.expect("a client");
+            let ringing = Rc::clone(&worker);
+            let ringer = tokio::task::spawn_local(async move { ringing.alarms.ring().await });
+            let listener = Arc::new(ListenerShared::new("main", 0, 1, 1));
+            let admission = listener.try_admit(&worker.shared).expect("room");
+            session::start(&worker, admission, accepted, peer, None).expect("a session");
+            let served = tokio::time::timeout(Duration::from_secs(1), server.accept()).await;
+            assert!(served.is_ok(), "it waits for a word that nobody says");
+            worker.registry.borrow_mut().close_all(CloseCause::Stopped);
+            ringer.abort();
+        });
     }
 }

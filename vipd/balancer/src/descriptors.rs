@@ -64,8 +64,9 @@ impl Reserve {
             tracing::warn!(
                 listener,
                 sessions_below,
-                "sessions are refused: this process has no descriptors, ports or memory left for them; raise \
-                 LimitNOFILE= of its unit, or lower max-connections"
+                "sessions are refused: this process has no descriptors or memory left for them, or no ports to any \
+                 server; raise LimitNOFILE= of its unit, or lower max-connections (for ports widen \
+                 net.ipv4.ip_local_port_range)"
             );
         }
     }

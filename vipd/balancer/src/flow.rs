@@ -47,7 +47,8 @@ impl Buffers {
 
     /// A buffer with what one side said and the other did not take.
     fn lend(&self, unsent: &[u8]) -> Vec<u8> {
-        let mut buffer = self.spare.borrow_mut().pop().unwrap_or_else(|| Vec::with_capacity(SCRATCH));
+        let mut buffer = self.spare.borrow_mut().pop().unwrap_or_default();
+        // A few bytes may wait for hours: no more memory than they take.
         buffer.extend_from_slice(unsent);
         buffer
     }

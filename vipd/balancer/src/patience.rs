@@ -5,6 +5,9 @@
 //!   query may take hours. (A server that died is found by TCP keepalive.)
 //!   Nor is one idle in which something waits to be taken: who reads a large
 //!   result may pause.
+//! * Stalled: one in which a side has taken nothing for the listener's
+//!   `stall-timeout` of what waits for it ends: it reads no more, and holds the
+//!   other side's connection.
 //! * Age: a session older than the listener's `max-session-age` ends at its
 //!   next pause, one older than `max-busy-session-age` whatever runs in it.
 //! * Half-closed: what follows the end of one side is bounded.
@@ -45,12 +48,15 @@ pub(crate) struct Limits {
     pub(crate) idle: Option<Duration>,
     pub(crate) age: Option<Duration>,
     pub(crate) busy_age: Option<Duration>,
+    pub(crate) stall: Option<Duration>,
 }
 
 impl Limits {
     pub(crate) fn of(listener: &Listener) -> Self {
-        let Listener { idle_timeout: idle, max_session_age: age, max_busy_session_age, .. } = listener;
-        Self { idle: *idle, age: *age, busy_age: *max_busy_session_age }
+        let Listener {
+            idle_timeout: idle, max_session_age: age, max_busy_session_age, stall_timeout, ..
+        } = listener;
+        Self { idle: *idle, age: *age, busy_age: *max_busy_session_age, stall: *stall_timeout }
     }
 
     /// With nine to eleven tenths of the ages, so that sessions which began
@@ -136,8 +142,8 @@ impl<'a> Patience<'a> {
     fn follow(&mut self, now: Instant) -> Option<Tcp> {
         let Follows { shared, slot, random } = self.follows?;
         let route = shared.view.load().route(slot)?;
-        // Until now nobody noted who spoke when.
-        if !self.limited() {
+        // Until now nobody noted who spoke when, but for what is held.
+        if !self.limited() && !self.held {
             self.last = now;
         }
         self.limits = route.limits.spread(random);
@@ -188,7 +194,8 @@ impl<'a> Patience<'a> {
             (0, _) => self.spoke = Spoke::Server,
             (_, _) => self.spoke = Spoke::Client,
         }
-        if (half_closed || self.limited()) && (up + down > 0 || half_closed != self.half_closed) {
+        let moved = up + down > 0 || half_closed != self.half_closed || held != self.held;
+        if (half_closed || held || self.limited()) && moved {
             self.last = Instant::now();
         }
         self.held = held;
@@ -214,7 +221,10 @@ impl<'a> Patience<'a> {
         let settled = (!self.settled).then(|| self.began + SETTLED);
         let ends = self.ends(now).into_iter().flatten().map(|(at, _)| at);
         let look = self.follows.map(|_| now + LOOK);
-        self.alarm = ends.chain(settled).chain(look).min().map(|at| self.alarms.at(at));
+        // What is held may be so from the next moment on: who looks after as
+        // long finds it before its time, and nothing is set when it begins.
+        let stall = self.limits.stall.filter(|_| !self.held).map(|stall| now + stall);
+        self.alarm = ends.chain(settled).chain(look).chain(stall).min().map(|at| self.alarms.at(at));
     }
 
     fn over(&self, now: Instant) -> Option<CloseCause> {
@@ -225,10 +235,11 @@ impl<'a> Patience<'a> {
     /// count while the server is at work, or a side has yet to take what was
     /// said, is put off from `now` on. Half-closed is bounded all the same: a
     /// side that hangs and never reads would stay for ever.
-    fn ends(&self, now: Instant) -> [Option<(Instant, CloseCause)>; 4] {
+    fn ends(&self, now: Instant) -> [Option<(Instant, CloseCause)>; 5] {
         let since = if self.held || self.spoke == Spoke::Client { now } else { self.last };
-        let Limits { idle, age, busy_age } = self.limits;
+        let Limits { idle, age, busy_age, stall } = self.limits;
         [
+            stall.filter(|_| self.held).map(|stall| (self.last + stall, CloseCause::StallTimeout)),
             idle.map(|idle| (since + idle, CloseCause::IdleTimeout)),
             age.map(|age| ((since + PAUSE).max(self.began + age), CloseCause::SessionAge)),
             busy_age.map(|age| (self.began + age, CloseCause::SessionAge)),
@@ -323,6 +334,37 @@ mod tests {
         let began = Instant::now();
         assert_eq!(end(&mut patience, &alarms, &server).await, Some(CloseCause::IdleTimeout));
         about(began, HALF_CLOSED);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_session_ends_in_which_a_side_takes_nothing_any_more() {
+        let (alarms, server) = (Alarms::default(), stream().await);
+        let shared = Shared::new(tokio::sync::mpsc::channel(1).0);
+        let limits = Limits { stall: Some(HOUR), idle: Some(IDLE), ..Limits::default() };
+        for limits in [limits, Limits { idle: None, ..limits }] {
+            let routes = vec![Some(Route { pool: 0, limits, tcp: tcp() })];
+            shared.view.store(Arc::new(View { routes, ..View::default() }));
+            let mut patience = Patience::new(limits, tcp(), &alarms).following(&shared, 0, 7);
+            let say = |patience: &mut Patience<'_>, words, held| {
+                let mut cx = Context::from_waker(std::task::Waker::noop());
+                assert!(patience.poll(words, (false, held), (&server, &server), &mut cx).is_pending());
+            };
+            say(&mut patience, (1, 0), false);
+            sleep(7 * SECOND).await;
+            say(&mut patience, (0, 1), true);
+            let began = Instant::now();
+            let paused = poll_fn(|cx| patience.poll((0, 0), (false, true), (&server, &server), cx));
+            tokio::select! {
+                over = timeout(HOUR - SECOND, paused) => assert!(over.is_err(), "{over:?}"),
+                () = alarms.ring() => {}
+            }
+            // It takes a little, and stops again.
+            say(&mut patience, (0, 1), true);
+            let again = Instant::now();
+            assert_eq!(end(&mut patience, &alarms, &server).await, Some(CloseCause::StallTimeout));
+            about(again, HOUR);
+            about(began, 2 * HOUR - SECOND);
+        }
     }
 
     #[tokio::test(start_paused = true)]
@@ -431,7 +473,8 @@ mod tests {
 
     #[test]
     fn ages_are_spread_by_a_tenth() {
-        let limits = Limits { age: Some(1000 * SECOND), busy_age: Some(2000 * SECOND), idle: None };
+        let (age, busy_age) = (Some(1000 * SECOND), Some(2000 * SECOND));
+        let limits = Limits { age, busy_age, ..Limits::default() };
         let all: Vec<_> = (0..10_000).map(|n| limits.spread(n * 7919)).collect();
         let ages = |of: fn(&Limits) -> Option<Duration>| {
             (all.iter().filter_map(of).min(), all.iter().filter_map(of).max())

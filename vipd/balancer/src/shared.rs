@@ -38,6 +38,8 @@ pub(crate) struct Shared {
     leaving: ArcSwap<Vec<(IpAddr, u64)>>,
     /// Of pools whose `source` is no address of this host.
     pub(crate) no_source: Seldom,
+    /// Of servers to which this host has no way.
+    pub(crate) no_way: Seldom,
     /// Set while somebody waits for the last session to end.
     pub(crate) draining: AtomicBool,
     /// Notified at the end of each session while `draining`.
@@ -48,6 +50,10 @@ pub(crate) struct Shared {
     /// Notified when that changes, or the pools do.
     news: Notify,
     began: Instant,
+    /// For tests, instead of the time since then: what the clock shows, and how
+    /// far it goes on whenever somebody reads it.
+    #[cfg(test)]
+    pub(crate) clock: Option<(AtomicU64, u64)>,
 }
 
 impl Shared {
@@ -60,11 +66,14 @@ impl Shared {
             met,
             leaving: ArcSwap::default(),
             no_source: Seldom::default(),
+            no_way: Seldom::default(),
             draining: AtomicBool::new(false),
             ended: Notify::new(),
             judged: AtomicBool::new(true),
             news: Notify::new(),
             began: Instant::now(),
+            #[cfg(test)]
+            clock: None,
         }
     }
 
@@ -129,6 +138,10 @@ impl Shared {
 
     /// Nanoseconds since the start.
     pub(crate) fn now(&self) -> u64 {
+        #[cfg(test)]
+        if let Some((shown, step)) = &self.clock {
+            return shown.fetch_add(*step, Ordering::Relaxed);
+        }
         u64::try_from(self.began.elapsed().as_nanos()).unwrap_or(u64::MAX)
     }
 

@@ -28,7 +28,7 @@ macro_rules! causes {
 }
 
 /// How many causes there are.
-pub(crate) const CAUSES: usize = 24;
+pub(crate) const CAUSES: usize = 25;
 
 causes! {
     /// The client ended first; everything was delivered.
@@ -41,6 +41,8 @@ causes! {
     ServerError = "server-error",
     /// Nobody spoke for the listener's `idle-timeout`.
     IdleTimeout = "idle-timeout",
+    /// A side took nothing of what waited for it for the listener's `stall-timeout`.
+    StallTimeout = "stall-timeout",
     /// It was older than the listener's `max-session-age`.
     SessionAge = "session-age",
     /// The address that the client had connected to is no longer this node's.
@@ -78,7 +80,8 @@ causes! {
     ConnectFailed = "connect-failed",
     /// The pool's `source` is no address of this host.
     NoSourceAddress = "no-source-address",
-    /// This host has no descriptors, ports or memory left for another connection.
+    /// This host has no descriptors or memory left for another connection, or
+    /// no way to any server: no port, or no address of its family.
     NoResources = "no-resources",
 }
 
@@ -103,6 +106,7 @@ impl CloseCause {
             | Self::ClientError
             | Self::ServerError
             | Self::IdleTimeout
+            | Self::StallTimeout
             | Self::SessionAge
             | Self::AddressLost
             | Self::ServerDemoted
@@ -121,6 +125,7 @@ impl CloseCause {
             Self::ClientClosed | Self::ServerClosed | Self::IdleTimeout | Self::SessionAge => false,
             Self::ClientError
             | Self::ServerError
+            | Self::StallTimeout
             | Self::AddressLost
             | Self::ServerDemoted
             | Self::ServerSuperseded

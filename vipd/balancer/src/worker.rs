@@ -123,7 +123,7 @@ pub(crate) struct Worker {
 }
 
 impl Worker {
-    fn new(index: usize, workers: usize, shared: Arc<Shared>) -> Self {
+    pub(crate) fn new(index: usize, workers: usize, shared: Arc<Shared>) -> Self {
         Self {
             index,
             buffers: Buffers::new(Arc::clone(&shared.descriptors)),

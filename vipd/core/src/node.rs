@@ -346,8 +346,8 @@ impl Node {
                 self.with_group(group, now, |g, scope| g.evicted(&addresses, scope));
             }
             Input::Announced { group } => self.with_group(group, now, |g, scope| g.announced(scope)),
-            Input::Probe { server, probe, took } => {
-                let changes = self.pools.observe(server, probe, took, now);
+            Input::Probe { server, probe, checked } => {
+                let changes = self.pools.observe(server, probe, checked, now);
                 self.servers_changed(changes, now);
             }
             Input::ConnectFailed { pool, server, place, in_a_row } => {

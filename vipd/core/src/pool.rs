@@ -237,7 +237,7 @@ fn chain(pools: &[Arc<Pool>], pool: usize) -> Vec<Step> {
 /// The addresses that can be connected from `source`: of a name with both
 /// families, those of a given source's. Where that leaves none, all of them:
 /// the sessions then fail for the source, and are told as such.
-fn reached(source: Source, all: &[IpAddr]) -> impl Iterator<Item = IpAddr> {
+pub fn reached(source: Source, all: &[IpAddr]) -> impl Iterator<Item = IpAddr> {
     let fits = move |a: &IpAddr| match source {
         Source::Address(source) => source.is_ipv4() == a.is_ipv4(),
         Source::Auto | Source::Vip => true,

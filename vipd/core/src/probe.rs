@@ -1,6 +1,8 @@
 //! What a check saw of a server: the words between `vipd/src/check`, which
 //! asks, and [`crate::health`], which judges.
 
+use crate::time::Time;
+use std::net::IpAddr;
 use std::time::Duration;
 
 /// The result of one check of one server.
@@ -16,6 +18,25 @@ pub enum Probe {
     /// It could not be asked, since this host lacks what that takes: file
     /// descriptors, ports, memory. That says nothing of the server.
     Unable(String),
+}
+
+/// When and where a check asked.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Checked {
+    /// When it began: what a server became since is not what it saw.
+    pub began: Time,
+    /// How long it took.
+    pub took: Duration,
+    /// The address that answered, if one did.
+    pub address: Option<IpAddr>,
+}
+
+impl Checked {
+    /// One that began at this time, took none, and does not tell where.
+    #[must_use]
+    pub const fn at(began: Time) -> Self {
+        Self { began, took: Duration::ZERO, address: None }
+    }
 }
 
 /// What a server that answered said of itself.

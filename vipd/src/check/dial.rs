@@ -6,10 +6,10 @@ use std::error::Error;
 use std::net::SocketAddr;
 use std::{fmt, io};
 use tokio::io::AsyncWriteExt;
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::Instant;
-use vipd_balancer::proxy_header_of_own;
-use vipd_core::settings::ProxyProtocol;
+use vipd_balancer::{bind_source, proxy_header_of_own};
+use vipd_core::settings::{ProxyProtocol, Source};
 
 /// No address took a connection.
 #[derive(Debug)]
@@ -46,7 +46,7 @@ impl<E: Error + 'static> From<E> for Obstacle {
     fn from(error: E) -> Self {
         let mut cause: Option<&(dyn Error + 'static)> = Some(&error);
         while let Some(here) = cause {
-            if super::mysql::is_full(here) {
+            if is_full(here) {
                 return Self::Full(error.to_string());
             }
             let nix = || here.downcast_ref::<nix::Error>().map(|e| io::Error::from(*e));
@@ -59,11 +59,20 @@ impl<E: Error + 'static> From<E> for Obstacle {
     }
 }
 
+/// Whether a server says that all its connections are in use.
+fn is_full(error: &(dyn Error + 'static)) -> bool {
+    use super::{mysql, postgres, redis};
+    mysql::is_full(error) || postgres::is_full(error) || redis::is_full(error)
+}
+
 /// Whether it is this host that has nothing left: descriptors, ports, memory,
-/// processes.
+/// processes; or nothing of the address's family.
 fn is_ours(error: &io::Error) -> bool {
-    use nix::libc::{EADDRNOTAVAIL, EAGAIN, EMFILE, ENFILE, ENOBUFS, ENOMEM};
-    matches!(error.raw_os_error(), Some(EMFILE | ENFILE | ENOBUFS | ENOMEM | EADDRNOTAVAIL | EAGAIN))
+    use nix::libc::{EADDRNOTAVAIL, EAFNOSUPPORT, EAGAIN, EMFILE, ENFILE, ENOBUFS, ENOMEM};
+    matches!(
+        error.raw_os_error(),
+        Some(EMFILE | ENFILE | ENOBUFS | ENOMEM | EADDRNOTAVAIL | EAFNOSUPPORT | EAGAIN)
+    )
 }
 
 /// The way to a server, for one probe.
@@ -75,12 +84,31 @@ pub(super) struct Way<'a> {
     pub(super) deadline: Instant,
     /// What every connection to it begins with: it closes others.
     pub(super) proxy: Option<ProxyProtocol>,
+    /// Where clients' connections to it come from.
+    pub(super) source: Source,
 }
 
 impl Way<'_> {
+    /// A socket that is where a client's connection would be, so that what is
+    /// open to one (a firewall, an account) is open to the other. An address
+    /// that this host has not now, since it floats, cannot be asked from.
+    fn socket(&self, address: &SocketAddr) -> io::Result<TcpSocket> {
+        let new = || if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() };
+        let socket = new()?;
+        let Source::Address(from) = self.source else { return Ok(socket) };
+        if from.is_ipv4() != address.is_ipv4() {
+            return Ok(socket);
+        }
+        match bind_source(&socket, from) {
+            Ok(()) => Ok(socket),
+            Err(error) if error.kind() == io::ErrorKind::AddrNotAvailable => new(),
+            Err(error) => Err(error),
+        }
+    }
+
     /// A connection to one of the addresses, at which the server may speak.
     async fn connect(&self, address: &SocketAddr) -> io::Result<TcpStream> {
-        let mut stream = TcpStream::connect(address).await?;
+        let mut stream = self.socket(address)?.connect(*address).await?;
         if let Some(version) = self.proxy {
             stream.write_all(proxy_header_of_own(version)).await?;
         }

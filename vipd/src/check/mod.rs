@@ -38,7 +38,8 @@ use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, mpsc, watch};
 use vipd_core::probe::Probe;
-use vipd_core::settings::{Check, Host, Pool, ProxyProtocol, Resolve};
+use vipd_core::settings::{Check, Host, Pool, ProxyProtocol, Resolve, Source};
+use vipd_core::time::Time;
 
 /// The result of one probe.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -55,7 +56,9 @@ pub struct Report {
     pub probe: Probe,
     /// The address that answered.
     pub address: Option<SocketAddr>,
-    /// How long the probe took.
+    /// When the probe began.
+    pub began: Time,
+    /// How long it took.
     pub took: Duration,
 }
 
@@ -105,6 +108,8 @@ struct Endpoint {
     port: u16,
     /// What its connections begin with.
     proxy: Option<ProxyProtocol>,
+    /// Where clients' connections come from.
+    source: Source,
 }
 
 impl Endpoint {
@@ -180,6 +185,7 @@ impl Checker {
                     port: check.port.unwrap_or(server.port),
                     // As HAProxy does: what listens at another port takes others than clients.
                     proxy: pool.proxy_protocol.filter(|_| check.port.is_none()),
+                    source: pool.source,
                 };
                 let target = Target { endpoint, port: server.port, check: check.clone() };
                 let task = match before.remove(&server.name).filter(|task| task.target == target) {

@@ -118,7 +118,7 @@ impl Pace {
 mod tests {
     use super::*;
     use std::net::{IpAddr, Ipv4Addr};
-    use vipd_core::settings::{CheckKind, Host, TcpCheck};
+    use vipd_core::settings::{CheckKind, Host, Source, TcpCheck};
 
     fn pace(change: impl FnOnce(&mut Check)) -> Pace {
         let mut check = Check {
@@ -132,7 +132,10 @@ mod tests {
         change(&mut check);
         let host = Host::Address(IpAddr::V4(Ipv4Addr::LOCALHOST));
         let (pool, server) = ("a".into(), "db1".into());
-        Pace::new(&check, &Endpoint { pool, server, host, found_at: None, port: 1, proxy: None })
+        Pace::new(
+            &check,
+            &Endpoint { pool, server, host, found_at: None, port: 1, proxy: None, source: Source::Auto },
+        )
     }
 
     /// The gap without its jitter.

@@ -4,6 +4,7 @@ use super::dial::{Obstacle, Way};
 use super::pace::Pace;
 use super::prober::Prober;
 use super::{Place, Report, Target};
+use crate::net::clock;
 use crate::resolve::Lookup;
 use futures_util::FutureExt as _;
 use std::net::SocketAddr;
@@ -11,8 +12,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::Instant;
+use vipd_core::pool::reached;
 use vipd_core::probe::Probe;
-use vipd_core::settings::{Host, ProxyProtocol};
+use vipd_core::settings::{Host, ProxyProtocol, Source};
 
 /// How long a check that is no longer wanted may take to say goodbye.
 const GOODBYE: Duration = Duration::from_millis(200);
@@ -36,6 +38,7 @@ pub(super) struct Run {
     host: Host,
     port: u16,
     proxy: Option<ProxyProtocol>,
+    source: Source,
     timeout: Duration,
     pace: Pace,
     prober: Prober,
@@ -58,6 +61,7 @@ impl Run {
             host: target.endpoint.host.clone(),
             port: target.endpoint.port,
             proxy: target.endpoint.proxy,
+            source: target.endpoint.source,
             timeout: target.check.timeout,
             pace: Pace::new(&target.check, &target.endpoint),
             prober: Prober::new(target),
@@ -87,7 +91,7 @@ impl Run {
         let mut turn = Instant::now() + self.pace.first();
         tokio::time::sleep_until(turn).await;
         loop {
-            let start = Instant::now();
+            let (start, began) = (Instant::now(), clock::now());
             // Who asked for a probe until now is served by this one.
             if self.hurry.notified().now_or_never().is_some() {
                 self.prober.renew();
@@ -103,7 +107,7 @@ impl Run {
                 Probe::Unable(_) => {}
             }
             let Place { generation, pool, server } = *self.place.borrow();
-            let report = Report { generation, pool, server, probe, address, took: start.elapsed() };
+            let report = Report { generation, pool, server, probe, address, began, took: start.elapsed() };
             if self.reports.send(report).await.is_err() {
                 return;
             }
@@ -128,8 +132,10 @@ impl Run {
         }
         let asked = async {
             let known = self.lookup.addresses().await.map_err(Obstacle::Server)?;
-            let addresses: Vec<_> = known.iter().map(|a| SocketAddr::new(*a, self.port)).collect();
-            let way = Way { addresses: &addresses, deadline, proxy: self.proxy };
+            // Those that clients' connections go to.
+            let known = reached(self.source, &known);
+            let addresses: Vec<_> = known.map(|a| SocketAddr::new(a, self.port)).collect();
+            let way = Way { addresses: &addresses, deadline, proxy: self.proxy, source: self.source };
             self.prober.probe(way, &progress).await
         };
         match tokio::time::timeout_at(deadline, asked).await {

@@ -454,7 +454,7 @@ mod tests {
     use vipd_core::discover::Entry;
     use vipd_core::node::{Input, Settings};
     use vipd_core::pool::ServerKey;
-    use vipd_core::probe::{Observation, ObservedRole, Probe};
+    use vipd_core::probe::{Checked, Observation, ObservedRole, Probe};
     use vipd_core::rejects::{Reject, Rejects};
     use vipd_core::settings::{Check, CheckKind, MysqlCheck, Pool, Role, Server, TcpCheck};
 
@@ -478,7 +478,7 @@ mod tests {
         let connections = Some(Connections { used: 141, max: 151 });
         let probe = Probe::Answered(Observation { connections, ..Observation::default() });
         let server = ServerKey { pool: 0, server: 0 };
-        node.handle(Input::Probe { server, probe, took: Duration::ZERO }, Time::ZERO);
+        node.handle(Input::Probe { server, probe, checked: Checked::at(Time::ZERO) }, Time::ZERO);
         let counted = ServerStats {
             pool: "primary".into(),
             server: "db1".into(),
@@ -534,7 +534,7 @@ mod tests {
         let probe =
             Probe::Answered(Observation { role: Some(ObservedRole::Primary), ..Observation::default() });
         let server = ServerKey { pool: 0, server: 0 };
-        node.handle(Input::Probe { server, probe, took: Duration::ZERO }, Time::ZERO);
+        node.handle(Input::Probe { server, probe, checked: Checked::at(Time::ZERO) }, Time::ZERO);
         // The other node says nothing of the primary by then.
         let alone = Time::ZERO + Duration::from_secs(4);
         node.handle(Input::Tick, alone);

@@ -320,7 +320,10 @@ fn limits(table: &mut Table, back: &Proxy, servers: &[Server], known: &Known, le
     let Some((source, line)) = back.source.clone().or(own) else { return };
     let host = source.split(':').next().unwrap_or_default().parse::<IpAddr>();
     match host {
-        Ok(ip) if known.vips.contains(&ip) => table.text("source", "vip"),
+        Ok(ip) if known.vips.contains(&ip) => {
+            table.text("source", "vip");
+            ledger.note(line, "source: sessions come from the floating address, checks from each host's own");
+        }
         Ok(ip) if known.nodes.contains(&ip) => {
             ledger.note(line, "source: every node connects from its own address by itself");
         }

@@ -168,3 +168,12 @@ async fn what_a_reset_client_left_in_a_pipe_reaches_nobody() {
     assert_eq!(buffers.pipes.counts(), (0, 0));
     flood.join().expect("it ends");
 }
+
+/// A client that stops reading after a small answer may stay for an hour, and
+/// so may a thousand of them.
+#[test]
+fn what_waits_takes_no_more_memory_than_it_is_long() {
+    let buffers = Buffers::new(Arc::default());
+    let buffer = buffers.lend(&[7; 100]);
+    assert!(buffer.len() == 100 && buffer.capacity() < 1_000, "{}", buffer.capacity());
+}

@@ -106,6 +106,9 @@ pub enum Change {
     },
     /// Its name leads elsewhere.
     Addresses(Vec<IpAddr>),
+    /// Its name has several addresses, and its check is answered at another one
+    /// than before.
+    Answers(IpAddr),
     /// This host has not what it takes to check it: why; or has it again.
     Unable(Option<String>),
 }
@@ -118,6 +121,9 @@ impl fmt::Display for Event {
             Change::State { from, to, reason } => write!(f, "{from} -> {to}: {reason}"),
             Change::Role { from, to } => write!(f, "was {from}, is {to}"),
             Change::Addresses(addresses) => write!(f, "its name leads to {addresses:?} now"),
+            Change::Answers(address) => {
+                write!(f, "its check is answered at {address} now, and new sessions go there")
+            }
             Change::Unable(Some(why)) => write!(f, "this host cannot check it: {why}"),
             Change::Unable(None) => f.write_str("this host can check it again"),
         }

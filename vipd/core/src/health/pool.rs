@@ -5,13 +5,12 @@ use super::others::{Others, is_source};
 use super::server::Server;
 use super::{Admin, Change, Changes, Close, Demands, Event, Only, Opinion, Reason, State, Why};
 use crate::pool::{Pool, ServerKey, ServerState};
-use crate::probe::{Lag, Observation, ObservedRole, Probe};
+use crate::probe::{Checked, Lag, Observation, ObservedRole, Probe};
 use crate::settings::{self, Host, OnDemote, OnDown, Role};
 use crate::time::Time;
 use crate::wire::peer::Word;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::time::Duration;
 
 #[derive(Clone, Debug)]
 pub(super) struct PoolState {
@@ -120,20 +119,28 @@ impl PoolState {
         &mut self,
         key: ServerKey,
         probe: Probe,
-        took: Duration,
+        checked: Checked,
         changes: &mut Changes,
         now: Time,
     ) {
         let (Some(demands), Some(s)) = (self.demands, self.servers.get_mut(key.server)) else { return };
+        // The name has moved, or will be heard to have: what answered is not this server.
+        if checked.address.is_some_and(|a| !s.addresses.contains(&a)) {
+            return;
+        }
         let unable = if let Probe::Unable(why) = &probe { Some(why.clone()) } else { None };
         if unable.is_some() != s.unable.is_some() {
             changes.events.push(self.event(key, Change::Unable(unable.clone())));
         }
         let Some(s) = self.servers.get_mut(key.server) else { return };
         s.unable = unable;
-        if !s.count(&probe, took, now) {
+        if !s.count(&probe, checked, now) {
             return;
         }
+        if let Some(address) = checked.address.filter(|a| s.answered(*a, demands.fall)) {
+            changes.events.push(self.event(key, Change::Answers(address)));
+        }
+        let Some(s) = self.servers.get_mut(key.server) else { return };
         let answered = matches!(probe, Probe::Answered(_) | Probe::Full(_));
         s.clients.checked(matches!(probe, Probe::Answered(Observation { unready: None, .. })));
         let (before, word) = (s.health.role, s.health.word());
@@ -198,11 +205,12 @@ impl PoolState {
         if addresses.is_empty() || s.addresses == addresses {
             return;
         }
+        let leaves = s.leaves(&addresses);
         let before = std::mem::replace(&mut s.addresses, addresses.clone());
         if before.is_empty() {
             return;
         }
-        if self.demands.is_some() && before.iter().all(|a| !addresses.contains(a)) {
+        if self.demands.is_some() && leaves {
             s.forget(now);
             s.moved = true;
             changes.hurry.push(key);
@@ -219,10 +227,11 @@ impl PoolState {
             return;
         }
         let left = s.addresses.clone();
-        if left.is_empty() {
+        if s.leaves(&left) {
             s.forget(now);
             s.moved = true;
-        } else {
+        }
+        if !left.is_empty() {
             changes.events.push(self.event(key, Change::Addresses(left)));
         }
     }
@@ -297,7 +306,7 @@ impl PoolState {
                 s.close_at = None;
             }
             if i == incumbent || s.health.role == Some(ObservedRole::Replica) {
-                places.extend(s.addresses.iter().map(|a| SocketAddr::new(*a, settings.port)));
+                places.extend(s.homes().map(|a| SocketAddr::new(a, settings.port)));
             }
         }
         places.sort_unstable();

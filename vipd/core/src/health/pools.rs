@@ -5,13 +5,12 @@ use super::others::by_turns;
 use super::pool::PoolState;
 use super::{Admin, Changes, Checks, Reason};
 use crate::pool::{Pools, ServerKey};
-use crate::probe::{Connections, Lag, ObservedRole, Probe};
+use crate::probe::{Checked, Connections, Lag, ObservedRole, Probe};
 use crate::settings::{self, Role};
 use crate::time::Time;
 use crate::wire::peer::{self, Among, Incumbent, Verdict, Word};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::time::Duration;
 
 /// One server's line of the status.
 #[derive(Clone, Debug)]
@@ -28,7 +27,8 @@ pub struct ServerStatus<'a> {
     pub since: Time,
     /// What was asked of it.
     pub admin: Admin,
-    /// Its addresses now.
+    /// Where it is now: of a name with several addresses the one at which its
+    /// check was answered.
     pub addresses: &'a [IpAddr],
     /// Why the latest look-up of its name failed, if it did.
     pub problem: Option<&'a str>,
@@ -77,10 +77,10 @@ impl PoolsState {
         state
     }
 
-    /// Takes the result of a check that took so long. `None` when nothing
-    /// changed but numbers.
-    pub fn observe(&mut self, key: ServerKey, probe: Probe, took: Duration, now: Time) -> Option<Changes> {
-        self.change(key.pool, now, |pool, changes| pool.observe(key, probe, took, changes, now))
+    /// Takes the result of a check. `None` when nothing changed but numbers. One
+    /// from an address that is none of the server's now says nothing of it.
+    pub fn observe(&mut self, key: ServerKey, probe: Probe, checked: Checked, now: Time) -> Option<Changes> {
+        self.change(key.pool, now, |pool, changes| pool.observe(key, probe, checked, changes, now))
     }
 
     /// A client's connection to a server failed, as the last of so many in a
@@ -112,9 +112,10 @@ impl PoolsState {
     /// answer changes no address, and neither does any for a server that has an
     /// address instead of a name.
     ///
-    /// What is known of the server's health stays if one of its addresses does:
-    /// a name with several must not become unproven whenever one comes or goes.
-    /// With none of them, what is there is another host: [`Reason::Unproven`].
+    /// What is known of the server's health stays if the address does at which
+    /// its check was answered: a name with several must not become unproven
+    /// whenever one comes or goes. Without it, what is there is another host:
+    /// [`Reason::Unproven`].
     pub fn set_addresses(
         &mut self,
         key: ServerKey,
@@ -372,7 +373,7 @@ impl PoolsState {
                     reason: &s.reason,
                     since: s.since,
                     admin: s.admin,
-                    addresses: &s.addresses,
+                    addresses: s.places(),
                     problem: s.problem.as_deref(),
                     role: s.health.role,
                     lag: s.health.lag.as_ref(),
@@ -399,13 +400,13 @@ impl PoolsState {
         Some(ServerKey { pool: at, server })
     }
 
-    /// The server of these names, if it is at this place.
+    /// The server of these names, if it is at this place and not only its name.
     #[must_use]
     pub fn find_at(&self, pool: &str, server: &str, place: SocketAddr) -> Option<ServerKey> {
         let key = self.find(pool, server)?;
         let pool = &self.pools[key.pool];
         let (s, settings) = (pool.servers.get(key.server)?, pool.settings.servers.get(key.server)?);
-        (settings.port == place.port() && s.addresses.contains(&place.ip())).then_some(key)
+        (settings.port == place.port() && s.places().contains(&place.ip())).then_some(key)
     }
 
     /// Whether some server of the pool itself gets connections.

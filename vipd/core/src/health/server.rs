@@ -3,7 +3,7 @@
 use super::clients::Clients;
 use super::{Admin, Demands, Health, Reason, State};
 use crate::pool::ServerState;
-use crate::probe::{Connections, ObservedRole, Probe};
+use crate::probe::{Checked, Connections, ObservedRole, Probe};
 use crate::settings::{self, Check, Host, Role};
 use crate::time::Time;
 use crate::wire::peer::Word;
@@ -31,7 +31,9 @@ pub struct Checks {
 
 #[derive(Clone, Debug)]
 pub(super) struct Server {
+    /// All those of its name.
     pub(super) addresses: Vec<IpAddr>,
+    judged: Option<Judged>,
     /// Why its name does not resolve now.
     pub(super) problem: Option<String>,
     pub(super) admin: Admin,
@@ -63,6 +65,18 @@ pub(super) struct Server {
     /// Whether it comes up slowly: not the first time after the daemon's start.
     slowly: bool,
     ramp: Option<Ramp>,
+}
+
+/// The address at which a server's check was answered last: what is known of it
+/// is of that one, and of no other that its name has.
+#[derive(Clone, Copy, Debug)]
+struct Judged {
+    address: IpAddr,
+    /// Answers there in a row.
+    answers: u32,
+    /// The one before, until as many answers as failures take a server down: a
+    /// packet that was lost on the way there costs no session.
+    before: Option<IpAddr>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -101,6 +115,7 @@ impl Server {
         };
         let fresh = Self {
             addresses,
+            judged: None,
             problem: None,
             admin: Admin::Ready,
             weight: None,
@@ -139,6 +154,7 @@ impl Server {
         }
         if pool.check.is_none() {
             kept.unable = None;
+            kept.judged = None;
         }
         let demands = pool.check.as_ref().map(Demands::of);
         if let Some(demands) = demands {
@@ -158,24 +174,62 @@ impl Server {
     pub(super) fn forget(&mut self, now: Time) {
         let used = self.is_writable() || self.changed.is_some_and(|c| c.used);
         self.health = Health::default();
+        self.judged = None;
         self.clients = Clients::default();
         self.check_failed = false;
         self.changed = Some(Changed { at: now, used });
         self.close_at = None;
     }
 
+    /// Where it is: the address that its check speaks of, or all that its name
+    /// has where no check has told.
+    pub(super) fn places(&self) -> &[IpAddr] {
+        self.judged.as_ref().map_or(&self.addresses, |judged| std::slice::from_ref(&judged.address))
+    }
+
+    /// Where its sessions may stay: there, and for a while where it was before.
+    pub(super) fn homes(&self) -> impl Iterator<Item = IpAddr> {
+        let before = self.judged.and_then(|judged| judged.before);
+        self.places().iter().copied().chain(before)
+    }
+
+    /// Whether what is known of it is of none of these addresses.
+    pub(super) fn leaves(&self, addresses: &[IpAddr]) -> bool {
+        self.places().iter().all(|a| !addresses.contains(a))
+    }
+
+    /// Its check was answered at this address; true if at another one before.
+    /// Whether it answers is counted on, but what it said was of the other.
+    pub(super) fn answered(&mut self, address: IpAddr, fall: u32) -> bool {
+        if let Some(judged) = self.judged.as_mut().filter(|judged| judged.address == address) {
+            judged.answers = judged.answers.saturating_add(1);
+            judged.before = judged.before.filter(|_| judged.answers < fall);
+            return false;
+        }
+        let before = self.judged.map(|judged| judged.address);
+        let stays = before.filter(|a| fall > 1 && self.addresses.contains(a));
+        self.judged = Some(Judged { address, answers: 1, before: stays });
+        if before.is_some() {
+            let answers = std::mem::take(&mut self.health.answers);
+            self.health = Health { answers, ..Health::default() };
+            self.clients = Clients::default();
+            self.moved = true;
+        }
+        before.is_some()
+    }
+
     /// Counts a check; false if it says nothing of what is there now: it began
     /// before the server changed, or did not come about.
-    pub(super) fn count(&mut self, probe: &Probe, took: Duration, now: Time) -> bool {
+    pub(super) fn count(&mut self, probe: &Probe, checked: Checked, now: Time) -> bool {
         if matches!(probe, Probe::Unable(_)) {
             return false;
         }
         self.checks.total = self.checks.total.wrapping_add(1);
-        self.checks.took = took;
+        self.checks.took = checked.took;
         self.checked_at = Some(now);
         let failed = matches!(probe, Probe::Failed(_) | Probe::Full(_));
         self.checks.failed = self.checks.failed.wrapping_add(failed.into());
-        if self.changed.is_some_and(|c| now.before(took) < c.at) {
+        if self.changed.is_some_and(|c| checked.began < c.at) {
             return false;
         }
         self.changed = None;
@@ -255,11 +309,11 @@ impl Server {
     /// Whether `state` is its state for the balancer.
     pub(super) fn is(&self, state: &ServerState, settings: &settings::Server) -> bool {
         let ServerState { usable, addresses, weight } = state;
-        *usable == self.is_up() && *addresses == self.addresses && *weight == self.share(settings)
+        *usable == self.is_up() && *addresses == self.places() && *weight == self.share(settings)
     }
 
     pub(super) fn state(&self, settings: &settings::Server) -> ServerState {
-        let addresses = self.addresses.clone();
+        let addresses = self.places().to_vec();
         ServerState { usable: self.is_up(), addresses, weight: self.share(settings) }
     }
 

@@ -10,6 +10,7 @@ mod slow_start;
 
 use super::*;
 use crate::pool::{Connection, NoServer, PickState, ServerKey};
+use crate::probe::Checked;
 use crate::settings::{Balance, CheckKind, Host, MysqlCheck, Pool, Server, TcpCheck};
 use crate::time::Time;
 use proptest::prelude::*;
@@ -77,7 +78,7 @@ fn word(state: &PoolsState, key: ServerKey) -> State {
 /// The words after each of a server's probes.
 fn words(state: &mut PoolsState, probes: impl IntoIterator<Item = Probe>) -> Vec<&'static str> {
     let mut observe = |p| {
-        state.observe(DB1, p, Duration::ZERO, Time::ZERO);
+        state.observe(DB1, p, Checked::at(Time::ZERO), Time::ZERO);
         word(state, DB1).as_str()
     };
     probes.into_iter().map(&mut observe).collect()
@@ -149,7 +150,7 @@ fn every_role_has_its_verdict() {
         state.observe(
             DB1,
             Probe::Answered(Observation { role: has, lag, ..Observation::default() }),
-            Duration::ZERO,
+            Checked::at(Time::ZERO),
             Time::ZERO,
         );
         let reason = reason(&state, DB1);
@@ -162,7 +163,7 @@ fn rise_and_fall_are_counted_and_told() {
     let mut state = one(Role::Any, None);
     let got = words(&mut state, [primary(), failed(), failed(), failed(), primary(), primary()]);
     assert_eq!(got, ["up", "up", "up", "down", "down", "up"]);
-    state.observe(DB1, failed(), Duration::ZERO, Time::ZERO);
+    state.observe(DB1, failed(), Checked::at(Time::ZERO), Time::ZERO);
     assert_eq!(reason(&state, DB1).to_string(), "1 of 3 checks in a row failed: connection refused");
     let mut state = one(Role::Any, None);
     words(&mut state, [failed(), primary()]);
@@ -175,14 +176,18 @@ fn nothing_is_used_before_it_answered() {
     let mut state = one(Role::Any, None);
     assert_eq!(word(&state, DB1), State::Unknown);
     assert_eq!(picked(&mut state, 0), Err(NoServer::NoneUsable));
-    let changes = state.observe(DB1, primary(), Duration::ZERO, second(1)).unwrap_or_default();
+    let changes = state.observe(DB1, primary(), Checked::at(second(1)), second(1)).unwrap_or_default();
     assert!(changes.pools);
     assert_eq!(
         changes.events.iter().map(ToString::to_string).collect::<Vec<_>>(),
         ["server p/db1: unknown -> up: its check succeeds"]
     );
     assert_eq!(picked(&mut state, 0), Ok(DB1));
-    assert_eq!(state.observe(DB1, primary(), Duration::ZERO, second(2)), None, "no news is no change");
+    assert_eq!(
+        state.observe(DB1, primary(), Checked::at(second(2)), second(2)),
+        None,
+        "no news is no change"
+    );
     assert_eq!(state.status().next().map(|s| s.since), Some(second(1)));
 }
 
@@ -199,14 +204,14 @@ fn lag_has_hysteresis_and_the_unknown_holds() {
     // db2 is fresh throughout, so that nothing has to be kept.
     let run = |lags: &[u64]| {
         let mut state = one(Role::Replica, Some(10));
-        state.observe(DB2, replica(0), Duration::ZERO, Time::ZERO);
+        state.observe(DB2, replica(0), Checked::at(Time::ZERO), Time::ZERO);
         words(&mut state, lags.iter().map(|n| lag(*n)))
     };
     assert_eq!(run(&[10, 11, 10, 9, 8, 9, 10]), ["up", "down", "down", "down", "up", "up", "up"]);
     assert_eq!(run(&[99, 9]), ["down", "up"], "unknown from the start");
     assert_eq!(run(&[0, 99, 99, 11, 99, 8, 99]), ["up", "up", "up", "down", "down", "up", "up"]);
     let mut state = one(Role::Replica, Some(10));
-    state.observe(DB2, replica(0), Duration::ZERO, Time::ZERO);
+    state.observe(DB2, replica(0), Checked::at(Time::ZERO), Time::ZERO);
     let returned = words(
         &mut state,
         [replica(0), failed(), failed(), failed(), unknown_lag(), unknown_lag(), unknown_lag(), replica(0)],
@@ -216,14 +221,14 @@ fn lag_has_hysteresis_and_the_unknown_holds() {
         ["up", "up", "up", "down", "down", "down", "down", "up"],
         "unknown re-enables nothing"
     );
-    let lagging = state.observe(DB1, replica(60), Duration::ZERO, Time::ZERO).unwrap_or_default();
+    let lagging = state.observe(DB1, replica(60), Checked::at(Time::ZERO), Time::ZERO).unwrap_or_default();
     assert_eq!(lagging.close, [], "lag closes no sessions");
 }
 
 #[test]
 fn a_role_that_is_not_told_is_held() {
     let mut state = one(Role::Replica, Some(10));
-    state.observe(DB2, replica(0), Duration::ZERO, Time::ZERO);
+    state.observe(DB2, replica(0), Checked::at(Time::ZERO), Time::ZERO);
     let nothing = || Probe::Answered(Observation::default());
     assert_eq!(
         words(&mut state, [replica(0), nothing(), primary(), nothing()]),
@@ -236,22 +241,22 @@ fn the_freshest_is_kept_and_then_the_fallback() {
     let mut readers = pool("p", &["db1", "db2"], Some(check(Role::Replica, Some(10))));
     readers.fallback = Some(1);
     let mut state = PoolsState::new(vec![readers, pool("q", &["db1"], None)], Time::ZERO);
-    state.observe(DB1, replica(0), Duration::ZERO, Time::ZERO);
-    state.observe(DB2, replica(0), Duration::ZERO, Time::ZERO);
-    state.observe(DB1, replica(100), Duration::ZERO, Time::ZERO);
+    state.observe(DB1, replica(0), Checked::at(Time::ZERO), Time::ZERO);
+    state.observe(DB2, replica(0), Checked::at(Time::ZERO), Time::ZERO);
+    state.observe(DB1, replica(100), Checked::at(Time::ZERO), Time::ZERO);
     assert_eq!(word(&state, DB1), State::Down, "db2 is fresh");
-    let changes = state.observe(DB2, replica(50), Duration::ZERO, Time::ZERO).unwrap_or_default();
+    let changes = state.observe(DB2, replica(50), Checked::at(Time::ZERO), Time::ZERO).unwrap_or_default();
     let told = "server p/db2: still up: it lags 50s, max-lag is 10s, but no server of the pool is fresher";
     assert_eq!(changes.events.iter().map(ToString::to_string).collect::<Vec<_>>(), [told]);
     assert_eq!(picked(&mut state, 0), Ok(DB2), "before the fallback");
-    state.observe(DB1, replica(45), Duration::ZERO, Time::ZERO);
+    state.observe(DB1, replica(45), Checked::at(Time::ZERO), Time::ZERO);
     assert_eq!(picked(&mut state, 0), Ok(DB2), "a little fresher is no reason to move");
-    state.observe(DB1, replica(39), Duration::ZERO, Time::ZERO);
+    state.observe(DB1, replica(39), Checked::at(Time::ZERO), Time::ZERO);
     assert_eq!(picked(&mut state, 0), Ok(DB1), "much fresher is");
-    state.observe(DB1, unknown_lag(), Duration::ZERO, Time::ZERO);
+    state.observe(DB1, unknown_lag(), Checked::at(Time::ZERO), Time::ZERO);
     assert_eq!(picked(&mut state, 0), Ok(DB1), "unknown holds");
     for key in [DB1, DB2] {
-        (0..3).for_each(|_| drop(state.observe(key, failed(), Duration::ZERO, Time::ZERO)));
+        (0..3).for_each(|_| drop(state.observe(key, failed(), Checked::at(Time::ZERO), Time::ZERO)));
     }
     assert_eq!(picked(&mut state, 0), Ok(OTHER), "the last resort");
 }
@@ -279,10 +284,10 @@ fn of_two_that_lag_alike_the_last_in_use_is_kept() {
 #[test]
 fn a_demoted_primary_is_left_at_once_and_its_sessions_closed() {
     let mut state = one(Role::Primary, None);
-    state.observe(DB1, primary(), Duration::ZERO, second(0));
-    state.observe(DB2, replica(0), Duration::ZERO, second(0));
+    state.observe(DB1, primary(), Checked::at(second(0)), second(0));
+    state.observe(DB2, replica(0), Checked::at(second(0)), second(0));
     assert_eq!(picked(&mut state, 0), Ok(DB1));
-    let changes = state.observe(DB1, replica(0), Duration::ZERO, second(1)).unwrap_or_default();
+    let changes = state.observe(DB1, replica(0), Checked::at(second(1)), second(1)).unwrap_or_default();
     assert_eq!(changes.close, [Close { key: DB1, why: Why::Demoted }]);
     assert_eq!(
         changes.events.iter().map(ToString::to_string).collect::<Vec<_>>(),
@@ -292,7 +297,7 @@ fn a_demoted_primary_is_left_at_once_and_its_sessions_closed() {
         ]
     );
     assert_eq!(picked(&mut state, 0), Err(NoServer::NoneUsable));
-    let changes = state.observe(DB2, primary(), Duration::ZERO, second(2)).unwrap_or_default();
+    let changes = state.observe(DB2, primary(), Checked::at(second(2)), second(2)).unwrap_or_default();
     assert_eq!(changes.close, [], "it was closed already");
     assert_eq!(picked(&mut state, 0), Ok(DB2));
 }
@@ -300,8 +305,8 @@ fn a_demoted_primary_is_left_at_once_and_its_sessions_closed() {
 #[test]
 fn of_two_writable_servers_the_incumbent_stays() {
     let mut state = one(Role::Primary, None);
-    state.observe(DB2, primary(), Duration::ZERO, Time::ZERO);
-    let changes = state.observe(DB1, primary(), Duration::ZERO, Time::ZERO).unwrap_or_default();
+    state.observe(DB2, primary(), Checked::at(Time::ZERO), Time::ZERO);
+    let changes = state.observe(DB1, primary(), Checked::at(Time::ZERO), Time::ZERO).unwrap_or_default();
     let told = "server p/db1: unknown -> down: conflict: db2 is also writable, and is the one in use";
     assert_eq!(changes.events.iter().map(ToString::to_string).collect::<Vec<_>>(), [told]);
     assert_eq!(picked(&mut state, 0), Ok(DB2));
@@ -322,8 +327,8 @@ fn of_a_cluster_that_writes_anywhere_one_writes_and_the_others_stand_by() {
     let galera = Some(crate::settings::Galera { donors: false });
     let kind = CheckKind::Mysql(MysqlCheck { role: Role::Primary, galera, ..MysqlCheck::new("vipd") });
     let mut state = PoolsState::new(vec![pool("p", &["db1", "db2"], Some(Check::new(kind)))], Time::ZERO);
-    state.observe(DB1, primary(), Duration::ZERO, Time::ZERO);
-    state.observe(DB2, primary(), Duration::ZERO, Time::ZERO);
+    state.observe(DB1, primary(), Checked::at(Time::ZERO), Time::ZERO);
+    state.observe(DB2, primary(), Checked::at(Time::ZERO), Time::ZERO);
     assert_eq!(reason(&state, DB2), Reason::Standby { of: "db1".into() });
     assert!(!reason(&state, DB2).is_trouble());
     let unready = Observation {
@@ -331,10 +336,10 @@ fn of_a_cluster_that_writes_anywhere_one_writes_and_the_others_stand_by() {
         unready: Some("wsrep_ready is OFF".into()),
         ..Observation::default()
     };
-    state.observe(DB1, Probe::Answered(unready), Duration::ZERO, second(1));
+    state.observe(DB1, Probe::Answered(unready), Checked::at(second(1)), second(1));
     assert_eq!(picked(&mut state, 0), Ok(DB2));
     // The writer does not flip back when the first one returns.
-    (2..5).for_each(|n| drop(state.observe(DB1, primary(), Duration::ZERO, second(n))));
+    (2..5).for_each(|n| drop(state.observe(DB1, primary(), Checked::at(second(n)), second(n))));
     assert_eq!(picked(&mut state, 0), Ok(DB2));
     assert_eq!(reason(&state, DB1), Reason::Standby { of: "db2".into() });
 }
@@ -342,16 +347,16 @@ fn of_a_cluster_that_writes_anywhere_one_writes_and_the_others_stand_by() {
 #[test]
 fn a_silent_primary_keeps_its_sessions_until_it_is_superseded() {
     let mut state = one(Role::Primary, None);
-    state.observe(DB1, primary(), Duration::ZERO, Time::ZERO);
-    state.observe(DB2, replica(0), Duration::ZERO, Time::ZERO);
+    state.observe(DB1, primary(), Checked::at(Time::ZERO), Time::ZERO);
+    state.observe(DB2, replica(0), Checked::at(Time::ZERO), Time::ZERO);
     for n in 0..3 {
-        let changes = state.observe(DB1, failed(), Duration::ZERO, Time::ZERO).unwrap_or_default();
+        let changes = state.observe(DB1, failed(), Checked::at(Time::ZERO), Time::ZERO).unwrap_or_default();
         assert_eq!(changes.close, [], "failure {n}");
     }
-    let changes = state.observe(DB2, primary(), Duration::ZERO, Time::ZERO).unwrap_or_default();
+    let changes = state.observe(DB2, primary(), Checked::at(Time::ZERO), Time::ZERO).unwrap_or_default();
     assert_eq!(changes.close, [Close { key: DB1, why: Why::Superseded }]);
     // It comes back writable, and does not flip the writer back.
-    (0..2).for_each(|_| drop(state.observe(DB1, primary(), Duration::ZERO, Time::ZERO)));
+    (0..2).for_each(|_| drop(state.observe(DB1, primary(), Checked::at(Time::ZERO), Time::ZERO)));
     assert_eq!(picked(&mut state, 0), Ok(DB2));
     assert_eq!(reason(&state, DB1), Reason::Conflict { with: "db2".into() });
 }
@@ -368,7 +373,7 @@ fn administration_stands_above_health() {
     ] {
         let mut state = one(Role::Any, None);
         state.set_admin(DB1, admin, Time::ZERO);
-        state.observe(DB1, probe.clone(), Duration::ZERO, Time::ZERO);
+        state.observe(DB1, probe.clone(), Checked::at(Time::ZERO), Time::ZERO);
         assert_eq!(word(&state, DB1), expected, "{admin:?} {probe:?}");
         assert_eq!(picked(&mut state, 0).is_ok(), expected == State::Up);
     }
@@ -400,8 +405,8 @@ fn names_are_resolved_and_the_last_good_answer_stays() {
 fn a_reload_keeps_what_it_does_not_change() {
     let settings = pool("p", &["db1", "db2"], Some(check(Role::Any, None)));
     let mut state = PoolsState::new(vec![settings.clone()], Time::ZERO);
-    state.observe(DB1, primary(), Duration::ZERO, second(1));
-    state.observe(DB2, replica(20), Duration::ZERO, second(1));
+    state.observe(DB1, primary(), Checked::at(second(1)), second(1));
+    state.observe(DB2, replica(20), Checked::at(second(1)), second(1));
     state.set_admin(DB2, Admin::Drain, second(1));
     // The order changes, a pool comes in front, db2 goes to another port, db1 must be a primary.
     let mut changed = settings.clone();
@@ -421,8 +426,8 @@ fn a_reload_keeps_what_it_does_not_change() {
 
     // Another limit is applied to what is known already.
     let mut state = PoolsState::new(vec![settings.clone()], Time::ZERO);
-    state.observe(DB1, replica(20), Duration::ZERO, Time::ZERO);
-    state.observe(DB2, replica(0), Duration::ZERO, Time::ZERO);
+    state.observe(DB1, replica(20), Checked::at(Time::ZERO), Time::ZERO);
+    state.observe(DB2, replica(0), Checked::at(Time::ZERO), Time::ZERO);
     let limited = pool("p", &["db1", "db2"], Some(check(Role::Any, Some(10))));
     state.reconfigure(vec![limited], Time::ZERO);
     assert_eq!((word(&state, DB1), word(&state, DB2)), (State::Down, State::Up));
@@ -434,9 +439,9 @@ fn pools_are_built_anew_only_when_they_changed() {
     let mut state = PoolsState::new(settings, Time::ZERO);
     let first = state.build();
     assert!(std::sync::Arc::ptr_eq(&first, &state.build()));
-    state.observe(DB1, failed(), Duration::ZERO, Time::ZERO);
+    state.observe(DB1, failed(), Checked::at(Time::ZERO), Time::ZERO);
     assert!(std::sync::Arc::ptr_eq(&first, &state.build()), "unusable before and after");
-    state.observe(DB2, primary(), Duration::ZERO, Time::ZERO);
+    state.observe(DB2, primary(), Checked::at(Time::ZERO), Time::ZERO);
     let second = state.build();
     assert!(second.generation() > first.generation());
     assert!(std::sync::Arc::ptr_eq(&first.pools()[1], &second.pools()[1]));
@@ -472,7 +477,7 @@ proptest! {
             let key = ServerKey { pool: 0, server };
             let before = word(&state, key);
             let lag_unknown = probe == unknown_lag();
-            let changes = state.observe(key, probe, Duration::ZERO, Time::ZERO);
+            let changes = state.observe(key, probe, Checked::at(Time::ZERO), Time::ZERO);
             let after = word(&state, key);
             let up = state.status().filter(|s| s.reason.state() == State::Up).count();
             let slow = state
@@ -508,7 +513,7 @@ proptest! {
             let key = ServerKey { pool: 0, server };
             let before: Vec<_> = state.status().map(|s| (s.reason.state(), s.since)).collect();
             match step.clone() {
-                Step::Probe(probe) => drop(state.observe(key, probe, Duration::ZERO, now)),
+                Step::Probe(probe) => drop(state.observe(key, probe, Checked::at(now), now)),
                 Step::Client(in_a_row) => drop(state.connect_failed(key, in_a_row, now)),
                 Step::Admin(admin) => drop(state.set_admin(key, admin, now)),
                 Step::Tick => drop(state.tick(now)),

@@ -5,7 +5,7 @@ use crate::health::{Only, Why};
 use crate::lease::register::{Operation, Outcome, Sight};
 use crate::plan::GroupPlan;
 use crate::pool::{Pools, ServerKey};
-use crate::probe::Probe;
+use crate::probe::{Checked, Probe};
 use crate::publish::Records;
 use crate::rejects::Reject;
 use crate::settings::Cidr;
@@ -147,8 +147,8 @@ pub enum Input<'a> {
         server: ServerKey,
         /// What the check saw.
         probe: Probe,
-        /// How long it took.
-        took: Duration,
+        /// When and where that was.
+        checked: Checked,
     },
     /// A client's connection to a server failed.
     ConnectFailed {

@@ -124,7 +124,7 @@ impl Node {
         for event in changes.events {
             let level = match &event.change {
                 Change::State { reason, .. } if !reason.is_trouble() => Level::Info,
-                Change::Addresses(_) | Change::Unable(None) => Level::Info,
+                Change::Addresses(_) | Change::Answers(_) | Change::Unable(None) => Level::Info,
                 Change::State { .. } | Change::Role { .. } | Change::Unable(Some(_)) => Level::Warn,
             };
             let told = Event::new(level, Kind::Server, event.to_string());

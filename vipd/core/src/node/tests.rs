@@ -14,7 +14,7 @@ use super::*;
 use crate::event::Kind;
 use crate::plan::Hold;
 use crate::pool::ServerKey;
-use crate::probe::{Observation, Probe};
+use crate::probe::{Checked, Observation, Probe};
 use crate::rejects::Reject;
 use crate::settings::{
     Bind, Check, CheckKind, Cidr, Host, Member, OnNoQuorum, Quorum, Server, TcpCheck, Transport, VrrpVersion,

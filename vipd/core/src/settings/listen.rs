@@ -45,6 +45,9 @@ pub struct Listener {
     pub max_session_age: Option<Duration>,
     /// A session that is older is closed whatever runs in it; never when absent.
     pub max_busy_session_age: Option<Duration>,
+    /// A session in which one side has for this long taken nothing of what
+    /// waits for it is closed; never when absent.
+    pub stall_timeout: Option<Duration>,
     /// Silence on a connection, of client or server, after which the kernel
     /// asks whether the other end is still there.
     pub tcp_keepalive: Duration,
@@ -73,6 +76,7 @@ impl Listener {
             idle_timeout: None,
             max_session_age: None,
             max_busy_session_age: None,
+            stall_timeout: Some(Duration::from_secs(3_600)),
             tcp_keepalive: Duration::from_secs(30),
             tcp_user_timeout: None,
             accept_proxy: vec![],

@@ -87,6 +87,13 @@ impl PostgresError {
         }
     }
 
+    /// Whether the server has no connection left for such as us.
+    fn is_full(&self) -> bool {
+        /// `too_many_connections`
+        const FULL: &str = "53300";
+        matches!(self.wire(), Some(WireError::Server(error)) if error.code == FULL)
+    }
+
     /// The words of a server that is alive and takes nobody: it starts, stops,
     /// recovers, or was told to be no hot standby.
     fn unready(&self) -> Option<String> {
@@ -102,6 +109,11 @@ impl PostgresError {
     }
 }
 
+/// Whether a probe failed since all the server's connections are in use.
+pub(super) fn is_full(error: &(dyn std::error::Error + 'static)) -> bool {
+    error.downcast_ref().is_some_and(PostgresError::is_full)
+}
+
 /// A connection that is logged in.
 struct Session {
     wire: Wire,
@@ -115,12 +127,15 @@ pub(super) struct Prober {
     tls: Option<tls::Client>,
     password: PasswordFile,
     session: Option<Session>,
+    /// Whether the next probe is to log in anew. Until that has gone well the
+    /// kept connection stays: a full server has no other for us.
+    renew: bool,
 }
 
 impl Prober {
     pub(super) fn new(check: PostgresCheck, tls: Option<tls::Client>) -> Self {
         let password = PasswordFile::new(check.password_file.clone());
-        Self { check, tls, password, session: None }
+        Self { check, tls, password, session: None, renew: false }
     }
 
     /// Asks the server once, over the kept connection if there is one.
@@ -131,7 +146,11 @@ impl Prober {
     ) -> Result<(SocketAddr, Observation), PostgresError> {
         // Out of `self`: a conversation that is broken off cannot be resumed.
         // One at an address that the name has left is with another server.
-        if let Some(session) = self.session.take().filter(|s| way.addresses.contains(&s.peer)) {
+        let mut kept = self.session.take().filter(|s| way.addresses.contains(&s.peer));
+        if self.renew {
+            self.session = kept.take();
+        }
+        if let Some(session) = kept {
             match self.ask(session, progress).await {
                 // A connection breaks between probes when the server restarts or
                 // tires of it; that says nothing of how the server is now.
@@ -150,11 +169,22 @@ impl Prober {
             self.ask(Session { wire, peer, replay: Replay::default() }, progress).await
         };
         match answered.await {
+            Ok(answered) => {
+                self.renew = false;
+                Ok(answered)
+            }
+            // What is kept has its connection all the same.
+            Err(error) if error.is_full() => match self.session.take() {
+                Some(session) => {
+                    self.renew = false;
+                    self.ask(session, progress).await.map_err(|_| error)
+                }
+                None => Err(error),
+            },
             Err(error) => match error.unready() {
                 Some(says) => Ok((peer, Observation { unready: Some(says), ..Observation::default() })),
                 None => Err(error),
             },
-            answered => answered,
         }
     }
 
@@ -178,7 +208,7 @@ impl Prober {
 
     /// Lets the next probe connect anew.
     pub(super) fn renew(&mut self) {
-        self.session = None;
+        self.renew = true;
     }
 
     /// Says goodbye to the server.

@@ -39,6 +39,9 @@ pub(crate) enum RedisError {
 /// The user of those who name none.
 const DEFAULT: &str = "default";
 
+/// In the words of a server that has no connection left.
+const FULL: &str = "max number of clients";
+
 /// The commonest refusals, with what to do about them.
 fn plain(error: &WireError, user: &str) -> String {
     let WireError::Server(said) = error else { return error.to_string() };
@@ -56,7 +59,7 @@ fn plain(error: &WireError, user: &str) -> String {
                 .to_owned();
         }
         Some("BUSY") => "a script blocks it: end it with SCRIPT KILL".to_owned(),
-        _ if said.contains("max number of clients") => "all of its maxclients are in use".to_owned(),
+        _ if said.contains(FULL) => "all of its maxclients are in use".to_owned(),
         _ if said.contains("invalid password") => "compare password-file with its requirepass".to_owned(),
         _ => return said,
     };
@@ -77,6 +80,24 @@ fn unready(error: WireError) -> Result<String, WireError> {
 }
 
 impl RedisError {
+    /// Whether the server has no connection left.
+    fn is_full(&self) -> bool {
+        match self {
+            Self::Login { source: WireError::Server(said), .. }
+            | Self::Question { source: WireError::Server(said), .. } => said.to_string().contains(FULL),
+            Self::Login {
+                source: WireError::Closed | WireError::Io(_) | WireError::Malformed(_), ..
+            }
+            | Self::Question {
+                source: WireError::Closed | WireError::Io(_) | WireError::Malformed(_), ..
+            }
+            | Self::Dial(_)
+            | Self::Tls(_)
+            | Self::Password(_)
+            | Self::Role { .. } => false,
+        }
+    }
+
     /// Whether the connection is of no more use, so that a kept one may have
     /// been at fault rather than the server.
     fn is_broken(&self) -> bool {
@@ -91,6 +112,11 @@ impl RedisError {
     }
 }
 
+/// Whether a probe failed since all the server's connections are in use.
+pub(super) fn is_full(error: &(dyn std::error::Error + 'static)) -> bool {
+    error.downcast_ref().is_some_and(RedisError::is_full)
+}
+
 /// A connection.
 struct Session {
     wire: Wire,
@@ -103,12 +129,15 @@ pub(super) struct Prober {
     tls: Option<tls::Client>,
     password: PasswordFile,
     session: Option<Session>,
+    /// Whether the next probe is to log in anew. Until that has gone well the
+    /// kept connection stays: a full server has no other for us.
+    renew: bool,
 }
 
 impl Prober {
     pub(super) fn new(check: RedisCheck, tls: Option<tls::Client>) -> Self {
         let password = PasswordFile::new(check.password_file.clone());
-        Self { check, tls, password, session: None }
+        Self { check, tls, password, session: None, renew: false }
     }
 
     /// Asks the server once, over the kept connection if there is one.
@@ -119,7 +148,11 @@ impl Prober {
     ) -> Result<(SocketAddr, Observation), RedisError> {
         // Out of `self`: a conversation that is broken off cannot be resumed.
         // One at an address that the name has left is with another server.
-        if let Some(session) = self.session.take().filter(|s| way.addresses.contains(&s.peer)) {
+        let mut kept = self.session.take().filter(|s| way.addresses.contains(&s.peer));
+        if self.renew {
+            self.session = kept.take();
+        }
+        if let Some(session) = kept {
             match self.ask(session, None, progress).await {
                 // A connection breaks between probes when the server restarts or
                 // tires of it; that says nothing of how the server is now.
@@ -133,7 +166,22 @@ impl Prober {
         };
         let (stream, peer) = dial(way, progress).await?;
         let stream = stream::open(stream, self.tls.as_ref(), peer, progress).await?;
-        self.ask(Session { wire: Wire::new(stream), peer }, password.as_deref(), progress).await
+        let fresh = Session { wire: Wire::new(stream), peer };
+        match self.ask(fresh, password.as_deref(), progress).await {
+            // What is kept has its connection all the same.
+            Err(error) if error.is_full() => match self.session.take() {
+                Some(session) => {
+                    self.renew = false;
+                    self.ask(session, None, progress).await.map_err(|_| error)
+                }
+                None => Err(error),
+            },
+            Err(error) => Err(error),
+            Ok(answered) => {
+                self.renew = false;
+                Ok(answered)
+            }
+        }
     }
 
     /// Logs in with a password, if one is given, asks, and keeps the
@@ -180,7 +228,7 @@ impl Prober {
 
     /// Lets the next probe connect anew.
     pub(super) fn renew(&mut self) {
-        self.session = None;
+        self.renew = true;
     }
 
     /// Says goodbye to the server.

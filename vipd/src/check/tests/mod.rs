@@ -41,7 +41,7 @@ fn hasty(kind: CheckKind, port: u16) -> Pool {
 }
 
 fn way(addresses: &[SocketAddr], deadline: Instant) -> dial::Way<'_> {
-    dial::Way { addresses, deadline, proxy: None }
+    dial::Way { addresses, deadline, proxy: None, source: Source::Auto }
 }
 
 struct Lab {
@@ -112,10 +112,36 @@ async fn said(kind: CheckKind, bytes: &'static [u8]) -> Result<Probe, Box<dyn st
     let (port, _) = server(serve).await?;
     let mut lab = Lab::start(&[pool("a", kind, &[port])]);
     let probe = lab.report().await?.probe;
+    let of_peer = |text: String| text.replace(&format!("127.0.0.1:{port}"), "PEER");
     Ok(match probe {
-        Probe::Failed(text) => Probe::Failed(text.replace(&format!("127.0.0.1:{port}"), "PEER")),
-        other @ (Probe::Answered(_) | Probe::Unable(_) | Probe::Full(_)) => other,
+        Probe::Failed(text) => Probe::Failed(of_peer(text)),
+        Probe::Full(text) => Probe::Full(of_peer(text)),
+        other @ (Probe::Answered(_) | Probe::Unable(_)) => other,
     })
+}
+
+/// A check that was told to connect anew, and finds the server full, goes on
+/// over its connection.
+async fn stays_with_what_it_has<F, S>(kind: CheckKind, serve: F) -> Outcome
+where
+    F: Fn(TcpStream) -> S + Send + 'static,
+    S: Future<Output = std::io::Result<()>> + Send + 'static,
+{
+    let (port, taken) = server(serve).await?;
+    let mut lab = Lab::start(&[pool("a", kind, &[port])]);
+    let probe = lab.report().await?.probe;
+    assert!(matches!(probe, Probe::Answered(_)), "{probe:?}");
+    for tries in 2..4 {
+        lab.checker.hurry("a", &format!("db{port}"));
+        while taken.load(Ordering::SeqCst) < tries {
+            let probe = lab.report().await?.probe;
+            assert!(matches!(probe, Probe::Answered(_)), "{probe:?}");
+        }
+        // That of the refused login comes after it was taken.
+        let probe = lab.report().await?.probe;
+        assert!(matches!(probe, Probe::Answered(_)), "{probe:?}");
+    }
+    Ok(())
 }
 
 /// A server that hangs up on everybody, with or without a reset.

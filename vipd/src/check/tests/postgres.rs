@@ -65,8 +65,34 @@ async fn a_server_that_takes_nobody_now_is_not_ready() -> Outcome {
     }
     let text = "too many clients (SQLSTATE 53300); \
         all connections that it has for such roles are in use: raise its max_connections";
-    assert_eq!(said(postgres(false), error("53300", "too many clients")).await?, login(text));
+    let full = Probe::Full(format!("logging in to PEER as 'vipd': {text}"));
+    assert_eq!(said(postgres(false), error("53300", "too many clients")).await?, full);
     Ok(())
+}
+
+/// The first client is served, all others find it full.
+#[tokio::test]
+async fn a_check_that_cannot_log_in_anew_asks_over_what_it_has() -> Outcome {
+    let first = Arc::new(AtomicUsize::new(0));
+    let serve = move |mut stream: TcpStream| {
+        let is_first = first.fetch_add(1, Ordering::SeqCst) == 0;
+        async move {
+            if !is_first {
+                stream.write_all(error("53300", "too many clients")).await?;
+                return stream.read_to_end(&mut Vec::new()).await.map(drop);
+            }
+            let welcomed = welcome(&primary());
+            let (login, answer) = welcomed.split_at(welcome(&[]).len() - READY.len());
+            if stream.read(&mut [0; 512]).await? > 0 {
+                stream.write_all(login).await?;
+            }
+            while stream.read(&mut [0; 512]).await? > 0 {
+                stream.write_all(answer).await?;
+            }
+            Ok(())
+        }
+    };
+    stays_with_what_it_has(postgres(false), serve).await
 }
 
 #[tokio::test]
@@ -131,7 +157,7 @@ async fn tls_that_is_not_to_be_had_is_named() -> Outcome {
     };
     assert!(text.starts_with("asking PEER for TLS: the answer is not PostgreSQL's protocol (0x48"), "{text}");
     // Said before there is TLS, in the place of an answer about it.
-    let Probe::Failed(text) = said(postgres(true), error("53300", "full")).await? else {
+    let Probe::Full(text) = said(postgres(true), error("53300", "full")).await? else {
         return Err("taken".into());
     };
     assert!(text.contains("full (SQLSTATE 53300); all connections"), "{text}");

@@ -48,10 +48,6 @@ async fn refusals_come_with_what_to_do() -> Outcome {
             "DENIED: it runs in protected mode and takes nobody from elsewhere; \
              give it a password (requirepass), or set protected-mode no",
         ),
-        (
-            b"-ERR max number of clients reached\r\n",
-            "ERR max number of clients reached; all of its maxclients are in use",
-        ),
         (b"-BUSY Redis is busy\r\n", "BUSY Redis is busy; a script blocks it: end it with SCRIPT KILL"),
         (b"-ERR unknown command 'INFO'\r\n", "ERR unknown command 'INFO'"),
         (
@@ -94,4 +90,36 @@ async fn silence_and_resets_are_told_with_the_step() -> Outcome {
         assert_eq!(lab.failure().await?, format!("asking 127.0.0.1:{port} for its role: {text}"));
     }
     Ok(())
+}
+
+fn full() -> Probe {
+    let why = "ERR max number of clients reached; all of its maxclients are in use";
+    Probe::Full(format!("asking PEER for its role: {why}"))
+}
+
+#[tokio::test]
+async fn a_full_server_is_full_and_not_dead() -> Outcome {
+    assert_eq!(said(redis(), b"-ERR max number of clients reached\r\n").await?, full());
+    Ok(())
+}
+
+/// The first client is served, all others find it full.
+#[tokio::test]
+async fn a_check_that_cannot_log_in_anew_asks_over_what_it_has() -> Outcome {
+    const ANSWER: &[u8] = b"$13\r\nrole:master\r\n\r\n$0\r\n\r\n$0\r\n\r\n+PONG\r\n";
+    let first = Arc::new(AtomicUsize::new(0));
+    let serve = move |mut stream: TcpStream| {
+        let is_first = first.fetch_add(1, Ordering::SeqCst) == 0;
+        async move {
+            if !is_first {
+                stream.write_all(b"-ERR max number of clients reached\r\n").await?;
+                return stream.read_to_end(&mut Vec::new()).await.map(drop);
+            }
+            while stream.read(&mut [0; 512]).await? > 0 {
+                stream.write_all(ANSWER).await?;
+            }
+            Ok(())
+        }
+    };
+    stays_with_what_it_has(redis(), serve).await
 }

@@ -20,7 +20,7 @@ pub(super) fn two(role: Role, change: impl FnOnce(&mut Pool)) -> PoolsState {
 }
 
 pub(super) fn see(state: &mut PoolsState, key: ServerKey, probe: Probe, at: u64) -> Changes {
-    state.observe(key, probe, Duration::ZERO, second(at)).unwrap_or_default()
+    state.observe(key, probe, Checked::at(second(at)), second(at)).unwrap_or_default()
 }
 
 pub(super) fn told(changes: &Changes) -> Vec<String> {

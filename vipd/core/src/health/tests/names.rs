@@ -78,10 +78,10 @@ fn a_check_of_the_former_host_says_nothing_of_the_new_one() {
     for probe in [CLIENT, failed()] {
         let mut state = named();
         resolve(&mut state, DB1, &[4], 10);
-        state.observe(DB1, probe.clone(), Duration::from_secs(2), second(11));
+        state.observe(DB1, probe.clone(), Checked::at(second(9)), second(11));
         assert_eq!(reason(&state, DB1), Reason::Unproven { kept: true }, "{probe:?} began before");
         let answered = probe == CLIENT;
-        state.observe(DB1, probe, Duration::from_secs(1), second(11));
+        state.observe(DB1, probe, Checked::at(second(10)), second(11));
         assert_eq!(word(&state, DB1), if answered { State::Up } else { State::Down });
     }
 }

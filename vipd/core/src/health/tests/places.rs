@@ -92,3 +92,65 @@ fn a_pool_that_comes_to_want_the_primary_keeps_the_sessions_of_one() {
     let settings = vec![pool("p", &["db1", "db2"], Some(check(Role::Primary, None)))];
     assert_eq!(only(&state.reconfigure(settings, second(2))), [[at(21)]]);
 }
+
+/// An answer, and the address of db1 that gave it.
+fn told(state: &mut PoolsState, probe: Probe, last: u8, seconds: u64) -> Changes {
+    let address = Some(at(last).ip());
+    let checked = Checked { address, ..Checked::at(second(seconds)) };
+    state.observe(DB1, probe, checked, second(seconds)).unwrap_or_default()
+}
+
+/// A pool whose one server has a name with two addresses.
+fn of_two(role: Role) -> PoolsState {
+    let mut settings = vec![pool("p", &["db1"], Some(check(role, None)))];
+    settings[0].servers[0].host = Host::Name("db.internal".into());
+    let mut state = PoolsState::new(settings, Time::ZERO);
+    state.set_addresses(DB1, &[at(31).ip(), at(32).ip()], None, Time::ZERO);
+    state
+}
+
+fn used(state: &mut PoolsState) -> Vec<SocketAddr> {
+    state.build().server(DB1).map(|s| s.addresses().to_vec()).unwrap_or_default()
+}
+
+#[test]
+fn of_a_names_addresses_sessions_go_to_the_one_that_the_check_speaks_of() {
+    let mut state = of_two(Role::Primary);
+    let changes = told(&mut state, primary(), 32, 1);
+    assert_eq!(used(&mut state), [at(32)], "what is at the other may be a replica");
+    assert_eq!(only(&changes), [[at(32)]]);
+    assert_eq!(state.find_at("p", "db1", at(31)), None, "what clients meet there says nothing of it");
+    // Once at the other: new sessions go there, and those that run stay until that is no accident.
+    let changes = told(&mut state, primary(), 31, 2);
+    assert_eq!((used(&mut state), only(&changes)), (vec![at(31)], vec![vec![at(31), at(32)]]));
+    assert_eq!(changes.events.first().map(|e| e.change.clone()), Some(Change::Answers(at(31).ip())));
+    assert_eq!(only(&told(&mut state, primary(), 31, 3)), Vec::<Vec<_>>::new());
+    assert_eq!(only(&told(&mut state, primary(), 31, 4)), [[at(31)]], "three answers, as `fall`");
+    // Its name leaves the address that was judged: nothing is known of the rest.
+    state.set_addresses(DB1, &[at(32).ip()], None, second(5));
+    assert_eq!((reason(&state, DB1), used(&mut state)), (Reason::Unproven { kept: true }, vec![at(32)]));
+}
+
+#[test]
+fn an_address_that_is_of_another_role_demotes_nobody() {
+    let mut state = of_two(Role::Primary);
+    told(&mut state, primary(), 31, 1);
+    let changes = told(&mut state, replica(0), 32, 2);
+    assert_eq!(changes.close, [], "it is another server, and the first is not heard of");
+    assert_eq!(word(&state, DB1), State::Down);
+}
+
+#[test]
+fn an_answer_from_where_a_server_is_not_says_nothing_of_it() {
+    let mut state = of_two(Role::Any);
+    told(&mut state, primary(), 31, 1);
+    state.build();
+    let changes = told(
+        &mut state,
+        Probe::Answered(Observation { unready: Some("x".into()), ..Observation::default() }),
+        33,
+        2,
+    );
+    assert_eq!((changes, word(&state, DB1)), (Changes::default(), State::Up));
+    assert_eq!(state.status().next().map(|s| s.checks.total), Some(1));
+}

@@ -108,7 +108,8 @@ impl Site {
                 Probe::Answered(Observation { role: Some(role), ..Observation::default() })
             };
             let server = ServerKey { pool: 0, server };
-            self.nodes[node].handle(Input::Probe { server, probe, took: Duration::ZERO }, at(self.now));
+            self.nodes[node]
+                .handle(Input::Probe { server, probe, checked: Checked::at(at(self.now)) }, at(self.now));
             self.talk();
         }
         self.now = end.max(self.now);
@@ -226,7 +227,7 @@ fn follows_after(me: usize, from: usize, epoch: Option<u32>) -> Option<usize> {
     for server in [0, 1].map(|server| ServerKey { pool: 0, server }) {
         let probe =
             Probe::Answered(Observation { role: Some(ObservedRole::Primary), ..Observation::default() });
-        node.handle(Input::Probe { server, probe, took: Duration::ZERO }, at(5_000));
+        node.handle(Input::Probe { server, probe, checked: Checked::at(at(5_000)) }, at(5_000));
     }
     let follows = Incumbent { pool: pool_id("primary"), server: server_id("db2"), epoch: epoch.unwrap_or(0) };
     let owns = GroupReport {

@@ -38,9 +38,13 @@ fn an_owner_without_servers_steps_back_only_if_another_has_some() {
         outputs.iter().filter(prepare).count()
     };
     let key = ServerKey { pool: 0, server: 0 };
-    let up =
-        || Input::Probe { server: key, probe: Probe::Answered(Observation::default()), took: Duration::ZERO };
-    let down = || Input::Probe { server: key, probe: Probe::Failed("refused".into()), took: Duration::ZERO };
+    let up = || Input::Probe {
+        server: key,
+        probe: Probe::Answered(Observation::default()),
+        checked: Checked::at(at(0)),
+    };
+    let down =
+        || Input::Probe { server: key, probe: Probe::Failed("refused".into()), checked: Checked::at(at(0)) };
     let mut node = node(tracked());
     node.handle(up(), at(1));
     node.handle(Input::Tick, at(3_300));
@@ -84,7 +88,7 @@ fn a_node_that_has_not_judged_its_servers_is_not_ready_to_own() {
     assert!(!prepares(&mut cold, at(10)));
     let probe = Probe::Failed("refused".into());
     cold.handle(
-        Input::Probe { server: ServerKey { pool: 0, server: 0 }, probe, took: Duration::ZERO },
+        Input::Probe { server: ServerKey { pool: 0, server: 0 }, probe, checked: Checked::at(at(10)) },
         at(20),
     );
     assert!(prepares(&mut cold, at(30)), "a server that is down is known, too");

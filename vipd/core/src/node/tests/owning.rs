@@ -263,7 +263,7 @@ fn why_tells_what_keeps_a_node_from_preempting() {
         let mut node = node(settings);
         if let Some(probe) = probe {
             node.handle(
-                Input::Probe { server: ServerKey { pool: 0, server: 0 }, probe, took: Duration::ZERO },
+                Input::Probe { server: ServerKey { pool: 0, server: 0 }, probe, checked: Checked::at(at(0)) },
                 at(1),
             );
         }

@@ -174,7 +174,7 @@ fn the_last_servers_that_fail_their_checks_have_the_ttl_fall() {
             false => Probe::Failed("refused".into()),
         };
         let server = ServerKey { pool: 0, server };
-        node.handle(Input::Probe { server, probe, took: Duration::ZERO }, at(millis));
+        node.handle(Input::Probe { server, probe, checked: Checked::at(at(millis)) }, at(millis));
         orders(node, at(millis)).pop().map(|o| (o.wanted, o.near))
     };
     says(&mut node, 0, true, 10);

@@ -27,7 +27,7 @@ fn two(role: Role, change: impl FnOnce(&mut Pool)) -> Node {
 }
 
 fn says(node: &mut Node, server: ServerKey, observation: Observation, now: Time) -> Vec<Output> {
-    node.handle(Input::Probe { server, probe: Probe::Answered(observation), took: Duration::ZERO }, now);
+    node.handle(Input::Probe { server, probe: Probe::Answered(observation), checked: Checked::at(now) }, now);
     drain(node)
 }
 
@@ -37,7 +37,7 @@ fn role(role: crate::probe::ObservedRole) -> Observation {
 
 fn fails(node: &mut Node, server: ServerKey, now: Time) -> Vec<Output> {
     let probe = Probe::Failed("refused".into());
-    node.handle(Input::Probe { server, probe, took: Duration::ZERO }, now);
+    node.handle(Input::Probe { server, probe, checked: Checked::at(now) }, now);
     drain(node)
 }
 
@@ -183,7 +183,7 @@ fn a_server_that_this_host_cannot_check_keeps_its_state_and_a_person_is_told() {
     says(&mut node, DB1, Observation::default(), at(1));
     let mut unable = |now| {
         let probe = Probe::Unable("too many open files".into());
-        node.handle(Input::Probe { server: DB1, probe, took: Duration::ZERO }, now);
+        node.handle(Input::Probe { server: DB1, probe, checked: Checked::at(now) }, now);
         drain(&mut node)
     };
     let outputs = unable(at(2));
