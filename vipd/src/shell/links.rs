@@ -77,15 +77,22 @@ impl Interfaces {
         if !interface.up {
             return Link::Down { reason: format!("{} has no carrier or is down", interface.name) };
         }
-        let mut sources = vec![];
+        let (mut sources, mut lacking) = (vec![], None);
         for family in Family::ALL.into_iter().filter(|f| carries(vip, *f, settings)) {
             match self.source(vip, family, settings, me, interface) {
                 Some(source) => sources.push(source),
                 None if must_carry(vip, family, settings, me) => {
-                    return Link::Down { reason: self.no_source(vip, family, settings, me, interface) };
+                    let reason = || self.no_source(vip, family, settings, me, interface);
+                    lacking = lacking.or_else(|| Some(reason()));
                 }
                 None => {}
             }
+        }
+        if let Some(reason) = lacking {
+            return match sources.is_empty() {
+                true => Link::Down { reason },
+                false => Link::Partial { reason, interface: index, sources },
+            };
         }
         if sources.is_empty() {
             let family = if vip.of_family(Family::V4).next().is_some() { Family::V4 } else { Family::V6 };
@@ -330,9 +337,12 @@ mod tests {
             (Transport::Unicast, &["10.77.0.99", "fd77::11"]),
             (Transport::Udp, &["10.77.0.11", "fd77::99"]),
         ] {
-            let Link::Down { reason } = host().link(&both, &settings(transport, own), 0) else {
+            let Link::Partial { reason, interface, sources } = host().link(&both, &settings(transport, own), 0)
+            else {
                 panic!("{transport:?} {own:?}");
             };
+            let left = own.iter().filter(|a| !a.ends_with("99")).map(|a| a.parse().expect("an address"));
+            assert_eq!((interface, sources), (2, left.collect::<Vec<IpAddr>>()));
             assert!(reason.contains(".99 of") || reason.contains("::99 of"), "{reason}");
         }
         let one = settings(Transport::Unicast, &["10.77.0.11"]);
@@ -359,7 +369,7 @@ mod tests {
         let reason =
             |vip: &VipGroup, own: &str| match host().link(vip, &settings(Transport::Unicast, &[own]), 0) {
                 Link::Down { reason } => reason,
-                up @ (Link::Unknown | Link::Up { .. }) => panic!("{up:?}"),
+                up @ (Link::Unknown | Link::Partial { .. } | Link::Up { .. }) => panic!("{up:?}"),
             };
         assert_eq!(
             reason(&vip(&["10.77.0.100/24"], Some("eth7")), "10.77.0.11"),
