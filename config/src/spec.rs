@@ -242,6 +242,7 @@ pub(crate) struct DnsSpec {
     pub(crate) ttl: Field<Duration>,
     pub(crate) policy: Field<Policy>,
     pub(crate) vip: Field<Reference>,
+    pub(crate) vrid: Field<Number<1, 255>>,
     pub(crate) track: Field<List<Reference>>,
     pub(crate) when_all_down: Field<WhenAllDown>,
     pub(crate) hold_down: Field<Duration>,

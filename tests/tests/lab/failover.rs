@@ -29,6 +29,7 @@ pub(crate) const CASES: &[Case] = &[
     Case { name: "failover::partition_heals_to_one", needs: VIPD, run: partition_heals_to_one },
     Case { name: "failover::both_families_over_multicast", needs: VIPD, run: both_families_over_multicast },
     Case { name: "failover::both_families_move_together", needs: VIPD, run: both_families_move_together },
+    Case { name: "failover::one_family_lost_is_released", needs: VIPD, run: one_family_lost_is_released },
 ];
 
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -274,5 +275,23 @@ fn both_families_move_together(lab: &Lab) -> Result<()> {
     for gap in [outage(&probe, fault)?, outage(&probe6, fault)?] {
         ensure!(gap < 50 * MS, "no answer for {gap:?}");
     }
+    Ok(())
+}
+
+/// The owner's own address of one family is gone: by the other it says that the
+/// group is free, so that nobody waits for its silence.
+fn one_family_lost_is_released(lab: &Lab) -> Result<()> {
+    let mut plan = Plan::new(SECOND);
+    plan.groups = vec![(51, vec!["10.77.0.100/16".to_owned(), "fd77::100/64".to_owned()])];
+    plan.both_families = true;
+    let (scene, probe) = scene(lab, plan)?;
+    let fault = Instant::now();
+    scene.proxies[0].run("ip", &["address", "del", "fd77::11/64", "dev", "eth0"])?;
+    probe.wait_for("px2", PATIENCE)?;
+    lab.addresses().wait_for("fd77::100".parse()?, &["px2"], PATIENCE)?;
+    // Three adverts would be three seconds.
+    let gap = outage(&probe, fault)?;
+    ensure!(gap < 500 * MS, "no answer for {gap:?}");
+    ensure!(scene.vipd(0)?.status()?["vips"][0]["state"] == "fault", "px1 does not report a fault");
     Ok(())
 }

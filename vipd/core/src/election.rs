@@ -1,7 +1,7 @@
 //! One virtual router's state machine (RFC 9568 section 6.4, RFC 3768 section 6.4).
 //!
 //! ```text
-//!                    Startup, priority 255
+//!                    Startup, priority 255 and able to serve
 //!        +--------+---------------------------------+
 //!   +--->|  Init  |                                 |
 //!   |    +--------+                                 v
@@ -92,9 +92,10 @@ pub struct Election {
     interval: Duration,
     /// When this backup last woke after its timer had long run out.
     woke_at: Option<Time>,
-    /// Whether this node would serve: only then does it preempt.
+    /// Whether this node would serve: only then does it preempt, or own from
+    /// the start.
     eager: bool,
-    /// The addresses are somebody else's until then, under another number.
+    /// The addresses are, or may be, somebody else's until then.
     barred: Option<Time>,
     /// What decides whether it may own; nothing does without a quorum.
     lease: Option<Lease>,
@@ -118,11 +119,6 @@ impl Election {
     #[must_use]
     pub const fn lease(&self) -> Option<&Lease> {
         self.lease.as_ref()
-    }
-
-    /// Another lease, of which nothing is held yet.
-    pub fn set_lease(&mut self, lease: Option<Lease>) {
-        self.lease = lease;
     }
 
     /// Whether this backup would own and waits for the lease.
@@ -205,21 +201,30 @@ impl Election {
         }
     }
 
-    /// Whether this node has something to serve: only then does it preempt.
+    /// Whether this node has something to serve: only then does it preempt, and
+    /// only then does an address owner (priority 255) own from the start.
     pub const fn set_eager(&mut self, eager: bool) {
         self.eager = eager;
     }
 
-    /// Somebody else answers for all the addresses under another number: a
-    /// backup does not take over before then.
-    pub fn bar(&mut self, until: Option<Time>, now: Time) {
+    /// Somebody else answers for all the addresses, or may do so unheard: a
+    /// backup does not take over before then. `rank` is how long those that come
+    /// before it are given: whoever waits for the same end does not wait alone.
+    pub fn bar(&mut self, until: Option<Time>, rank: Duration, now: Time) {
         if self.barred.is_some()
+            && until.is_none()
             && let State::Backup { down_at, .. } = &mut self.state
         {
             // The timer may have run out meanwhile: it does so now, and no earlier.
-            *down_at = now.max(*down_at);
+            *down_at = (now + rank).max(*down_at);
         }
-        self.barred = until;
+        self.barred = until.map(|until| until + rank);
+    }
+
+    /// Whether it was barred at the last look.
+    #[must_use]
+    pub const fn is_barred(&self) -> bool {
+        self.barred.is_some()
     }
 
     /// When a backup takes over.
@@ -276,7 +281,8 @@ impl Election {
             return None;
         }
         Some(match preempt_at {
-            _ if self.params.priority == PRIORITY_OWNER => Restraint::Nothing,
+            _ if self.params.priority == PRIORITY_OWNER && self.eager => Restraint::Nothing,
+            _ if self.params.priority == PRIORITY_OWNER => Restraint::NotEager,
             _ if !self.params.preempt => Restraint::Off,
             _ if *yielded => Restraint::Yielded,
             _ if !self.eager => Restraint::NotEager,
@@ -405,7 +411,7 @@ impl Election {
 
     fn start(&mut self, now: Time) -> Outcome {
         self.interval = self.params.interval;
-        if self.params.priority == PRIORITY_OWNER {
+        if self.params.priority == PRIORITY_OWNER && self.eager {
             return self.become_active(Cause::AddressOwner, now);
         }
         self.become_backup(now, None, false);
@@ -495,7 +501,7 @@ impl Election {
         let followed = Owner { who: heard.who, priority: heard.priority, at: now };
         if heard.priority >= mine {
             *preempt_at = None;
-        } else if mine == PRIORITY_OWNER || (preempt && !*yielded && self.eager) {
+        } else if self.eager && (mine == PRIORITY_OWNER || (preempt && !*yielded)) {
             let delay = if mine == PRIORITY_OWNER { Duration::ZERO } else { self.params.preempt_delay };
             let at = *preempt_at.get_or_insert(now + delay);
             if now >= at {

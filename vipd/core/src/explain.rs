@@ -155,7 +155,10 @@ fn state(group: &Group, scope: &Scope<'_>) -> String {
     match group.election.word() {
         State::Init => match (&group.link, group.taking_part) {
             (_, false) => "this node takes no part: it is in maintenance or stopping".to_owned(),
-            (Link::Up { .. } | Link::Unknown | Link::Down { .. }, true) => {
+            (_, true) if group.waits() => "waiting until the group that had its number or its addresses \
+                 before the reload has let go of them"
+                .to_owned(),
+            (Link::Up { .. } | Link::Unknown | Link::Down { .. } | Link::Partial { .. }, true) => {
                 "waiting for the interface".to_owned()
             }
         },

@@ -4,6 +4,7 @@
 mod addresses;
 mod adverts;
 mod handover;
+mod link;
 mod neighbours;
 pub(crate) mod quorum;
 mod warnings;
@@ -23,11 +24,11 @@ use crate::lease::Lease;
 use crate::node::{Elsewhere, GroupStatus, Link, Scope, Settings};
 use crate::peers::Peer;
 use crate::plan::Hold;
-use crate::settings::{Cidr, ElectionSettings, Family, VipGroup, VrrpVersion};
+use crate::settings::{Cidr, ElectionSettings, VipGroup, VrrpVersion};
 use crate::time::Time;
 use crate::wire::advert::{Advert, PRIORITY_RELEASE};
 use crate::wire::peer::{GroupReport, State};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -107,6 +108,9 @@ pub(crate) struct Group {
     unsaid_until: Option<Time>,
     /// Another node than this one is to own next, until then.
     other_is_next: Option<Time>,
+    /// Groups that leave and have its number or its addresses: it starts when
+    /// they are gone.
+    pub(crate) waits_for: BTreeSet<usize>,
     /// Whether this node may take part: not stopping, not in maintenance.
     pub(crate) taking_part: bool,
     /// Whether every tracked listener has a usable server.
@@ -194,6 +198,7 @@ impl Group {
             former: None,
             unsaid_until: None,
             other_is_next: None,
+            waits_for: BTreeSet::new(),
             taking_part: true,
             serving: true,
             warm: false,
@@ -382,18 +387,19 @@ impl Group {
 
     /// An advert for this group that passed every check.
     pub(crate) fn hear(&mut self, mut heard: Heard, scope: &mut Scope<'_>) {
-        self.note_advert(heard.who, scope.now);
+        self.note_advert(&heard, scope.now);
         if heard.priority == PRIORITY_RELEASE {
             heard.wait = self.wait_after(heard.who, scope);
         }
         let was_following = self.election.following().map(|o| o.who);
         let owned = self.election.word() == State::Active;
-        self.election.set_eager(self.warm && self.serving && !self.refused);
+        self.election.set_eager(self.is_eager());
         self.happen(Happening::Advert(heard), scope);
         if owned && self.election.word() == State::Active && heard.priority != PRIORITY_RELEASE {
             // Two owned: the other's clients have its Ethernet address.
             self.announce_to_theirs(scope);
         }
+        self.bar(scope);
         // The successor speaks: no release needs repeating.
         if heard.priority != PRIORITY_RELEASE
             && let Transition::Lingering { release_at, .. } = &mut self.transition
@@ -415,51 +421,6 @@ impl Group {
         };
         if !self.vip.nodes.iter().filter(|n| **n != scope.me).any(waits) {
             self.election.hears_all(scope.now);
-        }
-    }
-
-    /// The interface came, went or changed.
-    pub(crate) fn set_link(&mut self, link: Link, scope: &mut Scope<'_>) {
-        if self.link == link {
-            return;
-        }
-        let mac = self.mac();
-        self.link = link;
-        match &self.link {
-            Link::Unknown => {}
-            Link::Down { reason } => {
-                self.fault = Some(reason.clone());
-                self.retry_at = None;
-                self.transition = Transition::None;
-                if self.election.word() == State::Active {
-                    self.unsaid_until = Some(scope.now + self.election.active_down_interval());
-                }
-                self.happen(Happening::Fault, scope);
-                if self.hold != Hold::Absent {
-                    self.close_sessions(scope);
-                    self.plan(Hold::Absent, scope);
-                }
-            }
-            Link::Up { interface, .. } => {
-                let before = self.interface.replace(*interface);
-                self.fault = None;
-                scope.guard_changed = true;
-                if before != Some(*interface) {
-                    // Also of what it does not hold: somebody else may have put it there.
-                    self.plan(self.hold, scope);
-                } else if mac.is_some() && self.mac() != mac {
-                    self.new_mac(scope);
-                }
-                self.start_if_able(scope);
-                self.release_late(scope);
-            }
-        }
-    }
-
-    pub(crate) fn start_if_able(&mut self, scope: &mut Scope<'_>) {
-        let up = matches!(self.link, Link::Up { .. });
-        if up && self.taking_part && self.retry_at.is_none() {
-            self.happen(Happening::Startup, scope);
         }
     }
 
@@ -485,24 +446,6 @@ impl Group {
         self.postponed.filter(|(_, until)| *until > now && self.election.word() == State::Backup).map(|p| p.0)
     }
 
-    /// Whether the group runs on an interface.
-    pub(crate) fn is_on(&self, index: u32) -> bool {
-        matches!(self.link, Link::Up { interface, .. } if interface == index)
-    }
-
-    /// Whether the group's interface is not known, or down.
-    pub(crate) const fn has_no_link(&self) -> bool {
-        matches!(self.link, Link::Unknown | Link::Down { .. })
-    }
-
-    /// This node's own address of a family to advertise from.
-    pub(crate) fn source(&self, family: Family) -> Option<IpAddr> {
-        match &self.link {
-            Link::Up { sources, .. } => sources.iter().copied().find(|s| Family::of(*s) == family),
-            Link::Unknown | Link::Down { .. } => None,
-        }
-    }
-
     /// The addresses that would stay behind if the program died now.
     pub(crate) fn held(&self) -> Vec<(u32, Cidr)> {
         let Some(interface) = self.interface else { return vec![] };
@@ -511,7 +454,7 @@ impl Group {
 
     /// Whether it would serve, if it owned.
     pub(crate) const fn serves(&self) -> bool {
-        self.serving && self.warm && self.taking_part
+        self.is_eager() && self.taking_part
     }
 
     /// The group as peers are told of it.
@@ -564,7 +507,8 @@ impl Group {
         Event::new(level, kind, message).of_vip(&self.vip.name)
     }
 
-    /// Takes over changed settings without touching what did not change.
+    /// Takes over changed settings, of the same VRID, without touching what did
+    /// not change.
     pub(crate) fn reconfigure(
         &mut self,
         vip: VipGroup,
@@ -576,10 +520,6 @@ impl Group {
         let renews_otherwise = of_lease(self.election.params()) != of_lease(&params);
         if *self.election.params() != params {
             self.election.set_params(params, scope.now);
-        }
-        if self.vip.vrid != vip.vrid {
-            // What was promised is another group's number.
-            self.election.set_lease(quorum::lease(scope.settings, scope.reloads));
         }
         let moved = self.vip.addresses != vip.addresses;
         let stays = |a: IpAddr| vip.addresses.iter().any(|new| new.address() == a);

@@ -18,7 +18,7 @@ pub use io::{
     Transmit, Watch,
 };
 
-pub(crate) use claims::{Elsewhere, Own};
+pub(crate) use claims::{ADVERT_INTERVAL, Elsewhere, Own, RANK};
 
 use claims::Claims;
 
@@ -54,6 +54,8 @@ const HELLO_MIN_OF_NAMES: Duration = Duration::from_millis(30);
 /// A peer that was not heard for so many quarters of a hello interval is gone:
 /// it has missed three.
 const SILENT_QUARTERS: u32 = 14;
+/// The same of one whose file may give its hellos another rhythm.
+pub(crate) const PATIENCE_AT_MOST: Duration = Duration::from_millis(3_500);
 /// A node that starts has heard those that are there by then: before the first
 /// hello comes a session of the peer link.
 const FIRST_HELLO: Duration = Duration::from_millis(875);
@@ -169,6 +171,7 @@ pub struct Node {
     homes: BTreeMap<IpAddr, usize>,
     pools: PoolsState,
     hello_at: Time,
+    started: Time,
     /// Since it started, or slept for longer than owners are silent.
     listening_since: Time,
     /// When waiting for the first verdict on every server ends.
@@ -212,6 +215,7 @@ impl Node {
             homes: claims::homes(&settings.vips),
             pools: PoolsState::new(settings.pools.clone(), now),
             hello_at: now,
+            started: now,
             listening_since: now,
             warm_at: Some(now + WARM_WITHIN),
             decide_at: None,
@@ -289,7 +293,7 @@ impl Node {
     /// hellos another rhythm, as while a new one is rolled out.
     fn interval_of(&self, node: usize) -> Duration {
         let Some(peer) = self.peers.get(node) else { return self.hello_interval() };
-        let by = [claims::ADVERT_INTERVAL, claims::DNS];
+        let by = [ADVERT_INTERVAL, claims::DNS];
         let differs = peer.differs.iter().any(|key| by.contains(key));
         let hellos = if differs { HELLO_MAX } else { self.hello_interval() };
         if peer.only_advertises() { hellos.max(peer.advert_interval) } else { hellos }
@@ -446,8 +450,10 @@ impl Node {
     /// What follows from any input.
     fn settle(&mut self, now: Time) {
         self.publish(now);
-        for gone in self.leaving.extract_if(.., |g| g.is_gone()) {
-            self.out.push_back(Output::Forget { group: gone.id });
+        let gone: Vec<usize> = self.leaving.extract_if(.., |g| g.is_gone()).map(|g| g.id).collect();
+        for id in gone {
+            self.out.push_back(Output::Forget { group: id });
+            self.with_groups(now, |group, scope| group.wait_no_more_for(id, scope));
         }
         if self.stopping.is_some() && !self.stopped {
             let gone = self.groups.iter().chain(&self.leaving).all(Group::is_gone);

@@ -78,15 +78,21 @@ impl Interfaces {
             return Link::Down { reason: format!("{} has no carrier or is down", interface.name) };
         }
         let seat = Seat { all: self, interface, vip, settings, me };
-        let mut sources = vec![];
+        let (mut sources, mut lacking) = (vec![], None);
         for family in Family::ALL.into_iter().filter(|f| seat.carries(*f)) {
             match seat.source(family) {
                 Some(source) => sources.push(source),
                 None if seat.must_carry(family) => {
-                    return Link::Down { reason: seat.no_source(family) };
+                    lacking = lacking.or_else(|| Some(seat.no_source(family)));
                 }
                 None => {}
             }
+        }
+        if let Some(reason) = lacking {
+            return match sources.is_empty() {
+                true => Link::Down { reason },
+                false => Link::Partial { reason, interface: index, sources },
+            };
         }
         if sources.is_empty() {
             let family = if vip.of_family(Family::V4).next().is_some() { Family::V4 } else { Family::V6 };
@@ -309,9 +315,12 @@ mod tests {
             (Transport::Unicast, &["10.77.0.99", "fd77::11"]),
             (Transport::Udp, &["10.77.0.11", "fd77::99"]),
         ] {
-            let Link::Down { reason } = host().link(&both, &settings(transport, own), 0) else {
+            let Link::Partial { reason, interface, sources } = host().link(&both, &settings(transport, own), 0)
+            else {
                 panic!("{transport:?} {own:?}");
             };
+            let left = own.iter().filter(|a| !a.ends_with("99")).map(|a| a.parse().expect("an address"));
+            assert_eq!((interface, sources), (2, left.collect::<Vec<IpAddr>>()));
             assert!(reason.contains(".99 of") || reason.contains("::99 of"), "{reason}");
         }
         let one = settings(Transport::Unicast, &["10.77.0.11"]);
@@ -338,7 +347,7 @@ mod tests {
         let reason =
             |vip: &VipGroup, own: &str| match host().link(vip, &settings(Transport::Unicast, &[own]), 0) {
                 Link::Down { reason } => reason,
-                up @ (Link::Unknown | Link::Up { .. }) => panic!("{up:?}"),
+                up @ (Link::Unknown | Link::Partial { .. } | Link::Up { .. }) => panic!("{up:?}"),
             };
         assert_eq!(
             reason(&vip(&["10.77.0.100/24"], Some("eth7")), "10.77.0.11"),

@@ -1,7 +1,7 @@
 //! The VRRP packets of a group.
 
 use super::Group;
-use crate::node::{Link, Output, Scope, Transmit};
+use crate::node::{Output, Scope, Transmit};
 use crate::settings::{Cidr, Family, Transport};
 use crate::wire::advert::{Advert, PRIORITY_RELEASE};
 use crate::wire::peer::State;
@@ -27,7 +27,7 @@ impl Group {
     }
 
     fn adverts(&self, priority: u8, scope: &Scope<'_>) -> Vec<Transmit> {
-        let Link::Up { interface, sources, .. } = &self.link else { return vec![] };
+        let Some((interface, sources)) = self.voice() else { return vec![] };
         let mut adverts = vec![];
         for source in sources {
             let family = Family::of(*source);
@@ -51,7 +51,7 @@ impl Group {
             };
             for destination in self.destinations(family, scope) {
                 let bytes = advert.write(*source, destination);
-                adverts.push(Transmit { interface: *interface, source: *source, destination, bytes });
+                adverts.push(Transmit { interface, source: *source, destination, bytes });
             }
         }
         adverts

@@ -13,7 +13,7 @@ use super::{Group, RETRY_AFTER};
 use crate::election::{Cause, Event as Happening, Who};
 use crate::event::{Kind, Level};
 use crate::lease::Lease;
-use crate::node::Scope;
+use crate::node::{RANK, Scope};
 use crate::plan::Hold;
 use crate::time::Time;
 use crate::wire::advert::PRIORITY_RELEASE;
@@ -134,7 +134,7 @@ impl Group {
         let rank = ranking.iter().filter(|n| **n != sender).position(|n| *n == scope.me)?;
         let behind = usize::from(self.other_is_next.is_some_and(|until| scope.now < until));
         let rank = u32::try_from(rank + behind).unwrap_or(u32::MAX);
-        Some(scope.unsure_for.max(Duration::from_millis(10).saturating_mul(rank)))
+        Some(scope.unsure_for.max(RANK.saturating_mul(rank)))
     }
 
     // ---- the owner's side -------------------------------------------------
@@ -272,11 +272,12 @@ impl Group {
         self.transition = Transition::Lingering { until, close_at: None, release_at, releases: 1 };
     }
 
-    /// The link went while this node owned, so that nobody heard it let go:
-    /// with the link back, and once the kernel holds nothing any more, it says so.
+    /// The link went while this node owned, so that nobody heard it let go: as
+    /// soon as there is an address to say it from, and the kernel holds nothing
+    /// any more, it says so.
     pub(super) fn release_late(&mut self, scope: &mut Scope<'_>) {
         let due = self.unsaid_until.is_some_and(|until| scope.now < until);
-        if !due || self.has_no_link() || self.hold != Hold::Absent || !self.confirmed {
+        if !due || self.voice().is_none() || self.hold != Hold::Absent || !self.confirmed {
             return;
         }
         self.unsaid_until = None;

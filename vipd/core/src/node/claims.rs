@@ -28,11 +28,11 @@ use std::time::Duration;
 /// three of a detection and the longest skew.
 pub(super) const SILENT_INTERVALS: u32 = 4;
 /// The key in which files differ whose owners are silent for another time.
-pub(super) const ADVERT_INTERVAL: &str = "election.advert-interval";
+pub(crate) const ADVERT_INTERVAL: &str = "election.advert-interval";
 /// The key in which files differ of which one may have no name.
 pub(super) const DNS: &str = "dns";
 /// After a release the next owner by rank speaks within this time a node.
-const RANK: Duration = Duration::from_millis(10);
+pub(crate) const RANK: Duration = Duration::from_millis(10);
 
 /// Addresses of a group that another node answers for.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -73,6 +73,12 @@ pub(crate) struct Own {
 }
 
 impl Claims {
+    /// Whether a node's adverts under a VRID count by an interface, since one has.
+    pub(super) fn has(&self, vrid: NonZeroU8, node: usize, interface: u32, now: Time) -> bool {
+        let of_node = Family::ALL.into_iter().filter_map(|family| self.0.get(&(vrid, node, family)));
+        of_node.into_iter().any(|claim| claim.interface == Some(interface) && claim.until > now)
+    }
+
     /// Notes a node's advert, by what it says now.
     fn note(&mut self, key: (NonZeroU8, usize, Family), claim: Claim, nodes: usize, now: Time) {
         self.0.retain(|_, claim| claim.until > now);
@@ -123,7 +129,8 @@ impl Node {
     /// For how long it is not known yet what others own by files that may differ:
     /// a hello tells that, and after one of a file that does differ (before it an
     /// advert under a VRID that is not in this one counts for nothing) every owner
-    /// speaks within an interval. One that says no hello in a hello's time is away.
+    /// speaks within an interval. One that says no hello in a hello's time after
+    /// the start is away, or runs something else.
     pub(super) fn unsure_for(&self, now: Time) -> Duration {
         let own = self.settings.election.advert_interval;
         let others = self.peers.iter().enumerate().filter(|(node, _)| *node != self.me).map(|(_, p)| p);
@@ -133,7 +140,7 @@ impl Node {
                 let interval = if other { own.max(peer.advert_interval).max(HELLO_MAX) } else { own };
                 Some(since + interval)
             }
-            None if peer.digests.is_empty() => Some(self.listening_since + HELLO_MAX),
+            None if peer.digests.is_empty() => Some(self.started + HELLO_MAX),
             None => None,
         });
         until.max().map_or(Duration::ZERO, |until| until + RANK - now)

@@ -37,7 +37,8 @@ impl Node {
         }
         let advert = Advert::parse(payload, source, destination).map_err(Reject::Advert)?;
         let node = self.node_at(source).filter(|n| *n != self.me);
-        let groups = self.groups.iter().chain(&self.leaving);
+        // A group that leaves and one that waits for that may have the same number.
+        let groups = self.leaving.iter().chain(&self.groups);
         let group = groups.into_iter().find(|g| g.vip.vrid == advert.vrid && self.is_of(g, interface));
         let heard = match group {
             Some(group) => self.accept(group, source, &advert).map(|heard| Some((group.id, heard))),
@@ -45,7 +46,8 @@ impl Node {
         };
         let heard = match (heard, node) {
             (Err(Reject::UnknownVrid | Reject::OtherVrid | Reject::UnknownSender), Some(node))
-                if self.claims_elsewhere(node, interface) =>
+                if self.claims_elsewhere(node, interface)
+                    || self.claims.has(advert.vrid, node, interface, now) =>
             {
                 None
             }
@@ -342,7 +344,7 @@ impl Node {
         now: Time,
         with: impl FnOnce(&mut Group, &mut Scope<'_>),
     ) {
-        let mut groups = self.groups.iter().chain(&self.leaving);
+        let mut groups = self.leaving.iter().chain(&self.groups);
         if let Some(id) = groups.find(|g| g.vip.vrid == vrid).map(|g| g.id) {
             self.with_group(id, now, with);
         }
@@ -488,7 +490,9 @@ impl Node {
         let (mut groups, mut sightings) = (vec![], vec![]);
         let (mut sources, mut macs) = (BTreeSet::new(), BTreeSet::new());
         self.read_groups(now, |group, scope| {
-            groups.push(group.report(scope.now));
+            if !group.waits() {
+                groups.push(group.report(scope.now));
+            }
             sources.extend(Family::ALL.into_iter().filter_map(|f| group.source(f)));
             macs.extend(group.mac());
             sightings.extend(group.sighting(scope));

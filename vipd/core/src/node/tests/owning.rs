@@ -471,6 +471,95 @@ fn a_node_whose_kernel_refuses_preempts_nobody() {
     assert_eq!(node.group_status(at(80_000))[0].state, State::Active);
 }
 
+/// The own address of one family is gone. By the other the rest of the cluster
+/// hears at once that the group is free, once it is.
+#[test]
+fn what_is_left_of_a_link_carries_the_release() {
+    let six = |text: &str| text.parse::<IpAddr>().expect("an address");
+    let mut both = settings();
+    for (member, own) in both.cluster.nodes.iter_mut().zip(["fd77::11", "fd77::12"]) {
+        member.addresses.push(six(own));
+    }
+    both.vips[0].addresses.extend(Cidr::new(six("fd77::100"), 64));
+    for (left, gone) in [(address(11), six("fd77::11")), (six("fd77::11"), address(11))] {
+        let mut node = Node::new(both.clone(), 0, 0, at(0));
+        let link =
+            Link::Up { interface: LINK, sources: vec![left, gone], mac: None, subnets: vec![] };
+        node.handle(Input::Link { group: 0, link }, at(0));
+        node.handle(Input::Tick, at(3_300));
+        obey(&mut node, at(3_300));
+        assert_eq!(node.group_status(at(3_300))[0].state, State::Active);
+        let reason = format!("this host does not have {gone}");
+        let link = Link::Partial { reason: reason.clone(), interface: LINK, sources: vec![left] };
+        node.handle(Input::Link { group: 0, link }, at(3_400));
+        let outputs = drain(&mut node);
+        let releases = |outputs: &[Output]| {
+            let release = |o: &Output| match o {
+                Output::Advert(t) if t.bytes[2] == 0 => Some(t.source),
+                _ => None,
+            };
+            outputs.iter().filter_map(release).collect::<Vec<_>>()
+        };
+        assert!(releases(&outputs).is_empty(), "the kernel may still answer for it");
+        let plan = |o: &Output| if let Output::Addresses(p) = o { Some(p.clone()) } else { None };
+        let plan = outputs.iter().filter_map(plan).next_back().expect("a plan");
+        assert_eq!(plan.hold, Hold::Absent);
+        node.handle(Input::Applied { group: 0, generation: plan.generation, result: Ok(()) }, at(3_401));
+        assert_eq!(releases(&drain(&mut node)), [left]);
+        let status = &node.group_status(at(3_401))[0];
+        assert_eq!((status.state, status.why.as_str()), (State::Fault, reason.as_str()));
+    }
+}
+
+/// Of priority 255, too: it is no exception.
+#[test]
+fn an_address_owner_that_cannot_serve_leaves_the_address_where_it_is() {
+    let first = |mut settings: Settings| {
+        settings.cluster.nodes[0].priority = NonZeroU8::new(255);
+        settings
+    };
+    let serves = |outputs: Vec<Output>| {
+        let hello = |o| if let Output::Peer { bytes, .. } = o { Envelope::parse(&bytes).ok() } else { None };
+        let report = |e: Envelope| if let Message::Hello(h) = e.message { Some(h.groups[0].serving) } else { None };
+        outputs.into_iter().filter_map(hello).filter_map(report).next_back()
+    };
+    // The kernel refuses it.
+    let mut node = node(first(settings()));
+    assert_eq!(node.group_status(at(0))[0].state, State::Active);
+    let refused = Err("IPv6 is off".to_owned());
+    node.handle(Input::Applied { group: 0, generation: u64::MAX, result: refused }, at(100));
+    let mut said = None;
+    for now in (500..60_000).step_by(500) {
+        hear(&mut node, LINK, &advert(150), at(now));
+        node.handle(Input::Tick, at(now));
+        said = serves(obey(&mut node, at(now))).or(said);
+        assert_ne!(node.group_status(at(now))[0].state, State::Active, "at {now}");
+    }
+    let status = &node.group_status(at(60_000))[0];
+    assert!(status.why.contains("the kernel refused the address here the last time"), "{}", status.why);
+    assert_eq!(said, Some(false), "nobody hands over to it for what it serves");
+
+    // It does not know its servers yet; none can be used; one can.
+    let mut node = self::node(first(tracked()));
+    let probe = |node: &mut Node, probe, now| {
+        let server = ServerKey { pool: 0, server: 0 };
+        node.handle(Input::Probe { server, probe, took: Duration::ZERO }, at(now));
+    };
+    for (from, until, state) in [(0, 3_000, State::Backup), (3_000, 20_000, State::Backup), (20_000, 24_000, State::Active)] {
+        match from {
+            0 => {}
+            3_000 => probe(&mut node, Probe::Failed("refused".into()), from),
+            _ => probe(&mut node, Probe::Answered(Observation::default()), from),
+        }
+        for now in (from..until).step_by(500) {
+            hear(&mut node, LINK, &advert(150), at(now));
+            node.handle(Input::Tick, at(now));
+            obey(&mut node, at(now));
+        }
+        assert_eq!(node.group_status(at(until))[0].state, state, "at {until}");
+    }
+}
+
 #[test]
 fn an_address_owner_is_not_switched_over() {
     let mut settings = settings();
