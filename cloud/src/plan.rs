@@ -361,7 +361,10 @@ mod tests {
         assert_eq!(plan(&absent(TWO), &desired(TWO), Some(&record(&base))), Plan::Drift(Drift::LeaseRemoved));
         assert_eq!(plan(&absent(TWO), &repair, Some(&record(&base))), Plan::Write(lease(8, "px1", TWO)));
         // Nothing is left: a server that lost its disk gets the name back.
-        assert_eq!(plan(&absent(&[]), &desired(TWO), Some(&record(&base))), Plan::Write(lease(8, "px1", TWO)));
+        assert_eq!(
+            plan(&absent(&[]), &desired(TWO), Some(&record(&base))),
+            Plan::Write(lease(8, "px1", TWO))
+        );
         assert_eq!(plan(&absent(&[]), &desired(&[]), Some(&record(&base))), Plan::KeepLast);
         let text = "v=spf1".to_owned();
         let foreign = Current { lease: LeaseRecord::Unreadable(text.clone()), ..absent(TWO) };

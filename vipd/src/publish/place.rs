@@ -53,6 +53,9 @@ struct Memory {
     lost_at: Option<Instant>,
     /// What the last order wanted, and whether this node was to write it.
     sought: Option<(bool, Wanted)>,
+    /// This node was elected to write, and has not read the place since: until
+    /// then another one wrote.
+    unread: bool,
     /// A change that not everybody answers by yet.
     pending: Option<Pending>,
     /// The server does not take the key: the file may have a new one by now.
@@ -72,6 +75,9 @@ impl Memory {
     /// Takes up an order. What was lost before it wanted something else, or this
     /// node was elected, was no fight; that a change is near changes nothing.
     fn take_up(&mut self, records: &Records) {
+        if records.write && self.sought.as_ref().is_none_or(|(wrote, _)| !wrote) {
+            self.unread = true;
+        }
         let sought = Some((records.write, records.wanted.clone()));
         if self.sought != sought {
             self.lost = 0;
@@ -128,9 +134,10 @@ impl Place {
         memory.take_up(&order.records);
         let new = order.records.generation != memory.generation;
         memory.generation = order.records.generation;
-        let Some(outcome) = self.ask(store, order, &desired, new).await else {
+        let Some(outcome) = self.ask(store, order, &desired, new, memory.unread).await else {
             return Instant::now();
         };
+        memory.unread = memory.unread && outcome.is_err();
         self.note(store, outcome.as_ref().ok());
         let again = match outcome {
             Ok(outcome) => self.succeeded(store, order, &desired, outcome, memory),
@@ -160,10 +167,16 @@ impl Place {
         order: &Order,
         desired: &Desired,
         new: bool,
+        unread: bool,
     ) -> Option<Result<Outcome, Error>> {
         let by = Instant::now() + self.place.patience();
         if order.records.write && new {
-            return Some(store.publish(desired, by).await);
+            let outcome = store.publish(desired, by).await;
+            // A write from what was seen last is refused if that is no more so; that
+            // there is nothing to write is said only of what was read.
+            if !(unread && matches!(outcome, Ok(Outcome::InSync | Outcome::KeepLast))) {
+                return Some(outcome);
+            }
         }
         let mut orders = self.orders.clone();
         let look = async {
