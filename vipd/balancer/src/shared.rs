@@ -53,7 +53,7 @@ pub(crate) struct Shared {
     /// For tests, instead of the time since then: what the clock shows, and how
     /// far it goes on whenever somebody reads it.
     #[cfg(test)]
-    pub(crate) clock: Option<(AtomicU64, u64)>,
+    pub(crate) clock: Option<(std::sync::atomic::AtomicU64, u64)>,
 }
 
 impl Shared {

@@ -103,8 +103,6 @@ pub(crate) struct Scope<'a> {
     pub(crate) registers: &'a mut Registers,
     pub(crate) peers: &'a [Peer],
     pub(crate) run: u32,
-    /// Of this run, so far.
-    pub(crate) reloads: u64,
     nonce: &'a mut u32,
 }
 
@@ -482,7 +480,6 @@ impl Node {
             registers: &mut self.registers,
             peers: &self.peers,
             run: self.run,
-            reloads: self.reloads,
             nonce: &mut self.nonce,
         };
         for group in self.groups.iter_mut().chain(&mut self.leaving) {
@@ -546,7 +543,6 @@ impl Node {
             registers: &mut registers,
             peers: &self.peers,
             run: self.run,
-            reloads: self.reloads,
             nonce: &mut nonce,
         };
         for group in self.groups.iter().chain(&self.leaving) {

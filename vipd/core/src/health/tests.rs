@@ -266,18 +266,18 @@ fn the_freshest_is_kept_and_then_the_fallback() {
 #[test]
 fn of_two_that_lag_alike_the_last_in_use_is_kept() {
     let mut state = one(Role::Replica, Some(10));
-    state.observe(DB1, replica(0), Duration::ZERO, Time::ZERO);
-    state.observe(DB2, replica(0), Duration::ZERO, Time::ZERO);
-    state.observe(DB1, replica(11), Duration::ZERO, Time::ZERO);
+    state.observe(DB1, replica(0), Checked::at(Time::ZERO), Time::ZERO);
+    state.observe(DB2, replica(0), Checked::at(Time::ZERO), Time::ZERO);
+    state.observe(DB1, replica(11), Checked::at(Time::ZERO), Time::ZERO);
     assert_eq!(picked(&mut state, 0), Ok(DB2));
-    state.observe(DB2, replica(11), Duration::ZERO, Time::ZERO);
+    state.observe(DB2, replica(11), Checked::at(Time::ZERO), Time::ZERO);
     assert_eq!(picked(&mut state, 0), Ok(DB2), "db1 is no fresher");
-    state.observe(DB1, replica(12), Duration::ZERO, Time::ZERO);
-    state.observe(DB2, replica(12), Duration::ZERO, Time::ZERO);
+    state.observe(DB1, replica(12), Checked::at(Time::ZERO), Time::ZERO);
+    state.observe(DB2, replica(12), Checked::at(Time::ZERO), Time::ZERO);
     assert_eq!(picked(&mut state, 0), Ok(DB2));
     // One that was in use and is far behind by now is left for a fresher one.
-    state.observe(DB2, replica(0), Duration::ZERO, Time::ZERO);
-    state.observe(DB2, replica(100), Duration::ZERO, Time::ZERO);
+    state.observe(DB2, replica(0), Checked::at(Time::ZERO), Time::ZERO);
+    state.observe(DB2, replica(100), Checked::at(Time::ZERO), Time::ZERO);
     assert_eq!(picked(&mut state, 0), Ok(DB1));
 }
 

@@ -94,6 +94,7 @@ mod tests {
             transport: Transport::Unicast,
             preempt: false,
             preempt_delay: Duration::ZERO,
+            start_delay: Duration::ZERO,
             lease: interval * 3,
             quorum: Quorum::Majority,
             on_no_quorum: OnNoQuorum::Withdraw,
