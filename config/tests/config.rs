@@ -158,7 +158,10 @@ fn a_vrid_that_is_not_given_comes_from_the_name_alone() -> Outcome {
     assert!(refused > 0, "of 780 pairs some come to the same number");
     let given = vip("main", 100, "") + &vip("other", 101, &format!("vrid = {chosen}"));
     let text = vrids(&given).err().ok_or("two have it")?.to_string();
-    assert!(text.contains("vip \"main\" comes by its name to vrid 135, which is that of vip \"other\" (line"), "{text}");
+    assert!(
+        text.contains("vip \"main\" comes by its name to vrid 135, which is that of vip \"other\" (line"),
+        "{text}"
+    );
     Ok(())
 }
 
@@ -177,7 +180,10 @@ fn the_election_of_dns_has_a_number_of_its_own() -> Outcome {
     assert_eq!(number(&file("", "vrid = 77"))?, 77);
     let same = format!("vrid = {named}");
     let text = number(&file(&same, "")).err().ok_or("two have it")?.to_string();
-    assert!(text.contains("the election of [dns] comes by its name to vrid") && text.contains("write vrid = 1"), "{text}");
+    assert!(
+        text.contains("the election of [dns] comes by its name to vrid") && text.contains("write vrid = 1"),
+        "{text}"
+    );
     assert_eq!(number(&file(&same, "vrid = 1"))?, 1);
     let text = number(&file("vrid = 77", "vrid = 77")).err().ok_or("two have it")?.to_string();
     assert!(text.contains("vrid 77 is that of vip \"main\" already"), "{text}");

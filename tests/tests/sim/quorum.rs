@@ -64,10 +64,7 @@ fn the_majority_has_an_owner_within_a_bounded_time() {
         assert_eq!(world.owners(0), [1 - owner]);
         // The lease, padded, as the slowest voter counts it; an interval, if the last
         // request arrived and its answers did not; and a round.
-        assert!(
-            none <= Duration::from_millis(367 * 10 / 9 - 250 + 100 + 60),
-            "nobody owned for {none:?}"
-        );
+        assert!(none <= Duration::from_millis(367 * 10 / 9 - 250 + 100 + 60), "nobody owned for {none:?}");
         world.inject(Fault::Heal);
         settle(world);
         world.check_settled();

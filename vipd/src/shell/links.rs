@@ -337,7 +337,8 @@ mod tests {
             (Transport::Unicast, &["10.77.0.99", "fd77::11"]),
             (Transport::Udp, &["10.77.0.11", "fd77::99"]),
         ] {
-            let Link::Partial { reason, interface, sources } = host().link(&both, &settings(transport, own), 0)
+            let Link::Partial { reason, interface, sources } =
+                host().link(&both, &settings(transport, own), 0)
             else {
                 panic!("{transport:?} {own:?}");
             };

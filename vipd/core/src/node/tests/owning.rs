@@ -390,8 +390,7 @@ fn what_is_left_of_a_link_carries_the_release() {
     both.vips[0].addresses.extend(Cidr::new(six("fd77::100"), 64));
     for (left, gone) in [(address(11), six("fd77::11")), (six("fd77::11"), address(11))] {
         let mut node = Node::new(both.clone(), 0, 0, at(0));
-        let link =
-            Link::Up { interface: LINK, sources: vec![left, gone], mac: None, subnets: vec![] };
+        let link = Link::Up { interface: LINK, sources: vec![left, gone], mac: None, subnets: vec![] };
         node.handle(Input::Link { group: 0, link }, at(0));
         node.handle(Input::Tick, at(3_300));
         obey(&mut node, at(3_300));
@@ -427,7 +426,8 @@ fn an_address_owner_that_cannot_serve_leaves_the_address_where_it_is() {
     };
     let serves = |outputs: Vec<Output>| {
         let hello = |o| if let Output::Peer { bytes, .. } = o { Envelope::parse(&bytes).ok() } else { None };
-        let report = |e: Envelope| if let Message::Hello(h) = e.message { Some(h.groups[0].serving) } else { None };
+        let report =
+            |e: Envelope| if let Message::Hello(h) = e.message { Some(h.groups[0].serving) } else { None };
         outputs.into_iter().filter_map(hello).filter_map(report).next_back()
     };
     // The kernel refuses it.
@@ -452,7 +452,9 @@ fn an_address_owner_that_cannot_serve_leaves_the_address_where_it_is() {
         let server = ServerKey { pool: 0, server: 0 };
         node.handle(Input::Probe { server, probe, took: Duration::ZERO }, at(now));
     };
-    for (from, until, state) in [(0, 3_000, State::Backup), (3_000, 20_000, State::Backup), (20_000, 24_000, State::Active)] {
+    for (from, until, state) in
+        [(0, 3_000, State::Backup), (3_000, 20_000, State::Backup), (20_000, 24_000, State::Active)]
+    {
         match from {
             0 => {}
             3_000 => probe(&mut node, Probe::Failed("refused".into()), from),
