@@ -27,6 +27,7 @@ fn an_address_that_a_reload_moves_to_another_owners_group_is_never_on_two_nodes(
     let pair = |seed| {
         let mut world =
             World::new(seed, 2 + usize::from(seed % 2 == 1), 2, election(Duration::from_millis(100)));
+        settle(&mut world);
         world.inject(Fault::Move(0));
         settle(&mut world);
         world.overlap_bound = Duration::from_millis(1);

@@ -52,7 +52,8 @@ const ANSWER_GAP: Duration = Duration::from_millis(5);
 /// A backup whose timer runs out this much too late (or an interval, if that
 /// is longer) was asleep: it listens again before it judges anybody silent.
 const OVERSLEPT: Duration = Duration::from_millis(20);
-/// After a sleep, what was queued meanwhile is heard within this time.
+/// After a sleep, what was queued meanwhile is heard within this time, and
+/// after a release what it has overtaken.
 const SETTLE: Duration = Duration::from_millis(20);
 
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
@@ -90,6 +91,8 @@ pub struct Election {
     state: State,
     /// The owner's interval, which backups follow (version 3).
     interval: Duration,
+    /// Who released it last, and when.
+    let_go: Option<(Who, Time)>,
     /// When this backup last woke after its timer had long run out.
     woke_at: Option<Time>,
     /// Whether this node would serve: only then does it preempt, or own from
@@ -106,7 +109,16 @@ impl Election {
     #[must_use]
     pub fn new(params: Params) -> Self {
         let interval = params.interval;
-        Self { params, state: State::Init, interval, woke_at: None, eager: true, barred: None, lease: None }
+        Self {
+            params,
+            state: State::Init,
+            interval,
+            let_go: None,
+            woke_at: None,
+            eager: true,
+            barred: None,
+            lease: None,
+        }
     }
 
     /// The same, with a lease that decides whether it may own.
@@ -156,6 +168,7 @@ impl Election {
         }
         self.barred = self.barred.map(&time);
         self.woke_at = self.woke_at.map(&time).filter(|at| now - *at < SETTLE);
+        self.let_go = self.let_go.filter(|(_, at)| now - *at < SETTLE).map(|(who, at)| (who, time(at)));
         if let Some(lease) = &mut self.lease {
             lease.rebase(now, time, number);
         }
@@ -219,6 +232,14 @@ impl Election {
             *down_at = (now + rank).max(*down_at);
         }
         self.barred = until.map(|until| until + rank);
+    }
+
+    /// What barred it was released: who it was answers for the addresses no more,
+    /// so that nobody need be listened for.
+    pub fn free(&mut self, rank: Duration, now: Time) {
+        if let State::Backup { down_at, owner: None, candidate: None, .. } = &mut self.state {
+            *down_at = (now + rank).min(*down_at);
+        }
     }
 
     /// Whether it was barred at the last look.
@@ -488,6 +509,10 @@ impl Election {
         if heard.priority == PRIORITY_RELEASE {
             return self.backup_hears_release(heard, now);
         }
+        if self.let_go.is_some_and(|(who, at)| who == heard.who && now - at < SETTLE) {
+            // Its release overtook this; by its interval it would soon be silent.
+            return Outcome::default();
+        }
         let (mine, preempt) = (self.params.priority, self.params.preempt);
         let active_down = self.active_down_interval();
         let State::Backup { owner, preempt_at, yielded, candidate, released, down_at } = &mut self.state
@@ -523,6 +548,7 @@ impl Election {
     }
 
     fn backup_hears_release(&mut self, heard: Heard, now: Time) -> Outcome {
+        self.let_go = Some((heard.who, now));
         let mut wait = heard.wait.unwrap_or_else(|| self.skew());
         if self.woke_at.is_some_and(|at| now - at < SETTLE) {
             // It may have waited in the queue while a successor took over: what

@@ -57,13 +57,15 @@ impl Group {
         adverts
     }
 
-    /// An owner claims what it has and what the kernel may still hold; a
-    /// release tells of everything that was the group's.
+    /// An owner claims what it has and what the kernel may still hold, for a
+    /// while on purpose: by another file that may be another group's. A release
+    /// tells of everything that was the group's.
     fn spoken_of(&self, priority: u8) -> Vec<IpAddr> {
         let all: Vec<Cidr> = if priority == PRIORITY_RELEASE {
             self.vip.addresses.iter().chain(&self.given).copied().collect()
         } else {
-            self.going.iter().copied().chain(self.available()).collect()
+            let parting = self.parting.iter().flat_map(|p| p.addresses.iter().copied());
+            self.going.iter().copied().chain(self.available()).chain(parting).collect()
         };
         all.iter().map(|a| a.address()).collect()
     }

@@ -24,6 +24,8 @@ use std::time::Duration;
 const ASK_EVERY: Duration = Duration::from_millis(20);
 /// A switchover is given up, and a stopping node goes on alone, after this.
 const ASK_FOR: Duration = Duration::from_millis(300);
+/// By a reload, with long intervals, after this.
+const HAND_OVER_AT_MOST: Duration = Duration::from_secs(3);
 /// An owner that was asked to go silent by the kernel and got no answer goes on after this.
 const SILENCE_FOR: Duration = Duration::from_millis(200);
 /// The next owner keeps itself prepared for this long.
@@ -134,7 +136,8 @@ impl Group {
         let rank = ranking.iter().filter(|n| **n != sender).position(|n| *n == scope.me)?;
         let behind = usize::from(self.other_is_next.is_some_and(|until| scope.now < until));
         let rank = u32::try_from(rank + behind).unwrap_or(u32::MAX);
-        Some(scope.unsure_for.max(RANK.saturating_mul(rank)))
+        // Who waits for one end does not wait alone.
+        Some(scope.unsure_for + RANK.saturating_mul(rank))
     }
 
     // ---- the owner's side -------------------------------------------------
@@ -157,18 +160,39 @@ impl Group {
 
     /// Hands the group over to `to`, or to whoever takes it.
     pub(crate) fn hand_over(&mut self, to: Option<usize>, purpose: Purpose, scope: &mut Scope<'_>) {
+        self.hand_over_within(ASK_FOR, to, purpose, scope);
+    }
+
+    fn hand_over_within(
+        &mut self,
+        patience: Duration,
+        to: Option<usize>,
+        purpose: Purpose,
+        scope: &mut Scope<'_>,
+    ) {
         let Some(to) = to else { return self.silence(purpose, scope) };
         let nonce = scope.nonce();
-        let (again_at, until) = (scope.now + ASK_EVERY, scope.now + ASK_FOR);
+        let (again_at, until) = (scope.now + ASK_EVERY, scope.now + patience);
         self.transition = Transition::Asking { to, nonce, again_at, until, purpose };
         self.ask(to, nonce, scope);
     }
 
     /// Takes part no longer: hands over what it owns, and leaves the election.
     pub(crate) fn leave(&mut self, to: Option<usize>, scope: &mut Scope<'_>) {
+        self.leave_within(ASK_FOR, to, scope);
+    }
+
+    /// The same by a reload: a node that has just been told that this one's file
+    /// differs is not ready before each of its owners has spoken.
+    pub(crate) fn leave_by_reload(&mut self, to: Option<usize>, scope: &mut Scope<'_>) {
+        let spoken = self.election.params().interval + RANK * 4;
+        self.leave_within(spoken.clamp(ASK_FOR, HAND_OVER_AT_MOST), to, scope);
+    }
+
+    fn leave_within(&mut self, patience: Duration, to: Option<usize>, scope: &mut Scope<'_>) {
         self.taking_part = false;
         match self.election.word() {
-            State::Active => self.hand_over(to, Purpose::Leave, scope),
+            State::Active => self.hand_over_within(patience, to, Purpose::Leave, scope),
             State::Init | State::Backup | State::Fault => {
                 self.happen(Happening::Shutdown, scope);
                 if !matches!(self.transition, Transition::Lingering { .. }) && self.hold != Hold::Absent {

@@ -12,6 +12,7 @@ use crate::time::Time;
 use crate::wire::peer::{GroupReport, State};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::time::Duration;
 
 impl Group {
     /// The addresses that are not taken, and where they are.
@@ -47,10 +48,15 @@ impl Group {
         if until.is_none() && !self.election.is_barred() {
             return;
         }
+        let rank = self.rank(scope);
+        self.election.bar(until, rank, scope.now);
+    }
+
+    /// How long those that come before this node are given where all wait for one end.
+    fn rank(&self, scope: &Scope<'_>) -> Duration {
         let ranking = self.vip.ranking(&scope.settings.cluster.nodes);
         let before = ranking.iter().position(|n| *n == scope.me).and_then(|n| u32::try_from(n).ok());
-        let rank = RANK.saturating_mul(before.unwrap_or(u32::MAX));
-        self.election.bar(until, rank, scope.now);
+        RANK.saturating_mul(before.unwrap_or(u32::MAX))
     }
 
     /// Three of this node's intervals are no time to listen for where nobody has
@@ -73,8 +79,13 @@ impl Group {
     /// Takes note of what other nodes answer for. True if the kernel was told
     /// to hold something else.
     pub(crate) fn withhold(&mut self, elsewhere: BTreeMap<IpAddr, Elsewhere>, scope: &mut Scope<'_>) -> bool {
+        let nothing = self.holds_nothing();
         let before = std::mem::replace(&mut self.withheld, elsewhere);
         self.bar(scope);
+        if nothing && self.withheld.is_empty() && before.values().all(|e| e.released) {
+            let rank = self.rank(scope);
+            self.election.free(rank, scope.now);
+        }
         if self.hold == Hold::Absent {
             return false;
         }

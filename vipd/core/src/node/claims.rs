@@ -43,6 +43,8 @@ pub(crate) struct Elsewhere {
     pub(crate) vrid: NonZeroU8,
     /// It has not been heard to; this node has not listened for long.
     pub(crate) presumed: bool,
+    /// It has let go of it.
+    pub(crate) released: bool,
     /// It is not believed for longer, unless it says so again.
     pub(crate) until: Time,
 }
@@ -55,6 +57,7 @@ struct Claim {
     /// Where it was heard; a presumed one was not.
     interface: Option<u32>,
     presumed: bool,
+    released: bool,
     until: Time,
 }
 
@@ -62,6 +65,9 @@ struct Claim {
 /// nodes and the addresses of an advert (255), of which this file may get some by a reload.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Claims(BTreeMap<(NonZeroU8, usize, Family), Claim>);
+
+/// A release is repeated no longer than this.
+const RELEASES: Duration = Duration::from_millis(100);
 
 /// How a group has an address by now.
 #[derive(Clone, Copy, Debug)]
@@ -72,20 +78,29 @@ pub(crate) struct Own {
     pub(crate) source: Option<IpAddr>,
 }
 
+impl Claim {
+    /// Whether more may be said of it: a release is repeated.
+    fn counts(&self, now: Time) -> bool {
+        let repeats = if self.released { RELEASES } else { Duration::ZERO };
+        self.until + repeats > now
+    }
+}
+
 impl Claims {
     /// Whether a node's adverts under a VRID count by an interface, since one has.
     pub(super) fn has(&self, vrid: NonZeroU8, node: usize, interface: u32, now: Time) -> bool {
         let of_node = Family::ALL.into_iter().filter_map(|family| self.0.get(&(vrid, node, family)));
-        of_node.into_iter().any(|claim| claim.interface == Some(interface) && claim.until > now)
+        of_node.into_iter().any(|claim| claim.interface == Some(interface) && claim.counts(now))
     }
 
     /// Notes a node's advert, by what it says now.
     fn note(&mut self, key: (NonZeroU8, usize, Family), claim: Claim, nodes: usize, now: Time) {
-        self.0.retain(|_, claim| claim.until > now);
+        self.0.retain(|_, claim| claim.counts(now));
         if claim.priority == PRIORITY_RELEASE {
             if let Some(former) = self.0.get_mut(&key) {
                 let ranks = u32::try_from(nodes).unwrap_or(u32::MAX);
                 former.until = former.until.min(now + RANK.saturating_mul(ranks));
+                former.released = true;
             }
         } else if claim.addresses.is_empty() {
             self.0.remove(&key);
@@ -118,6 +133,7 @@ impl Node {
             source,
             interface: Some(interface),
             presumed: false,
+            released: false,
             until: now + interval.saturating_mul(SILENT_INTERVALS),
         };
         self.claims.note((advert.vrid, node, Family::of(source)), claim, self.peers.len(), now);
@@ -172,6 +188,7 @@ impl Node {
                     source,
                     interface: None,
                     presumed: true,
+                    released: false,
                     until,
                 };
                 self.claims.0.entry((group.vip.vrid, node, family)).or_insert(claim);
@@ -194,10 +211,9 @@ impl Node {
                     claim.presumed || (own.priority, own.source) > (claim.priority, Some(claim.source))
                 });
                 if !keeps {
-                    elsewhere.insert(
-                        address,
-                        Elsewhere { node: *node, vrid: *vrid, presumed: claim.presumed, until: claim.until },
-                    );
+                    let Claim { presumed, released, until, .. } = *claim;
+                    elsewhere
+                        .insert(address, Elsewhere { node: *node, vrid: *vrid, presumed, released, until });
                 }
             }
         }

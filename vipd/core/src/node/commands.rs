@@ -228,7 +228,7 @@ impl Node {
             self.leaving.push(group);
             self.with_group(id, now, |group, scope| {
                 group.give(|a| of_staying.contains(&a), scope);
-                group.leave(to, scope);
+                group.leave_by_reload(to, scope);
             });
         }
         let first_new = self.next_group;
