@@ -121,7 +121,7 @@ mod tests {
         let dir = tempfile::tempdir().expect("a scratch directory");
         fs::set_permissions(dir.path(), Permissions::from_mode(0o755)).expect("ours");
         let program = dir.path().join("hook");
-        assert!(judged(&packaged(), &program, None).text.contains("No such file"), "not there");
+        assert!(judged(&packaged(), &program, None).text.contains("no such file"), "not there");
         fs::write(&program, "#!/bin/sh\n").expect("ours");
         fs::set_permissions(&program, Permissions::from_mode(0o700)).expect("ours");
         assert!(judged(&packaged(), &program, None).text.contains("may not execute"), "root's alone");
