@@ -509,7 +509,9 @@ impl Election {
         if heard.priority == PRIORITY_RELEASE {
             return self.backup_hears_release(heard, now);
         }
-        if self.let_go.is_some_and(|(who, at)| who == heard.who && now - at < SETTLE) {
+        let just = |at: Time| now - at < SETTLE;
+        let slept = self.woke_at.is_some_and(just);
+        if !slept && self.let_go.is_some_and(|(who, at)| who == heard.who && just(at)) {
             // Its release overtook this; by its interval it would soon be silent.
             return Outcome::default();
         }
