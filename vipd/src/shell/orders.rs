@@ -212,7 +212,7 @@ pub(super) mod tests {
     pub(in crate::shell) fn settings() -> Settings {
         let file = "[cluster]\nname = \"orders\"\nnodes = [{ name = \"px1\", address = \"10.77.0.11\" }, \
                     { name = \"px2\", address = \"10.77.0.12\" }]\n\
-                    [[vip]]\nname = \"main\"\nvrid = 1\naddresses = [\"10.77.0.100/24\"]\n";
+                    [election]\nadvert-interval = \"1s\"\n[[vip]]\nname = \"main\"\nvrid = 1\naddresses = [\"10.77.0.100/24\"]\n";
         let config = vipd_config::Config::parse(file, "vipd.toml").expect("a good file");
         Settings { digests: vec![], ..crate::shell::settings(config) }
     }
