@@ -484,8 +484,10 @@ impl Election {
         if heard.priority == PRIORITY_RELEASE {
             return self.backup_hears_release(heard, now);
         }
-        if self.let_go.is_some_and(|(who, at)| who == heard.who && now - at < SETTLE) {
+        let woke = self.woke_at.is_some_and(|at| now - at < SETTLE);
+        if self.let_go.is_some_and(|(who, at)| who == heard.who && now - at < SETTLE) && !woke {
             // Its release overtook this; by its interval it would soon be silent.
+            // After a pause the release may be an old one.
             return Outcome::default();
         }
         let (mine, preempt) = (self.params.priority, self.params.preempt);
