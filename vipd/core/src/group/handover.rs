@@ -160,39 +160,18 @@ impl Group {
 
     /// Hands the group over to `to`, or to whoever takes it.
     pub(crate) fn hand_over(&mut self, to: Option<usize>, purpose: Purpose, scope: &mut Scope<'_>) {
-        self.hand_over_within(ASK_FOR, to, purpose, scope);
-    }
-
-    fn hand_over_within(
-        &mut self,
-        patience: Duration,
-        to: Option<usize>,
-        purpose: Purpose,
-        scope: &mut Scope<'_>,
-    ) {
         let Some(to) = to else { return self.silence(purpose, scope) };
         let nonce = scope.nonce();
-        let (again_at, until) = (scope.now + ASK_EVERY, scope.now + patience);
+        let (again_at, until) = (scope.now + ASK_EVERY, scope.now + ASK_FOR);
         self.transition = Transition::Asking { to, nonce, again_at, until, purpose };
         self.ask(to, nonce, scope);
     }
 
     /// Takes part no longer: hands over what it owns, and leaves the election.
     pub(crate) fn leave(&mut self, to: Option<usize>, scope: &mut Scope<'_>) {
-        self.leave_within(ASK_FOR, to, scope);
-    }
-
-    /// The same by a reload: a node that has just been told that this one's file
-    /// differs is not ready before each of its owners has spoken.
-    pub(crate) fn leave_by_reload(&mut self, to: Option<usize>, scope: &mut Scope<'_>) {
-        let spoken = self.election.params().interval + RANK * 4;
-        self.leave_within(spoken.clamp(ASK_FOR, HAND_OVER_AT_MOST), to, scope);
-    }
-
-    fn leave_within(&mut self, patience: Duration, to: Option<usize>, scope: &mut Scope<'_>) {
         self.taking_part = false;
         match self.election.word() {
-            State::Active => self.hand_over_within(patience, to, Purpose::Leave, scope),
+            State::Active => self.hand_over(to, Purpose::Leave, scope),
             State::Init | State::Backup | State::Fault => {
                 self.happen(Happening::Shutdown, scope);
                 if !matches!(self.transition, Transition::Lingering { .. }) && self.hold != Hold::Absent {
@@ -201,6 +180,20 @@ impl Group {
                 }
             }
         }
+    }
+
+    /// The same by a reload. Whoever is told that this node's file differs is not
+    /// ready before each owner has spoken: it is asked once it knows that, and for
+    /// as long.
+    pub(crate) fn leave_by_reload(&mut self, to: Option<usize>, scope: &mut Scope<'_>) {
+        let Some(to) = to.filter(|_| self.election.word() == State::Active) else {
+            return self.leave(to, scope);
+        };
+        self.taking_part = false;
+        let (nonce, purpose) = (scope.nonce(), Purpose::Leave);
+        let spoken = self.election.params().interval + RANK * 4;
+        let until = scope.now + spoken.clamp(ASK_FOR, HAND_OVER_AT_MOST);
+        self.transition = Transition::Asking { to, nonce, again_at: scope.now + ASK_EVERY, until, purpose };
     }
 
     /// Whether it leaves, and owns until the next owner answers.

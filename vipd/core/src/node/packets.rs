@@ -431,6 +431,9 @@ impl Node {
             return;
         }
         peer.differs.clone_from(&differs);
+        if differs.is_empty() {
+            peer.differs_since = None;
+        }
         let name = self.settings.cluster.nodes[node].name.clone();
         let event = if differs.is_empty() {
             Event::new(Level::Info, Kind::Peer, format!("{name} has the same settings again"))
