@@ -27,16 +27,13 @@ struct Three {
     scene: Scene,
     witness: Host,
     voter: Vipd,
+    /// The witness's.
+    file: String,
     probe: EchoProbe,
 }
 
 /// `px1` owns, `px2` and `w1` vote for it.
 fn three(lab: &Lab, interval: Duration) -> Result<Three> {
-    three_with(lab, interval, interval)
-}
-
-/// `px1` owns; the witness's file may have another interval.
-fn three_with(lab: &Lab, interval: Duration, of_witness: Duration) -> Result<Three> {
     let key = "1".repeat(64);
     let plan = Plan {
         keys: [Some(key.clone()), Some(key.clone())],
@@ -46,12 +43,12 @@ fn three_with(lab: &Lab, interval: Duration, of_witness: Duration) -> Result<Thr
     };
     let witness = lab.host("w1", &["10.77.0.13/16"])?;
     let line = format!("[cluster]\nkey-file = {:?}", write_key(&witness, &key)?);
-    let file = Plan { interval: of_witness, ..plan.clone() }.vipd_config();
-    let voter = Vipd::start(&witness, &file.replacen("[cluster]", &line, 1))?;
+    let file = plan.vipd_config().replacen("[cluster]", &line, 1);
+    let voter = Vipd::start(&witness, &file)?;
     let scene = Scene::new(lab, Kind::Vipd, plan)?;
     let probe = EchoProbe::start(&scene.client, Scene::echo(), MS)?;
     probe.wait_for("px1", PATIENCE)?;
-    Ok(Three { scene, witness, voter, probe })
+    Ok(Three { scene, witness, voter, file, probe })
 }
 
 fn never_two(lab: &Lab, since: Instant) -> Result<()> {
@@ -136,10 +133,14 @@ fn crash_and_switchover(lab: &Lab) -> Result<()> {
     Ok(())
 }
 
-/// A witness that was not restarted when the adverts got slower: it would forget,
-/// with a crash, what it promised for longer than its own file says.
+/// A witness that was started with an older file, of faster adverts: it would
+/// forget, with a crash, what it promised for longer than that says.
 fn another_file(lab: &Lab) -> Result<()> {
-    let three = three_with(lab, 100 * MS, 50 * MS)?;
+    let mut three = three(lab, 100 * MS)?;
+    three.voter.process().signal(Signal::SIGTERM)?;
+    three.voter.process().wait(PATIENCE)?;
+    ensure!(three.file.contains("\"100ms\""), "{}", three.file);
+    three.voter = Vipd::start(&three.witness, &three.file.replace("\"100ms\"", "\"50ms\""))?;
     poll_until("the witness's file is compared", PATIENCE, || {
         let w1 = three.scene.vipd(0)?.status()?["witnesses"][0].clone();
         Ok(w1["config-match"] == false
