@@ -382,18 +382,18 @@ async fn changes_are_followed_until_they_are_in_sync() {
     let (since, sent) = (Instant::now(), fake.state().requests.len());
     let mut followed = Following::new(&change, every, since + every * 20);
     let mut turns = 0;
-    let error = loop {
+    let known = loop {
         turns += 1;
         if let Ok(known) = timeout(every / 5, px1.store().follow(&mut followed)).await {
-            break known.unwrap_err();
+            break known;
         }
     };
-    assert!(matches!(error.problem, Problem::TimedOut), "{error}");
+    assert!(known.is_err(), "it is not in sync before the deadline");
     assert!(since.elapsed() >= every * 19, "{:?}", since.elapsed());
     // Pauses of 2, 4 and 8, and then of 1 until the deadline; fewer if an answer came late.
     let asked = fake.state().requests.len() - sent;
     assert!(asked <= 21, "asked {asked} times in {turns} turns");
-    assert!(turns > 30, "{turns} turns are too few to show it");
+    assert!(asked < turns, "a question in each of {turns} turns");
 }
 
 async fn throttling_opens_the_circuit() {
