@@ -1,14 +1,14 @@
 # What people type. Each target installs the Debian packages it needs where
 # they are missing; the lists stand here and nowhere else.
-TEST_PACKAGES  := iproute2 nftables keepalived etcd-server etcd-client mariadb-server galera-4 rsync postgresql-15 postgresql-client redis-server haproxy bind9 bind9-dnsutils knot knot-dnsutils pdns-server pdns-backend-sqlite3 sqlite3 python3-venv
+TEST_PACKAGES  := iproute2 gcc libc6-dev nftables keepalived etcd-server etcd-client mariadb-server galera-4 rsync postgresql-15 postgresql-client redis-server haproxy bind9 bind9-dnsutils knot knot-dnsutils pdns-server pdns-backend-sqlite3 sqlite3 python3-venv
 TEST_PYTHON    := moto==5.2.5 flask flask-cors
-DEB_PACKAGES   := debhelper lintian
+DEB_PACKAGES   := gcc libc6-dev debhelper lintian
 TEST_PACKAGES  += $(DEB_PACKAGES) debootstrap systemd-container chromium prometheus
-BENCH_PACKAGES := iproute2 keepalived haproxy nginx libnginx-mod-stream mariadb-server
-BENCH_DNS_PACKAGES := iproute2 dnsperf bind9 knot pdns-server pdns-backend-bind
-NEMESIS_PACKAGES := iproute2 nftables etcd-server etcd-client
+BENCH_PACKAGES := iproute2 gcc libc6-dev keepalived haproxy nginx libnginx-mod-stream mariadb-server
+BENCH_DNS_PACKAGES := iproute2 gcc libc6-dev dnsperf bind9 knot pdns-server pdns-backend-bind
+NEMESIS_PACKAGES := iproute2 gcc libc6-dev nftables etcd-server etcd-client
 FUZZ_PACKAGES  := g++
-DEMO_PACKAGES  := iproute2
+DEMO_PACKAGES  := iproute2 gcc libc6-dev
 ifeq ($(DB),mariadb)
 DEMO_PACKAGES  += mariadb-server
 endif

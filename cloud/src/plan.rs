@@ -94,7 +94,7 @@ pub enum Drift {
     },
     /// The addresses are right, their records were rebuilt.
     Rebuilt,
-    /// The lease record is gone.
+    /// The lease record is gone, and the name has addresses.
     LeaseRemoved,
     /// The lease record is none.
     LeaseUnreadable(String),
@@ -212,8 +212,12 @@ fn drift(current: &Current, desired: &Desired, base: Option<&LeaseRecord>) -> Op
     let highest = base.map_or(0, LeaseRecord::epoch);
     match &current.lease {
         LeaseRecord::Unreadable(text) => Some(Drift::LeaseUnreadable(text.clone())),
+        // A server that lost what it had on disk (or a person who took everything
+        // away): a name without addresses serves nobody, and the write asks for
+        // nothing to be there.
+        LeaseRecord::Absent if found.is_empty() => None,
         LeaseRecord::Absent if highest > 0 => Some(Drift::LeaseRemoved),
-        LeaseRecord::Absent if found.is_empty() || *found == desired.addresses => None,
+        LeaseRecord::Absent if *found == desired.addresses => None,
         LeaseRecord::Absent => Some(Drift::Unclaimed { found: found.clone() }),
         LeaseRecord::Held(lease) if lease.epoch < highest => {
             Some(Drift::RolledBack { from: highest, to: lease.epoch })
@@ -356,6 +360,12 @@ mod tests {
         assert_eq!(plan(&old, &repair, Some(&record(&base))), Plan::Write(lease(8, "px1", TWO)));
         assert_eq!(plan(&absent(TWO), &desired(TWO), Some(&record(&base))), Plan::Drift(Drift::LeaseRemoved));
         assert_eq!(plan(&absent(TWO), &repair, Some(&record(&base))), Plan::Write(lease(8, "px1", TWO)));
+        // Nothing is left: a server that lost its disk gets the name back.
+        assert_eq!(
+            plan(&absent(&[]), &desired(TWO), Some(&record(&base))),
+            Plan::Write(lease(8, "px1", TWO))
+        );
+        assert_eq!(plan(&absent(&[]), &desired(&[]), Some(&record(&base))), Plan::KeepLast);
         let text = "v=spf1".to_owned();
         let foreign = Current { lease: LeaseRecord::Unreadable(text.clone()), ..absent(TWO) };
         assert_eq!(plan(&foreign, &desired(TWO), None), Plan::Drift(Drift::LeaseUnreadable(text)));

@@ -20,6 +20,7 @@ use hickory_proto::rr::rdata::{A, AAAA, TXT};
 use hickory_proto::rr::{DNSClass, Name, RData, Record, RecordType};
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::time::Instant;
 
@@ -39,6 +40,25 @@ pub struct Rfc2136 {
     lease_name: Name,
     key: Key,
     clock: fn() -> SystemTime,
+    /// What was read that is nobody's lease, and is the name's own: the server
+    /// said that the name is in use.
+    foreign: Mutex<Option<Foreign>>,
+}
+
+/// How the server told what it holds.
+#[derive(Clone, Debug, Default)]
+pub struct Told {
+    /// The data of the lease's TXT records.
+    lease: Vec<RData>,
+    /// The name and its lease's are not in use: what is answered for them is a wildcard's.
+    unused: bool,
+}
+
+/// What may be a wildcard's, by what was answered: that looks the same.
+#[derive(Debug, Eq, PartialEq)]
+enum Foreign {
+    Alias,
+    Records(Current),
 }
 
 impl Rfc2136 {
@@ -52,7 +72,8 @@ impl Rfc2136 {
             return Err(BadName::OutsideZone { name: name.to_string(), zone: zone.to_string() });
         }
         let lease_name = names::lease_name(&name)?;
-        Ok(Self { server, zone, name, lease_name, key, clock: SystemTime::now })
+        let (clock, foreign) = (SystemTime::now as fn() -> SystemTime, Mutex::new(None));
+        Ok(Self { server, zone, name, lease_name, key, clock, foreign })
     }
 
     /// The same with another clock for the signatures.
@@ -147,27 +168,76 @@ impl Rfc2136 {
         }
     }
 
+    /// Prerequisites: neither name has records of its own (RFC 2136, section 2.4.5).
+    fn require_unused(&self, message: &mut Message) {
+        for name in [&self.name, &self.lease_name] {
+            message.add_pre_requisite(no_data(name, RecordType::ANY, DNSClass::NONE));
+        }
+    }
+
+    /// Prerequisites: all is as it was observed.
+    fn require_observed(&self, message: &mut Message, observed: &Observed<Told>) {
+        if observed.raw.unused {
+            return self.require_unused(message);
+        }
+        let [a, aaaa] = by_family(&observed.current.addresses);
+        self.require(message, &self.lease_name, RecordType::TXT, observed.raw.lease.clone());
+        self.require(message, &self.name, RecordType::A, a);
+        self.require(message, &self.name, RecordType::AAAA, aaaa);
+    }
+
     /// The compare-and-swap as one update message.
-    fn update(&self, observed: &Observed<Vec<RData>>, lease: &Lease) -> Message {
+    fn update(&self, observed: &Observed<Told>, lease: &Lease) -> Message {
         let mut message = self.empty_update();
+        self.require_observed(&mut message, observed);
         let [a, aaaa] = by_family(&observed.current.addresses);
         let [new_a, new_aaaa] = by_family(&lease.addresses);
         let new_txt = vec![RData::TXT(TXT::new(lease.to_strings()))];
         let sets = [
-            (&self.lease_name, RecordType::TXT, observed.raw.clone(), new_txt),
-            (&self.name, RecordType::A, a, new_a),
-            (&self.name, RecordType::AAAA, aaaa, new_aaaa),
+            (&self.lease_name, RecordType::TXT, observed.raw.lease.is_empty(), new_txt),
+            (&self.name, RecordType::A, a.is_empty(), new_a),
+            (&self.name, RecordType::AAAA, aaaa.is_empty(), new_aaaa),
         ];
-        for (name, record_type, old, new) in sets {
-            if !old.is_empty() {
+        for (name, record_type, is_new, new) in sets {
+            if !is_new {
                 message.add_update(no_data(name, record_type, DNSClass::ANY));
             }
-            self.require(&mut message, name, record_type, old);
             for data in new {
                 message.add_update(Record::from_rdata(name.clone(), lease.ttl, data));
             }
         }
         message
+    }
+
+    /// Whether what was read is a wildcard's: then nobody has the name yet, though
+    /// the answers bear it. Only the server can tell, by an update that changes
+    /// nothing; of what it said was the name's own it is not asked again.
+    async fn is_unused(&self, found: Foreign, deadline: Instant) -> Result<bool, Error> {
+        let foreign = || self.foreign.lock().unwrap_or_else(PoisonError::into_inner);
+        if foreign().as_ref() == Some(&found) {
+            return Ok(false);
+        }
+        let mut question = self.empty_update();
+        self.require_unused(&mut question);
+        match self.send(question, deadline).await {
+            Ok(()) => Ok(true),
+            Err(Failure::Conflict) => {
+                *foreign() = Some(found);
+                Ok(false)
+            }
+            Err(Failure::Unknown(error) | Failure::Refused(error)) => Err(error),
+        }
+    }
+
+    /// What the answers to the three questions say.
+    fn understand(&self, sets: Vec<Vec<RData>>) -> Observed<Told> {
+        let mut sets = sets.into_iter();
+        let lease = sets.next().unwrap_or_default();
+        let addresses = sets.flatten().filter_map(|data| data.ip_addr()).collect();
+        // TTLs are not compared: one that somebody edited is right again with the
+        // next change, and until then no client goes wrong by it.
+        let current = Current { lease: lease_record(&lease), addresses, other_form: false };
+        Observed { current, raw: Told { lease, unused: false } }
     }
 
     /// Sends an update; it was carried out if there is no error.
@@ -233,9 +303,23 @@ fn lease_record(data: &[RData]) -> LeaseRecord {
     }
 }
 
+/// What was read of a name that nobody has: the write asks for just that.
+fn nothing() -> Observed<Told> {
+    let current = Current { lease: LeaseRecord::Absent, addresses: BTreeSet::new(), other_form: false };
+    Observed { current, raw: Told { lease: vec![], unused: true } }
+}
+
+/// Whether it could be a wildcard's: a name whose lease a node has written exists.
+fn may_be_a_wildcards(current: &Current) -> bool {
+    match &current.lease {
+        LeaseRecord::Held(_) => false,
+        LeaseRecord::Absent => !current.addresses.is_empty(),
+        LeaseRecord::Unreadable(_) => true,
+    }
+}
+
 impl RecordStore for Rfc2136 {
-    /// The data of the lease's TXT records.
-    type Raw = Vec<RData>;
+    type Raw = Told;
 
     async fn read(&self, deadline: Instant) -> Result<Observed<Self::Raw>, Error> {
         let asked = [
@@ -245,16 +329,22 @@ impl RecordStore for Rfc2136 {
         ];
         let questions = asked.iter().map(|(name, t)| self.question(name, *t)).collect();
         let answers = self.ask(questions, deadline).await.map_err(|e| self.error(e.problem))?;
-        let mut sets = Vec::with_capacity(asked.len());
-        for (answer, (name, record_type)) in answers.iter().zip(asked) {
-            sets.push(self.records(answer, name, record_type).map_err(|problem| self.error(problem))?);
+        let sets = answers.iter().zip(asked).map(|(answer, (name, t))| self.records(answer, name, t));
+        let observed = match sets.collect::<Result<Vec<_>, Problem>>() {
+            Ok(sets) => self.understand(sets),
+            Err(problem) => {
+                let is_alias = matches!(problem, Problem::Alias(_));
+                if is_alias && self.is_unused(Foreign::Alias, deadline).await? {
+                    return Ok(nothing());
+                }
+                return Err(self.error(problem));
+            }
+        };
+        let current = &observed.current;
+        if may_be_a_wildcards(current) && self.is_unused(Foreign::Records(current.clone()), deadline).await? {
+            return Ok(nothing());
         }
-        let address = |data: &RData| data.ip_addr();
-        let addresses = sets[1..].iter().flatten().filter_map(address).collect();
-        let raw = sets.swap_remove(0);
-        // TTLs are not compared: one that somebody edited is right again with the
-        // next change, and until then no client goes wrong by it.
-        Ok(Observed { current: Current { lease: lease_record(&raw), addresses, other_form: false }, raw })
+        Ok(observed)
     }
 
     async fn apply(
@@ -269,7 +359,7 @@ impl RecordStore for Rfc2136 {
             addresses: lease.addresses.clone(),
             other_form: false,
         };
-        let raw = vec![RData::TXT(TXT::new(lease.to_strings()))];
+        let raw = Told { lease: vec![RData::TXT(TXT::new(lease.to_strings()))], unused: false };
         Ok(Applied { observed: Observed { current, raw }, pending: None })
     }
 }
@@ -298,7 +388,7 @@ mod tests {
             stream.write_all(&answer).await.unwrap();
         });
         let nothing = Current { lease: LeaseRecord::Absent, addresses: BTreeSet::new(), other_form: false };
-        let observed = Observed { current: nothing, raw: Vec::new() };
+        let observed = Observed { current: nothing, raw: Told::default() };
         let addresses = BTreeSet::from([IpAddr::from([10, 0, 0, 1])]);
         let lease = Lease { epoch: 1, owner: Owner::new("px1").unwrap(), ttl: 5, addresses };
         let deadline = Instant::now() + Duration::from_secs(20);

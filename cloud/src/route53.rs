@@ -58,6 +58,32 @@ pub struct Member {
     pub health_check: Option<String>,
 }
 
+/// A change that is followed until all of Route 53's servers answer by it: asked
+/// for every so often, and half as often after each time that it is throttled or
+/// cannot be asked.
+#[derive(Debug)]
+pub struct Following {
+    change: String,
+    every: Duration,
+    until: Instant,
+    /// The time between two questions now.
+    pause: Duration,
+    /// When the next one may be put.
+    next: Instant,
+}
+
+impl Following {
+    /// Follows a change, by its id, until a deadline; the first question is put at once.
+    #[must_use]
+    pub fn new(change: &str, every: Duration, until: Instant) -> Self {
+        Self { change: change.to_owned(), every, until, pause: every, next: Instant::now() }
+    }
+
+    fn rest(&mut self) {
+        self.next = Instant::now() + self.pause;
+    }
+}
+
 /// One name in a hosted zone.
 #[derive(Debug)]
 pub struct Route53 {
@@ -93,37 +119,35 @@ impl Route53 {
         format!("{} in the Route 53 zone {}", self.name, self.zone_id)
     }
 
-    /// Waits until all of Route 53's servers answer by a change, asking every
-    /// so often, and half as often after each time that it is throttled or
-    /// cannot be asked; each question counts towards the account's limit.
+    /// Waits until all of Route 53's servers answer by a change. Given up and
+    /// called again, it goes on where it was; each question counts towards the
+    /// account's limit.
     ///
     /// # Errors
     /// It is not so by the deadline, or the question is refused. The change is
     /// made in any case.
-    pub async fn wait_in_sync(&self, change: &str, every: Duration, deadline: Instant) -> Result<(), Error> {
-        let mut pause = every;
+    pub async fn follow(&self, following: &mut Following) -> Result<(), Error> {
         loop {
-            let asked =
-                self.request(self.client.get_change().id(change).send(), "route53:GetChange", deadline);
-            let last = match asked.await {
+            tokio::time::sleep_until(following.next.min(following.until)).await;
+            // If this is given up meanwhile, the question has been put all the same.
+            following.rest();
+            let Following { change, every, until, .. } = &*following;
+            let asked = self.request(self.client.get_change().id(change).send(), "route53:GetChange", *until);
+            let (last, pause) = match asked.await {
                 Ok(answer) if answer.change_info().is_some_and(|c| c.status == ChangeStatus::Insync) => {
                     return Ok(());
                 }
-                Ok(_) => {
-                    pause = every;
-                    Problem::TimedOut
-                }
+                Ok(_) => (Problem::TimedOut, *every),
                 Err(t) if t.is_unknown || matches!(t.problem, Problem::Throttled(_)) => {
-                    pause = (pause * 2).min(PACE.longest);
-                    t.problem
+                    (t.problem, (following.pause * 2).min(PACE.longest))
                 }
-                Err(t) => return Err(self.explain(t.problem, deadline).await),
+                Err(t) => return Err(self.explain(t.problem, *until).await),
             };
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left < every {
+            if until.saturating_duration_since(Instant::now()) < *every {
                 return Err(self.error(last));
             }
-            tokio::time::sleep(pause.min(left)).await;
+            following.pause = pause;
+            following.rest();
         }
     }
 

@@ -124,7 +124,7 @@ pub struct Notify {
     pub command: Vec<String>,
     /// What it is run for.
     pub on: Vec<On>,
-    /// The system's user that runs it; `nobody` when absent.
+    /// The system's user that runs it; when absent the daemon's own, or `nobody` where that is root.
     pub user: Option<String>,
     /// It is killed if it takes longer.
     pub timeout: Duration,

@@ -44,6 +44,7 @@ fn a_minimal_file_has_these_defaults() -> Outcome {
     assert_eq!(election.transport, Transport::Unicast);
     assert!(!election.preempt);
     assert_eq!(election.preempt_delay, Duration::ZERO);
+    assert_eq!(election.start_delay, Duration::ZERO);
     assert_eq!(election.lease, Duration::from_secs(1));
     let [vip] = config.vips.as_slice() else { return Err("one vip".into()) };
     assert_eq!(Some(vip.addresses.clone()), Cidr::new("10.77.0.100".parse()?, 24).map(|c| vec![c]));
@@ -91,6 +92,7 @@ fn every_key_reaches_the_settings() -> Outcome {
     let config = example("active-active")?;
     assert!(config.election.preempt);
     assert_eq!(config.election.preempt_delay, Duration::from_secs(30));
+    assert_eq!(config.election.start_delay, Duration::from_secs(45));
     assert_eq!(config.vips[1].nodes, [1, 0]);
     assert_eq!(config.listeners[0].bind, Bind { address: None, port: 443 });
     assert_eq!(config.pools[0].retries, 2);
@@ -126,7 +128,7 @@ fn the_interval_s_default_and_the_lease_follow_the_version_and_the_interval() ->
 }
 
 #[test]
-fn a_vrid_that_is_not_given_is_derived_and_free() -> Outcome {
+fn a_vrid_that_is_not_given_comes_from_the_name_alone() -> Outcome {
     let vrids = |text: &str| -> Result<Vec<u8>, Box<dyn Error>> {
         Ok(parse(&format!("{HEAD}{text}"))?.vips.iter().map(|v| v.vrid.get()).collect())
     };
@@ -136,23 +138,57 @@ fn a_vrid_that_is_not_given_is_derived_and_free() -> Outcome {
     let [chosen] = vrids(&vip("main", 100, ""))?[..] else { return Err("one".into()) };
     // Hosts of different versions must agree: this number may never change.
     assert_eq!(chosen, 135);
-    // Numbers that the file gives come first, wherever they stand.
-    let both = vrids(&(vip("main", 100, "") + &vip("other", 101, &format!("vrid = {chosen}"))))?;
-    assert_eq!(both, [chosen + 1, chosen]);
-    // A group added at the end moves no other; all 255 find a place.
-    let mut text = String::new();
-    let mut before: Vec<u8> = vec![];
-    for i in 0..255 {
-        let (net, host) = (1 + i / 200, 1 + i % 200);
-        text += &format!("[[vip]]\nname = \"v{i}\"\naddresses = [\"10.77.{net}.{host}/16\"]\n");
-        if i % 60 == 0 || i == 254 {
-            let now = vrids(&text)?;
-            assert!(now.starts_with(&before), "{before:?} {now:?}");
-            before = now;
+    // No other group moves it: whoever has its number is refused, with a way out
+    // that is one, wherever they stand.
+    let pairs = (0..40).flat_map(|a| (0..a).map(move |b| (format!("v{b}"), format!("v{a}"))));
+    let mut refused = 0;
+    for (a, b) in pairs {
+        let both = vip(&a, 100, "") + &vip(&b, 101, "");
+        let alone = [vrids(&vip(&a, 100, ""))?[0], vrids(&vip(&b, 101, ""))?[0]];
+        match vrids(&both) {
+            Ok(both) => assert_eq!(both, alone),
+            Err(error) => {
+                assert_eq!(alone[0], alone[1]);
+                let text = error.to_string();
+                let (_, advice) = text.split_once("write ").ok_or("a way out")?;
+                let advice = advice.split(" in it").next().unwrap_or_default();
+                assert_eq!(vrids(&(vip(&a, 100, "") + &vip(&b, 101, advice)))?[0], alone[0], "{advice}");
+                refused += 1;
+            }
         }
     }
-    before.sort_unstable();
-    assert_eq!(before, (1..=255).collect::<Vec<u8>>());
+    assert!(refused > 0, "of 780 pairs some come to the same number");
+    let given = vip("main", 100, "") + &vip("other", 101, &format!("vrid = {chosen}"));
+    let text = vrids(&given).err().ok_or("two have it")?.to_string();
+    assert!(
+        text.contains("vip \"main\" comes by its name to vrid 135, which is that of vip \"other\" (line"),
+        "{text}"
+    );
+    Ok(())
+}
+
+#[test]
+fn the_election_of_dns_has_a_number_of_its_own() -> Outcome {
+    let file = |vip: &str, dns: &str| {
+        format!(
+            "{HEAD}[[vip]]\nname = \"main\"\naddresses = [\"10.77.0.100/24\"]\n{vip}\n[dns]\n\
+             name = \"db.corp.example.\"\n{dns}\n[dns.route53]\nzone-id = \"Z0123456789ABCDEFGHIJ\"\n"
+        )
+    };
+    let number = |text: &str| -> Result<u8, Box<dyn Error>> {
+        Ok(parse(text)?.vips.last().map_or(0, |v| v.vrid.get()))
+    };
+    let named = number(&file("", ""))?;
+    assert_eq!(number(&file("", "vrid = 77"))?, 77);
+    let same = format!("vrid = {named}");
+    let text = number(&file(&same, "")).err().ok_or("two have it")?.to_string();
+    assert!(
+        text.contains("the election of [dns] comes by its name to vrid") && text.contains("write vrid = 1"),
+        "{text}"
+    );
+    assert_eq!(number(&file(&same, "vrid = 1"))?, 1);
+    let text = number(&file("vrid = 77", "vrid = 77")).err().ok_or("two have it")?.to_string();
+    assert!(text.contains("vrid 77 is that of vip \"main\" already"), "{text}");
     Ok(())
 }
 

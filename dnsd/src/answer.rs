@@ -4,7 +4,7 @@
 //! together from the bytes that the zone holds, and so are referrals. The rest
 //! (aliases, wildcards, ANY) is put together by hickory's catalog.
 
-use crate::handler::{self, End};
+use crate::handler::{self, End, Said};
 use crate::limit::{Limiter, Verdict};
 use crate::message::{
     EdnsOption, HEADER, Malformed, OPTION_COOKIE, Opcode, Request, Section, append_edns, begin, count,
@@ -16,6 +16,7 @@ use crate::zone::rrset::{OWNER, RrSet};
 use crate::zone::{Found, Zone};
 use hickory_proto::rr::RecordType;
 use std::net::IpAddr;
+use std::sync::Arc;
 use tracing::{debug, warn};
 
 /// Response codes (RFC 1035, section 4.1.1; RFC 2136, section 2.2).
@@ -265,7 +266,7 @@ impl Answerer {
                 append_soa(request, &zone, Section::Answer, out);
                 rcode::NOERROR
             }
-            _ => self.query(served, serving, request, out),
+            _ => self.query(serving, request, out),
         };
         if out.len() > room {
             truncate(request, out);
@@ -273,7 +274,15 @@ impl Answerer {
         code.into()
     }
 
-    fn query(&mut self, served: &Served, serving: &Serving, request: &Request<'_>, out: &mut Vec<u8>) -> u8 {
+    /// A number that says which record of a set comes first.
+    fn turn(&mut self) -> usize {
+        // Knuth's linear congruential generator; its high bits are good.
+        self.random =
+            self.random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        usize::try_from(self.random >> 33).unwrap_or(0)
+    }
+
+    fn query(&mut self, serving: &Serving, request: &Request<'_>, out: &mut Vec<u8>) -> u8 {
         let zone = serving.zone.read();
         match zone.find(&request.name, request.qtype) {
             Found::Delegated(cut, servers) => {
@@ -285,17 +294,11 @@ impl Answerer {
                 if request.qtype == ANY =>
             {
                 self.made_up = true;
-                drop(zone);
-                by_catalog(served, serving, request, out)
+                by_catalog(&zone, request, self.turn(), out)
             }
             Found::Set(set) => {
                 begin(request, true, rcode::NOERROR, out);
-                // Knuth's linear congruential generator; its high bits are good.
-                self.random = self
-                    .random
-                    .wrapping_mul(6_364_136_223_846_793_005)
-                    .wrapping_add(1_442_695_040_888_963_407);
-                set.append_rotated(usize::try_from(self.random >> 33).unwrap_or(0), out);
+                set.append_rotated(self.turn(), out);
                 count(out, Section::Answer, set.len());
                 rcode::NOERROR
             }
@@ -311,8 +314,7 @@ impl Answerer {
             }
             found @ (Found::Alias(_) | Found::Wildcard(_)) => {
                 self.made_up = matches!(found, Found::Wildcard(_));
-                drop(zone);
-                by_catalog(served, serving, request, out)
+                by_catalog(&zone, request, self.turn(), out)
             }
         }
     }
@@ -399,41 +401,28 @@ fn header_only(raw: &[u8], code: u8, out: &mut Vec<u8>) {
 }
 
 /// The answer of hickory's catalog, put right where it is not.
-fn by_catalog(served: &Served, serving: &Serving, request: &Request<'_>, out: &mut Vec<u8>) -> u8 {
+fn by_catalog(zone: &Zone, request: &Request<'_>, turn: usize, out: &mut Vec<u8>) -> u8 {
+    let said = Arc::new(Said::of(zone, &request.name, RecordType::from(request.qtype), turn));
     let mut question = request.raw[..request.question_end].to_vec();
     question[6..HEADER].fill(0);
-    let Some(answer) = handler::ask(&served.catalog, question) else {
+    let Some(answer) = handler::ask(&said, question) else {
         begin(request, false, rcode::SERVFAIL, out);
         return rcode::SERVFAIL;
     };
     *out = answer;
-    let zone = serving.zone.read();
-    let way = handler::follow(&zone, &request.name, RecordType::from(request.qtype));
-    let code = match way.end {
-        End::Records | End::Elsewhere => rcode::NOERROR,
-        End::NoData => {
-            if !way.records.is_empty() {
-                append_whole_soa(&zone, out);
-            }
-            rcode::NOERROR
-        }
-        // An alias to a name that is not there (RFC 6604, section 3).
-        End::NoName => {
-            if !way.records.is_empty() {
-                append_whole_soa(&zone, out);
-            }
-            rcode::NXDOMAIN
-        }
+    let code = match said.end() {
+        End::Records | End::NoData | End::Elsewhere => rcode::NOERROR,
+        // Also of an alias to a name that is not there (RFC 6604, section 3).
+        End::NoName => rcode::NXDOMAIN,
     };
+    if said.has_records() && matches!(said.end(), End::NoData | End::NoName) {
+        // hickory adds none behind an alias. Additional records do not stand in such answers.
+        out.extend(zone.origin().iter());
+        out.extend(zone.negative());
+        count(out, Section::Authority, 1);
+    }
     out[3] = code;
     code
-}
-
-/// hickory adds none behind an alias. Additional records do not stand in such answers.
-fn append_whole_soa(zone: &Zone, out: &mut Vec<u8>) {
-    out.extend(zone.origin().iter());
-    out.extend(zone.negative());
-    count(out, Section::Authority, 1);
 }
 
 #[cfg(test)]

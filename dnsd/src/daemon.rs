@@ -9,10 +9,10 @@ use crate::served::{Served, Shared};
 use crate::state::{self, StateError};
 use crate::tsig::{Key, KeyError, Keys};
 use crate::writer::{self, Writer};
-use crate::{http, notify, tcp, udp};
+use crate::{http, log, notify, tcp, udp};
 use sd_notify::NotifyState;
 use std::collections::HashMap;
-use std::io::{self, IsTerminal as _};
+use std::io;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
@@ -83,17 +83,7 @@ fn random(error: getrandom::Error) -> Error {
 ///
 /// When something that is needed cannot be had.
 pub fn run(path: &Path) -> Result<(), Error> {
-    let _ = tracing_subscriber::fmt()
-        .with_env_filter(
-            tracing_subscriber::EnvFilter::try_from_env("DNSD_LOG")
-                // hickory says at INFO and WARN what clients do.
-                .unwrap_or_else(|_| {
-                    tracing_subscriber::EnvFilter::new("info,hickory_server=error,hickory_proto=error")
-                }),
-        )
-        .with_ansi(io::stderr().is_terminal())
-        .with_writer(io::stderr)
-        .try_init();
+    log::open();
     let config = Config::load(path)?;
     config.warnings.iter().for_each(|warning| warn!("{warning}"));
     config.keys.iter().filter_map(Key::exposed).for_each(|warning| warn!("{warning}"));

@@ -1,14 +1,14 @@
 //! The zone as hickory-server asks it.
 //!
-//! hickory's [`Catalog`] finds the zone of a question and puts the answer
-//! together from what this handler says: aliases, wildcards, ANY.
+//! hickory's [`Catalog`] puts the answer together from what this handler says:
+//! aliases, wildcards, ANY. It is asked with what was read of the zone at one
+//! moment, so that no answer is made of two states of it.
 //! What needs none of that is answered from prepared records, see
 //! [`crate::answer`]; a test holds the two against each other. Updates and
 //! transfers do not go through the catalog: it has no place for a lease in the
 //! answer, for the server's time in BADTIME, or for a second message.
 
 use crate::name::{self, Wire};
-use crate::served::ServedZone;
 use crate::zone::{Found, Zone};
 use async_trait::async_trait;
 use futures_util::FutureExt as _;
@@ -31,24 +31,8 @@ const MAX_ALIASES: usize = 8;
 /// RFC 8482: one set stands for all.
 const ANY: RecordType = RecordType::ANY;
 
-/// The catalog of the zones.
-pub(crate) fn catalog<'z>(zones: impl Iterator<Item = &'z Arc<ServedZone>>) -> Catalog {
-    let mut catalog = Catalog::new();
-    for zone in zones {
-        let origin = LowerName::new(&name::to_name(&zone.origin));
-        let handler = Handler { origin: origin.clone(), zone: Arc::clone(zone) };
-        catalog.upsert(origin, vec![Arc::new(handler)]);
-    }
-    catalog
-}
-
-struct Handler {
-    origin: LowerName,
-    zone: Arc<ServedZone>,
-}
-
 /// How the way from a question to its records ended.
-#[derive(Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum End {
     /// With records.
     Records,
@@ -61,13 +45,14 @@ pub(crate) enum End {
 }
 
 /// What a zone says of a name, aliases followed.
-pub(crate) struct Way {
-    pub(crate) records: Vec<Record>,
-    pub(crate) end: End,
+struct Way {
+    records: Vec<Record>,
+    end: End,
 }
 
-/// Goes the way from a question to its records.
-pub(crate) fn follow(zone: &Zone, asked: &[u8], rtype: RecordType) -> Way {
+/// Goes the way from a question to its records. Each set on it begins with the
+/// record that `turn` chooses.
+fn follow(zone: &Zone, asked: &[u8], rtype: RecordType, turn: usize) -> Way {
     let mut way = Way { records: vec![], end: End::Elsewhere };
     let mut name: Wire = asked.into();
     for _ in 0..MAX_ALIASES {
@@ -92,7 +77,9 @@ pub(crate) fn follow(zone: &Zone, asked: &[u8], rtype: RecordType) -> Way {
                 return way;
             }
         };
-        let records = set.to_records(&name);
+        let mut records = set.to_records(&name);
+        let first = turn % records.len().max(1);
+        records.rotate_left(first);
         let target = match records.first().map(|record| &record.data) {
             Some(RData::CNAME(target)) if !matches!(rtype, RecordType::CNAME | ANY) => Some(name::of(target)),
             _ => None,
@@ -109,8 +96,37 @@ pub(crate) fn follow(zone: &Zone, asked: &[u8], rtype: RecordType) -> Way {
     way
 }
 
+/// What a zone says of one question, read at one moment.
+pub(crate) struct Said {
+    origin: LowerName,
+    way: Way,
+    soa: Vec<Record>,
+}
+
+impl Said {
+    /// Of a name and a type; several records begin with the one that `turn` chooses.
+    pub(crate) fn of(zone: &Zone, asked: &[u8], rtype: RecordType, turn: usize) -> Self {
+        let soa = zone.get(zone.origin(), RecordType::SOA.into());
+        Self {
+            origin: LowerName::new(&name::to_name(zone.origin())),
+            way: follow(zone, asked, rtype, turn),
+            soa: soa.map(|set| set.to_records(zone.origin())).unwrap_or_default(),
+        }
+    }
+
+    /// How the way to the records ended.
+    pub(crate) fn end(&self) -> End {
+        self.way.end
+    }
+
+    /// There is something to be said beside how it ended.
+    pub(crate) fn has_records(&self) -> bool {
+        !self.way.records.is_empty()
+    }
+}
+
 #[async_trait]
-impl ZoneHandler for Handler {
+impl ZoneHandler for Said {
     fn zone_type(&self) -> ZoneType {
         ZoneType::Primary
     }
@@ -123,33 +139,33 @@ impl ZoneHandler for Handler {
         &self.origin
     }
 
+    /// What stands beside the answer: the SOA record.
     async fn lookup(
         &self,
-        name: &LowerName,
+        _name: &LowerName,
         rtype: RecordType,
         _request: Option<&RequestInfo<'_>>,
         _options: LookupOptions,
     ) -> LookupControlFlow<AuthLookup> {
-        let zone = self.zone.read();
-        let way = follow(&zone, &name::of(name), rtype);
-        LookupControlFlow::Break(match way.end {
-            End::NoData if way.records.is_empty() => Err(LookupError::NameExists),
-            End::NoName if way.records.is_empty() => Err(ResponseCode::NXDomain.into()),
-            End::Records | End::NoData | End::NoName | End::Elsewhere => {
-                Ok(AuthLookup::answers(LookupRecords::Section(way.records), None))
-            }
-        })
+        if rtype != RecordType::SOA {
+            return LookupControlFlow::Break(Err(LookupError::NameExists));
+        }
+        LookupControlFlow::Break(Ok(AuthLookup::answers(LookupRecords::Section(self.soa.clone()), None)))
     }
 
     async fn search(
         &self,
-        request: &Request,
-        options: LookupOptions,
+        _request: &Request,
+        _options: LookupOptions,
     ) -> (LookupControlFlow<AuthLookup>, Option<TSigResponseContext>) {
-        let Ok(info) = request.request_info() else {
-            return (LookupControlFlow::Break(Err(ResponseCode::FormErr.into())), None);
+        let found = match self.way.end {
+            End::NoData if !self.has_records() => Err(LookupError::NameExists),
+            End::NoName if !self.has_records() => Err(ResponseCode::NXDomain.into()),
+            End::Records | End::NoData | End::NoName | End::Elsewhere => {
+                Ok(AuthLookup::answers(LookupRecords::Section(self.way.records.clone()), None))
+            }
         };
-        (self.lookup(info.query.name(), info.query.query_type(), Some(&info), options).await, None)
+        (LookupControlFlow::Break(found), None)
     }
 
     async fn nsec_records(
@@ -185,8 +201,11 @@ impl ResponseHandler for Sink {
     }
 }
 
-/// Has the catalog answer a plain question without EDNS; `None` if it could not.
-pub(crate) fn ask(catalog: &Catalog, question: Vec<u8>) -> Option<Vec<u8>> {
+/// Has hickory's catalog answer a plain question without EDNS by what the zone
+/// says of it; `None` if it could not.
+pub(crate) fn ask(said: &Arc<Said>, question: Vec<u8>) -> Option<Vec<u8>> {
+    let mut catalog = Catalog::new();
+    catalog.upsert(said.origin.clone(), vec![Arc::clone(said) as Arc<dyn ZoneHandler>]);
     // Nothing of ours looks at the source.
     let nobody = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0));
     let request = Request::from_bytes(question, nobody, Protocol::Tcp).ok()?;

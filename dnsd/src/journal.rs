@@ -23,6 +23,7 @@ use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
+use std::thread::JoinHandle;
 
 /// The beginning of the file, with the version of its form.
 const MAGIC: &[u8; 8] = b"dnsd\0\0\0\x03";
@@ -45,6 +46,10 @@ const MAX_FRAME: usize = if cfg!(test) { 2 << 20 } else { 1 << 30 };
 /// long as the snapshot in it.
 const REWRITE_FROM: u64 = 4 << 20;
 const REWRITE_TIMES: u64 = 4;
+
+/// While a new file is on its way to a slow disk, what is added goes on in memory
+/// up to this many bytes; beyond it the new file comes too late and is left.
+const SINCE: usize = 16 << 20;
 
 type Salt = [u8; 8];
 
@@ -124,7 +129,9 @@ pub enum JournalError {
     /// Something is damaged that was on disk once.
     #[error(
         "{}: the entry at byte {at} is damaged, and it was on disk before something else was: the disk lost \
-         what it had acknowledged. Restore the file, or move it away and what updates did is lost",
+         what it had acknowledged. Restore the file, or move it away: what updates did is lost then, and a running \
+         vipd writes its names again, as soon as no address of them is there (one that the zone's file has it \
+         reports as drift, and leaves alone without `repair = true`)",
         path.display()
     )]
     Damaged {
@@ -145,6 +152,18 @@ pub struct Journal {
     /// None as long as there is none of this form, or once it is not known what
     /// the disk holds of it.
     file: Option<Open>,
+    /// The new file that is being written, if one is.
+    new: Option<New>,
+}
+
+/// A new file, on its way to the disk.
+#[derive(Debug)]
+struct New {
+    thread: JoinHandle<io::Result<Staged>>,
+    /// What was added to the former file meanwhile, as it was written together.
+    since: Vec<Vec<Entry>>,
+    /// About how many bytes that is.
+    size: usize,
 }
 
 #[derive(Debug)]
@@ -204,7 +223,7 @@ impl Journal {
             }
             file = Some(Open { file: open, salt: head.salt, length, due: due(head.snapshot) });
         }
-        Ok((Self { path, dir: holder, file }, Recovered { entries, torn }))
+        Ok((Self { path, dir: holder, file, new: None }, Recovered { entries, torn }))
     }
 
     /// Writes entries and waits until they are on disk. When that fails none
@@ -235,6 +254,10 @@ impl Journal {
             return Err(error);
         }
         *length += bytes.len() as u64;
+        if let Some(new) = self.new.as_mut().filter(|new| new.size <= SINCE) {
+            new.size += bytes.len();
+            new.since.push(entries.to_vec());
+        }
         Ok(())
     }
 
@@ -247,7 +270,77 @@ impl Journal {
     /// Whether it must or should be written anew.
     #[must_use]
     pub fn wants_rewrite(&self) -> bool {
-        self.file.as_ref().is_none_or(|open| open.length >= open.due)
+        self.file.as_ref().is_none_or(|open| self.new.is_none() && open.length >= open.due)
+    }
+
+    /// Whether a new file is on its way to the disk.
+    #[must_use]
+    pub fn is_being_rewritten(&self) -> bool {
+        self.new.is_some()
+    }
+
+    /// Begins to write the zone's state to a new file, on a thread of its own:
+    /// what the disk takes its time for, no update waits for. [`Self::settle`]
+    /// puts it in the place of this one.
+    ///
+    /// # Errors
+    ///
+    /// There is no thread, or no number by chance.
+    pub fn begin_rewrite(
+        &mut self,
+        zone: &Zone,
+        leases: &Leases,
+        base: u64,
+        marks: Vec<Mark>,
+    ) -> io::Result<()> {
+        self.leave_new();
+        let (path, snapshot) = (self.staged(), Snapshot::of(zone, leases, base, marks)?);
+        let thread =
+            std::thread::Builder::new().name("snapshot".into()).spawn(move || snapshot.write(&path))?;
+        self.new = Some(New { thread, since: vec![], size: 0 });
+        Ok(())
+    }
+
+    /// Puts a new file in the place of this one if it is on disk by now: none if
+    /// it is not, or there is none.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Self::rewrite`].
+    pub fn settle(&mut self) -> Option<io::Result<()>> {
+        let New { thread, since, size } = self.new.take_if(|new| new.thread.is_finished())?;
+        let written = thread.join().unwrap_or_else(|_| Err(io::Error::other("its thread panicked")));
+        let settled = written.and_then(|Staged(mut open)| {
+            if size > SINCE {
+                return Err(io::Error::other("the disk is too slow for what is added meanwhile"));
+            }
+            since.iter().try_for_each(|entries| open.add(entries))?;
+            open.file.sync_data()?;
+            Ok(Staged(open))
+        });
+        Some(match settled {
+            Ok(staged) => self.adopt(staged),
+            Err(error) => {
+                let _ = std::fs::remove_file(self.staged());
+                self.wait_longer();
+                Err(error)
+            }
+        })
+    }
+
+    /// Waits for a new file that is on its way, and takes it away.
+    fn leave_new(&mut self) {
+        if let Some(new) = self.new.take() {
+            let _ = new.thread.join();
+            let _ = std::fs::remove_file(self.staged());
+        }
+    }
+
+    /// Not again with each update: there is no room.
+    fn wait_longer(&mut self) {
+        if let Some(open) = &mut self.file {
+            open.due = open.length.saturating_mul(2);
+        }
     }
 
     /// Writes the zone's state to a new file and puts it in the place of this one.
@@ -257,13 +350,13 @@ impl Journal {
     /// What the system said. Either file may then be the one that a restart
     /// finds; both say the same, and nothing is added before one is certain.
     pub fn rewrite(&mut self, zone: &Zone, leases: &Leases, base: u64, marks: Vec<Mark>) -> io::Result<()> {
-        let staged = self.stage(zone, leases, base, marks).inspect_err(|_| {
-            // Not again with each update: there is no room.
-            if let Some(open) = &mut self.file {
-                open.due = open.length.saturating_mul(2);
+        match self.stage(zone, leases, base, marks) {
+            Ok(staged) => self.adopt(staged),
+            Err(error) => {
+                self.wait_longer();
+                Err(error)
             }
-        })?;
-        self.adopt(staged)
+        }
     }
 
     /// Writes a zone's state to a new file beside this one.
@@ -271,14 +364,9 @@ impl Journal {
     /// # Errors
     ///
     /// What the system said; nothing has changed then.
-    pub fn stage(&self, zone: &Zone, leases: &Leases, base: u64, marks: Vec<Mark>) -> io::Result<Staged> {
-        let new = self.staged();
-        let file = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(&new)?;
-        let written = write_snapshot(&file, zone, leases, base, marks);
-        let (salt, length) = written.inspect_err(|_| {
-            let _ = std::fs::remove_file(&new);
-        })?;
-        Ok(Staged(Open { file, salt, length, due: due(length) }))
+    pub fn stage(&mut self, zone: &Zone, leases: &Leases, base: u64, marks: Vec<Mark>) -> io::Result<Staged> {
+        self.leave_new();
+        Snapshot::of(zone, leases, base, marks)?.write(&self.staged())
     }
 
     /// Puts a new file in the place of this one.
@@ -309,34 +397,61 @@ fn due(snapshot: u64) -> u64 {
     snapshot.saturating_mul(REWRITE_TIMES).max(REWRITE_FROM)
 }
 
-fn write_snapshot(
-    file: &File,
-    zone: &Zone,
-    leases: &Leases,
-    base: u64,
-    marks: Vec<Mark>,
-) -> io::Result<(Salt, u64)> {
-    let mut salt = Salt::default();
-    getrandom::fill(&mut salt).map_err(|error| io::Error::other(error.to_string()))?;
-    let fresh = || Entry { serial: zone.serial(), base, ..Entry::default() };
-    let (mut bytes, mut entry, mut size) = (vec![0; HEADER], fresh(), 0);
-    let put = |entry: Entry, bytes: &mut Vec<u8>| put_frame(&[entry], salt, bytes.len() as u64, bytes);
-    for (key, set) in zone.changed() {
-        size += key.0.len() + set.as_ref().map_or(0, |set| set.wire().len());
-        entry.changes.insert(key, set);
-        if size > CHUNK {
-            put(std::mem::replace(&mut entry, fresh()), &mut bytes)?;
-            size = 0;
-        }
+impl Drop for Journal {
+    fn drop(&mut self) {
+        self.leave_new();
     }
-    entry.leases = leases.clone();
-    entry.marks = marks;
-    put(entry, &mut bytes)?;
-    let length = bytes.len() as u64;
-    Head { salt, snapshot: length }.write(&mut bytes[..HEADER]);
-    file.write_all_at(&bytes, 0)?;
-    file.sync_all()?;
-    Ok((salt, length))
+}
+
+impl Open {
+    /// Adds entries to a file that nobody reads yet, without waiting for the disk.
+    fn add(&mut self, entries: &[Entry]) -> io::Result<()> {
+        let mut bytes = Vec::new();
+        put_frame(entries, self.salt, self.length, &mut bytes)?;
+        self.file.write_all_at(&bytes, self.length)?;
+        self.length += bytes.len() as u64;
+        Ok(())
+    }
+}
+
+/// A zone's state, as it is written.
+struct Snapshot {
+    salt: Salt,
+    bytes: Vec<u8>,
+}
+
+impl Snapshot {
+    fn of(zone: &Zone, leases: &Leases, base: u64, marks: Vec<Mark>) -> io::Result<Self> {
+        let mut salt = Salt::default();
+        getrandom::fill(&mut salt).map_err(|error| io::Error::other(error.to_string()))?;
+        let fresh = || Entry { serial: zone.serial(), base, ..Entry::default() };
+        let (mut bytes, mut entry, mut size) = (vec![0; HEADER], fresh(), 0);
+        let put = |entry: Entry, bytes: &mut Vec<u8>| put_frame(&[entry], salt, bytes.len() as u64, bytes);
+        for (key, set) in zone.changed() {
+            size += key.0.len() + set.as_ref().map_or(0, |set| set.wire().len());
+            entry.changes.insert(key, set);
+            if size > CHUNK {
+                put(std::mem::replace(&mut entry, fresh()), &mut bytes)?;
+                size = 0;
+            }
+        }
+        entry.leases = leases.clone();
+        entry.marks = marks;
+        put(entry, &mut bytes)?;
+        Head { salt, snapshot: bytes.len() as u64 }.write(&mut bytes[..HEADER]);
+        Ok(Self { salt, bytes })
+    }
+
+    /// Writes it, and waits until it is on disk.
+    fn write(self, path: &Path) -> io::Result<Staged> {
+        let file = OpenOptions::new().write(true).create(true).truncate(true).open(path)?;
+        let written = file.write_all_at(&self.bytes, 0).and_then(|()| file.sync_all());
+        written.inspect_err(|_| {
+            let _ = std::fs::remove_file(path);
+        })?;
+        let length = self.bytes.len() as u64;
+        Ok(Staged(Open { file, salt: self.salt, length, due: due(length) }))
+    }
 }
 
 /// What stands at the beginning of the file.

@@ -14,6 +14,7 @@ pub mod http;
 pub mod journal;
 pub mod lease;
 pub mod limit;
+mod log;
 pub mod message;
 pub mod metrics;
 pub mod name;

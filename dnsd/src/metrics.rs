@@ -123,3 +123,36 @@ pub fn render(shared: &Shared) -> String {
     });
     text
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cookie::Cookies;
+    use crate::served::Served;
+    use crate::state::tests::{opened, settings};
+    use crate::tsig::Keys;
+    use vipd_config::dnsd::RateLimit;
+
+    /// What the alerts ask for exists, with the labels that they name.
+    #[test]
+    fn nobody_asks_for_a_metric_that_is_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = opened(dir.path(), &settings(None));
+        let limit = RateLimit { responses_per_second: 0, slip: 0, exempt: vec![] };
+        let served = Served::new([state.serving.clone()], Keys::default(), limit);
+        let text = render(&Shared::new(served, Cookies::new().unwrap()));
+        let samples: Vec<&str> = text.lines().filter(|line| !line.starts_with('#')).collect();
+        let rules = include_str!("../../packaging/prometheus/vipd.rules.yml");
+        let asked = rules.lines().filter_map(|line| line.trim().strip_prefix("expr: "));
+        let mut seen = 0;
+        for query in asked.filter(|query| query.contains("dnsd_")) {
+            let begin = query.find("dnsd_").unwrap();
+            let end = query[begin..].find([' ', '[', '}', ')']).map_or(query.len(), |end| begin + end);
+            // A selector is the beginning of a sample.
+            let wanted = &query[begin..end];
+            assert!(samples.iter().any(|sample| sample.starts_with(wanted)), "{wanted} is not in\n{text}");
+            seen += 1;
+        }
+        assert!(seen >= 3, "the alerts ask for {seen} of them");
+    }
+}

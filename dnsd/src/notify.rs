@@ -8,7 +8,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::UdpSocket;
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep_until, timeout_at};
 use tracing::{debug, warn};
 
 /// How long an answer is waited for, each time.
@@ -26,7 +26,7 @@ pub async fn tell(shared: Arc<Shared>, serving: Serving, to: SocketAddr, own: Ve
     let mut serial = serving.zone.serial.subscribe();
     // It may have changed while this server was away.
     serial.mark_changed();
-    let from = own.iter().map(SocketAddr::ip).find(|own| own.is_ipv4() == to.is_ipv4());
+    let from = source(&own, to);
     while serial.changed().await.is_ok() {
         let newest = *serial.borrow_and_update();
         let zone = &serving.settings.name;
@@ -36,54 +36,77 @@ pub async fn tell(shared: Arc<Shared>, serving: Serving, to: SocketAddr, own: Ve
             Ok(()) = async { serial.clone().changed().await } => continue,
         };
         match told {
-            Ok(true) => {
+            Ok(()) => {
                 shared.metrics.notifies.add();
                 debug!(zone, serial = newest, secondary = %to, "NOTIFY was answered");
             }
-            Ok(false) => {
-                shared.metrics.notifies_lost.add();
-                warn!(zone, serial = newest, secondary = %to, "NOTIFY was not answered: it will look by itself");
-            }
             Err(error) => {
                 shared.metrics.notifies_lost.add();
-                warn!(zone, serial = newest, secondary = %to, %error, "cannot send NOTIFY");
+                warn!(
+                    zone, serial = newest, secondary = %to, %error,
+                    "NOTIFY was not answered: it will look by itself"
+                );
             }
         }
     }
 }
 
-async fn until_answered(origin: &Wire, from: Option<IpAddr>, to: SocketAddr) -> io::Result<bool> {
-    let any =
-        if to.is_ipv4() { IpAddr::V4(Ipv4Addr::UNSPECIFIED) } else { IpAddr::V6(Ipv6Addr::UNSPECIFIED) };
-    let socket = UdpSocket::bind((from.unwrap_or(any), 0)).await?;
-    socket.connect(to).await?;
+/// The address that a secondary knows this server by: nobody else is reached
+/// from a loopback address.
+fn source(own: &[SocketAddr], to: SocketAddr) -> Option<IpAddr> {
+    let fits = |own: &IpAddr| own.is_ipv4() == to.is_ipv4() && (to.ip().is_loopback() || !own.is_loopback());
+    own.iter().map(SocketAddr::ip).find(fits)
+}
+
+/// Asks again and again, whatever went wrong: a route that is not there yet is
+/// no other case than a secondary that is not. Gives the last time's error.
+async fn until_answered(origin: &Wire, from: Option<IpAddr>, to: SocketAddr) -> io::Result<()> {
     let message = message(origin)?;
-    let mut answer = [0; 512];
+    let mut last = io::Error::from(io::ErrorKind::TimedOut);
     for wait in WAITS {
-        // Nobody may listen there yet: the error of the time before.
-        if let Err(error) = socket.send(&message).await
-            && error.kind() != io::ErrorKind::ConnectionRefused
-        {
-            return Err(error);
-        }
-        let answered = async {
-            loop {
-                match socket.recv(&mut answer).await {
-                    Ok(length)
-                        if length >= HEADER && answer[..2] == message[..2] && answer[2] & 0x80 != 0 =>
-                    {
-                        return;
-                    }
-                    Ok(_) => {}
-                    Err(_) => tokio::time::sleep(wait).await,
-                }
+        let next = Instant::now() + wait;
+        match timeout_at(next, ask(&message, from, to)).await {
+            Ok(Ok(())) => return Ok(()),
+            Ok(Err(error)) => {
+                last = error;
+                sleep_until(next).await;
             }
-        };
-        if timeout(wait, answered).await.is_ok() {
-            return Ok(true);
+            Err(_) => last = io::ErrorKind::TimedOut.into(),
         }
     }
-    Ok(false)
+    Err(last)
+}
+
+/// Sends it once and waits for the answer.
+async fn ask(message: &[u8], from: Option<IpAddr>, to: SocketAddr) -> io::Result<()> {
+    let socket = socket(from, to).await?;
+    socket.send(message).await?;
+    let mut answer = [0; 512];
+    loop {
+        let length = socket.recv(&mut answer).await?;
+        if length >= HEADER && answer[..2] == message[..2] && answer[2] & 0x80 != 0 {
+            return Ok(());
+        }
+    }
+}
+
+/// From the address that it shall come from; if that cannot be (the host may
+/// have lost it), from any.
+async fn socket(from: Option<IpAddr>, to: SocketAddr) -> io::Result<UdpSocket> {
+    let any =
+        if to.is_ipv4() { IpAddr::V4(Ipv4Addr::UNSPECIFIED) } else { IpAddr::V6(Ipv6Addr::UNSPECIFIED) };
+    let bound = async |from: IpAddr| {
+        let socket = UdpSocket::bind((from, 0)).await?;
+        socket.connect(to).await?;
+        io::Result::Ok(socket)
+    };
+    match from {
+        Some(from) => match bound(from).await {
+            Ok(socket) => Ok(socket),
+            Err(_) => bound(any).await,
+        },
+        None => bound(any).await,
+    }
 }
 
 /// QR 0, opcode 4, AA; the question is the zone's SOA record.
@@ -93,4 +116,61 @@ fn message(origin: &Wire) -> io::Result<Vec<u8>> {
     let mut message = [&id[..], &[0x24, 0, 0, 1, 0, 0, 0, 0, 0, 0], origin, &[0, 6, 0, 1]].concat();
     count(&mut message, Section::Answer, 0);
     Ok(message)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::name::from_text;
+
+    #[test]
+    fn nobody_else_is_told_from_a_loopback_address() {
+        let at = |text: &str| text.parse::<SocketAddr>().unwrap();
+        let own = ["127.0.0.1:53", "[::1]:53", "10.77.0.11:53", "10.77.0.12:53"].map(at);
+        let from = |to: &str| source(&own, at(to)).map(|from| from.to_string());
+        assert_eq!(from("10.77.0.40:53").as_deref(), Some("10.77.0.11"));
+        assert_eq!(from("127.0.0.1:5353").as_deref(), Some("127.0.0.1"));
+        assert_eq!(from("[fd77::40]:53"), None, "the kernel chooses");
+        assert_eq!(from("[::1]:5353").as_deref(), Some("::1"));
+    }
+
+    /// Answers the n-th NOTIFY that comes.
+    async fn secondary(socket: UdpSocket, nth: usize) {
+        let mut message = [0; 512];
+        for _ in 1..nth {
+            socket.recv_from(&mut message).await.unwrap();
+        }
+        let (length, from) = socket.recv_from(&mut message).await.unwrap();
+        message[2] |= 0x80;
+        socket.send_to(&message[..length], from).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn an_address_that_this_host_does_not_have_is_done_without() {
+        let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let to = socket.local_addr().unwrap();
+        let from = Some("192.0.2.1".parse().unwrap());
+        let (origin, answered) = (from_text("corp.example."), tokio::spawn(secondary(socket, 1)));
+        until_answered(&origin, from, to).await.unwrap();
+        answered.await.unwrap();
+    }
+
+    /// Nobody may send there: no packet leaves, and it is tried as often as anywhere.
+    #[tokio::test(start_paused = true)]
+    async fn an_error_is_a_try_without_an_answer() {
+        let begun = Instant::now();
+        let to = "255.255.255.255:53".parse().unwrap();
+        let error = until_answered(&from_text("corp.example."), None, to).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::PermissionDenied);
+        assert_eq!(begun.elapsed(), WAITS.iter().sum::<Duration>());
+    }
+
+    #[tokio::test]
+    async fn what_is_not_answered_is_said_again() {
+        let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let to = socket.local_addr().unwrap();
+        let (origin, answered) = (from_text("corp.example."), tokio::spawn(secondary(socket, 2)));
+        until_answered(&origin, None, to).await.unwrap();
+        answered.await.unwrap();
+    }
 }

@@ -15,7 +15,8 @@
 use crate::tsig::{FUDGE, Signed};
 use std::collections::{BTreeSet, HashMap};
 
-/// Signatures of one key in one zone that are remembered: 109 updates a second
+/// Signatures of one key in one zone that are remembered, and as many again of
+/// a time that is yet to come, after a clock was set back: 109 updates a second
 /// for the 10 minutes in which a signature can be good. Keys and zones are as
 /// many as the configuration has.
 const MEMORY: usize = 1 << 16;
@@ -70,13 +71,24 @@ struct OfKey {
 }
 
 impl OfKey {
-    fn insert(&mut self, time: u64, mac: Mac, code: Option<u8>) {
+    fn insert(&mut self, time: u64, mac: Mac, code: Option<u8>, now: u64) {
         if self.codes.insert(mac, code).is_none() {
             self.times.insert((time, mac));
         }
-        while self.times.len() > MEMORY {
+        while self.times.len() > MEMORY && self.times.len() - self.yet_to_come(now) > MEMORY {
             self.forget_first();
         }
+        // A clock that was set ahead and back again and again.
+        while self.times.len() > 2 * MEMORY {
+            self.forget_first();
+        }
+    }
+
+    /// How many were signed later than anything that can be taken now: by a clock
+    /// that was ahead, as the server's was. They take no room from what comes now,
+    /// which would be forgotten before them; none are added while they are ahead.
+    fn yet_to_come(&self, now: u64) -> usize {
+        self.times.range((now + u64::from(FUDGE) + 1, Mac::default())..).count()
     }
 
     fn forget_first(&mut self) {
@@ -118,7 +130,7 @@ impl Replay {
         for mark in marks {
             match mark {
                 Mark::Seen { key, time, mac, code } => {
-                    self.keys.entry(key).or_default().insert(time, mac, Some(code));
+                    self.keys.entry(key).or_default().insert(time, mac, Some(code), now);
                 }
                 Mark::Since { key: Some(key), time } => {
                     let of_key = self.keys.entry(key).or_default();
@@ -173,12 +185,12 @@ impl Replay {
     }
 
     /// Remembers an update and its answer, or that it waits for the disk.
-    pub fn remember(&mut self, signed: &Signed, code: Option<u8>) {
+    pub fn remember(&mut self, signed: &Signed, code: Option<u8>, now: u64) {
         let of_key = match self.keys.get_mut(&signed.key.name) {
             Some(of_key) => of_key,
             None => self.keys.entry(signed.key.name.clone()).or_default(),
         };
-        of_key.insert(signed.time, beginning(signed), code);
+        of_key.insert(signed.time, beginning(signed), code, now);
     }
 
     /// Forgets one that was not done: it may be tried again as it is.
@@ -221,14 +233,14 @@ mod tests {
         replay.restore([Mark::Since { key: None, time: 1000 }], 1000);
         let first = signed(&key, 1001, b"one");
         assert_eq!(replay.look(&first, 1001), Seen::New);
-        replay.remember(&first, None);
+        replay.remember(&first, None, 1001);
         assert_eq!(replay.look(&first, 1001), Seen::Waiting);
-        replay.remember(&first, Some(8));
+        replay.remember(&first, Some(8), 1001);
         assert_eq!(replay.look(&first, 1600), Seen::Before(8));
         assert_eq!(replay.look(&signed(&key, 1001, b"two"), 1001), Seen::New);
         assert!(matches!(replay.look(&signed(&key, 999, b"old"), 1001), Seen::TooOld(_)), "before the start");
         let failed = signed(&key, 1002, b"failed");
-        replay.remember(&failed, None);
+        replay.remember(&failed, None, 1002);
         replay.forget(&failed);
         assert_eq!(replay.look(&failed, 1600), Seen::New);
         assert!(matches!(replay.look(&first, 1602), Seen::TooOld(_)), "forgotten, and not taken again");
@@ -239,11 +251,11 @@ mod tests {
         let (busy, other) = (Arc::new(key(vec![])), Arc::new(named("other.")));
         let mut replay = Replay::default();
         let theirs = signed(&other, 1000, b"theirs");
-        replay.remember(&theirs, Some(0));
+        replay.remember(&theirs, Some(0), 1000);
         let all = MEMORY + 10;
         for i in 0..all {
             let time = 1000 + u64::try_from(i / 1000).unwrap();
-            replay.remember(&signed(&busy, time, &i.to_be_bytes()), Some(0));
+            replay.remember(&signed(&busy, time, &i.to_be_bytes()), Some(0), time);
         }
         assert_eq!(replay.keys["vipd."].times.len(), MEMORY);
         assert!(matches!(replay.look(&signed(&busy, 1000, &0_usize.to_be_bytes()), 1066), Seen::TooOld(_)));
@@ -263,9 +275,9 @@ mod tests {
         let mut replay = Replay::default();
         let (ahead, behind, waits) =
             (signed(&key, 1200, b"ahead"), signed(&key, 800, b"behind"), signed(&key, 1000, b"waits"));
-        replay.remember(&ahead, Some(0));
-        replay.remember(&behind, Some(8));
-        replay.remember(&waits, None);
+        replay.remember(&ahead, Some(0), 1000);
+        replay.remember(&behind, Some(8), 1000);
+        replay.remember(&waits, None, 1000);
         let mut again = Replay::default();
         again.restore(replay.marks(1000), 1000);
         assert_eq!(again.look(&ahead, 1000), Seen::Before(0), "signed by a clock that is ahead");
@@ -313,13 +325,42 @@ mod tests {
         }
     }
 
+    /// As many updates as are remembered came while the clock was ahead.
+    #[test]
+    fn a_memory_full_of_times_to_come_leaves_room_for_now() {
+        let key = Arc::new(key(vec![]));
+        let (ahead, right) = (20_000, 10_000);
+        let mut replay = Replay::default();
+        for i in 0..MEMORY + 10 {
+            let time = ahead + u64::try_from(i / 1000).unwrap();
+            replay.remember(&signed(&key, time, &i.to_be_bytes()), Some(0), time);
+        }
+        let fudge = u64::from(FUDGE);
+        let mut again = Replay::default();
+        again.restore(replay.marks(right), right);
+        for replay in [&mut replay, &mut again] {
+            // Up to the fudge what was forgotten then may be a copy.
+            replay.look(&signed(&key, right, b"early"), right);
+            let now = right + fudge + 1;
+            let one = |i: u8| signed(&key, now, &[i; 16]);
+            for i in 0..100 {
+                assert_eq!(replay.look(&one(i), now), Seen::New, "{i}");
+                replay.remember(&one(i), Some(0), now);
+            }
+            assert!((0..100).all(|i| replay.look(&one(i), now) == Seen::Before(0)), "all are remembered");
+            let copy = signed(&key, ahead + 65, &(MEMORY - 1).to_be_bytes());
+            assert_eq!(replay.look(&copy, now), Seen::Before(0), "and what is yet to come");
+            assert!(replay.keys["vipd."].times.len() <= 2 * MEMORY);
+        }
+    }
+
     /// The clock jumps ahead, and what was seen is too old; then it is set right.
     #[test]
     fn a_clock_that_jumps_lets_no_copy_in() {
         let key = Arc::new(key(vec![]));
         let first = signed(&key, 1000, b"first");
         let mut replay = Replay::default();
-        replay.remember(&first, Some(0));
+        replay.remember(&first, Some(0), 1000);
         let other = signed(&key, 20_000, b"other");
         assert_eq!(replay.look(&other, 20_000), Seen::New);
         let mut again = Replay::default();

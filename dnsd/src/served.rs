@@ -1,14 +1,12 @@
 //! What is served: every zone, the keys, the settings; swapped whole at a reload.
 
 use crate::cookie::Cookies;
-use crate::handler;
 use crate::limit::Complaints;
 use crate::metrics::Metrics;
 use crate::name::{self, Wire};
 use crate::tsig::Keys;
 use crate::zone::Zone;
 use arc_swap::{ArcSwap, ArcSwapOption};
-use hickory_server::zone_handler::Catalog;
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
@@ -97,8 +95,6 @@ impl Serving {
 /// Everything that an answer depends on.
 pub struct Served {
     zones: HashMap<Wire, Serving>,
-    /// hickory's way from a question to a zone.
-    pub catalog: Catalog,
     /// Who may sign.
     pub keys: Keys,
     /// `[rate-limit]`.
@@ -111,8 +107,7 @@ impl Served {
     pub fn new(zones: impl IntoIterator<Item = Serving>, keys: Keys, rate_limit: RateLimit) -> Self {
         let zones: HashMap<_, _> =
             zones.into_iter().map(|serving| (serving.zone.origin.clone(), serving)).collect();
-        let catalog = handler::catalog(zones.values().map(|serving| &serving.zone));
-        Self { zones, catalog, keys, rate_limit }
+        Self { zones, keys, rate_limit }
     }
 
     /// The zone that a name is in: the deepest of several.

@@ -15,6 +15,9 @@ use std::time::Instant;
 use tracing::{error, info, warn};
 use vipd_config::dnsd;
 
+/// The beginning of 2026, in seconds since 1970.
+const YEAR_2026: u64 = 1_767_225_600;
+
 /// Why a zone cannot be served.
 #[derive(Debug, thiserror::Error)]
 pub enum StateError {
@@ -106,8 +109,20 @@ pub fn open(
     let total = journal::sum(&entries);
     let (from_file, name) = (zone.serial(), settings.name.clone());
     let fresh = entries.is_empty();
-    // With nothing known, the time is ahead of any serial that was given out before.
+    // With nothing known, the time is ahead of serials that were given out
+    // before, unless they had run ahead of it: as those of a file can that are dates.
     let kept = if fresh { u32::try_from(tsig::seconds() & 0xffff_ffff).unwrap_or(1) } else { total.serial };
+    if fresh && from_file != 0 && newer(from_file, kept) {
+        error!(
+            zone = name,
+            serial = from_file,
+            "there is no journal of this zone in {}, and the serial in its file is ahead of the clock (in seconds \
+             since 1970), so nobody knows which serials were given out. If the zone was served before, \
+             secondaries may have a newer one and keep what they have: raise the serial in the file above \
+             theirs and send SIGHUP, or have them transfer the zone anew (rndc retransfer, knotc zone-retransfer)",
+            dir.display()
+        );
+    }
     let same = !fresh && total.base == base;
     let serial = if same {
         redo(&mut zone, &entries, base);
@@ -139,7 +154,17 @@ pub fn open(
         let settled = of_file.map(|(key, _)| key.clone()).collect();
         written = journal.append(&[Entry { serial, base, settled, ..Entry::default() }]);
     }
-    info!(zone = name, serial, names = zone.names(), changed = zone.changed_sets(), "serving");
+    // The next start will not know that this serial was given out.
+    if !same && !fresh && serial != from_file && written.as_ref().is_err_and(no_room) {
+        zone.set_serial(unrecorded(serial, clock));
+    }
+    info!(
+        zone = name,
+        serial = zone.serial(),
+        names = zone.names(),
+        changed = zone.changed_sets(),
+        "serving"
+    );
     let served = ServedZone::new(zone);
     match written {
         Ok(()) => {}
@@ -159,6 +184,14 @@ pub fn open(
 /// a file need not have one.
 fn later(from_file: u32, serial: u32) -> u32 {
     if from_file != 0 && newer(from_file, serial) { from_file } else { serial }
+}
+
+/// A serial that cannot be noted down: one start after the other, each with
+/// another file, give out later and later ones by the clock.
+fn unrecorded(serial: u32, clock: u64) -> u32 {
+    // Below half of all serials for decades: it comes after the one that is noted.
+    let more = u32::try_from(clock.saturating_sub(YEAR_2026) % (1 << 31)).unwrap_or(0);
+    serial.wrapping_add(more).max(1)
 }
 
 fn no_room(error: &io::Error) -> bool {

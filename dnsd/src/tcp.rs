@@ -2,7 +2,7 @@
 
 use crate::answer::{Answerer, Outcome, Source, rcode};
 use crate::message::{Request, begin};
-use crate::served::Shared;
+use crate::served::{Served, Shared};
 use crate::transfer;
 use crate::tsig;
 use crate::writer::{Reply, Writer};
@@ -23,15 +23,19 @@ pub const MAX_CONNECTIONS: usize = 256;
 /// as many addresses as it likes there. Those count, too, that a client has
 /// closed a moment ago: twenty that change the records at once need more than 32.
 pub const MAX_PER_CLIENT: usize = 64;
-/// Transfers at a time: each holds the whole zone in its messages until they are sent.
+/// Transfers at a time: each holds up to the whole zone in its messages until they are sent.
 const MAX_TRANSFERS: usize = 4;
 /// A connection without a request is closed after this.
 const IDLE: Duration = Duration::from_secs(10);
 /// The same while fewer than a quarter of the places are free: those who hold
 /// connections for nothing shall not keep the updates out.
 const IDLE_WHEN_FULL: Duration = Duration::from_secs(1);
-/// A client that does not take an answer within this is left.
+/// A client that does not take a message within this is left.
 const WRITE: Duration = Duration::from_secs(30);
+/// The same of an answer of one message while few places are free, as for [`IDLE_WHEN_FULL`].
+const WRITE_WHEN_FULL: Duration = Duration::from_secs(1);
+/// Who waits longer than this for a place among the transfers is told to come again.
+const TRANSFER_WAIT: Duration = Duration::from_secs(10);
 /// What waits in the kernel's queue.
 const BACKLOG: i32 = 512;
 /// When there are no file descriptors left, they will not be back at once.
@@ -119,9 +123,19 @@ impl Server {
         }
     }
 
+    /// Fewer than a quarter of the places are free.
+    fn is_nearly_full(&self) -> bool {
+        self.room.available_permits() < MAX_CONNECTIONS / 4
+    }
+
     /// How long a connection may be without a request.
     fn idle(&self) -> Duration {
-        if self.room.available_permits() < MAX_CONNECTIONS / 4 { IDLE_WHEN_FULL } else { IDLE }
+        if self.is_nearly_full() { IDLE_WHEN_FULL } else { IDLE }
+    }
+
+    /// How long a client may take for each of so many messages.
+    fn write(&self, messages: usize) -> Duration {
+        if messages == 1 && self.is_nearly_full() { WRITE_WHEN_FULL } else { WRITE }
     }
 
     fn clients(&self) -> std::sync::MutexGuard<'_, HashMap<IpAddr, usize>> {
@@ -181,14 +195,15 @@ impl Guest {
             }
             self.server.shared.metrics.tcp.add();
             let (answers, _permit) = self.answers(&message).await;
+            let patience = self.server.write(answers.len());
             for answer in answers {
-                timeout(WRITE, write_message(&mut stream, &answer)).await??;
+                timeout(patience, write_message(&mut stream, &answer)).await??;
             }
         }
     }
 
     async fn answers(&self, raw: &[u8]) -> Answers<'_> {
-        let Server { shared, writer, answerer, transfers, .. } = &*self.server;
+        let Server { shared, writer, answerer, .. } = &*self.server;
         let served = shared.served.load_full();
         let source = Source { address: self.client, udp: false, now: tsig::seconds() };
         let mut out = Vec::new();
@@ -208,18 +223,34 @@ impl Guest {
                 begin(&request, false, rcode::SERVFAIL, &mut out);
                 (vec![out], None)
             }
-            Outcome::Transfer => {
-                // The semaphore is never closed.
-                let permit = transfers.acquire().await.ok();
-                let (raw, shared, client) = (raw.to_vec(), Arc::clone(shared), self.client);
-                // A large zone takes its time, and other connections shall not wait for it.
-                let work = move || match Request::read(&raw) {
-                    Ok(request) => transfer::answer(&shared, &served, &request, client),
-                    Err(_) => vec![],
-                };
-                (tokio::task::spawn_blocking(work).await.unwrap_or_default(), permit)
-            }
+            Outcome::Transfer => self.transfer(raw, &served).await,
         }
+    }
+
+    /// Only who may have the zone, and does not have it yet, takes one of the
+    /// few places.
+    async fn transfer(&self, raw: &[u8], served: &Served) -> Answers<'_> {
+        let Server { shared, transfers, .. } = &*self.server;
+        let client = self.client;
+        let Ok(request) = Request::read(raw) else { return (vec![], None) };
+        let granted = match transfer::admit(shared, served, &request, client) {
+            Ok(granted) => granted,
+            Err(answer) => return (vec![answer], None),
+        };
+        // The semaphore is never closed.
+        let Ok(Ok(permit)) = timeout(TRANSFER_WAIT, transfers.acquire()).await else {
+            return (vec![transfer::no_place(shared, &request, &granted, client)], None);
+        };
+        let (raw, shared) = (raw.to_vec(), Arc::clone(shared));
+        // A large zone takes its time, and other connections shall not wait for it.
+        let work = move || match Request::read(&raw) {
+            Ok(request) => transfer::answer(&shared, &request, &granted, client),
+            Err(_) => vec![],
+        };
+        let messages = tokio::task::spawn_blocking(work).await.unwrap_or_default();
+        // A few steps are held as easily as any answer.
+        let permit = (messages.len() > 1).then_some(permit);
+        (messages, permit)
     }
 }
 

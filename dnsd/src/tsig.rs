@@ -128,6 +128,12 @@ impl Key {
         std::hint::black_box(differs) == 0
     }
 
+    /// Whether the key may change anything at all; others only sign transfers.
+    #[must_use]
+    pub fn may_update(&self) -> bool {
+        !self.grants.is_empty()
+    }
+
     /// Whether the key may change a type at a name; `None`: every type.
     #[must_use]
     pub fn may(&self, name: &[u8], rtype: Option<u16>) -> bool {

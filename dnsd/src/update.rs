@@ -142,11 +142,6 @@ pub fn judge(
     for record in &update.authorities {
         apply(view, record, &origin, lease, &mut leases)?;
     }
-    let limits = view.changes.iter().find(|(_, set)| set.as_ref().is_some_and(|s| s.wire().len() > MAX_SET));
-    if let Some(((name, rtype), _)) = limits {
-        let reason = format!("its {} records would take more than {MAX_SET} bytes", show_type(*rtype));
-        return refuse(rcode::REFUSED, name, reason);
-    }
     if view.zone.names() + view.pending.len() + view.changes.len() > MAX_NAMES
         && view.changes.values().any(Option::is_some)
     {
@@ -258,19 +253,19 @@ fn prerequisites(view: &View<'_>, records: &[Record], origin: &[u8]) -> Result<(
         }
     }
     for ((name, rtype), data) in wanted {
-        let mut distinct = RrSet::new(rtype, 0, &data[..1]);
-        for data in &data {
-            distinct = distinct.and_then(|set| set.with(data, 0));
-        }
-        let same = match (view.get(&name, rtype), &distinct) {
-            (Some(set), Some(wanted)) => set.same_data(wanted),
-            (Some(_) | None, _) => false,
-        };
-        if !same {
+        if !view.get(&name, rtype).is_some_and(|set| is_whole(set, &data)) {
             return lost(rcode::NXRRSET, &name, "the set is another one");
         }
     }
     Ok(())
+}
+
+/// Whether these are the data of all records of a set, some perhaps repeated.
+/// It ends with the first that is not there: of a set that may be as large as a
+/// message, nothing is built that a zone could not hold.
+fn is_whole(set: &RrSet, wanted: &[Vec<u8>]) -> bool {
+    let stored: Option<BTreeSet<&[u8]>> = wanted.iter().map(|data| set.stored(data)).collect();
+    stored.is_some_and(|stored| stored.len() == set.len())
 }
 
 /// A prerequisite that does not hold: somebody else was first, as a rule.
@@ -363,6 +358,11 @@ fn add(
         Some(old) => old.with(&data, record.ttl),
         None => RrSet::new(rtype, record.ttl, [&data]),
     };
+    // At once, and not when all is done: each record makes the set anew.
+    if set.as_ref().is_some_and(|set| set.wire().len() > MAX_SET) {
+        let reason = format!("its {} records would take more than {MAX_SET} bytes", show_type(rtype));
+        return refuse(rcode::REFUSED, name, reason);
+    }
     leases.insert((name.clone(), rtype, data), lease);
     view.set(name, rtype, set);
     Ok(())
@@ -433,6 +433,57 @@ mod tests {
             assert_eq!((refused.rcode, &*refused.name), (rcode::REFUSED, "a.corp.example."));
             assert!(refused.reason.starts_with(&show_type(rtype)), "{refused:?}");
         }
+    }
+
+    /// So many of them as a message takes, each 250 bytes long, since names in it are pointers.
+    fn many(records: u16) -> impl Iterator<Item = RData> {
+        let label = "x".repeat(60);
+        let tail = format!("{label}.{label}.{label}.corp.example.");
+        (0..records).map(move |n| RData::PTR(PTR(to(&format!("n{n}.{tail}")))))
+    }
+
+    /// The writer's thread judges one after the other: all others wait for it.
+    #[test]
+    fn no_update_holds_up_the_others_for_long() {
+        let all = Grant { names: Names::Below("corp.example.".into()), types: vec![] };
+        let name = to("a.corp.example.");
+        let mut large = zone();
+        let stored: Vec<_> = many(110).filter_map(|data| encode(&data)).collect();
+        large.put(&name::of(&name), 12, RrSet::new(12, 5, &stored));
+        let judged = |zone: &Zone, prerequisite: bool| {
+            let mut message = Message::response(7, OpCode::Update);
+            for data in many(4000) {
+                let record = Record::from_rdata(name.clone(), if prerequisite { 0 } else { 5 }, data);
+                if prerequisite {
+                    message.answers.push(record);
+                } else {
+                    message.add_authority(record);
+                }
+            }
+            let none = Changes::new();
+            let begun = std::time::Instant::now();
+            let refused = judge(&mut View::new(zone, &none, 7), &message, &key(vec![all.clone()]), None);
+            (refused.unwrap_err().rcode, begun.elapsed())
+        };
+        for (zone, prerequisite, code) in [
+            (&zone(), false, rcode::REFUSED),
+            (&large, false, rcode::REFUSED),
+            (&zone(), true, rcode::NXRRSET),
+            (&large, true, rcode::NXRRSET),
+        ] {
+            let (rcode, took) = judged(zone, prerequisite);
+            assert_eq!(rcode, code);
+            assert!(took < std::time::Duration::from_secs(1), "{took:?}");
+        }
+    }
+
+    #[test]
+    fn a_prerequisite_may_say_a_record_twice_but_leave_none_out() {
+        let set = RrSet::new(16, 5, [b"\x01a", b"\x01b"]).unwrap();
+        let whole = |wanted: &[&[u8]]| is_whole(&set, &wanted.iter().map(|d| d.to_vec()).collect::<Vec<_>>());
+        assert!(whole(&[b"\x01b", b"\x01a"]) && whole(&[b"\x01b", b"\x01a", b"\x01b"]));
+        assert!(!whole(&[b"\x01a"]) && !whole(&[b"\x01a", b"\x01a"]));
+        assert!(!whole(&[b"\x01a", b"\x01b", b"\x01c"]));
     }
 
     #[test]

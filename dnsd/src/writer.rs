@@ -40,6 +40,9 @@ const BATCH_BYTES: usize = if cfg!(test) { 256 << 10 } else { 16 << 20 };
 /// Without a lease that ends sooner, the thread looks up this often.
 const IDLE: Duration = Duration::from_secs(60);
 
+/// While a journal is written anew, it looks this often whether the disk has it.
+const SETTLE: Duration = Duration::from_millis(20);
+
 /// Where an answer goes.
 pub enum Reply {
     /// From this socket to that client.
@@ -189,7 +192,9 @@ impl Thread {
         loop {
             let now = Instant::now();
             let next = self.zones.iter().filter_map(|zone| zone.leases.next()).min();
-            let wait = next.map_or(IDLE, |next| next.saturating_duration_since(now).min(IDLE));
+            let busy = self.zones.iter().any(|zone| zone.journal.is_being_rewritten());
+            let idle = if busy { SETTLE } else { IDLE };
+            let wait = next.map_or(idle, |next| next.saturating_duration_since(now).min(idle));
             let mut job = match jobs.recv_timeout(wait) {
                 Ok(job) => Some(job),
                 Err(RecvTimeoutError::Timeout) => None,
@@ -197,7 +202,10 @@ impl Thread {
             };
             let mut batches: BTreeMap<usize, Batch> = BTreeMap::new();
             let mut last = None;
+            // When there was nothing left that waited.
+            let mut emptied = None;
             for _ in 0..BATCH {
+                let looked = Instant::now();
                 match job.take().or_else(|| jobs.try_recv().ok()) {
                     Some(Job::Update { raw, signed, from, reply }) => {
                         self.take(raw, *signed, from, reply, &mut batches);
@@ -209,11 +217,19 @@ impl Thread {
                         last = Some(other);
                         break;
                     }
-                    None => break,
+                    None => {
+                        emptied = Some(looked);
+                        break;
+                    }
                 }
             }
             batches.into_iter().for_each(|(zone, batch)| self.commit(zone, batch));
-            self.expire(Instant::now());
+            // A renewal may wait in the queue, or have come while this batch was
+            // written: what has ended by the time at which nothing waited, nobody renewed.
+            if let Some(then) = emptied {
+                self.expire(then);
+            }
+            self.settle();
             match last {
                 Some(Job::Reload(config, loaded, sender, keys)) => {
                     let _ = sender.send(self.reload(&config, loaded, *keys));
@@ -263,7 +279,7 @@ impl Thread {
             // There is no journal for it, and nothing that a copy could change.
             Err(refused) => {
                 self.tell(&refused, &signed, from);
-                self.elsewhere.remember(&signed, Some(refused.rcode));
+                self.elsewhere.remember(&signed, Some(refused.rcode), now);
                 begin(&request, false, refused.rcode, &mut answer);
                 return self.send(&request, Some(&signed), None, answer, reply);
             }
@@ -274,7 +290,7 @@ impl Thread {
             Verdict::Refused(refused.rcode)
         });
         batch.marks.push(replay::mark(&signed, verdict.code()));
-        self.replay(Some(index)).remember(&signed, None);
+        self.replay(Some(index)).remember(&signed, None, now);
         batch.waiting.push(Waiting { request: raw, signed, reply, verdict });
     }
 
@@ -311,6 +327,10 @@ impl Thread {
         let Some(state) = self.zones.get(index) else {
             return Err(refuse(rcode::NOTAUTH, "this server has no such zone"));
         };
+        // Before anything is parsed: its prerequisites alone can be 64 KiB.
+        if !signed.key.may_update() {
+            return Err(refuse(rcode::REFUSED, "this key has no grant"));
+        }
         let message = Message::from_vec(request.raw)
             .map_err(|error| refuse(rcode::FORMERR, &format!("malformed: {error}")))?;
         let lease = request.edns.and_then(|edns| edns.lease);
@@ -356,7 +376,7 @@ impl Thread {
             let code = if written { verdict.code() } else { rcode::SERVFAIL };
             self.count(verdict, written);
             if written {
-                self.replay(Some(index)).remember(&signed, Some(code));
+                self.replay(Some(index)).remember(&signed, Some(code), tsig::seconds());
             } else {
                 self.replay(Some(index)).forget(&signed);
             }

@@ -5,7 +5,10 @@
 mod common;
 
 use common::{Dnsd, KEY, Program, SECRET, dig, free_port, has, serial, text};
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream};
 use std::process::Command;
+use std::time::Duration;
 
 /// Enough names for a transfer of many messages.
 fn zone() -> String {
@@ -145,40 +148,86 @@ fn who_may_transfer() {
     assert!(transfer(dnsd.port, &format!("IXFR={}", serial - 1)).len() > 3000, "too old: the whole zone");
 }
 
-/// Whoever takes a transfer slowly has the whole zone held for it: of these there
-/// are four at a time, until they are sent.
-#[test]
-fn a_transfer_that_is_not_taken_keeps_its_place() {
-    use std::io::{Read as _, Write as _};
-    // More than the kernel keeps for both ends of a connection.
+/// A request for a whole zone.
+const AXFR: &[u8] = b"\0\x1e\0\x07\0\0\0\x01\0\0\0\0\0\0\x04corp\x07example\0\0\xfc\0\x01";
+/// For the steps since this serial.
+fn ixfr(since: u32) -> Vec<u8> {
+    let question = b"\0\x07\0\0\0\x01\0\0\0\x01\0\0\x04corp\x07example\0\0\xfb\0\x01";
+    let soa = b"\xc0\x0c\0\x06\0\x01\0\0\0\0\0\x16\0\0";
+    let message = [&question[..], soa, &since.to_be_bytes(), &[0; 16]].concat();
+    [&u16::try_from(message.len()).unwrap().to_be_bytes(), &message[..]].concat()
+}
+
+/// Asks from an address of loopback, and has room for next to nothing.
+fn ask_from(from: [u8; 4], dnsd: &Dnsd, request: &[u8]) -> TcpStream {
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    socket.set_recv_buffer_size(4096).unwrap();
+    socket.bind(&SocketAddr::from((from, 0)).into()).unwrap();
+    socket.connect(&dnsd.address().into()).unwrap();
+    let mut stream = TcpStream::from(socket);
+    stream.write_all(request).unwrap();
+    stream
+}
+
+/// The length of the answer and the four bytes of its header, if it comes in time.
+fn begins(stream: &mut TcpStream, patience: Duration) -> Option<[u8; 6]> {
+    let mut begin = [0; 6];
+    stream.set_read_timeout(Some(patience)).unwrap();
+    stream.read_exact(&mut begin).ok().map(|()| begin)
+}
+
+/// With a zone of more than the kernel keeps for both ends of a connection,
+/// which these may transfer.
+fn with_large_zone(allowed: &str) -> Dnsd {
     let text = "y".repeat(250);
     let records = |i| (0..120).fold(String::new(), |zone, n| zone + &format!("n{i} TXT \"{n} {text}\"\n"));
     let zone =
         (0..400).fold("$TTL 60\n@ NS ns1\nns1 A 10.77.0.11\n".to_owned(), |zone, i| zone + &records(i));
     let mut dnsd = Dnsd::new(&zone, "", "");
     let config = std::fs::read_to_string(dnsd.path("dnsd.toml")).unwrap();
-    let anybody = config.replace("allow-transfer = [\"vipd.\"]", "allow-transfer = [\"127.0.0.0/8\"]");
-    std::fs::write(dnsd.path("dnsd.toml"), anybody).unwrap();
+    let config = config.replace("allow-transfer = [\"vipd.\"]", &format!("allow-transfer = [\"{allowed}\"]"));
+    std::fs::write(dnsd.path("dnsd.toml"), config).unwrap();
     dnsd.start();
-    let ask = || {
-        let address = dnsd.address().into();
-        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
-        socket.set_recv_buffer_size(4096).unwrap();
-        socket.connect(&address).unwrap();
-        let mut stream = std::net::TcpStream::from(socket);
-        stream.write_all(b"\0\x1e\0\x07\0\0\0\x01\0\0\0\0\0\0\x04corp\x07example\0\0\xfc\0\x01").unwrap();
-        stream
-    };
-    let begins = |stream: &mut std::net::TcpStream, patience| {
-        stream.set_read_timeout(Some(patience)).unwrap();
-        stream.read(&mut [0; 2]).is_ok_and(|read| read > 0)
-    };
+    dnsd
+}
+
+/// Whoever takes a transfer slowly has the whole zone held for it: of these there
+/// are four at a time, until they are sent.
+#[test]
+fn a_transfer_that_is_not_taken_keeps_its_place() {
+    let dnsd = with_large_zone("127.0.0.0/8");
+    let ask = || ask_from([127, 0, 0, 1], &dnsd, AXFR);
     let mut slow: Vec<_> = (0..4).map(|_| ask()).collect();
-    assert!(slow.iter_mut().all(|stream| begins(stream, common::PATIENCE)));
+    assert!(slow.iter_mut().all(|stream| begins(stream, common::PATIENCE).is_some()));
     let mut fifth = ask();
-    assert!(!begins(&mut fifth, std::time::Duration::from_millis(500)), "it waits");
+    assert!(begins(&mut fifth, Duration::from_millis(500)).is_none(), "it waits");
     slow.pop();
-    assert!(begins(&mut fifth, common::PATIENCE), "now there is a place");
+    assert!(begins(&mut fifth, common::PATIENCE).is_some(), "now there is a place");
+}
+
+/// All places are taken, and none becomes free.
+#[test]
+fn whoever_has_nothing_to_transfer_waits_for_no_place() {
+    if !has(&["dig"], "bind9-dnsutils") {
+        return;
+    }
+    let mut dnsd = with_large_zone("127.0.0.1/32");
+    let ask = |request: &[u8]| ask_from([127, 0, 0, 1], &dnsd, request);
+    let mut slow: Vec<_> = (0..4).map(|_| ask(AXFR)).collect();
+    assert!(slow.iter_mut().all(|stream| begins(stream, common::PATIENCE).is_some()));
+    // One more that may, and waits while the others are answered.
+    let mut fifth = ask(AXFR);
+    let code = |begin: Option<[u8; 6]>| begin.map(|begin| begin[5] & 15);
+    let mut stranger = ask_from([127, 0, 0, 2], &dnsd, AXFR);
+    assert_eq!(code(begins(&mut stranger, common::PATIENCE)), Some(5), "REFUSED");
+    let mut current = ask(&ixfr(dnsd.serial()));
+    let answer = begins(&mut current, common::PATIENCE);
+    assert_eq!(code(answer), Some(0));
+    assert!(answer.is_some_and(|begin| begin[0] == 0), "a SOA record alone");
+    assert!(begins(&mut fifth, Duration::from_millis(1)).is_none(), "it was there before them");
+    // And is not left without an answer.
+    assert_eq!(code(begins(&mut fifth, common::PATIENCE)), Some(2), "SERVFAIL");
+    dnsd.log().wait_for(&["transfer refused: as many as there may be"]);
 }
 
 #[test]

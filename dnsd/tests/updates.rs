@@ -180,6 +180,40 @@ fn a_set_that_is_as_the_file_says_again_is_the_files_also_after_a_restart() {
     }
 }
 
+/// Dates are ahead of the seconds since 1970: with the journal goes the knowledge
+/// of how far updates had counted up.
+#[test]
+fn a_serial_that_may_have_gone_back_with_the_journal_is_told() {
+    if !needs() {
+        return;
+    }
+    let zone = ZONE.replace("@ NS", "@ SOA ns1 hostmaster 2500000001 60 60 60 5\n@ NS");
+    let mut dnsd = Dnsd::new(&zone, "", "");
+    let told = ["ahead of the clock", "corp.example.", "2500000001", "state", "rndc retransfer"];
+    let starts = |dnsd: &mut Dnsd, tells: bool| {
+        let mut program = Program::start(&mut dnsd.command("run"));
+        if tells {
+            program.wait_for(&told);
+        }
+        program.wait_for(&["ready"]);
+        dnsd.program = Some(program);
+    };
+    starts(&mut dnsd, true);
+    dnsd.update("update add db.corp.example. 5 A 10.0.0.1");
+    assert_eq!(dnsd.serial(), 2_500_000_002);
+    dnsd.log().signal("-TERM");
+    let _ = dnsd.log().all_lines();
+    // It knows: nothing is told.
+    starts(&mut dnsd, false);
+    assert_eq!(dnsd.serial(), 2_500_000_002);
+    dnsd.log().signal("-TERM");
+    let lines = dnsd.log().all_lines();
+    assert!(!lines.iter().any(|line| line.contains("ahead of the clock")), "{lines:?}");
+    std::fs::remove_dir_all(dnsd.path("state")).unwrap();
+    starts(&mut dnsd, true);
+    assert_eq!(dnsd.serial(), 2_500_000_001, "so it is");
+}
+
 /// A kill in the middle of a stream of updates: whatever was acknowledged is there.
 #[test]
 fn no_acknowledged_update_is_lost() {
@@ -305,6 +339,41 @@ fn a_disk_that_is_full_at_the_start_does_not_stop_it() {
         assert_eq!((dnsd.serial(), dnsd.short("db.corp.example A").len()), (serial + 1, round + 1));
         dnsd.kill();
     }
+}
+
+/// The disk is full, and the file is edited before one start and the next: a
+/// secondary that took the first edit must see that there is another.
+#[test]
+fn edits_that_no_journal_can_note_have_serials_of_their_own() {
+    if !needs() {
+        return;
+    }
+    let mut dnsd = Dnsd::running(ZONE);
+    dnsd.update("update add db.corp.example. 5 A 10.1.0.1");
+    let mut serials = vec![dnsd.serial()];
+    dnsd.kill();
+    for round in 2..=3 {
+        // systemd waits for a second, too, before it starts it again.
+        let second = now();
+        while now() == second {
+            std::thread::sleep(std::time::Duration::from_millis(20));
+        }
+        std::fs::write(dnsd.path("zone"), ZONE.replace("10.0.0.1", &format!("10.0.0.{round}"))).unwrap();
+        dnsd.program = Some(with_room(&dnsd, 0));
+        dnsd.log().wait_for(&["ready"]);
+        assert_eq!(dnsd.short("other.corp.example A"), [format!("10.0.0.{round}")], "as the file says now");
+        serials.push(dnsd.serial());
+        dnsd.kill();
+    }
+    // Where there is room it is noted, and goes on from there.
+    dnsd.start();
+    assert_eq!(dnsd.short("db.corp.example A").len(), 2, "what updates did is kept");
+    let grows = |two: &[u32]| two[1].wrapping_sub(two[0]).cast_signed() > 0;
+    assert!(serials.windows(2).all(grows), "{serials:?}");
+}
+
+fn now() -> u64 {
+    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs()
 }
 
 /// One of two zones cannot be taken over: neither is.

@@ -31,7 +31,7 @@ use tokio::runtime::{Builder, Handle};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot, watch};
 use tracing::{info, warn};
-use vipd_balancer::Balancer;
+use vipd_balancer::{Balancer, Gate};
 use vipd_config::{Config, Errors, Key, NodeError, Notify, Status};
 use vipd_core::node::{Node, Relay, Settings};
 use vipd_core::settings::Member;
@@ -174,7 +174,7 @@ pub fn run(run: &Run) -> Result<(), Error> {
 fn vote(config: &Config, me: usize, key: Option<&ClusterKey>, run: &Run) -> Result<(), Error> {
     let own = config.cluster.voter(me).cloned().unwrap_or_else(|| unreachable!("the witness was found"));
     let links = key.map(|key| links(config, key, me, epoch::begin(&run.state_dir)));
-    let witness = Witness::new(config.cluster.clone(), &config.election, me, clock::now());
+    let witness = Witness::new(config.cluster.clone(), &config.election, &config.digests(), me, clock::now());
     witness::announce(&witness, &own.name);
     let runtime =
         Builder::new_current_thread().enable_all().build().map_err(system("make the event loop"))?;
@@ -227,8 +227,8 @@ async fn serve(
     let (calls, calls_in) = call::channel();
     let aux = Aux::start()?;
     let http = status.as_ref().map(|s| listen(s.http, &aux.handle)).transpose()?;
-    let balancer =
-        Balancer::start(&settings.listeners, node.preview_pools(&settings.pools, clock::now()), None)?;
+    let pools = node.preview_pools(&settings.pools, clock::now());
+    let (balancer, gate) = Balancer::start_unjudged(&settings.listeners, pools, None)?;
     let addresses = settings.vips.iter().flat_map(|v| v.addresses.iter().map(|a| a.address())).collect();
     let kernel = KernelSettings { runtime_dir: run.runtime_dir.clone(), addresses };
     let (kernel, kernel_events, leftovers) = start_kernel(kernel).await?;
@@ -247,7 +247,7 @@ async fn serve(
     let (seen_to, mut hooks_done) = watch::channel(0);
     aux.handle.spawn(hooks::run(&store.subscriptions(), newest_hooks, origin, seen_to));
     // Everything is bound by now: operators and systemd may come.
-    aux.handle.spawn(control(socket, (http, token), calls, store, kernel.clone()));
+    aux.handle.spawn(control(socket, (http, token), calls, store, (kernel.clone(), gate)));
     let version = env!("CARGO_PKG_VERSION");
     info!(node = name, cluster = settings.cluster.name, version, "vipd starts");
     events.push(Event::new(Level::Info, EventKind::Start, format!("vipd {version} starts on {name}")));
@@ -307,11 +307,7 @@ async fn serve(
 /// Serves clients that come by old answers of DNS; gives the time that their
 /// sessions have left. A second signal ends it.
 async fn relay_on(balancer: &Balancer, relay: Relay, events: &EventLog) -> Result<Duration, Error> {
-    let message = format!(
-        "this node is out of the records: new clients may come for {} s, sessions are kept for {} s",
-        relay.accept.as_secs(),
-        relay.keep.as_secs()
-    );
+    let message = farewell(&relay);
     info!(sessions = balancer.sessions(), "{message}");
     events.push(Event::new(Level::Info, EventKind::Dns, message));
     tokio::select! {
@@ -321,6 +317,16 @@ async fn relay_on(balancer: &Balancer, relay: Relay, events: &EventLog) -> Resul
             Ok(Duration::ZERO)
         }
     }
+}
+
+/// What a node tells that goes on for clients with old answers.
+fn farewell(relay: &Relay) -> String {
+    let whether = match relay.gone {
+        true => "is out of the records",
+        false => "was not seen to be out of the records everywhere before it stopped",
+    };
+    let (accept, keep) = (relay.accept.as_secs(), relay.keep.as_secs());
+    format!("this node {whether}: new clients may come for {accept} s, sessions are kept for {keep} s")
 }
 
 /// Resolves at the next SIGTERM or SIGINT.
@@ -379,12 +385,13 @@ async fn control(
     (http, token): (Option<std::net::TcpListener>, Option<Token>),
     calls: Calls,
     store: EventStore,
-    kernel: KernelHandle,
+    (kernel, gate): (KernelHandle, Gate),
 ) {
     let alive = tokio::spawn({
         let calls = calls.clone();
         async move {
             notify::first_round(&calls).await;
+            gate.open();
             notify::ready();
             notify::keep_alive(calls, kernel).await;
         }
@@ -468,5 +475,22 @@ fn capabilities() -> Result<(), Error> {
         (true, true) => Ok(()),
         (false, _) => Err(Error::Capability("CAP_NET_ADMIN (to add addresses)")),
         (true, false) => Err(Error::Capability("CAP_NET_RAW (to send adverts and gratuitous ARP)")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Whoever reads the log at night must not believe what nobody has seen.
+    #[test]
+    fn a_node_says_that_it_is_out_of_the_records_only_if_it_was_seen() {
+        let (accept, keep) = (Duration::from_secs(7), Duration::from_secs(17));
+        let told = farewell(&Relay { accept, keep, gone: true });
+        let wanted =
+            "this node is out of the records: new clients may come for 7 s, sessions are kept for 17 s";
+        assert_eq!(told, wanted);
+        let told = farewell(&Relay { accept, keep, gone: false });
+        assert!(!told.contains("is out") && told.contains("was not seen to be out"), "{told}");
     }
 }

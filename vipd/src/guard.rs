@@ -9,8 +9,9 @@
 //! ```text
 //!  daemon ── update (whole state) ──► guard: remembers the newest
 //!  daemon ── end of file ───────────► guard: waits until the process is gone,
-//!                                     deletes the addresses, sends the
-//!                                     releases, gives ARP switches back
+//!                                     deletes the addresses, and only then
+//!                                     sends the releases and gives votes and
+//!                                     ARP switches back
 //!  daemon ── SIGKILL ───────────────► guard: ends, does nothing
 //! ```
 //! A guard that was frozen meanwhile may wake when the next daemon owns the
@@ -55,6 +56,11 @@ const LAST_WORDS: u8 = 10;
 const RESTART_AFTER: Duration = Duration::from_secs(1);
 /// A guard that did not take the newest state is told it again after this.
 const TELL_AFTER: u16 = 1_000;
+/// A deletion that failed is tried again after this.
+const DELETE_AGAIN: Duration = Duration::from_millis(100);
+/// And given up after this: then even the longest promise of a voter is over, and
+/// the kernel has ended the addresses' own lifetime, where it can do that much.
+const DELETE_FOR: Duration = Duration::from_secs(180);
 /// Room for the largest state: 64 groups of 255 addresses in two families.
 const SEND_BUFFER: usize = 8 << 20;
 
@@ -129,10 +135,22 @@ impl State {
         self.watched.iter().map(|(until, _)| Time::from_nanos(*until)).min()
     }
 
-    /// The addresses whose lease is over, once.
-    fn over(&mut self, now: Time) -> Vec<Held> {
-        let over = self.watched.extract_if(.., |(until, _)| *until <= now.as_nanos());
-        over.flat_map(|(_, addresses)| addresses).collect()
+    /// The addresses whose lease is over; as long as they are not deleted.
+    fn over(&self, now: Time) -> Vec<Held> {
+        let over = self.watched.iter().filter(|(until, _)| *until <= now.as_nanos());
+        over.flat_map(|(_, addresses)| addresses.clone()).collect()
+    }
+
+    /// What was over by then is deleted, or is looked at again at a later time.
+    fn settle(&mut self, now: Time, again: Option<Time>) {
+        match again {
+            None => self.watched.retain(|(until, _)| *until > now.as_nanos()),
+            Some(again) => {
+                for (until, _) in self.watched.iter_mut().filter(|(until, _)| *until <= now.as_nanos()) {
+                    *until = again.as_nanos();
+                }
+            }
+        }
     }
 }
 
@@ -412,13 +430,14 @@ pub fn main() -> ExitCode {
         // A time-out is as good: the sockets are closed in a moment.
         let _ = poll(&mut gone, PollTimeout::from(LAST_WORDS));
     }
-    clean_up(&last, requester)
+    clean_up(&last, &mut |spots| delete(&mut requester, spots))
 }
 
 /// Waits until the daemon says something or ends. What a frozen daemon owns by
 /// a lease that is over is deleted meanwhile: another node may own it soon.
 fn wait_for_word(mut last: Option<&mut State>, requester: &mut io::Result<Requester>) {
     let stdin = io::stdin();
+    let mut failed = false;
     loop {
         let wait = match last.as_ref().and_then(|l| l.next_end()) {
             // It counts whole milliseconds: late by one at most.
@@ -433,21 +452,48 @@ fn wait_for_word(mut last: Option<&mut State>, requester: &mut io::Result<Reques
             Err(Errno::EINTR) | Ok(0) => {}
             Ok(_) | Err(_) => return,
         }
-        let over = last.as_mut().map(|l| l.over(clock::now())).unwrap_or_default();
-        if over.is_empty() {
-            continue;
-        }
-        let deleted = match requester {
-            Ok(requester) => requester.delete(&spots(&over)),
-            Err(_) => Requester::open().and_then(|mut r| r.delete(&spots(&over))),
-        };
-        match deleted {
-            Ok(()) => eprintln!(
+        let Some(last) = &mut last else { continue };
+        delete_what_is_over(last, &mut failed, clock::now(), &mut |spots| delete(requester, spots));
+    }
+}
+
+/// `failed`: it did not work the last time, and that was told.
+fn delete_what_is_over(last: &mut State, failed: &mut bool, now: Time, delete: Delete<'_>) {
+    let over = last.over(now);
+    if over.is_empty() {
+        return;
+    }
+    match delete(&spots(&over)) {
+        Ok(()) => {
+            last.settle(now, None);
+            *failed = false;
+            eprintln!(
                 "vipd guard: the daemon stands still and its lease is over: {} floating addresses deleted",
                 over.len()
-            ),
-            Err(error) => eprintln!("vipd guard: cannot delete what a frozen daemon owns: {error}"),
+            );
         }
+        Err(error) => {
+            last.settle(now, Some(now + DELETE_AGAIN));
+            if !std::mem::replace(failed, true) {
+                eprintln!(
+                    "vipd guard: cannot delete what a frozen daemon owns, trying again: {error}; until then \
+                     this host may answer beside the next owner"
+                );
+            }
+        }
+    }
+}
+
+/// How addresses are deleted: those that are not there are as good as deleted.
+type Delete<'d> = &'d mut dyn FnMut(&[Spot]) -> io::Result<()>;
+
+fn delete(requester: &mut io::Result<Requester>, spots: &[Spot]) -> io::Result<()> {
+    if requester.is_err() {
+        *requester = Requester::open();
+    }
+    match requester {
+        Ok(requester) => requester.delete(spots),
+        Err(error) => Err(io::Error::new(error.kind(), error.to_string())),
     }
 }
 
@@ -470,31 +516,70 @@ fn next_message() -> io::Result<Option<State>> {
     }
 }
 
-/// Deletes first, then tells: two never answer for an address.
-fn clean_up(last: &State, requester: io::Result<Requester>) -> ExitCode {
-    let superseded = || {
-        let superseded = last.is_superseded();
-        if superseded {
+/// What became of a dead daemon's addresses.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Addresses {
+    /// They are not there any more.
+    Deleted,
+    /// Another daemon looks after them.
+    Superseded,
+    /// They may still be there.
+    Left,
+}
+
+/// Deletes the addresses, for as long as that takes.
+fn delete_all(last: &State, patience: Duration, delete: Delete<'_>) -> Addresses {
+    let (start, spots) = (clock::now(), last.spots());
+    let mut told = false;
+    loop {
+        if last.is_superseded() {
             eprintln!("vipd guard: another daemon looks after the addresses by now");
+            return Addresses::Superseded;
         }
-        superseded
-    };
-    if superseded() {
-        return ExitCode::SUCCESS;
+        let Err(error) = delete(&spots) else { break };
+        if !std::mem::replace(&mut told, true) {
+            eprintln!(
+                "vipd guard: cannot delete the floating addresses of a dead daemon, trying again: {error}; nobody is \
+                 told that they are free"
+            );
+        }
+        if clock::now() - start >= patience {
+            eprintln!(
+                "vipd guard: given up after {patience:?}: {error}; delete {} by hand (`vipctl release`). The votes \
+                 were not given back: they have ended by themselves",
+                last.addresses.iter().map(|(_, a, _)| a.to_string()).collect::<Vec<_>>().join(", ")
+            );
+            return Addresses::Left;
+        }
+        std::thread::sleep(DELETE_AGAIN);
     }
+    // It may have started meanwhile, and own.
+    if last.is_superseded() { Addresses::Superseded } else { Addresses::Deleted }
+}
+
+/// Deletes first, then tells: two never answer for an address. While it is not
+/// deleted nobody is told anything, and the promises last as long as they last.
+fn clean_up(last: &State, delete: Delete<'_>) -> ExitCode {
     let start = clock::now();
-    let mut clean = true;
+    let addresses = delete_all(last, DELETE_FOR, delete);
+    let mut clean = addresses != Addresses::Left;
     let mut complain = |what: &str, error: io::Error| {
         clean = false;
         eprintln!("vipd guard: cannot {what}: {error}");
     };
-    let deleted = requester.or_else(|_| Requester::open()).and_then(|mut r| r.delete(&last.spots()));
-    if let Err(error) = deleted {
-        complain("delete the floating addresses of a dead daemon", error);
+    match addresses {
+        Addresses::Superseded => return ExitCode::SUCCESS,
+        Addresses::Deleted => tell_others(last, start, &mut complain),
+        Addresses::Left => {}
     }
-    if superseded() {
-        return ExitCode::SUCCESS;
+    if let Err(error) = kernel::restore_switches(&last.runtime_dir) {
+        complain("restore ARP settings for a dead daemon", error);
     }
+    if clean { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// Tells the other nodes and the voters that the addresses are free.
+fn tell_others(last: &State, start: Time, complain: &mut dyn FnMut(&str, io::Error)) {
     for farewell in &last.farewells {
         let Farewell { interface, source, destination, port, bytes } = farewell;
         let sent = match port {
@@ -512,15 +597,11 @@ fn clean_up(last: &State, requester: io::Result<Requester>) -> ExitCode {
         }
     }
     let took = clock::now() - start;
-    if let Err(error) = kernel::restore_switches(&last.runtime_dir) {
-        complain("restore ARP settings for a dead daemon", error);
-    }
     eprintln!(
         "vipd guard: the daemon died; {} floating addresses deleted, {} releases sent within {took:?}",
         last.addresses.len(),
         last.farewells.len()
     );
-    if clean { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 /// The port it leaves from does not matter: the address and the seal say whose it is.
@@ -551,6 +632,80 @@ mod tests {
         assert_eq!(spots.len(), 2, "on the link, and silently on loopback");
         assert_eq!(spots[1].interface, LOOPBACK);
         assert!(serde_json::from_slice::<State>(&bytes[..bytes.len() - 1]).is_err());
+        Ok(())
+    }
+
+    /// A state with an address, and a voter who listens.
+    fn owning(dir: &Path) -> io::Result<(State, std::net::UdpSocket)> {
+        let voter = std::net::UdpSocket::bind(("127.0.0.1", 0))?;
+        voter.set_nonblocking(true)?;
+        let address = Cidr::new(IpAddr::from([192, 0, 2, 100]), 24);
+        let state = GuardState {
+            addresses: address.map(|a| (2, a)).into_iter().collect(),
+            watched: vec![Watch {
+                until: Time::ZERO + Duration::from_secs(1),
+                addresses: address.map(|a| (2, a)).into_iter().collect(),
+            }],
+            ..GuardState::default()
+        };
+        Ok((State::new(&state, None, vec![(voter.local_addr()?, vec![9])], dir), voter))
+    }
+
+    fn is_told(voter: &std::net::UdpSocket) -> bool {
+        voter.recv(&mut [0; 8]).is_ok()
+    }
+
+    #[test]
+    fn the_votes_are_given_back_when_the_addresses_are_deleted_and_not_before() -> io::Result<()> {
+        let dir = tempfile::tempdir()?;
+        let (state, voter) = owning(dir.path())?;
+        let mut attempts = 0;
+        let _ = clean_up(&state, &mut |spots| {
+            attempts += 1;
+            assert_eq!(spots.len(), 2);
+            assert!(!is_told(&voter), "the voters may grant it to another while it is here");
+            if attempts < 3 { Err(io::ErrorKind::OutOfMemory.into()) } else { Ok(()) }
+        });
+        assert_eq!(attempts, 3);
+        assert!(is_told(&voter));
+        Ok(())
+    }
+
+    #[test]
+    fn addresses_that_cannot_be_deleted_are_told_to_nobody() -> io::Result<()> {
+        let dir = tempfile::tempdir()?;
+        let (state, voter) = owning(dir.path())?;
+        let mut attempts = 0;
+        let left = delete_all(&state, DELETE_AGAIN * 2, &mut |_| {
+            attempts += 1;
+            Err(io::ErrorKind::PermissionDenied.into())
+        });
+        assert_eq!((left, attempts > 1), (Addresses::Left, true));
+        assert!(!is_told(&voter));
+        Ok(())
+    }
+
+    #[test]
+    fn what_a_frozen_daemon_owns_is_deleted_again_until_it_is() -> io::Result<()> {
+        let dir = tempfile::tempdir()?;
+        let (mut state, _) = owning(dir.path())?;
+        let (mut failed, mut attempts) = (false, 0);
+        let mut at = |state: &mut State, now: Time| {
+            let answers = [Err(io::ErrorKind::OutOfMemory.into()), Ok(())];
+            let mut answers = answers.into_iter().skip(attempts);
+            delete_what_is_over(state, &mut failed, now, &mut |_| {
+                attempts += 1;
+                answers.next().unwrap_or(Ok(()))
+            });
+            attempts
+        };
+        let end = Time::ZERO + Duration::from_secs(1);
+        assert_eq!(at(&mut state, end.before(Duration::from_nanos(1))), 0, "its lease is not over");
+        assert_eq!(at(&mut state, end), 1);
+        assert_eq!(state.next_end(), Some(end + DELETE_AGAIN), "it has failed");
+        assert_eq!(at(&mut state, end), 1);
+        assert_eq!(at(&mut state, end + DELETE_AGAIN), 2);
+        assert_eq!(state.next_end(), None, "it is done");
         Ok(())
     }
 }

@@ -146,11 +146,16 @@ impl Publishing {
 mod tests {
     use super::*;
     use crate::shell;
+    use hickory_resolver::proto::op::Message;
+    use hickory_resolver::proto::rr::rdata::TXT;
+    use hickory_resolver::proto::rr::{RData, Record, RecordType};
     use std::collections::BTreeSet;
     use std::net::{IpAddr, SocketAddr};
     use std::path::Path;
     use std::time::Duration;
-    use tokio::net::TcpListener;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::{TcpListener, TcpStream};
+    use vipd_cloud::{Lease, Owner};
     use vipd_config::Config;
 
     /// Two servers, and a key file that is not there.
@@ -301,6 +306,62 @@ mod tests {
         assert!(generation > 20, "orders came meanwhile");
         // The fifth failure is told by now, as is perhaps the sixth.
         assert!(publishing.states()[0].retry_ms >= 300, "and it is told for how long");
+    }
+
+    /// Answers what is asked on one connection by this lease; nobody signs it, and to
+    /// updates that is no answer.
+    async fn serve(mut stream: TcpStream, lease: Lease) -> Option<()> {
+        loop {
+            let mut question = vec![0; usize::from(stream.read_u16().await.ok()?)];
+            stream.read_exact(&mut question).await.ok()?;
+            let question = Message::from_vec(&question).ok()?;
+            let asked = question.queries.first()?;
+            let mut answer = Message::response(question.id, question.op_code);
+            answer.metadata.authoritative = true;
+            let mut data = vec![];
+            if asked.query_type() == RecordType::TXT {
+                data.push(RData::TXT(TXT::new(vec![lease.to_string()])));
+            } else if asked.query_type() == RecordType::A {
+                data.extend(lease.addresses.iter().map(|a| RData::from(*a)));
+            }
+            let record = |data| Record::from_rdata(asked.name().clone(), lease.ttl, data);
+            answer.answers = data.into_iter().map(record).collect();
+            let answer = answer.to_vec().ok()?;
+            stream.write_u16(u16::try_from(answer.len()).ok()?).await.ok()?;
+            stream.write_all(&answer).await.ok()?;
+        }
+    }
+
+    /// It has looked while the other one was elected, and the other one has written since.
+    #[tokio::test]
+    async fn a_node_that_is_elected_calls_nothing_right_that_it_has_not_read() {
+        let ((works, first), (_hangs, second), key) = (listener().await, listener().await, key());
+        let (publishing, mut answers) = start(&with_servers([first, second], key.path()));
+        let (change, now) = watch::channel(11_u8);
+        let server = tokio::spawn(async move {
+            while let Ok((stream, _)) = works.accept().await {
+                let last = *now.borrow();
+                let addresses = BTreeSet::from([IpAddr::from([10, 77, 0, last])]);
+                let owner = Owner::new("px2").expect("a name");
+                tokio::spawn(serve(stream, Lease { epoch: last.into(), owner, ttl: 5, addresses }));
+            }
+        });
+        let wanted = Some(BTreeSet::from([IpAddr::from([10, 77, 0, 11])]));
+        let records = Records { generation: 1, write: false, wanted, near: false };
+        publishing.order(records.clone());
+        let mut answer_of = async |generation| loop {
+            let answer = answers.recv().await.expect("a task");
+            if (answer.place, answer.generation) == (0, generation) {
+                return answer.result;
+            }
+        };
+        assert_eq!(answer_of(1).await, Ok(()));
+        change.send_replace(12);
+        publishing.order(Records { generation: 2, write: true, ..records });
+        // What it would write then is not acknowledged by a signature.
+        let why = answer_of(2).await.expect_err("it is not as it should be");
+        assert!(why.contains("not signed"), "{why}");
+        server.abort();
     }
 
     #[tokio::test]

@@ -78,6 +78,10 @@ pub struct Resolver {
     names: HashMap<Asked, Task>,
     own: Arc<Own>,
     generation: u64,
+    /// The host's own addresses, as it was told of them last.
+    local: Vec<IpAddr>,
+    /// How often they changed.
+    moves: u64,
 }
 
 /// What is looked up. Where the proxies are is a matter of the pool and the port.
@@ -101,6 +105,8 @@ struct Places {
     generation: u64,
     servers: Vec<(usize, usize)>,
     own: Arc<Own>,
+    /// How often the host's own addresses changed.
+    moves: u64,
 }
 
 /// The task of a name; it ends when `places` is dropped.
@@ -191,7 +197,16 @@ impl Resolver {
         system: System,
     ) -> Self {
         let (system, own) = (Arc::new(system), Arc::new(own));
-        let mut resolver = Self { runtime, events, system, names: HashMap::new(), own, generation: 0 };
+        let mut resolver = Self {
+            runtime,
+            events,
+            system,
+            names: HashMap::new(),
+            own,
+            generation: 0,
+            local: vec![],
+            moves: 0,
+        };
         resolver.apply(pools);
         resolver
     }
@@ -203,6 +218,19 @@ impl Resolver {
         self.own = Arc::new(own);
         self.apply(pools);
         self.generation
+    }
+
+    /// Takes note of the host's own addresses, in a stable order: what they make a
+    /// place of the proxies is left out at once, and what they were is looked up.
+    pub fn host_has(&mut self, local: Vec<IpAddr>) {
+        if self.local == local {
+            return;
+        }
+        self.local = local;
+        self.moves += 1;
+        for task in self.names.values() {
+            task.places.send_modify(|places| places.moves = self.moves);
+        }
     }
 
     /// The generation of the settings, as in [`Resolved::generation`]; starts at 0.
@@ -247,7 +275,8 @@ impl Resolver {
         }
         self.names.retain(|asked, _| wanted.contains_key(asked));
         for (asked, servers) in wanted {
-            let places = Places { generation: self.generation, servers, own: Arc::clone(&self.own) };
+            let (own, moves) = (Arc::clone(&self.own), self.moves);
+            let places = Places { generation: self.generation, servers, own, moves };
             match self.names.entry(asked.clone()) {
                 Entry::Occupied(task) => {
                     task.get().places.send_replace(places);
@@ -298,7 +327,8 @@ impl Run {
         loop {
             let start = Instant::now();
             let found = self.system.find(&self.asked.name).await;
-            let (local, own) = (local(), Arc::clone(&self.places.borrow().own));
+            let Places { own, moves, .. } = self.places.borrow().clone();
+            let local = local();
             let own_at = |address| self.asked.own_at(address, &own, &local);
             let found = found.sift(own_at);
             let before = self.known.borrow().clone();
@@ -325,7 +355,7 @@ impl Run {
                     return;
                 }
             }
-            if self.rest(&own, start, Instant::now() + wait).await.is_err() {
+            if self.rest((&own, moves), start, Instant::now() + wait).await.is_err() {
                 return;
             }
         }
@@ -333,9 +363,22 @@ impl Run {
 
     /// Waits until the next lookup is due, and sends again what is known when
     /// the servers' positions change. When the proxies' own places do, which
-    /// addresses fit is to be found out anew, at once.
-    async fn rest(&mut self, own: &Own, start: Instant, due: Instant) -> Result<(), Gone> {
+    /// addresses fit is to be found out anew, at once. When the host's own
+    /// addresses do, those that do not fit any more go at once, and which fit
+    /// again is found out by a lookup on request.
+    async fn rest(
+        &mut self,
+        (own, mut moves): (&Own, u64),
+        start: Instant,
+        mut due: Instant,
+    ) -> Result<(), Gone> {
         while *self.places.borrow().own == *own {
+            let now = self.places.borrow().moves;
+            if std::mem::replace(&mut moves, now) != now {
+                self.leave_out();
+                due = due.min(start + EARLY_EVERY);
+                self.send().await?;
+            }
             let again = Arc::clone(&self.again);
             tokio::select! {
                 () = tokio::time::sleep_until(due) => return Ok(()),
@@ -348,6 +391,17 @@ impl Run {
             self.send().await?;
         }
         Ok(())
+    }
+
+    /// Takes addresses from what is known that are places of the proxies by now.
+    fn leave_out(&mut self) {
+        let (local, own) = (local(), Arc::clone(&self.places.borrow().own));
+        let before = self.known.borrow().clone();
+        let known = before.sift(|address| self.asked.own_at(address, &own, &local).is_some());
+        if known != before {
+            self.tell(&before, &known);
+            self.known.send_replace(known);
+        }
     }
 
     /// Logs a change.
@@ -371,7 +425,7 @@ impl Run {
         if known == Known::default() {
             return Ok(());
         }
-        let Places { generation, servers, own: _ } = self.places.borrow_and_update().clone();
+        let Places { generation, servers, own: _, moves: _ } = self.places.borrow_and_update().clone();
         for (pool, server) in servers {
             let Known { addresses, unfit, problem } = known.clone();
             let resolved = Resolved { generation, pool, server, addresses, unfit, problem };

@@ -31,6 +31,36 @@ fn every_alert_is_told_when_it_should_be() {
     }
 }
 
+/// Prometheus reads what the dashboard asks.
+#[test]
+fn every_query_of_the_dashboard_is_one() {
+    if !Path::new("/usr/bin/promtool").exists() {
+        assert!(
+            std::env::var_os("LAB_NEEDS_ARE_MET").is_none(),
+            "Debian's package prometheus is not installed"
+        );
+        eprintln!("skipped: there is no promtool (Debian's package prometheus)");
+        return;
+    }
+    let dashboard: serde_json::Value =
+        serde_json::from_str(include_str!("../../packaging/grafana/vipd.json")).expect("JSON");
+    let panels = dashboard["panels"].as_array().expect("panels");
+    let queries = panels.iter().flat_map(|p| p["targets"].as_array().into_iter().flatten());
+    let rules: Vec<_> = queries
+        .enumerate()
+        .map(|(n, query)| serde_json::json!({ "record": format!("panel:{n}"), "expr": query["expr"] }))
+        .collect();
+    assert!(rules.len() > 10, "{}", rules.len());
+    // YAML's older brother.
+    let file = tempfile::NamedTempFile::with_suffix(".yml").expect("a file");
+    let rules = serde_json::json!({ "groups": [{ "name": "dashboard", "rules": rules }] });
+    std::fs::write(file.path(), rules.to_string()).expect("ours");
+    let output = Command::new("promtool").args(["check", "rules"]).arg(file.path()).output();
+    let output = output.expect("promtool runs");
+    let said = [output.stdout, output.stderr].concat();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&said));
+}
+
 #[test]
 fn the_example_of_a_hook_runs() {
     let mut child = Command::new(packaging().join("notify/vip-changed"))

@@ -36,3 +36,41 @@ fn links_lead_somewhere() {
     }
     assert!(count > 5, "links are found at all");
 }
+
+/// The text of every Rust file below a directory.
+fn sources(dir: &Path, out: &mut String) {
+    for entry in std::fs::read_dir(dir).expect("a directory").flatten() {
+        let path = entry.path();
+        if path.is_dir() && path.file_name().is_some_and(|name| name != "target") {
+            sources(&path, out);
+        } else if path.extension().is_some_and(|kind| kind == "rs") {
+            out.push_str(&std::fs::read_to_string(&path).expect("text"));
+        }
+    }
+}
+
+#[test]
+fn what_is_said_to_happen_is_tested() {
+    let page = read("docs/operators.md");
+    let table = page.split("## What happens when").nth(1).and_then(|rest| rest.split("\n## ").next());
+    let rows = table.expect("the table").lines().filter(|line| line.starts_with("| ")).skip(1);
+    let mut all = String::new();
+    for dir in ["cloud", "config", "dnsd", "packaging", "tests", "vipd"] {
+        sources(&root().join(dir), &mut all);
+    }
+    let mut count = 0;
+    for row in rows {
+        let cells: Vec<&str> = row.trim_matches('|').split('|').map(str::trim).collect();
+        let [when, .., tests] = cells.as_slice() else { panic!("{row}") };
+        assert_eq!(cells.len(), 5, "{row}");
+        let names: Vec<&str> = tests.split('`').skip(1).step_by(2).collect();
+        assert!(!names.is_empty(), "{when} is shown by no test");
+        for name in names {
+            // Cases of the lab have their module before them, and stand as texts.
+            let known = all.contains(&format!("\"{name}\"")) || all.contains(&format!("fn {name}("));
+            assert!(known, "{when}: there is no test {name}");
+        }
+        count += 1;
+    }
+    assert!(count > 20, "{count} rows are found");
+}

@@ -111,6 +111,7 @@ async fn serve(dir: &Path) -> Outcome {
         hold,
         lease: LEASE,
         until: None,
+        former: vec![],
     };
     let owned = vec![cidr([10, 9, 0, 100], 24), vip6()];
     let silent = vec![cidr([10, 9, 0, 101], 24)];

@@ -1,11 +1,11 @@
 //! A compare-and-swap that swaps nothing.
 
-use super::{Rfc2136, by_family};
+use super::{Rfc2136, Told};
 use crate::error::{Error, Problem};
 use crate::store::{Failure, Observed, RecordStore as _};
 use hickory_proto::op::{Message, UpdateMessage as _};
 use hickory_proto::rr::rdata::{A, AAAA, TXT};
-use hickory_proto::rr::{DNSClass, Name, RData, Record, RecordType};
+use hickory_proto::rr::{DNSClass, RData, Record};
 use std::net::{Ipv4Addr, Ipv6Addr};
 use tokio::time::Instant;
 
@@ -33,22 +33,16 @@ impl Rfc2136 {
         Err(self.error(Problem::Contended))
     }
 
-    fn nothing(&self, observed: &Observed<Vec<RData>>) -> Message {
-        let [a, aaaa] = by_family(&observed.current.addresses);
+    fn nothing(&self, observed: &Observed<Told>) -> Message {
         // Addresses that no node can have.
-        let never: [(&Name, RecordType, Vec<RData>, RData); 3] = [
-            (
-                &self.lease_name,
-                RecordType::TXT,
-                observed.raw.clone(),
-                RData::TXT(TXT::new(vec![TEXT.to_owned()])),
-            ),
-            (&self.name, RecordType::A, a, RData::A(A(Ipv4Addr::UNSPECIFIED))),
-            (&self.name, RecordType::AAAA, aaaa, RData::AAAA(AAAA(Ipv6Addr::UNSPECIFIED))),
+        let never = [
+            (&self.lease_name, RData::TXT(TXT::new(vec![TEXT.to_owned()]))),
+            (&self.name, RData::A(A(Ipv4Addr::UNSPECIFIED))),
+            (&self.name, RData::AAAA(AAAA(Ipv6Addr::UNSPECIFIED))),
         ];
         let mut message = self.empty_update();
-        for (name, record_type, present, never) in never {
-            self.require(&mut message, name, record_type, present);
+        self.require_observed(&mut message, observed);
+        for (name, never) in never {
             // RFC 2136, section 3.4.2.4: a record that is not there is ignored.
             let mut delete = Record::from_rdata(name.clone(), 0, never);
             delete.dns_class = DNSClass::NONE;

@@ -33,6 +33,8 @@ fn main() -> std::process::ExitCode {
             case!(long_leases_are_swapped_too),
             case!(twenty_writers_have_one_winner),
             case!(an_edit_is_told_and_repaired_on_demand),
+            case!(a_server_that_lost_everything_gets_the_name_back),
+            case!(a_wildcard_is_nobodys_record_of_the_name),
             case!(lost_messages_are_found_out_about),
             case!(a_proof_changes_nothing_and_fails_of_what_a_change_would),
             case!(a_key_that_is_wrong_is_named),
@@ -287,6 +289,52 @@ async fn an_edit_is_told_and_repaired_on_demand(server: Server) {
     server.nsupdate("update delete _vipd.db.corp.example. TXT");
     assert_eq!(publish(&mut px1, &wanted).await, Outcome::Drift(Drift::LeaseRemoved));
     assert_eq!(publish(&mut px1, &repair).await, written(3));
+}
+
+/// A wildcard's answers bear the name that was asked for.
+async fn a_wildcard_is_nobodys_record_of_the_name(server: Server) {
+    let at = |name: &str| publisher(Rfc2136::new(server.address, ZONE, name, key(0)).unwrap());
+    // An address and a text, an alias, and what is the name's own below a wildcard.
+    for name in ["db.wild.corp.example.", "db.star.corp.example."] {
+        let mut px1 = at(name);
+        let wanted = desired("px1", &["10.0.0.1"]);
+        assert_eq!(resolve(&server, name, RecordType::TXT).await.len(), 1, "{name}");
+        px1.store().prove(soon()).await.unwrap();
+        let due = px1.check(&wanted, soon(), 0).await.unwrap();
+        assert!(matches!(&due, Outcome::Due(lease) if lease.epoch == 1), "{due:?}");
+        // Another node may be first, and both began from the same.
+        let mut px2 = at(name);
+        px2.check(&wanted, soon(), 0).await.unwrap();
+        assert_eq!(publish(&mut px1, &wanted).await, written(1), "{name}");
+        let other = desired("px2", &["10.0.0.2"]);
+        assert!(matches!(publish(&mut px2, &other).await, Outcome::Lost(_)), "{name}");
+        assert_eq!(resolve(&server, name, RecordType::A).await, answers(&["10.0.0.1"], 5));
+        assert_eq!(publish(&mut px2, &other).await, written(2), "{name}");
+        assert_eq!(resolve(&server, name, RecordType::A).await, answers(&["10.0.0.2"], 5));
+        assert_eq!(resolve(&server, &format!("x.{name}"), RecordType::A).await, answers(&[], 0), "{name}");
+    }
+    let mut own = at("own.wild.corp.example.");
+    for _ in 0..2 {
+        let outcome = publish(&mut own, &desired("px1", &["10.0.0.1"])).await;
+        assert_eq!(outcome, Outcome::Drift(Drift::Unclaimed { found: set(&["192.0.2.82"]) }));
+    }
+}
+
+/// A disk that was lost, or a zone that somebody loaded anew: no address is left
+/// that anybody could have meant, and the epoch goes on.
+async fn a_server_that_lost_everything_gets_the_name_back(server: Server) {
+    let mut px1 = publisher(store(server.address, key(0)));
+    let wanted = desired("px1", &["10.0.0.1", "fd00::1"]);
+    assert_eq!(publish(&mut px1, &wanted).await, written(1));
+    assert_eq!(publish(&mut px1, &desired("px1", &["10.0.0.1"])).await, written(2));
+    server.nsupdate(
+        "update delete _vipd.db.corp.example. TXT\nupdate delete db.corp.example. A\n\
+         update delete db.corp.example. AAAA",
+    );
+    let due = px1.check(&wanted, soon(), 0).await.unwrap();
+    assert!(matches!(&due, Outcome::Due(lease) if lease.epoch == 3), "{due:?}");
+    assert_eq!(publish(&mut px1, &wanted).await, written(3));
+    assert_eq!(a_records(&server).await, answers(&["10.0.0.1"], 5));
 }
 
 async fn lost_messages_are_found_out_about(server: Server) {

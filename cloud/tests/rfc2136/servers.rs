@@ -160,7 +160,8 @@ fn free_address() -> SocketAddr {
 
 const ZONE_TEXT: &str = "$ORIGIN corp.example.\n$TTL 60\n\
     @ SOA ns1 hostmaster 1 3600 600 86400 5\n@ NS ns1\nns1 A 192.0.2.53\nalias CNAME ns1\n\
-    static A 192.0.2.80\nsub NS ns1\n";
+    static A 192.0.2.80\nsub NS ns1\n*.wild A 192.0.2.81\n*.wild TXT any\nown.wild A 192.0.2.82\n\
+    *.star CNAME static\n";
 
 fn bind(dir: &Path, address: SocketAddr) -> (Command, &'static str) {
     let (ip, port) = (address.ip(), address.port());
@@ -255,7 +256,11 @@ fn dnsd(dir: &Path, address: SocketAddr) -> (Command, &'static str) {
         let (algorithm, types) = (algorithm.name(), "types = [\"A\", \"AAAA\", \"TXT\"]");
         let grant = match name {
             "stranger" => String::new(),
-            _ => format!("grant = [ {{ name = \"db.{ZONE}\", {types} }} ]\n"),
+            _ => {
+                let names = [format!("db.{ZONE}"), format!("*.wild.{ZONE}"), format!("*.star.{ZONE}")];
+                let grants = names.map(|name| format!("{{ name = \"{name}\", {types} }}"));
+                format!("grant = [ {} ]\n", grants.join(", "))
+            }
         };
         text += &format!(
             "[[key]]\nname = \"{name}.\"\nalgorithm = \"{algorithm}\"\nsecret-file = \"{path}/{name}\"\n{grant}"

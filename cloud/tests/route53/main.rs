@@ -13,8 +13,8 @@ use std::io::Write;
 use std::net::IpAddr;
 use std::process::{Command, ExitCode};
 use std::time::Duration;
-use tokio::time::Instant;
-use vipd_cloud::route53::{Form, Member, PACE, Route53};
+use tokio::time::{Instant, timeout};
+use vipd_cloud::route53::{Following, Form, Member, PACE, Route53};
 use vipd_cloud::{Desired, Drift, Outcome, Owner, Problem, Publisher, Skew};
 
 const NAME: &str = "db.corp.example.";
@@ -358,20 +358,42 @@ async fn changes_are_followed_until_they_are_in_sync() {
     let outcome = publish(&mut px1, &desired("px1", &["10.0.0.1"])).await;
     let Outcome::Written { epoch: 1, pending: Some(change) } = outcome else { panic!("{outcome:?}") };
     let every = Duration::from_millis(50);
-    let error = px1.store().wait_in_sync(&change, every, Instant::now() + every / 2).await.unwrap_err();
+    let following = |time| Following::new(&change, every, Instant::now() + time);
+    let error = px1.store().follow(&mut following(every / 2)).await.unwrap_err();
     assert!(matches!(error.problem, Problem::TimedOut), "{error}");
-    px1.store().wait_in_sync(&change, every, soon()).await.unwrap();
+    px1.store().follow(&mut following(Duration::from_secs(30))).await.unwrap();
     assert!(since.elapsed() >= Duration::from_millis(300));
 
     // What says nothing of the change ends nothing, and is asked half as often each time.
     let since = Instant::now();
     let faults = [Fault::LoseRequest, Fault::PriorRequest, Fault::InternalError];
     fake.state().faults.extend(faults);
-    px1.store().wait_in_sync(&change, every, soon()).await.unwrap();
+    px1.store().follow(&mut following(Duration::from_secs(30))).await.unwrap();
     assert!(since.elapsed() >= every * (2 + 4 + 8), "{:?}", since.elapsed());
     fake.state().faults.push_back(Fault::PriorRequest);
-    let error = px1.store().wait_in_sync(&change, every, Instant::now() + every / 2).await.unwrap_err();
+    let error = px1.store().follow(&mut following(every / 2)).await.unwrap_err();
     assert!(matches!(error.problem, Problem::Throttled(_)), "{error}");
+
+    // Whoever follows does other things in between: neither the pace nor the deadline begins anew.
+    fake.state().propagation = Duration::from_secs(600);
+    let outcome = publish(&mut px1, &desired("px1", &["10.0.0.2"])).await;
+    let Outcome::Written { pending: Some(change), .. } = outcome else { panic!("{outcome:?}") };
+    fake.state().faults.extend([Fault::PriorRequest, Fault::PriorRequest, Fault::PriorRequest]);
+    let (since, sent) = (Instant::now(), fake.state().requests.len());
+    let mut followed = Following::new(&change, every, since + every * 20);
+    let mut turns = 0;
+    let error = loop {
+        turns += 1;
+        if let Ok(known) = timeout(every / 5, px1.store().follow(&mut followed)).await {
+            break known.unwrap_err();
+        }
+    };
+    assert!(matches!(error.problem, Problem::TimedOut), "{error}");
+    assert!(since.elapsed() >= every * 19, "{:?}", since.elapsed());
+    // Pauses of 2, 4 and 8, and then of 1 until the deadline; fewer if an answer came late.
+    let asked = fake.state().requests.len() - sent;
+    assert!(asked <= 21, "asked {asked} times in {turns} turns");
+    assert!(turns > 30, "{turns} turns are too few to show it");
 }
 
 async fn throttling_opens_the_circuit() {

@@ -96,8 +96,10 @@ fn key(file: Field<FilePath>, unsealed: Field<Unsealed>, report: &mut Report<'_>
         Some(At { value: Unsealed::Accept, span }) if matches!(file, Ok(Some(_))) => {
             report.warning(
                 span,
-                Problem::new("unsealed = \"accept\" takes what anybody says, as if there were no key")
-                    .hint("take it out as soon as every host has the same key"),
+                Problem::new(
+                    "unsealed = \"accept\" takes what anybody says, as if there were no key, but for votes",
+                )
+                .hint("take it out as soon as every host has the same key"),
             );
             true
         }

@@ -4,14 +4,16 @@ use super::Names;
 use super::cluster::Cluster;
 use super::election::within;
 use super::listen::Listeners;
-use super::vip::{Vips, free_vrid};
+use super::vip::{Vips, named_vrid, same_vrid};
 use crate::address::{NodeAddress, Socket};
 use crate::dnsd::DnsName;
 use crate::duration::show;
 use crate::report::{At, Problem, Report, quote};
 use crate::shape::{Field, List, Table};
 use crate::spec::{DnsSpec, HealthCheckSpec, PublicAddressesSpec, Rfc2136Spec, Route53Spec};
+use crate::value::Number;
 use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroU8;
 use std::ops::Range;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -75,7 +77,7 @@ pub(super) fn judge(
     let public_addresses = public_addresses(spec.public_addresses, cluster, report);
     reachable(cluster, listeners, &public_addresses, &span, report);
     let owner = owner.or((!vips.settings.is_empty()).then_some(0));
-    let election = add_election(cluster, track, vips, &span, report);
+    let election = add_election(cluster, track, spec.vrid, vips, &span, report);
     Some(Dns {
         name: name.map(|n| n.value).unwrap_or_default(),
         ttl,
@@ -106,6 +108,7 @@ fn ttl(field: Field<Duration>, report: &mut Report<'_>) -> Duration {
 fn add_election(
     cluster: &Cluster,
     track: Vec<usize>,
+    vrid: Field<Number<1, 255>>,
     vips: &mut Vips,
     span: &Range<usize>,
     report: &mut Report<'_>,
@@ -115,12 +118,23 @@ fn add_election(
             Problem::new(format!("the name {DNS_GROUP:?} of a [[vip]] is that of the election of [dns]"));
         report.error(span, problem.hint("give the [[vip]] another name"));
     }
-    let used: Vec<_> = vips.settings.iter().map(|v| v.vrid).collect();
-    let Some(vrid) = free_vrid(&cluster.settings.name, DNS_GROUP, &used) else {
-        report
-            .error(span, Problem::new("no vrid is left for the election of [dns]: 255 groups are too many"));
-        return 0;
-    };
+    let given = vrid.ok("vrid", report);
+    let named = named_vrid(&cluster.settings.name, DNS_GROUP);
+    let number = given.as_ref().and_then(|given| u8::try_from(given.value.0).ok()).and_then(NonZeroU8::new);
+    let vrid = number.unwrap_or(named);
+    // One of the same name has been refused for that.
+    if let Some(other) = vips.settings.iter().find(|v| v.vrid == vrid && v.name != DNS_GROUP) {
+        let whose = format!("vip {:?}", other.name);
+        let mut used: Vec<_> = vips.settings.iter().map(|v| v.vrid).collect();
+        match &given {
+            Some(given) => {
+                let problem = Problem::new(format!("vrid {vrid} is that of {whose} already"));
+                let hint = "the election of [dns] is a virtual router of its own";
+                report.error(&given.span, problem.hint(hint));
+            }
+            None => report.error(span, same_vrid("the election of [dns]", vrid, &whose, &mut used)),
+        }
+    }
     vips.settings.push(VipGroup {
         name: DNS_GROUP.to_owned(),
         addresses: vec![],

@@ -23,6 +23,7 @@ const V2_DEFAULT: Duration = Duration::from_secs(1);
 const SECOND: Duration = Duration::from_secs(1);
 const MAX_LEASE: Duration = Duration::from_secs(3_600);
 const MAX_PREEMPT_DELAY: Duration = Duration::from_secs(86_400);
+const MAX_START_DELAY: Duration = Duration::from_secs(600);
 
 /// The election, and how far it could be read.
 pub(super) struct Election {
@@ -53,6 +54,7 @@ pub(super) fn judge(field: Field<Table<ElectionSpec>>, report: &mut Report<'_>) 
         transport,
         preempt,
         preempt_delay,
+        start_delay,
         lease,
         quorum,
         on_no_quorum,
@@ -92,6 +94,10 @@ pub(super) fn judge(field: Field<Table<ElectionSpec>>, report: &mut Report<'_>) 
     }
     let preempt = preempt.get("preempt", report);
     let delay = self::preempt_delay(preempt_delay.ok("preempt-delay", report), &preempt, report);
+    let start_delay = start_delay.ok("start-delay", report).map_or(Duration::ZERO, |At { value, span }| {
+        within("start-delay", value, Duration::ZERO, MAX_START_DELAY, &span, report);
+        value
+    });
     Election {
         settings: ElectionSettings {
             advert_interval: interval.unwrap_or(default),
@@ -99,6 +105,7 @@ pub(super) fn judge(field: Field<Table<ElectionSpec>>, report: &mut Report<'_>) 
             transport,
             preempt: preempt.ok().flatten().is_some_and(|p| p.value),
             preempt_delay: delay,
+            start_delay,
             lease,
             quorum,
             on_no_quorum: on_no_quorum.map_or(OnNoQuorum::Withdraw, |o| o.value),

@@ -12,7 +12,7 @@ use std::hash::Hasher as _;
 use std::net::IpAddr;
 use std::num::NonZeroU8;
 use std::ops::Range;
-use vipd_core::settings::{Cidr, Family, VipGroup, VrrpVersion};
+use vipd_core::settings::{Cidr, DNS_GROUP, Family, VipGroup, VrrpVersion};
 
 /// VRRP counts the addresses of an advert in 8 bits.
 const MAX_ADDRESSES: usize = 255;
@@ -47,7 +47,6 @@ pub(super) fn judge(
     listeners: &Names,
     report: &mut Report<'_>,
 ) -> Vips {
-    let unreadable = tables.iter().any(Option::is_none);
     let drafts: Vec<_> = tables.into_iter().flatten().map(|t| draft(t, cluster, listeners, report)).collect();
     Names::new("vip", drafts.iter().map(|d| d.name.clone()).collect(), report);
     in_two_places(&drafts, cluster, report);
@@ -58,7 +57,7 @@ pub(super) fn judge(
         families(draft, cluster, election, report);
     }
     priorities(&drafts, cluster, report);
-    let vrids = vrids(&cluster.settings.name, &drafts, unreadable, report);
+    let vrids = vrids(&cluster.settings.name, &drafts, report);
     let places = drafts.iter().flat_map(|d| d.addresses.iter().map(|a| (d.show(), a.clone()))).collect();
     let group = |(draft, vrid): (Draft, NonZeroU8)| VipGroup {
         name: draft.name.map(|n| n.value).unwrap_or_default(),
@@ -341,62 +340,74 @@ fn stand_in(nodes: Vec<usize>) -> VipGroup {
 }
 
 /// The number of each group's virtual router: as the file says, else from the
-/// names of cluster and group, so that every node comes to the same.
-fn vrids(cluster: &str, drafts: &[Draft], unreadable: bool, report: &mut Report<'_>) -> Vec<NonZeroU8> {
+/// names of cluster and group alone, so that no change of another group moves it:
+/// a number that moves is another election, which the hosts that still run by the
+/// former file do not see. Two that come to the same are refused.
+fn vrids(cluster: &str, drafts: &[Draft], report: &mut Report<'_>) -> Vec<NonZeroU8> {
     let mut taken: Vec<(NonZeroU8, &Draft)> = Vec::new();
     for draft in drafts {
         let Ok(Some(vrid)) = &draft.vrid else { continue };
         if let Some((_, first)) = taken.iter().find(|(v, _)| *v == vrid.value) {
             let problem = Problem::new(format!("vrid {} is that of {} already", vrid.value, first.show()));
-            report.error(
-                &vrid.span,
-                problem.hint("each group is a virtual router of its own; without vrid a free one is chosen"),
-            );
+            let hint = "each group is a virtual router of its own; without vrid its name gives one";
+            report.error(&vrid.span, problem.hint(hint));
         }
         taken.push((vrid.value, draft));
     }
-    let mut used: Vec<NonZeroU8> = taken.into_iter().map(|(v, _)| v).collect();
+    let named = |draft: &Draft| named_vrid(cluster, draft.name.as_ref().map_or("", |n| &n.value));
+    // What is proposed is nobody's, also not that of the election of [dns].
+    let mut used: Vec<NonZeroU8> = taken.iter().map(|(v, _)| *v).chain(drafts.iter().map(named)).collect();
+    used.push(named_vrid(cluster, DNS_GROUP));
     let mut all = Vec::new();
     for draft in drafts {
         let vrid = match &draft.vrid {
             Ok(Some(vrid)) => vrid.value,
-            Ok(None) | Err(Reported) => {
-                let name = draft.name.as_ref().map_or("", |n| &n.value);
-                match free_vrid(cluster, name, &used) {
-                    Some(vrid) => vrid,
-                    None => {
-                        if !unreadable {
-                            report.error(
-                                &draft.place,
-                                Problem::new("no vrid is left: there are more than 255 groups")
-                                    .hint("a group may hold many addresses"),
-                            );
-                        }
-                        return all;
-                    }
-                }
-            }
+            Ok(None) | Err(Reported) => named(draft),
         };
-        used.push(vrid);
         all.push(vrid);
+        if !matches!(draft.vrid, Ok(None)) {
+            continue;
+        }
+        // One without a name, or with another's, has been refused for that.
+        let clash = |(v, other): &&(NonZeroU8, &Draft)| *v == vrid && other.called() != draft.called();
+        if let Some((_, other)) = taken.iter().find(clash).filter(|_| draft.name.is_some()) {
+            let line = report.line(&other.place);
+            let whose = format!("{} (line {line})", other.show());
+            report.error(&draft.place, same_vrid(&draft.show(), vrid, &whose, &mut used));
+        }
+        taken.push((vrid, draft));
     }
     all
 }
 
-/// The first free number from the one that the names hash to. Groups are
-/// asked in the file's order, so that one added at the end moves no other.
-pub(super) fn free_vrid(cluster: &str, name: &str, used: &[NonZeroU8]) -> Option<NonZeroU8> {
+/// That a name comes to a number that another group has, and what to write.
+pub(super) fn same_vrid(what: &str, vrid: NonZeroU8, whose: &str, used: &mut Vec<NonZeroU8>) -> Problem {
+    let problem =
+        Problem::new(format!("{what} comes by its name to vrid {vrid}, which is that of {whose} already"));
+    let free = (1..=u8::MAX).filter_map(NonZeroU8::new).find(|v| !used.contains(v));
+    used.extend(free);
+    problem.hint(match free {
+        Some(free) => format!("write vrid = {free} in it, which no group here has"),
+        None => "there are 255 numbers and more groups; a group may hold many addresses".into(),
+    })
+}
+
+/// The number that the names of cluster and group come to. It may never change:
+/// hosts of different versions must agree.
+pub(super) fn named_vrid(cluster: &str, name: &str) -> NonZeroU8 {
     let mut hasher = SipHasher13::new();
     hasher.write(cluster.as_bytes());
     hasher.write(b"/");
     hasher.write(name.as_bytes());
-    let start = hasher.finish() % 255;
-    (0..255)
-        .filter_map(|i| u8::try_from((start + i) % 255 + 1).ok().and_then(NonZeroU8::new))
-        .find(|vrid| !used.contains(vrid))
+    let number = u8::try_from(hasher.finish() % 255 + 1).ok();
+    number.and_then(NonZeroU8::new).unwrap_or(NonZeroU8::MIN)
 }
 
 impl Draft {
+    fn called(&self) -> Option<&str> {
+        self.name.as_ref().map(|n| n.value.as_str())
+    }
+
     /// The group for a sentence.
     fn show(&self) -> String {
         match &self.name {

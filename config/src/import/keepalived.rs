@@ -34,6 +34,10 @@ pub(super) struct Floating {
 pub(super) struct File {
     router_id: Option<String>,
     version: Option<u64>,
+    /// In milliseconds.
+    startup_delay: Option<u64>,
+    /// Who runs commands that name nobody.
+    script_user: Option<String>,
     instances: Vec<Instance>,
     /// Groups that move together, by the names of their instances.
     together: Vec<(Vec<String>, LineId)>,
@@ -120,6 +124,10 @@ fn file(nodes: &[Node], ledger: &mut Ledger) -> File {
             _ => node.lose("it has no counterpart", ledger),
         }
     }
+    // Wherever in the file it stands.
+    for hook in file.instances.iter_mut().flat_map(|i| &mut i.hooks) {
+        hook.user = hook.user.take().or_else(|| file.script_user.clone());
+    }
     file
 }
 
@@ -135,11 +143,15 @@ fn globals(node: &Node, file: &mut File, ledger: &mut Ledger) {
                 file.version = child.word(1).parse().ok();
                 ledger.carry(child.line);
             }
-            "script_user"
-            | "enable_script_security"
-            | "max_auto_priority"
-            | "vrrp_rt_priority"
-            | "vrrp_priority" => {
+            "vrrp_startup_delay" => {
+                file.startup_delay = instance::seconds(child.word(1));
+                ledger.carry(child.line);
+            }
+            "script_user" => {
+                file.script_user = Some(child.word(1).to_owned());
+                ledger.remark(child.line, "it stands as user in each [[notify]]");
+            }
+            "enable_script_security" | "max_auto_priority" | "vrrp_rt_priority" | "vrrp_priority" => {
                 ledger.remark(child.line, "not needed: vipd's unit says it");
             }
             w if w.starts_with("vrrp_garp") || w == "vrrp_skip_check_adv_addr" || w == "vrrp_strict" => {
@@ -269,6 +281,9 @@ fn election(files: &[File], groups: &[Group], ledger: &mut Ledger) -> Table {
     if let Some((ms, _)) = all().find_map(|m| m.preempt_delay).filter(|_| preempt) {
         table.duration("preempt-delay", ms.min(86_400_000));
     }
+    if let Some(ms) = files.iter().filter_map(|f| f.startup_delay).max() {
+        table.duration("start-delay", ms.min(600_000));
+    }
     if version == 2 {
         table.advise("As keepalived spoke it, so that hosts can join one by one. When every host runs vipd: vrrp-version = 3 and advert-interval = \"250ms\" fail over in under a second.");
     }
@@ -359,6 +374,7 @@ fn notify(hook: &Hook, vip: &str, number: usize, ledger: &mut Ledger) -> Option<
     table.key("on", list(on.iter().copied()));
     if let Some(user) = &hook.user {
         table.text("user", user);
+        ledger.note(hook.line, "systemd's unit must let vipd become that user: docs/install.md, The service");
     }
     let told = if hook.keyword == "notify" {
         "it is not given GROUP, NAME and STATE as arguments, but VIPD_VIP and VIPD_STATE in its environment"
@@ -367,7 +383,7 @@ fn notify(hook: &Hook, vip: &str, number: usize, ledger: &mut Ledger) -> Option<
     };
     ledger.remark(hook.line, told);
     if hook.user.is_none() {
-        ledger.note(hook.line, "it runs as nobody unless user says otherwise");
+        ledger.note(hook.line, "it runs as vipd's own user unless user says otherwise");
     }
     Some(table)
 }

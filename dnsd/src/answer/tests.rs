@@ -94,7 +94,9 @@ proptest! {
             let outcome = answerer.answer(&shared, &served, &question, source, &mut out);
             assert!(matches!(outcome, Outcome::Answer));
             let (code, authoritative, ours) = essence(&out);
-            let catalog = handler::ask(&served.catalog, question).unwrap();
+            let asked = from_text(&format!("{name}.corp.example."));
+            let said = Said::of(&served.find(&asked).unwrap().zone.read(), &asked, (*rtype).into(), 0);
+            let catalog = handler::ask(&Arc::new(said), question).unwrap();
             let (their_code, their_authority, theirs) = essence(&catalog);
             prop_assert_eq!(authoritative, their_authority);
             if ours[0].iter().any(|record| record.contains("cname")) {
@@ -136,6 +138,67 @@ fn an_answer_is_never_larger_than_the_client_takes() {
         answerer.answer(&shared, &served, &query, source, &mut out);
         assert_eq!(out[7], 100);
     }
+}
+
+/// An answer's code and the data of its addresses, in their order.
+fn addresses(shared: &Shared, answerer: &mut Answerer, name: &str) -> (u8, Vec<u8>) {
+    let source = Source { address: "192.0.2.1".parse().unwrap(), udp: false, now: 1 };
+    let mut out = Vec::new();
+    answerer.answer(shared, &shared.served.load(), &question(name, 1), source, &mut out);
+    let answer = Message::from_vec(&out).unwrap();
+    let last = |record: &hickory_proto::rr::Record| match record.data.ip_addr()? {
+        IpAddr::V4(v4) => Some(v4.octets()[3]),
+        IpAddr::V6(_) => None,
+    };
+    (answer.response_code.low(), answer.answers.iter().filter_map(last).collect())
+}
+
+#[test]
+fn sets_behind_an_alias_and_a_wildcard_are_rotated_too() {
+    let of = |name: &str| (1..4).map(|i| (name.to_owned(), 1, i)).collect::<Vec<_>>();
+    let names = [of("db"), of("*.wild")].concat();
+    let shared = shared(&names);
+    // `alias` leads to `db`, and so does all below `both`.
+    let db = from_text("db.corp.example.");
+    for alias in ["alias.corp.example.", "*.both.corp.example."] {
+        let served = shared.served.load();
+        served.zones()[0].zone.write().put(&from_text(alias), 5, RrSet::new(5, 5, [&db]));
+    }
+    let mut answerer = Answerer::new().unwrap();
+    for name in ["db", "alias", "x.wild", "x.both"] {
+        let mut first = std::collections::BTreeSet::new();
+        for _ in 0..100 {
+            let (code, mut all) = addresses(&shared, &mut answerer, &format!("{name}.corp.example."));
+            first.insert(all[0]);
+            all.sort_unstable();
+            assert_eq!((code, all), (0, vec![1, 2, 3]), "{name}");
+        }
+        assert_eq!(first.len(), 3, "{name}: each of them comes first now and then");
+    }
+}
+
+/// The alias' target comes and goes while it is asked for.
+#[test]
+fn code_and_records_of_an_answer_are_of_one_moment() {
+    let shared = shared(&[("db".into(), 1, 1)]);
+    let (alias, db) = (from_text("alias.corp.example."), from_text("db.corp.example."));
+    let zone = Arc::clone(&shared.served.load().zones()[0].zone);
+    zone.write().put(&alias, 5, RrSet::new(5, 5, [&db]));
+    let done = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                zone.write().put(&db, 1, None);
+                zone.write().put(&db, 1, RrSet::new(1, 5, [[10, 0, 0, 1]]));
+            }
+        });
+        let mut answerer = Answerer::new().unwrap();
+        let answers: Vec<_> =
+            (0..20_000).map(|_| addresses(&shared, &mut answerer, "alias.corp.example.")).collect();
+        done.store(true, std::sync::atomic::Ordering::Relaxed);
+        let wrong = answers.iter().find(|(code, all)| (*code == 0) == all.is_empty());
+        assert_eq!(wrong, None);
+    });
 }
 
 /// Names below a wildcard or a delegation are as many as one likes: without end

@@ -292,6 +292,79 @@ fn a_journal_that_has_grown_is_not_tried_to_be_written_anew_all_the_time() {
     assert!(!journal.wants_rewrite());
 }
 
+fn settled(journal: &mut Journal) -> io::Result<()> {
+    let began = std::time::Instant::now();
+    loop {
+        if let Some(settled) = journal.settle() {
+            return settled;
+        }
+        assert!(began.elapsed().as_secs() < 30, "it is never written");
+        std::thread::sleep(std::time::Duration::from_millis(1));
+    }
+}
+
+/// A disk that takes for ever: a pipe that nobody reads cannot even be opened.
+#[test]
+fn no_update_waits_for_a_new_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut journal = fresh(dir.path());
+    nix::unistd::mkfifo(&journal.staged(), nix::sys::stat::Mode::S_IRWXU).unwrap();
+    journal.file.as_mut().unwrap().due = 0;
+    journal.begin_rewrite(&zone(), &Leases::new(), 99, vec![]).unwrap();
+    journal.append(&[entry(1)]).unwrap();
+    journal.append(&[entry(2)]).unwrap();
+    assert!(journal.settle().is_none() && journal.is_being_rewritten());
+    assert!(!journal.wants_rewrite(), "one is enough");
+    // It cannot be written in the end, and nothing is lost.
+    let reader = File::open(journal.staged()).unwrap();
+    assert!(settled(&mut journal).is_err());
+    drop(reader);
+    assert!(!journal.is_broken() && !journal.wants_rewrite());
+    journal.append(&[entry(3)]).unwrap();
+    assert_eq!(appended(dir.path()), [entry(1), entry(2), entry(3)]);
+}
+
+#[test]
+fn what_is_added_meanwhile_is_in_the_new_file_too() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut journal = fresh(dir.path());
+    let mut zone = zone();
+    journal.append(&[entry(1)]).unwrap();
+    zone.apply(&entry(1).changes, 1);
+    journal.begin_rewrite(&zone, &Leases::new(), 99, vec![]).unwrap();
+    journal.append(&[entry(2), entry(3)]).unwrap();
+    journal.append(&[entry(4)]).unwrap();
+    let before = length(&journal);
+    settled(&mut journal).unwrap();
+    assert!(!journal.staged().exists() && before != length(&journal));
+    journal.append(&[entry(5)]).unwrap();
+    let found = read(dir.path()).unwrap();
+    assert_eq!((found[0].serial, found[0].changes.len()), (1, 1), "the snapshot");
+    assert_eq!(found[1..], [entry(2), entry(3), entry(4), entry(5)]);
+}
+
+/// A reload writes a file of its own; what was on its way is no more.
+#[test]
+fn a_new_file_that_is_overtaken_is_left() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut journal = fresh(dir.path());
+    journal.begin_rewrite(&zone(), &Leases::new(), 99, vec![]).unwrap();
+    journal.append(&[entry(1)]).unwrap();
+    let mut later = zone();
+    later.apply(&entry(1).changes, 1);
+    let staged = journal.stage(&later, &Leases::new(), 100, vec![]).unwrap();
+    journal.adopt(staged).unwrap();
+    assert!(journal.settle().is_none());
+    journal.append(&[entry(2)]).unwrap();
+    let found = read(dir.path()).unwrap();
+    assert_eq!((found[0].base, found.len(), &found[1]), (100, 2, &entry(2)));
+    // Nor does it stay when the server ends.
+    journal.begin_rewrite(&later, &Leases::new(), 100, vec![]).unwrap();
+    let new = journal.staged();
+    drop(journal);
+    assert!(!new.exists());
+}
+
 /// The new file has the name, and nobody knows whether the disk does: what is
 /// written to the former one would be lost.
 #[test]

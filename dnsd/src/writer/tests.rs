@@ -1,5 +1,6 @@
 use super::*;
 use crate::cookie::Cookies;
+use crate::lease::Table;
 use crate::name::from_text;
 use crate::state::tests::{opened, settings};
 use crate::tsig::Key;
@@ -77,6 +78,48 @@ fn a_batch_of_large_sets_is_written_in_parts_that_can_be_read_again() {
     assert_eq!(count(&thread.zones[0]), [64, 64]);
     drop(thread);
     assert_eq!(count(&opened(dir.path(), &settings(None))), [64, 64], "and after a restart");
+}
+
+/// A slow disk has made a queue, and the renewal is not in its first batch.
+#[test]
+fn a_lease_does_not_end_while_its_renewal_waits() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut thread = thread(dir.path());
+    let (key, now) = (writing(), tsig::seconds());
+    let leased = |text: &[u8], mac: &[u8]| {
+        let mut raw = update(&["a"], text);
+        // OPT with a lease of 30 s.
+        raw[11] = 1;
+        raw.extend([0, 0, 41, 4, 208, 0, 0, 0, 0, 0, 8, 0, 2, 0, 4, 0, 0, 0, 30]);
+        (raw, signed(&key, now, mac))
+    };
+    let granted = vec![leased(b"one", b"first"), leased(b"two", b"second")];
+    assert_eq!(run(&mut thread, granted), [rcode::NOERROR; 2]);
+    // They ended a moment ago.
+    let leases = thread.zones[0].leases.all();
+    assert_eq!(leases.len(), 2);
+    thread.zones[0].leases = Table::new(&leases, Instant::now() - Duration::from_secs(31));
+    let other = |i: usize| (update(&["b"], b"x"), signed(&key, now, &i.to_be_bytes()));
+    let mut waiting: Vec<_> = (0..BATCH).map(other).collect();
+    waiting.extend([leased(b"one", b"third"), leased(b"two", b"fourth")]);
+    assert!(run(&mut thread, waiting).iter().all(|code| *code == rcode::NOERROR));
+    assert_eq!(thread.shared.metrics.expired.get(), 0, "both were renewed in time");
+    assert!(thread.zones[0].leases.ended(Instant::now()).is_empty());
+}
+
+/// It says nothing that takes a grant, and would have all of its prerequisites looked at.
+#[test]
+fn a_key_without_a_grant_gets_no_prerequisite_judged() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut thread = thread(dir.path());
+    let now = tsig::seconds();
+    // "The zone's apex is not in use", which is wrong, and nothing to be done.
+    let mut raw = update(&[], b"");
+    raw[7] = 1;
+    raw.extend([0xc0, 12, 0, 255, 0, 254, 0, 0, 0, 0, 0, 0]);
+    let by = |key: Arc<Key>, mac: &[u8]| (raw.clone(), signed(&key, now, mac));
+    let codes = run(&mut thread, vec![by(writing(), b"one"), by(Arc::new(key(vec![])), b"two")]);
+    assert_eq!(codes, [rcode::YXDOMAIN, rcode::REFUSED]);
 }
 
 /// What the new zone's journal does not know is no matter of the other one's.

@@ -9,6 +9,7 @@ use crate::state::{self, Loaded, Prepared, StateError, ZoneState};
 use crate::tsig::{self, Keys};
 use crate::update::{Leases, RecordKey, View};
 use crate::zone::{Changes, show_type};
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
@@ -16,10 +17,31 @@ use tracing::{info, warn};
 use vipd_config::dnsd;
 
 impl Thread {
-    /// Rewrites a journal that has grown long or could not be written.
+    /// Rewrites a journal that could not be written; begins to rewrite one that
+    /// has grown long, for which nothing has to wait.
     pub(super) fn tidy(&mut self, index: usize) {
-        if self.zones.get(index).is_some_and(|state| state.journal.wants_rewrite()) {
+        let Some(state) = self.zones.get_mut(index).filter(|state| state.journal.wants_rewrite()) else {
+            return;
+        };
+        if state.journal.is_broken() {
             self.rewrite(index);
+            return;
+        }
+        let marks = state.replay.marks(tsig::seconds());
+        let zone = state.serving.zone.read();
+        let begun = state.journal.begin_rewrite(&zone, &state.leases.all(), state.base, marks);
+        drop(zone);
+        if begun.is_err() {
+            self.rewritten(index, &begun);
+        }
+    }
+
+    /// Takes up new journals that are on disk by now.
+    pub(super) fn settle(&mut self) {
+        for index in 0..self.zones.len() {
+            if let Some(settled) = self.zones.get_mut(index).and_then(|state| state.journal.settle()) {
+                self.rewritten(index, &settled);
+            }
         }
     }
 
@@ -28,8 +50,15 @@ impl Thread {
         let marks = state.replay.marks(tsig::seconds());
         let zone = &state.serving.zone;
         let written = state.journal.rewrite(&zone.read(), &state.leases.all(), state.base, marks);
-        let name = &state.serving.settings.name;
-        match &written {
+        self.rewritten(index, &written);
+        written.is_ok()
+    }
+
+    /// Tells of a journal that was written anew, or could not be.
+    fn rewritten(&self, index: usize, written: &io::Result<()>) {
+        let Some(state) = self.zones.get(index) else { return };
+        let (zone, name) = (&state.serving.zone, &state.serving.settings.name);
+        match written {
             Ok(()) => {
                 info!(zone = name, "wrote the journal anew");
                 zone.journal_was_written(Ok(()));
@@ -42,7 +71,6 @@ impl Thread {
                 }
             }
         }
-        written.is_ok()
     }
 
     /// Takes away records whose lease has ended, but not the last of a set

@@ -1,8 +1,10 @@
 //! A set of records in the form in which it is sent.
 
+use crate::name;
 use hickory_proto::rr::{RData, Record, RecordType};
 use hickory_proto::serialize::binary::{BinDecoder, BinEncodable as _, BinEncoder, NameEncoding, Restrict};
 use smallvec::SmallVec;
+use std::ops::Range;
 
 /// An owner that is the question's name: a pointer to the byte after the header.
 pub const OWNER: [u8; 2] = [0xc0, 12];
@@ -144,7 +146,7 @@ impl RrSet {
     /// The records as hickory has them.
     #[must_use]
     pub fn to_records(&self, owner: &[u8]) -> Vec<Record> {
-        let owner = crate::name::to_name(owner);
+        let owner = name::to_name(owner);
         let record = |data| Some(Record::from_rdata(owner.clone(), self.ttl(), decode(self.rtype, data)?));
         self.data().filter_map(record).collect()
     }
@@ -152,25 +154,47 @@ impl RrSet {
 
 /// Whether two records of a type have the same data. Names in it are compared
 /// without regard to case (RFC 2136, section 1.1.1 and RFC 1034, section 3.1).
+/// Nothing is parsed: a large set is compared with itself record by record.
 fn same(rtype: u16, a: &[u8], b: &[u8]) -> bool {
+    if a.len() != b.len() {
+        return false;
+    }
     if a == b {
         return true;
     }
-    let names = matches!(
-        RecordType::from(rtype),
-        RecordType::NS
-            | RecordType::CNAME
-            | RecordType::PTR
-            | RecordType::SOA
-            | RecordType::MX
-            | RecordType::SRV
-            | RecordType::NAPTR
-            | RecordType::SVCB
-            | RecordType::HTTPS
-    );
-    names
-        && a.len() == b.len()
-        && matches!((decode(rtype, a), decode(rtype, b)), (Some(a), Some(b)) if a == b)
+    let names = names_in(rtype, a);
+    let Some((own, other)) = a.get(names.clone()).zip(b.get(names.clone())) else { return false };
+    own.eq_ignore_ascii_case(other)
+        && a[..names.start] == b[..names.start]
+        && a[names.end..] == b[names.end..]
+}
+
+/// Where the names lie in the data of a record; nowhere in types that have none.
+fn names_in(rtype: u16, data: &[u8]) -> Range<usize> {
+    // A label's length is less than any letter: names are compared in one piece.
+    let whole = |start| start..data.len();
+    #[allow(
+        clippy::wildcard_enum_match_arm,
+        reason = "not ours to match to the last: the registry of types grows"
+    )]
+    match RecordType::from(rtype) {
+        RecordType::NS | RecordType::CNAME | RecordType::PTR => whole(0),
+        // Five numbers follow.
+        RecordType::SOA => 0..data.len().saturating_sub(20),
+        RecordType::MX => whole(2),
+        RecordType::SRV => whole(6),
+        RecordType::NAPTR => {
+            // Order and preference, and three strings.
+            let string = |at: usize| at + 1 + data.get(at).map_or(0, |length| usize::from(*length));
+            whole(string(string(string(4))))
+        }
+        // Parameters follow.
+        RecordType::SVCB | RecordType::HTTPS => {
+            let root = data.get(2..).and_then(|name| name::upwards(name).last());
+            2..root.map_or(2, |root| data.len() - root.len() + 1)
+        }
+        _ => 0..0,
+    }
 }
 
 /// The data of a record, parsed.
@@ -222,6 +246,38 @@ mod tests {
         assert!(!set(&[b"\x01a"]).same_data(&set(&[b"\x01A"])), "text counts as it is written");
         let upper = RrSet::new(5, 5, [b"\x02DB\x00"]).unwrap();
         assert_eq!(upper.stored(b"\x02db\x00"), Some(b"\x02DB\x00".as_slice()), "names do not");
+    }
+
+    #[test]
+    fn only_names_differ_in_case() {
+        let db: &[u8] = b"\x02dB\x07Example\x00";
+        let spelled: &[u8] = b"\x02Db\x07eXAMPLE\x00";
+        let others: [(u16, &[u8], &[u8]); 6] = [
+            (2, b"", b""),
+            (6, b"", b"AAAABBBBCCCCDDDDEEEE"),
+            (15, b"\0A", b""),
+            (33, b"\0A\0B\0C", b""),
+            (35, b"\0A\0B\x01S\x01A\0", b""),
+            (64, b"\0A", b"\0\x01\0\x03\x02H2"),
+        ];
+        for (rtype, before, behind) in others {
+            let data = |name: &[u8]| [before, name, behind].concat();
+            assert!(same(rtype, &data(db), &data(spelled)), "{rtype}");
+            assert!(!same(rtype, &data(db), &data(b"\x02dc\x07example\x00")), "{rtype}");
+            let lower = |part: &[u8]| part.to_ascii_lowercase();
+            for (other_before, other_behind) in
+                [(lower(before), behind.into()), (before.into(), lower(behind))]
+            {
+                let other = [&other_before[..], db, &other_behind].concat();
+                assert_eq!(same(rtype, &data(db), &other), data(db) == other, "{rtype}: numbers and texts");
+            }
+            // Whatever comes, none of it panics.
+            let whole = data(db);
+            (0..whole.len()).for_each(|end| {
+                assert!(!same(rtype, &whole[..end], &vec![7; end]) || end == 0);
+            });
+        }
+        assert!(!same(16, b"\x01a", b"\x01A") && !same(1, b"abcd", b"ABCD"));
     }
 
     #[test]

@@ -87,7 +87,7 @@ fn main() -> Result<ExitCode> {
         for _ in 0..labs.min(usize::try_from(count).unwrap_or(labs)) {
             scope.spawn(|| {
                 while let Some(n) = Some(next.fetch_add(1, Ordering::Relaxed)).filter(|n| *n < count) {
-                    attack(&Schedule::draw(first + n), &args, &sums);
+                    attack(first + n, &args, &sums);
                 }
             });
         }
@@ -108,13 +108,14 @@ fn main() -> Result<ExitCode> {
     Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// Runs a schedule with and without a quorum and prints a line for each.
-fn attack(schedule: &Schedule, args: &Args, sums: &Mutex<[Sum; 3]>) {
+/// Runs a seed's schedule with and without a quorum and prints a line for each.
+fn attack(seed: u64, args: &Args, sums: &Mutex<[Sum; 3]>) {
     for (number, mode) in MODES.into_iter().enumerate() {
         let unasked = mode == Mode::Etcd;
         if args.quorum.as_deref().map_or(unasked, |only| only != mode.word()) {
             continue;
         }
+        let schedule = &mode.schedule(seed);
         let result = run(schedule, mode);
         let mode = mode.word();
         let mut sums = sums.lock().unwrap_or_else(std::sync::PoisonError::into_inner);

@@ -14,7 +14,8 @@ use vipd_core::settings::VrrpVersion;
 use vipd_core::wire::PROTOCOL;
 use vipd_core::wire::advert::Advert;
 use vipd_core::wire::peer::{
-    self, Ballot, Envelope, GroupReport, Hello, Incumbent, Message, Seen, Sighting, State, Verdict, Word,
+    self, Among, Ballot, Envelope, GroupReport, Hello, Incumbent, Message, Seen, Sighting, State, Verdict,
+    Word,
 };
 
 pub use play::node;
@@ -129,7 +130,7 @@ fn envelope(sender: &str, message: Message) -> Vec<u8> {
 }
 
 fn hello(state: State) -> Hello {
-    let report = |vrid, state| GroupReport { vrid, state, priority: 150, serving: true };
+    let report = |vrid, state| GroupReport { vrid, state, priority: 150, serving: true, deposed: false };
     let (pool, server) = (peer::pool_id("primary"), peer::server_id("db2"));
     Hello {
         groups: vec![report(VRID, state), report(NonZeroU8::MAX, State::Backup)],
@@ -150,6 +151,7 @@ fn hello(state: State) -> Hello {
             Sighting { vrid: VRID, owner: 1, address: 9, seen: Seen::Nobody, took: Duration::ZERO },
         ],
         verdicts: Word::ALL.map(|word| Verdict { pool, server, word }).to_vec(),
+        among: Among::default(),
     }
 }
 

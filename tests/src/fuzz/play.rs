@@ -270,6 +270,7 @@ fn settings(flags: u8) -> Settings {
                 [usize::from((flags >> 2) & 3)],
             preempt: flags & 0x80 != 0,
             preempt_delay: Duration::ZERO,
+            start_delay: Duration::ZERO,
             lease: Duration::from_secs(3),
             quorum: [Quorum::None, Quorum::Majority, Quorum::Etcd, Quorum::Majority][usize::from(flags & 3)],
             on_no_quorum: if flags & KEEPS != 0 { OnNoQuorum::Keep } else { OnNoQuorum::Withdraw },

@@ -38,6 +38,8 @@ pub struct Certificates {
 pub struct Etcd {
     members: Vec<Member>,
     tls: Option<Certificates>,
+    /// Bytes of its database at the most; etcd's default when absent.
+    quota: Option<u64>,
 }
 
 #[derive(Debug)]
@@ -54,10 +56,15 @@ impl Etcd {
     /// # Errors
     /// If it does not come about.
     pub fn start(lab: &Lab, members: usize, tls: Option<Certificates>) -> Result<Self> {
-        let address = |n: usize| format!("10.77.0.{}", 31 + n);
-        let make =
-            |n: usize| Ok((lab.host(&format!("e{}", n + 1), &[&format!("{}/16", address(n))])?, address(n)));
-        Self::start_on((0..members).map(make).collect::<Result<_>>()?, tls)
+        Self::launch(hosts(lab, members)?, tls, None)
+    }
+
+    /// One member whose database takes no more bytes than this.
+    ///
+    /// # Errors
+    /// If it does not come about.
+    pub fn start_small(lab: &Lab, quota: u64) -> Result<Self> {
+        Self::launch(hosts(lab, 1)?, None, Some(quota))
     }
 
     /// The same on these hosts, with the address of each.
@@ -65,15 +72,19 @@ impl Etcd {
     /// # Errors
     /// If it does not come about.
     pub fn start_on(hosts: Vec<(Host, String)>, tls: Option<Certificates>) -> Result<Self> {
+        Self::launch(hosts, tls, None)
+    }
+
+    fn launch(hosts: Vec<(Host, String)>, tls: Option<Certificates>, quota: Option<u64>) -> Result<Self> {
         let cluster: Vec<String> =
             hosts.iter().map(|(h, address)| format!("{}=http://{address}:2380", h.name())).collect();
         let cluster = cluster.join(",");
         let mut members = Vec::new();
         for (host, address) in hosts {
-            let process = launch(&host, &address, &cluster, tls.as_ref())?;
+            let process = launch(&host, &address, &cluster, tls.as_ref(), quota)?;
             members.push(Member { host, address, process });
         }
-        let etcd = Self { members, tls };
+        let etcd = Self { members, tls, quota };
         poll_until("etcd answers", PATIENCE, || Ok(etcd.try_ctl(&["get", "nothing"])?.status.success()))?;
         Ok(etcd)
     }
@@ -105,7 +116,7 @@ impl Etcd {
         let cluster: Vec<String> =
             self.members.iter().map(|m| format!("{}=http://{}:2380", m.host.name(), m.address)).collect();
         let Member { host, address, process } = &mut self.members[member];
-        *process = launch(host, address, &cluster.join(","), self.tls.as_ref())?;
+        *process = launch(host, address, &cluster.join(","), self.tls.as_ref(), self.quota)?;
         Ok(())
     }
 
@@ -154,7 +165,21 @@ impl Etcd {
     }
 }
 
-fn launch(host: &Host, address: &str, cluster: &str, tls: Option<&Certificates>) -> Result<Process> {
+/// Hosts for so many members, with their addresses.
+fn hosts(lab: &Lab, members: usize) -> Result<Vec<(Host, String)>> {
+    let address = |n: usize| format!("10.77.0.{}", 31 + n);
+    let make =
+        |n: usize| Ok((lab.host(&format!("e{}", n + 1), &[&format!("{}/16", address(n))])?, address(n)));
+    (0..members).map(make).collect()
+}
+
+fn launch(
+    host: &Host,
+    address: &str,
+    cluster: &str,
+    tls: Option<&Certificates>,
+    quota: Option<u64>,
+) -> Result<Process> {
     let (client, peer) = match tls {
         Some(_) => (format!("https://{address}:{PORT}"), format!("http://{address}:2380")),
         None => (format!("http://{address}:{PORT}"), format!("http://{address}:2380")),
@@ -165,6 +190,9 @@ fn launch(host: &Host, address: &str, cluster: &str, tls: Option<&Certificates>)
     command.args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer]);
     command.args(["--initial-cluster", cluster, "--logger", "zap", "--log-outputs", "stderr"]);
     command.args(["--log-level", "warn"]);
+    if let Some(quota) = quota {
+        command.arg("--quota-backend-bytes").arg(quota.to_string());
+    }
     if let Some(tls) = tls {
         command.arg("--client-cert-auth").arg("--trusted-ca-file").arg(&tls.ca);
         command.arg("--cert-file").arg(&tls.member.0).arg("--key-file").arg(&tls.member.1);

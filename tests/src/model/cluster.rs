@@ -1,5 +1,6 @@
 //! One state of the model, and what may happen in it.
 
+use super::play::{Play, calm, take};
 use super::search::State;
 use std::collections::BTreeSet;
 use std::fmt;
@@ -212,24 +213,24 @@ impl State for Cluster {
                 next.step(bounds);
             }
             Action::Arrive(n) => {
-                let message = next.take(n);
+                let message = take(&mut next.messages, n, |m| m.stray);
                 if let Some(answer) = next.arrive(message, bounds) {
                     next.arrive(answer, bounds);
                 }
             }
             Action::ArriveOnly(n) => {
-                let message = next.take(n);
+                let message = take(&mut next.messages, n, |m| m.stray);
                 next.arrive(message, bounds);
             }
             Action::ArriveStray(n) => {
                 next.strays -= 1;
-                let message = next.take(n);
+                let message = take(&mut next.messages, n, |m| m.stray);
                 let answer = next.arrive(message, bounds);
                 next.messages.extend(answer.map(|m| Message { stray: true, ..m }));
             }
             Action::Stray(n) => {
                 next.strays -= 1;
-                let message = next.take(n);
+                let message = take(&mut next.messages, n, |m| m.stray);
                 next.messages.insert(Message { stray: true, ..message });
             }
             Action::Stop(n) => {
@@ -265,6 +266,48 @@ impl State for Cluster {
     }
 }
 
+impl Play for Cluster {
+    fn election(&mut self, host: usize) -> &mut Option<Election> {
+        &mut self.hosts[host].election
+    }
+
+    fn follow(&mut self, host: usize, election: &mut Election, outcome: Outcome, now: Time, bounds: &Bounds) {
+        if outcome.disown.is_some() {
+            self.hosts[host].owns_until = None;
+            if outcome.release {
+                self.say(host, Said::Advert { priority: PRIORITY_RELEASE }, bounds.nodes);
+            }
+        }
+        if outcome.own.is_some() || self.hosts[host].owns_until.is_some() {
+            self.hosts[host].owns_until = Some(match election.lease() {
+                Some(lease) => lease.until().unwrap_or(now) + lease.grace(),
+                // The kernel's lifetime, renewed with each advert.
+                None if outcome.advertise => now + election.params().lease,
+                None => self.hosts[host].owns_until.unwrap_or(now),
+            });
+        }
+        if outcome.advertise {
+            self.say(host, Said::Advert { priority: election.params().priority }, bounds.nodes);
+        }
+        let owns = self.hosts[host].owns_until.is_some();
+        let free = if owns { None } else { election.give_back() };
+        for number in outcome.give_back.into_iter().chain(free) {
+            let run = self.hosts[host].run;
+            self.hosts[host].voter.release(Holder { node: host, run }, number);
+            self.say(host, Said::Release { run, number }, self.hosts.len());
+        }
+        if let Some(Request { number, lease, preempt: _ }) = outcome.ask {
+            let run = self.hosts[host].run;
+            self.say(host, Said::Request { run, number }, self.hosts.len());
+            let holder = Holder { node: host, run };
+            // Its own promise is by its own clock.
+            let answer = self.hosts[host].voter.request(holder, number, lease, now);
+            let answered = election.handle(Event::Answer { voter: host, number, answer }, now);
+            self.follow(host, election, answered, now, bounds);
+        }
+    }
+}
+
 impl Cluster {
     /// The first state.
     pub(super) fn new(bounds: &Bounds) -> Self {
@@ -272,7 +315,7 @@ impl Cluster {
             return Self::started(bounds);
         }
         // Everything arrives at once, until there has been an owner for long.
-        let calm = Bounds { strays: 0, crashes: 0, pauses: 0, switchovers: 0, steps: None, ..bounds.clone() };
+        let calm = calm(bounds);
         let mut cluster = Self::started(&calm);
         for _ in 0..20 {
             cluster = cluster.after(Action::Step, &calm);
@@ -301,16 +344,6 @@ impl Cluster {
         format!("{} hears {}: {:?}{more}", name(m.to), name(m.from), m.said)
     }
 
-    /// A message arrives: one that went astray stays on its way.
-    fn take(&mut self, n: usize) -> Message {
-        let message =
-            self.messages.iter().nth(n).copied().unwrap_or_else(|| unreachable!("it is on its way"));
-        if !message.stray {
-            self.messages.remove(&message);
-        }
-        message
-    }
-
     // ---- what happens -----------------------------------------------------------
 
     fn step(&mut self, bounds: &Bounds) {
@@ -323,17 +356,6 @@ impl Cluster {
             h.owns_until = h.owns_until.filter(|until| *until > end);
         }
         self.rebase(bounds.step);
-    }
-
-    /// Timers go off at their time; a daemon that was stopped is late.
-    fn timers(&mut self, host: usize, end: Time, bounds: &Bounds) {
-        let due = |c: &Self| c.hosts[host].election.as_ref().and_then(Election::deadline);
-        // As the node does, which never leaves a deadline in the past.
-        for _ in 0..64 {
-            let Some(at) = due(self).filter(|at| *at <= end) else { return };
-            self.happen(host, Event::Timer, at.max(NOW), bounds);
-        }
-        panic!("{}: a timer stays due: {:?}", name(host), self.hosts[host]);
     }
 
     /// The answer, if there is one.
@@ -392,53 +414,6 @@ impl Cluster {
             }
         }
         self.happen(host, Event::Startup, NOW, bounds);
-    }
-
-    /// An event, as the node hands it to the election, and what follows.
-    fn happen(&mut self, host: usize, event: Event, now: Time, bounds: &Bounds) {
-        let Some(mut election) = self.hosts[host].election.take() else { return };
-        let late = election.deadline().map_or(Duration::ZERO, |at| now - at);
-        let slept = election.handle(Event::Wake(late), now);
-        self.follow(host, &mut election, slept, now, bounds);
-        let outcome = election.handle(event, now);
-        self.follow(host, &mut election, outcome, now, bounds);
-        self.hosts[host].election = Some(election);
-    }
-
-    fn follow(&mut self, host: usize, election: &mut Election, outcome: Outcome, now: Time, bounds: &Bounds) {
-        if outcome.disown.is_some() {
-            self.hosts[host].owns_until = None;
-            if outcome.release {
-                self.say(host, Said::Advert { priority: PRIORITY_RELEASE }, bounds.nodes);
-            }
-        }
-        if outcome.own.is_some() || self.hosts[host].owns_until.is_some() {
-            self.hosts[host].owns_until = Some(match election.lease() {
-                Some(lease) => lease.until().unwrap_or(now) + lease.grace(),
-                // The kernel's lifetime, renewed with each advert.
-                None if outcome.advertise => now + election.params().lease,
-                None => self.hosts[host].owns_until.unwrap_or(now),
-            });
-        }
-        if outcome.advertise {
-            self.say(host, Said::Advert { priority: election.params().priority }, bounds.nodes);
-        }
-        let owns = self.hosts[host].owns_until.is_some();
-        let free = if owns { None } else { election.give_back() };
-        for number in outcome.give_back.into_iter().chain(free) {
-            let run = self.hosts[host].run;
-            self.hosts[host].voter.release(Holder { node: host, run }, number);
-            self.say(host, Said::Release { run, number }, self.hosts.len());
-        }
-        if let Some(Request { number, lease, preempt: _ }) = outcome.ask {
-            let run = self.hosts[host].run;
-            self.say(host, Said::Request { run, number }, self.hosts.len());
-            let holder = Holder { node: host, run };
-            // Its own promise is by its own clock.
-            let answer = self.hosts[host].voter.request(holder, number, lease, now);
-            let answered = election.handle(Event::Answer { voter: host, number, answer }, now);
-            self.follow(host, election, answered, now, bounds);
-        }
     }
 
     fn say(&mut self, from: usize, said: Said, among: usize) {
@@ -543,6 +518,7 @@ pub(super) fn params(host: usize) -> Params {
         version: VrrpVersion::V3,
         preempt: false,
         preempt_delay: Duration::ZERO,
+        start_delay: Duration::ZERO,
         lease: INTERVAL * 3,
     }
 }

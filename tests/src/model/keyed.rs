@@ -9,6 +9,7 @@
 mod rebase;
 
 use super::cluster::{Bounds, INTERVAL, NOW, name, params};
+use super::play::{Play, calm, take};
 use super::search::State;
 use std::collections::BTreeSet;
 use std::num::NonZeroU8;
@@ -148,24 +149,24 @@ impl State for Keyed {
                 passed = bounds.step;
             }
             Action::Arrive(n) => {
-                let message = next.take(n);
+                let message = take(&mut next.messages, n, |m| m.stray);
                 if let Some(answer) = next.arrive(message, bounds) {
                     next.arrive(answer, bounds);
                 }
             }
             Action::ArriveOnly(n) => {
-                let message = next.take(n);
+                let message = take(&mut next.messages, n, |m| m.stray);
                 next.arrive(message, bounds);
             }
             Action::ArriveStray(n) => {
                 next.strays -= 1;
-                let message = next.take(n);
+                let message = take(&mut next.messages, n, |m| m.stray);
                 let answer = next.arrive(message, bounds);
                 next.messages.extend(answer.map(|m| Message { stray: true, ..m }));
             }
             Action::Stray(n) => {
                 next.strays -= 1;
-                let message = next.take(n);
+                let message = take(&mut next.messages, n, |m| m.stray);
                 next.messages.insert(Message { stray: true, ..message });
             }
             Action::News(n) => {
@@ -223,21 +224,50 @@ impl Message {
     }
 }
 
+impl Play for Keyed {
+    fn election(&mut self, host: usize) -> &mut Option<Election> {
+        &mut self.hosts[host].election
+    }
+
+    fn follow(&mut self, host: usize, election: &mut Election, outcome: Outcome, now: Time, bounds: &Bounds) {
+        if outcome.disown.is_some() {
+            self.hosts[host].owns_until = None;
+            if outcome.release {
+                self.say(host, bounds, |to| Said::Advert { to, priority: PRIORITY_RELEASE });
+            }
+        }
+        if outcome.own.is_some() || self.hosts[host].owns_until.is_some() {
+            let until =
+                election.lease().map(|lease| lease.until().unwrap_or(now) + lease.grace()).unwrap_or(now);
+            self.hosts[host].owns_until = Some(until);
+        }
+        if outcome.advertise {
+            let priority = election.params().priority;
+            self.say(host, bounds, |to| Said::Advert { to, priority });
+        }
+        let owns = self.hosts[host].owns_until.is_some();
+        let free = if owns { None } else { election.give_back() };
+        for number in outcome.give_back.into_iter().chain(free) {
+            let run = self.hosts[host].run;
+            self.say(host, bounds, |to| Said::Release { to, run, number });
+            let step = self.hosts[host].registers.give_back(VRID, number, now);
+            self.registered_with(host, election, step, now, bounds);
+        }
+        if let Some(Request { number, lease, preempt: _ }) = outcome.ask {
+            // Others count 11/9 of what is written: in steps of true time.
+            let step = self.hosts[host].registers.take(VRID, number, bounds.drift.asked(lease), now);
+            self.registered_with(host, election, step, now, bounds);
+        }
+    }
+}
+
 impl Keyed {
     pub(super) fn new(bounds: &Bounds) -> Self {
         if !bounds.settled {
             return Self::started(bounds);
         }
         // Everything arrives at once, until there has been an owner for long.
-        let calm = Bounds {
-            deletions: 0,
-            strays: 0,
-            crashes: 0,
-            pauses: 0,
-            switchovers: 0,
-            steps: None,
-            ..bounds.clone()
-        };
+        let calm = calm(bounds);
         let mut state = Self::started(&calm);
         for _ in 0..20 {
             state = state.after(Action::Step, &calm);
@@ -286,16 +316,6 @@ impl Keyed {
         }
     }
 
-    /// A message arrives: one that went astray stays on its way.
-    fn take(&mut self, n: usize) -> Message {
-        let message =
-            self.messages.iter().nth(n).cloned().unwrap_or_else(|| unreachable!("it is on its way"));
-        if !message.stray {
-            self.messages.remove(&message);
-        }
-        message
-    }
-
     // ---- what happens -----------------------------------------------------------
 
     fn step(&mut self, bounds: &Bounds) {
@@ -313,15 +333,6 @@ impl Keyed {
             let h = &mut self.hosts[host];
             h.owns_until = h.owns_until.filter(|until| *until > end);
         }
-    }
-
-    fn timers(&mut self, host: usize, end: Time, bounds: &Bounds) {
-        for _ in 0..64 {
-            let due = self.hosts[host].election.as_ref().and_then(Election::deadline);
-            let Some(at) = due.filter(|at| *at <= end) else { return };
-            self.happen(host, Event::Timer, at.max(NOW), bounds);
-        }
-        panic!("{}: a timer stays due: {:?}", name(host), self.hosts[host]);
     }
 
     fn sight(&self) -> Sight {
@@ -423,47 +434,6 @@ impl Keyed {
             self.say(host, bounds, |to| Said::Release { to, run, number: u64::MAX });
         }
         self.happen(host, Event::Startup, NOW, bounds);
-    }
-
-    fn happen(&mut self, host: usize, event: Event, now: Time, bounds: &Bounds) {
-        let Some(mut election) = self.hosts[host].election.take() else { return };
-        let late = election.deadline().map_or(Duration::ZERO, |at| now - at);
-        for event in [Event::Wake(late), event] {
-            let outcome = election.handle(event, now);
-            self.follow(host, &mut election, outcome, now, bounds);
-        }
-        self.hosts[host].election = Some(election);
-    }
-
-    fn follow(&mut self, host: usize, election: &mut Election, outcome: Outcome, now: Time, bounds: &Bounds) {
-        if outcome.disown.is_some() {
-            self.hosts[host].owns_until = None;
-            if outcome.release {
-                self.say(host, bounds, |to| Said::Advert { to, priority: PRIORITY_RELEASE });
-            }
-        }
-        if outcome.own.is_some() || self.hosts[host].owns_until.is_some() {
-            let until =
-                election.lease().map(|lease| lease.until().unwrap_or(now) + lease.grace()).unwrap_or(now);
-            self.hosts[host].owns_until = Some(until);
-        }
-        if outcome.advertise {
-            let priority = election.params().priority;
-            self.say(host, bounds, |to| Said::Advert { to, priority });
-        }
-        let owns = self.hosts[host].owns_until.is_some();
-        let free = if owns { None } else { election.give_back() };
-        for number in outcome.give_back.into_iter().chain(free) {
-            let run = self.hosts[host].run;
-            self.say(host, bounds, |to| Said::Release { to, run, number });
-            let step = self.hosts[host].registers.give_back(VRID, number, now);
-            self.registered_with(host, election, step, now, bounds);
-        }
-        if let Some(Request { number, lease, preempt: _ }) = outcome.ask {
-            // Others count 11/9 of what is written: in steps of true time.
-            let step = self.hosts[host].registers.take(VRID, number, bounds.drift.asked(lease), now);
-            self.registered_with(host, election, step, now, bounds);
-        }
     }
 
     fn say(&mut self, node: usize, bounds: &Bounds, said: impl Fn(usize) -> Said) {

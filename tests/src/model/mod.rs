@@ -18,6 +18,7 @@
 
 mod cluster;
 mod keyed;
+mod play;
 mod search;
 
 pub use cluster::{Bounds, Drift};

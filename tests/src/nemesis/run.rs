@@ -48,6 +48,15 @@ impl Mode {
         }
     }
 
+    /// The schedule of a seed: where etcd keeps the quorum it is struck, too.
+    #[must_use]
+    pub fn schedule(self, seed: u64) -> Schedule {
+        match self {
+            Self::Majority | Self::None => Schedule::draw(seed),
+            Self::Etcd => Schedule::draw(seed).against_etcd(),
+        }
+    }
+
     /// The schedule, stretched as the lease is longer.
     fn stretch(self, schedule: &Schedule) -> Schedule {
         let (lease, usual) = (self.lease(schedule.interval), schedule.interval * 3);
@@ -64,7 +73,7 @@ pub(super) struct Cluster {
     /// Each voter's, also one that has ended.
     pub(super) daemons: Vec<Option<Vipd>>,
     pub(super) probe: EchoProbe,
-    /// In the place of the witness, if there would be one.
+    /// In the place of the witness, if there would be one; else on hosts of its own.
     etcd: Option<Etcd>,
     /// Voters whose daemons faults have ended, once a fault.
     ended: Vec<usize>,
@@ -96,16 +105,19 @@ impl Cluster {
         config.election.push(format!("quorum = \"{}\"", mode.word()));
         let client = lab.host("client", &["10.77.0.50/16"])?;
         let make = |(name, own): (&str, &str)| lab.host(name, &[&format!("{own}/16")]);
-        let hosts: Vec<Host> = voters.into_iter().zip(ADDRESSES).map(make).collect::<Result<_>>()?;
+        let mut hosts: Vec<Host> = voters.into_iter().zip(ADDRESSES).map(make).collect::<Result<_>>()?;
         let etcd = match (mode, layout) {
             (Mode::Majority | Mode::None, _) => None,
             (Mode::Etcd, Layout::TwoAndWitness) => {
                 let [.., place] = ADDRESSES;
                 Some(Etcd::start_on(vec![(hosts[2].clone(), place.to_owned())], None)?)
             }
-            (Mode::Etcd, Layout::Three) => Some(Etcd::start(lab, 1, None)?),
+            (Mode::Etcd, Layout::Three) => Some(Etcd::start(lab, layout.etcd().len(), None)?),
         };
         if let Some(etcd) = &etcd {
+            if hosts.len() == layout.etcd().start {
+                hosts.extend((0..layout.etcd().len()).map(|member| etcd.host(member).clone()));
+            }
             let lease = mode.lease(interval).as_millis();
             config.rest = format!("[etcd]\nendpoints = {:?}\nlease = \"{lease}ms\"\n", etcd.endpoints());
         }
@@ -144,14 +156,19 @@ impl Cluster {
     }
 
     /// Whether etcd runs there, and no vipd.
-    fn is_etcd(&self, voter: usize) -> bool {
-        self.etcd.is_some() && voter >= self.layout.proxies()
+    fn is_etcd(&self, host: usize) -> bool {
+        self.etcd.is_some() && self.layout.etcd().contains(&host)
+    }
+
+    /// Which of its members.
+    fn member(&self, host: usize) -> usize {
+        host - self.layout.etcd().start
     }
 
     pub(super) fn launch(&mut self, voter: usize) -> Result<()> {
-        let of_etcd = self.is_etcd(voter);
-        if let Some(etcd) = self.etcd.as_mut().filter(|_| of_etcd) {
-            return etcd.restart(0);
+        if self.is_etcd(voter) {
+            let member = self.member(voter);
+            return self.etcd.as_mut().map_or(Ok(()), |etcd| etcd.restart(member));
         }
         let host = &self.hosts[voter];
         let line = format!("[cluster]\nkey-file = {:?}", write_key(host, &"1".repeat(64))?);
@@ -160,7 +177,8 @@ impl Cluster {
     }
 
     pub(super) fn process(&self, voter: usize) -> Option<&Process> {
-        let etcd = self.etcd.as_ref().filter(|_| self.is_etcd(voter)).map(|e| e.process(0));
+        let etcd = self.etcd.as_ref().filter(|_| self.is_etcd(voter));
+        let etcd = etcd.map(|e| e.process(self.member(voter)));
         etcd.or_else(|| self.daemons[voter].as_ref().map(Vipd::process)).filter(|p| p.is_running())
     }
 
@@ -240,7 +258,7 @@ impl Cluster {
     }
 
     fn filter(&self, faults: &[Fault]) -> Result<()> {
-        let names = self.layout.voters();
+        let names = self.layout.hosts();
         let mut drops = Vec::new();
         for fault in faults {
             match *fault {

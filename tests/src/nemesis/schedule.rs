@@ -23,6 +23,22 @@ impl Layout {
         }
     }
 
+    /// Every host that faults may strike: the voters, or etcd in the place of the
+    /// witness; beside three proxies it has hosts of its own.
+    #[must_use]
+    pub const fn hosts(self) -> &'static [&'static str] {
+        match self {
+            Self::TwoAndWitness => &["px1", "px2", "w1"],
+            Self::Three => &["px1", "px2", "px3", "e1", "e2", "e3"],
+        }
+    }
+
+    /// Where the members of etcd are among them, if it keeps the quorum.
+    #[must_use]
+    pub const fn etcd(self) -> std::ops::Range<usize> {
+        self.proxies()..self.hosts().len()
+    }
+
     /// How many of the voters are proxies.
     #[must_use]
     pub const fn proxies(self) -> usize {
@@ -33,12 +49,12 @@ impl Layout {
     }
 }
 
-/// A fault; hosts are positions among the voters.
+/// A fault; hosts are positions in [`Layout::hosts`].
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Fault {
     /// Two hosts do not hear each other.
     Partition(usize, usize),
-    /// A host hears no other voter, and none hears it.
+    /// A host hears no other, and none hears it.
     Isolate(usize),
     /// Nothing comes from the first to the second.
     OneWay(usize, usize),
@@ -107,6 +123,38 @@ impl Schedule {
         }
         Self { seed, layout, interval, steps }
     }
+
+    /// The same, with faults that strike etcd's members beside the others.
+    #[must_use]
+    pub fn against_etcd(mut self) -> Self {
+        // Of its own, so that what is drawn here changes no other schedule.
+        let mut rng = Rng::new(!self.seed);
+        let ms = u64::try_from(self.interval.as_millis()).unwrap_or(u64::MAX);
+        let end = self.steps.iter().map(|s| s.at).max().unwrap_or_default();
+        let end = u64::try_from(end.as_millis()).unwrap_or(u64::MAX);
+        for _ in 0..rng.between(1, 3) {
+            let at = Duration::from_millis(rng.between(0, end));
+            let lasts = Duration::from_millis(rng.between(ms, ms * 10));
+            self.steps.push(Step { at, lasts, fault: fault_of_etcd(&mut rng, self.layout) });
+        }
+        self.steps.sort_by_key(|step| step.at);
+        self
+    }
+}
+
+/// A member is cut off, hangs, or dies.
+fn fault_of_etcd(rng: &mut Rng, layout: Layout) -> Fault {
+    let members = layout.etcd();
+    let member = members.start + rng.index(members.len());
+    let proxy = rng.index(layout.proxies());
+    match rng.below(8) {
+        0 => Fault::Isolate(member),
+        1 => Fault::Partition(proxy, member),
+        2 => Fault::OneWay(member, proxy),
+        3 => Fault::LinkFlap(member),
+        4 | 5 => Fault::Freeze(member),
+        _ => Fault::Kill(member),
+    }
 }
 
 fn fault(rng: &mut Rng, layout: Layout, kernel_is_in_time: bool) -> Fault {
@@ -133,7 +181,7 @@ impl Fault {
     /// What it is called, with the hosts' names.
     #[must_use]
     pub fn text(self, layout: Layout) -> String {
-        let name = |n: usize| layout.voters()[n % 3];
+        let name = |n: usize| layout.hosts().get(n).copied().unwrap_or("?");
         match self {
             Self::Partition(a, b) => format!("partition {} {}", name(a), name(b)),
             Self::Isolate(a) => format!("isolate {}", name(a)),
@@ -190,6 +238,22 @@ mod tests {
         ];
         for kind in kinds {
             assert!(all.contains(kind), "{kind} is never drawn");
+        }
+    }
+
+    #[test]
+    fn etcd_is_struck_in_every_way_and_the_rest_is_as_without() {
+        let all: String = (0..500).map(|seed| Schedule::draw(seed).against_etcd().to_string()).collect();
+        for kind in ["isolate", "partition px2", "link", "SIGSTOP", "SIGKILL"] {
+            for member in ["w1", "e1", "e3"] {
+                assert!(all.contains(&format!("{kind} {member}")), "{kind} {member} is never drawn");
+            }
+        }
+        assert!(all.contains("cut e2 to px3"));
+        for seed in 0..500 {
+            let (plain, more) = (Schedule::draw(seed), Schedule::draw(seed).against_etcd());
+            assert!(plain.steps.iter().all(|s| more.steps.contains(s)), "{more}");
+            assert!(more.steps.len() > plain.steps.len(), "{more}");
         }
     }
 

@@ -4,7 +4,7 @@ use super::clock::Clock;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::Duration;
-use vipd_core::node::{GuardState, Node};
+use vipd_core::node::{GuardState, Node, Settings};
 use vipd_core::plan::{GroupPlan, Hold};
 use vipd_core::settings::Cidr;
 use vipd_core::time::Time;
@@ -66,6 +66,10 @@ pub struct Host {
     pub guard: GuardState,
     /// The records that the daemon ordered last, and since when.
     pub ordered: Option<(BTreeSet<IpAddr>, Time)>,
+    /// The file that it has, once a roll-out began; before that, the cluster's.
+    pub file: Option<Settings>,
+    /// The names of the groups of this run, those that a reload ended included.
+    pub names: BTreeMap<usize, String>,
     /// How often the daemon was started.
     pub starts: u32,
     /// Its clock.
@@ -86,6 +90,8 @@ impl Host {
             sessions: BTreeSet::new(),
             guard: GuardState::default(),
             ordered: None,
+            file: None,
+            names: BTreeMap::new(),
             starts: 0,
             clock: Clock::TRUE,
         }
@@ -136,10 +142,16 @@ impl Host {
 
     /// Whether it answers ARP for a group.
     #[must_use]
-    pub fn answers(&self, group: usize) -> bool {
-        self.carrier
-            && !self.is_stalled()
-            && self.kernel.get(&group).is_some_and(|h| h.hold == Hold::Owned && !h.addresses.is_empty())
+    pub fn answers(&self, group: &str) -> bool {
+        let owned = |held: &Held| held.hold == Hold::Owned && !held.addresses.is_empty();
+        self.carrier && !self.is_stalled() && self.held(group).any(owned)
+    }
+
+    /// What the kernel holds of a group: while a reload gives it another number,
+    /// of what it was, too.
+    pub fn held<'a>(&'a self, group: &'a str) -> impl Iterator<Item = &'a Held> {
+        let of = move |id: &usize| self.names.get(id).is_some_and(|name| name == group);
+        self.kernel.iter().filter(move |(id, _)| of(id)).map(|(_, held)| held)
     }
 
     /// Whether it answers ARP for an address, in whatever group.

@@ -11,4 +11,4 @@ pub mod world;
 
 pub use host::{Host, Power, WitnessHost};
 pub use rng::Rng;
-pub use world::{Fault, World};
+pub use world::{By, Fault, World};

@@ -29,20 +29,22 @@ pub(super) fn settings(nodes: usize, groups: usize, election: ElectionSettings) 
         }
     });
     let vips: Vec<VipGroup> = vips.collect();
-    Settings {
+    let mut settings = Settings {
         cluster: ClusterSettings {
             name: "orders".into(),
             nodes: members.collect(),
             witnesses: vec![],
             peer_port: 7112,
         },
-        digests: vec![digest(&vips)],
+        digests: vec![],
         vips,
         election,
         listeners: vec![],
         pools: vec![],
         dns: None,
-    }
+    };
+    settings.digests = digests(&settings);
+    settings
 }
 
 /// A name that leads to the hosts, with an election of its own: the last of the groups.
@@ -80,6 +82,7 @@ pub fn election(interval: Duration) -> ElectionSettings {
         transport: Transport::Unicast,
         preempt: false,
         preempt_delay: Duration::ZERO,
+        start_delay: Duration::ZERO,
         lease: Duration::from_secs((interval * 3).as_secs().max(1)),
         quorum: Quorum::None,
         on_no_quorum: OnNoQuorum::Withdraw,
@@ -88,8 +91,9 @@ pub fn election(interval: Duration) -> ElectionSettings {
 }
 
 /// The address that a group has by turns, as reloads add and remove it.
-pub(super) fn second_address(group: usize) -> Cidr {
-    vip(150 + u8::try_from(group).unwrap_or(0))
+pub(super) fn second_address(group: &str) -> Cidr {
+    let number = group.trim_start_matches(|c: char| !c.is_ascii_digit()).parse::<u8>();
+    vip(150 + number.unwrap_or(0) % 40)
 }
 
 /// The address that reloads move between groups.
@@ -99,13 +103,18 @@ pub fn moving_address() -> Cidr {
 }
 
 /// What nodes compare to see that their files differ.
-pub(super) fn digest(vips: &[VipGroup]) -> (&'static str, u32) {
-    let mut digest: u32 = 0;
-    for byte in vips.iter().flat_map(|v| format!("{} {:?} {:?};", v.name, v.addresses, v.nodes).into_bytes())
-    {
-        digest = digest.wrapping_mul(31).wrapping_add(u32::from(byte));
-    }
-    ("vip", digest)
+pub(super) fn digests(settings: &Settings) -> Vec<(&'static str, u32)> {
+    let Settings { election, vips, .. } = settings;
+    let vip = |v: &VipGroup| format!("{} {:?} {} {:?};", v.name, v.addresses, v.vrid, v.nodes);
+    let text = [
+        ("election.advert-interval", format!("{:?}", election.advert_interval)),
+        ("election.vrrp-version", format!("{:?}", election.version)),
+        ("vip", vips.iter().map(vip).collect()),
+    ];
+    let hash = |text: String| {
+        text.into_bytes().into_iter().fold(0_u32, |sum, byte| sum.wrapping_mul(31).wrapping_add(byte.into()))
+    };
+    text.into_iter().map(|(key, text)| (key, hash(text))).collect()
 }
 
 fn vip(last: u8) -> Cidr {

@@ -1,24 +1,28 @@
 //! The simulated cluster and its invariants.
 
 mod checks;
+mod daemons;
 mod faults;
+mod network;
 
-pub use faults::Fault;
+pub use faults::{By, Fault};
 
 use super::clock::{Clock, DRIFT_MAX};
 use super::etcd::{Asked, Etcd};
 use super::host::{Host, Power, WitnessHost};
 use super::rng::Rng;
-use super::settings::{digest, moving_address, second_address, settings};
+use super::settings::{digests, moving_address, second_address, settings};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 use std::num::NonZeroU8;
 use std::time::Duration;
 use vipd_core::lease::register::{Outcome, Sight};
-use vipd_core::node::{Input, Link, Node, Output, Settings, Transmit};
+use vipd_core::node::{GroupStatus, Input, Link, Node, Output, Settings, Transmit};
 use vipd_core::plan::{GroupPlan, Hold};
 use vipd_core::publish::Records;
-use vipd_core::settings::{Cidr, ElectionSettings, Member, OnNoQuorum, Policy, Quorum, WhenAllDown};
+use vipd_core::settings::{
+    Cidr, ElectionSettings, Member, OnNoQuorum, Policy, Quorum, VipGroup, VrrpVersion, WhenAllDown,
+};
 use vipd_core::time::Time;
 use vipd_core::wire::peer::State;
 use vipd_core::wire::{Claim, Mac};
@@ -36,14 +40,15 @@ pub(super) enum Due {
     Peer { to: usize, from: usize, bytes: Vec<u8> },
     Apply { host: usize, start: u32, plan: GroupPlan },
     Applied { host: usize, start: u32, group: usize, generation: u64, refused: bool },
-    Restored { host: usize, group: usize },
+    Restored { host: usize, group: usize, addresses: Vec<IpAddr> },
     Guard { host: usize },
     Store { host: usize, start: u32, records: Records },
     Published { host: usize, start: u32, generation: u64 },
     Look { host: usize, start: u32 },
     Claim { to: usize, claim: Claim },
     Asked { host: usize, from: usize, address: IpAddr },
-    Reload { host: usize, start: u32 },
+    Reload { host: usize },
+    Restart { host: usize },
     AskEtcd(Asked),
     Etcd(Asked),
     EtcdAnswers(Asked, Outcome),
@@ -52,9 +57,9 @@ pub(super) enum Due {
 }
 
 /// What two hosts may both own.
-#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+#[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
 enum Shared {
-    Group(usize),
+    Group(String),
     Address(Cidr),
 }
 
@@ -68,8 +73,12 @@ pub struct World {
     pub witnesses: Vec<WitnessHost>,
     /// Where the quorum is kept, if it is etcd.
     pub etcd: Etcd,
-    /// What every host runs by.
+    /// The newest file: what every host runs by, or will.
     pub settings: Settings,
+    /// Groups that a roll-out took from it, and another may bring back.
+    removed: Vec<VipGroup>,
+    /// How many numbers were given anew.
+    free: usize,
     /// Where all chance comes from.
     pub rng: Rng,
     /// Packets lost in a thousand.
@@ -117,11 +126,12 @@ impl World {
             due: BTreeMap::new(),
             order: 0,
             cuts: BTreeSet::new(),
+            removed: vec![],
+            free: 0,
             addresses: settings.vips.iter().flat_map(|v| v.addresses.clone()).collect(),
             overlap_since: BTreeMap::new(),
             longest_overlap: Duration::ZERO,
-            // Detection (four intervals at the most) and a round trip.
-            overlap_bound: interval * 4 + Duration::from_millis(20),
+            overlap_bound: overlap_bound(interval),
             records: BTreeSet::new(),
             squatted: BTreeSet::new(),
             unowned: Duration::ZERO,
@@ -320,9 +330,8 @@ impl World {
                     self.input(host, Input::Applied { group, generation, result });
                 }
             }
-            Due::Restored { host, group } => {
+            Due::Restored { host, group, addresses } => {
                 if self.hosts[host].runs() {
-                    let addresses = self.settings.vips[group].addresses.iter().map(|a| a.address()).collect();
                     self.input(host, Input::Restored { group, addresses });
                 }
             }
@@ -333,18 +342,13 @@ impl World {
                 self.input(to, Input::Claim { interface: INTERFACE, claim });
             }
             Due::Asked { host, from, address } => self.answer(host, from, address),
-            Due::Reload { host, start } => {
-                let now = self.shown(host);
+            Due::Reload { host } => self.reload_host(host),
+            Due::Restart { host } => {
                 if let Some(after) = self.asleep(host) {
-                    return self.schedule(after, Due::Reload { host, start });
+                    return self.schedule(after, Due::Restart { host });
                 }
-                // One that was started since has read the new file.
-                if self.hosts[host].starts == start
-                    && let Some(node) = &mut self.hosts[host].node
-                {
-                    node.reconfigure(self.settings.clone(), now);
-                    self.drain(host);
-                }
+                self.hosts[host].file = Some(self.settings.clone());
+                self.input(host, Input::Stop);
             }
             Due::Store { host, start, records } => {
                 // What was sent arrives, also of a daemon that has died since.
@@ -398,23 +402,9 @@ impl World {
         }
     }
 
-    fn apply(&mut self, host: usize, start: u32, plan: &GroupPlan) {
-        let stale = self.hosts[host].applied.get(&plan.group).is_some_and(|g| *g > plan.generation);
-        if self.hosts[host].starts != start || stale || matches!(self.hosts[host].power, Power::Dead(_)) {
-            return;
-        }
-        if let Power::Frozen(until) = self.hosts[host].power {
-            // The kernel actor is of the same process.
-            let after = (until - self.now) + Duration::from_nanos(1);
-            return self.schedule(after, Due::Apply { host, start, plan: plan.clone() });
-        }
-        let over = plan.until.is_some_and(|until| until <= self.shown(host));
-        let refused = over || plan.hold != Hold::Absent && self.rng.chance(self.refusals);
-        if !refused {
-            self.hosts[host].apply(plan, self.now);
-        }
-        let (group, generation) = (plan.group, plan.generation);
-        self.schedule(Duration::from_micros(50), Due::Applied { host, start, group, generation, refused });
+    /// The name of the group at a position of the newest file.
+    fn name(&self, group: usize) -> &str {
+        self.settings.vips.get(group).map_or("", |vip| vip.name.as_str())
     }
 
     /// What a host's clock shows.
@@ -431,256 +421,9 @@ impl World {
             Power::Running | Power::Dead(_) => None,
         }
     }
+}
 
-    fn start_witness(&mut self, witness: usize) {
-        self.note(format!("witness {witness} starts"));
-        let (cluster, me) = (self.settings.cluster.clone(), self.hosts.len() + witness);
-        let w = &mut self.witnesses[witness];
-        let now = w.clock.show(self.now);
-        w.witness = Some(Witness::new(cluster, &self.settings.election, me, now));
-        w.power = Power::Running;
-    }
-
-    /// A datagram for a witness, and its answer.
-    fn ask_witness(&mut self, witness: usize, from: usize, bytes: &[u8]) {
-        let w = &mut self.witnesses[witness];
-        let now = w.clock.show(self.now);
-        let Some(voter) = &mut w.witness else { return };
-        match voter.packet(Self::address(from), 255, bytes, now) {
-            Ok(Some((to, bytes))) => self.send_peer(self.hosts.len() + witness, to, bytes),
-            Ok(None) => {}
-            Err(cause) => panic!("a witness rejects a message of node {from}: {cause}"),
-        }
-    }
-
-    fn send_peer(&mut self, from: usize, to: usize, bytes: Vec<u8>) {
-        let copies = if self.rng.chance(5) { 2 } else { 1 };
-        for _ in 0..copies {
-            if let Some(after) = self.path(from, to) {
-                self.schedule(after, Due::Peer { to, from, bytes: bytes.clone() });
-            }
-        }
-    }
-
-    /// Starts a host's daemon; what an earlier run left is deleted first.
-    pub fn start(&mut self, host: usize) {
-        self.note(format!("{host} starts"));
-        let seed = u32::try_from(self.rng.below(1 << 30)).unwrap_or(0);
-        let node = Node::new(self.settings.clone(), host, seed, self.shown(host));
-        let h = &mut self.hosts[host];
-        h.starts += 1;
-        h.node = Some(node);
-        h.power = Power::Running;
-        h.kernel.clear();
-        h.applied.clear();
-        h.open.clear();
-        h.sessions.clear();
-        h.ordered = None;
-        if self.settings.dns.is_some() {
-            let start = self.hosts[host].starts;
-            self.schedule(LOOK_EVERY, Due::Look { host, start });
-        }
-        if self.settings.election.quorum == Quorum::Etcd {
-            let start = self.hosts[host].starts;
-            self.watch_etcd(host, start);
-        }
-        self.tell_links(host);
-    }
-
-    fn tell_links(&mut self, host: usize) {
-        for group in 0..self.settings.vips.len() {
-            let link = if self.hosts[host].carrier {
-                Link::Up {
-                    interface: INTERFACE,
-                    sources: vec![Self::address(host)],
-                    mac: Some(Self::mac(host)),
-                    subnets: Cidr::new(Self::address(host), 24).into_iter().collect(),
-                }
-            } else {
-                Link::Down { reason: "eth0 has no carrier".to_owned() }
-            };
-            self.input(host, Input::Link { group, link });
-        }
-    }
-
-    pub(super) fn input(&mut self, host: usize, input: Input<'_>) {
-        let now = self.shown(host);
-        if !self.hosts[host].runs() {
-            return;
-        }
-        if let Some(node) = &mut self.hosts[host].node {
-            node.handle(input, now);
-        }
-        self.drain(host);
-    }
-
-    fn drain(&mut self, host: usize) {
-        let start = self.hosts[host].starts;
-        while let Some(output) = self.hosts[host].node.as_mut().and_then(Node::next_output) {
-            match output {
-                Output::Advert(transmit) => self.send(host, transmit),
-                Output::Peer { node, bytes } => self.send_peer(host, node, bytes),
-                Output::Addresses(plan) => {
-                    let after = Duration::from_micros(self.rng.between(20, 400));
-                    if plan.hold != Hold::Absent {
-                        self.hosts[host]
-                            .open
-                            .extend(plan.addresses.iter().map(|a| (a.address(), plan.group)));
-                    }
-                    self.schedule(after, Due::Apply { host, start, plan });
-                }
-                Output::Announce(announcement) => {
-                    let held = self.hosts[host].kernel.get(&announcement.group);
-                    let owned = held.is_some_and(|h| h.hold == Hold::Owned);
-                    assert!(owned, "host {host} announces what its kernel does not hold");
-                    for address in announcement.addresses {
-                        let claim = Claim { address, mac: Self::mac(host), answer: false };
-                        self.claim(host, claim);
-                    }
-                    let (group, now) = (announcement.group, self.shown(host));
-                    if let Some(node) = &mut self.hosts[host].node {
-                        node.handle(Input::Announced { group }, now);
-                    }
-                }
-                Output::Register { vrid, number, operation } => {
-                    self.ask_etcd(host, vrid, number, operation);
-                }
-                Output::Ask(inquiry) => self.ask(host, &inquiry.addresses),
-                Output::Guard(state) => self.hosts[host].guard = state,
-                Output::Event(event) => self.note(format!("{host}: {}", event.message)),
-                Output::Forget { .. } => {}
-                Output::Stopped { .. } => {
-                    self.note(format!("{host} has stopped"));
-                    assert!(
-                        self.hosts[host].kernel.is_empty(),
-                        "host {host} stopped and still holds addresses"
-                    );
-                    self.hosts[host].guard = vipd_core::node::GuardState::default();
-                    self.hosts[host].node = None;
-                    let until = self.now + Duration::from_secs(3);
-                    self.hosts[host].power = Power::Dead(until);
-                    return;
-                }
-                Output::CloseSessions { addresses } => {
-                    self.hosts[host].sessions.retain(|a| !addresses.contains(a));
-                    self.hosts[host].open.retain(|a, _| !addresses.contains(a));
-                }
-                Output::Records(records) => self.order(host, start, records),
-                Output::Pools(_)
-                | Output::CloseElsewhere(_)
-                | Output::CloseServer { .. }
-                | Output::Room { .. }
-                | Output::Hurry { .. } => {}
-            }
-        }
-    }
-
-    /// An order for the store of records, which must be one that may be given.
-    fn order(&mut self, host: usize, start: u32, records: Records) {
-        let Some(set) = records.wanted.clone().filter(|_| records.write) else { return };
-        let Some(dns) = &self.settings.dns else { unreachable!("records without a name") };
-        assert!(
-            !set.is_empty() || dns.when_all_down == WhenAllDown::Empty,
-            "host {host} empties the name against its policy"
-        );
-        assert!(
-            dns.policy == Policy::Multi || set.len() <= 1,
-            "host {host} publishes {set:?}, not one owner"
-        );
-        let hold_down = dns.hold_down;
-        let ordered = &mut self.hosts[host].ordered;
-        if ordered.as_ref().is_none_or(|(before, _)| *before != set) {
-            let since = ordered.replace((set.clone(), self.now)).map(|(_, at)| self.now - at);
-            assert!(since.is_none_or(|s| s >= hold_down), "host {host} changes the records after {since:?}");
-        }
-        self.note(format!("{host} orders the records {set:?}"));
-        let after = Duration::from_micros(self.rng.between(100, 5000));
-        self.schedule(after, Due::Store { host, start, records });
-    }
-
-    fn send(&mut self, from: usize, transmit: Transmit) {
-        for to in 0..self.hosts.len() {
-            let meant = transmit.destination == MULTICAST || transmit.destination == Self::address(to);
-            if to == from || !meant {
-                continue;
-            }
-            let copies = if self.rng.chance(5) { 2 } else { 1 };
-            for _ in 0..copies {
-                if let Some(after) = self.path(from, to) {
-                    self.schedule(after, Due::Packet { to, from, transmit: transmit.clone() });
-                }
-            }
-        }
-    }
-
-    /// A node's Ethernet address.
-    #[must_use]
-    pub fn mac(node: usize) -> Mac {
-        [2, 0, 0, 0, 0, u8::try_from(node).unwrap_or(0)]
-    }
-
-    /// Somebody asks the link who has addresses.
-    fn ask(&mut self, from: usize, addresses: &[IpAddr]) {
-        for address in addresses.iter().copied() {
-            for host in (0..self.hosts.len()).filter(|h| *h != from) {
-                if let Some(after) = self.path(from, host) {
-                    self.schedule(after, Due::Asked { host, from, address });
-                }
-            }
-            if self.squatted.contains(&address) {
-                let claim = Claim { address, mac: STRANGER, answer: true };
-                self.schedule(Duration::from_micros(80), Due::Claim { to: from, claim });
-            }
-        }
-    }
-
-    /// A host's kernel answers who asks for an address that it has.
-    fn answer(&mut self, host: usize, to: usize, address: IpAddr) {
-        let has = |a: &Cidr| a.address() == address && self.hosts[host].answers_for(*a);
-        if !self.addresses.iter().any(has) {
-            return;
-        }
-        if let Some(after) = self.path(host, to) {
-            let claim = Claim { address, mac: Self::mac(host), answer: true };
-            self.schedule(after, Due::Claim { to, claim });
-        }
-    }
-
-    /// A host announces an address to everybody.
-    fn claim(&mut self, from: usize, claim: Claim) {
-        for to in (0..self.hosts.len()).filter(|h| *h != from) {
-            if let Some(after) = self.path(from, to) {
-                self.schedule(after, Due::Claim { to, claim });
-            }
-        }
-    }
-
-    /// A host that is none of the cluster's announces an address.
-    pub fn spoof(&mut self, address: IpAddr) {
-        self.note(format!("a stranger claims {address}"));
-        for to in 0..self.hosts.len() {
-            let claim = Claim { address, mac: STRANGER, answer: false };
-            self.schedule(Duration::from_micros(50), Due::Claim { to, claim });
-        }
-    }
-
-    /// How long a packet takes, unless it is lost.
-    pub(super) fn path(&mut self, from: usize, to: usize) -> Option<Duration> {
-        let carrier = |n: usize| self.hosts.get(n).is_none_or(|h| h.carrier);
-        let whole = carrier(from) && carrier(to) && !self.cuts.contains(&(from, to));
-        let arrives = whole && !self.rng.chance(self.loss);
-        arrives.then(|| Duration::from_micros(self.rng.between(30, 500)))
-    }
-
-    fn owns(&self, host: usize, group: usize) -> bool {
-        let status = self.hosts[host].node.as_ref().map(|n| n.group_status(self.shown(host)));
-        status.is_some_and(|s| s.iter().any(|g| g.id == group && g.state == State::Active))
-    }
-
-    /// Why a group is in the state it is in, as a host tells it.
-    #[must_use]
-    pub fn why(&self, host: usize, group: usize) -> String {
-        let status = self.hosts[host].node.as_ref().map(|n| n.group_status(self.shown(host)));
-        status.into_iter().flatten().find(|g| g.id == group).map(|g| g.why).unwrap_or_default()
-    }
+/// Detection (four intervals at the most) and a round trip.
+fn overlap_bound(interval: Duration) -> Duration {
+    interval * 4 + Duration::from_millis(20)
 }

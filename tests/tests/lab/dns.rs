@@ -20,6 +20,7 @@ pub(crate) const CASES: &[Case] = &[
     Case { name: "dns::a_dead_proxy_leaves_the_answers", needs: NEEDS, run: dead },
     Case { name: "dns::a_killed_proxy_leaves_route_53", needs: &[Need::Vipd], run: killed_on_route53 },
     Case { name: "dns::a_dnsd_that_was_away_is_caught_up", needs: NEEDS, run: dnsd_restarts },
+    Case { name: "dns::a_dnsd_that_lost_its_journal_gets_the_name_back", needs: NEEDS, run: dnsd_forgets },
     Case { name: "dns::another_proxy_that_dies_leaves_the_answers", needs: NEEDS, run: another },
     Case { name: "dns::another_proxy_dies_with_fast_adverts", needs: NEEDS, run: another_of_fast_adverts },
     Case { name: "dns::a_key_that_was_changed_is_read_again", needs: NEEDS, run: new_key },
@@ -350,6 +351,24 @@ fn dnsd_restarts(lab: &Lab) -> Result<()> {
     wait_for_sync(&cloud.daemons[1])?;
     cloud.daemons[1].process().wait_for_line("is as it should be again", PATIENCE)?;
     Ok(())
+}
+
+/// The disk of the server is gone, and no proxy is started again.
+fn dnsd_forgets(lab: &Lab) -> Result<()> {
+    let mut cloud = Cloud::new(lab, "")?;
+    let epoch = |cloud: &Cloud| -> Result<u64> {
+        Ok(cloud.daemons[0].status()?["dns"][0]["epoch"].as_u64().unwrap_or(0))
+    };
+    let before = epoch(&cloud)?;
+    cloud.dns.signal(Signal::SIGKILL)?;
+    cloud.dns.wait(PATIENCE)?;
+    std::fs::remove_dir_all(cloud.ns1.dir().join("state"))?;
+    cloud.dns = dnsd::start(&cloud.ns1, NS1)?;
+    poll_until("it is written again, and no epoch is used twice", PATIENCE, || {
+        Ok(before > 0 && epoch(&cloud)? > before)
+    })?;
+    cloud.probe.wait_for(BOTH, PATIENCE)?;
+    wait_for_sync(&cloud.daemons[0])
 }
 
 /// Somebody changes the records by hand.

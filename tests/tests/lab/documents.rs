@@ -30,6 +30,7 @@ const PROGRAMS: &[&str] = &[
     "cp",
     "dnsd",
     "editor",
+    "etcdctl",
     "install",
     "ip",
     "journalctl",
@@ -53,8 +54,6 @@ const OTHERS: &[&str] = &[
     "balance",
     "bind",
     "check",
-    // Of those who run an etcd: its lab has no such program beside it.
-    "etcdctl",
     "external-check",
     "hash-type",
     "http-check",

@@ -29,6 +29,7 @@ pub(crate) const CASES: &[Case] = &[
     Case { name: "etcd::tls_and_login", needs: NEEDS, run: tls_and_login },
     Case { name: "etcd::keep_keeps_without_etcd", needs: NEEDS, run: keep },
     Case { name: "etcd::doctor_looks_at_the_members", needs: NEEDS, run: doctor },
+    Case { name: "etcd::a_full_one_is_found_and_its_fix_mends_it", needs: NEEDS, run: full },
     Case { name: "etcd::its_members_are_measured", needs: NEEDS, run: measured },
 ];
 
@@ -214,6 +215,43 @@ fn keep(lab: &Lab) -> Result<()> {
     never_two(lab, lost)
 }
 
+/// One member with TLS.
+fn with_tls(lab: &Lab) -> Result<(Certificates, Etcd)> {
+    let certificates = Certificates::make(lab, &["10.77.0.31"])?;
+    let etcd = Etcd::start(lab, 1, Some(certificates.clone()))?;
+    Ok((certificates, etcd))
+}
+
+/// Lets nobody in without a login, and gives vipd's a right.
+fn logins(etcd: &Etcd, right: &str) -> Result<()> {
+    for arguments in [
+        &["user", "add", "root:lab-root"][..],
+        &["user", "add", "vipd:lab-secret"],
+        &["role", "add", "vipd"],
+        &["role", "grant-permission", "vipd", "--prefix=true", right, "/vipd/"],
+        &["user", "grant-role", "vipd", "vipd"],
+        &["user", "grant-role", "root", "root"],
+        &["auth", "enable"],
+    ] {
+        etcd.ctl(arguments)?;
+    }
+    Ok(())
+}
+
+/// A file that every host of the lab sees.
+fn secret(lab: &Lab, name: &str, text: &str, mode: u32) -> Result<PathBuf> {
+    let path = PathBuf::from(vipd_tests::lab::init::SCRATCH).join(name);
+    std::fs::write(lab.outside(&path), text)?;
+    std::fs::set_permissions(lab.outside(&path), std::fs::Permissions::from_mode(mode))?;
+    Ok(path)
+}
+
+/// The file of a host without a scene, with a cluster key.
+fn with_key(host: &Host, plan: &Plan) -> Result<String> {
+    let line = format!("[cluster]\nkey-file = {:?}", write_key(host, &"1".repeat(64))?);
+    Ok(plan.vipd_config().replacen("[cluster]", &line, 1))
+}
+
 /// What the doctor says of etcd on a host where no daemon runs: verdict, text, fix.
 fn doctor_says(host: &Host) -> Result<Vec<[String; 3]>> {
     let at = |name: &str| host.dir().join(name).to_string_lossy().into_owned();
@@ -236,34 +274,19 @@ fn finds(host: &Host, verdict: &str, text: &str, fix: &str) -> Result<()> {
 
 /// Each fault of a member is named with what mends it, and that does.
 fn doctor(lab: &Lab) -> Result<()> {
-    let certificates = Certificates::make(lab, &["10.77.0.31"])?;
-    let etcd = Etcd::start(lab, 1, Some(certificates.clone()))?;
+    let (certificates, etcd) = with_tls(lab)?;
     let host = lab.host("px1", &["10.77.0.11/16"])?;
-    let password = PathBuf::from(vipd_tests::lab::init::SCRATCH).join("etcd.password");
-    std::fs::write(lab.outside(&password), "lab-secret")?;
-    std::fs::set_permissions(lab.outside(&password), std::fs::Permissions::from_mode(0o600))?;
+    let password = secret(lab, "etcd.password", "lab-secret", 0o600)?;
     let Certificates { ca, client: (cert, key), .. } = &certificates;
     let tls = format!("tls-ca-file = {ca:?}\ntls-cert-file = {cert:?}\ntls-key-file = {key:?}\n");
     let login = format!("user = \"vipd\"\npassword-file = {password:?}\n");
-    let line = format!("[cluster]\nkey-file = {:?}", write_key(&host, &"1".repeat(64))?);
-    let text = plan(&etcd, &format!("{tls}{login}")).vipd_config().replacen("[cluster]", &line, 1);
-    host.write_file("vipd.toml", &text)?;
+    host.write_file("vipd.toml", &with_key(&host, &plan(&etcd, &format!("{tls}{login}")))?)?;
     let good = "lets this node read and change /vipd/lab/";
     finds(&host, "good", good, "")?;
     finds(&host, "good", "(etcd 3.", "")?;
     finds(&host, "good", "the certificate of https://10.77.0.31:2379 is good for", "")?;
     ensure!(etcd.ctl(&["get", "--prefix", "/vipd"])?.is_empty(), "the doctor has changed something");
-    for arguments in [
-        &["user", "add", "root:lab-root"][..],
-        &["user", "add", "vipd:lab-secret"],
-        &["role", "add", "vipd"],
-        &["role", "grant-permission", "vipd", "--prefix=true", "read", "/vipd/"],
-        &["user", "grant-role", "vipd", "vipd"],
-        &["user", "grant-role", "root", "root"],
-        &["auth", "enable"],
-    ] {
-        etcd.ctl(arguments)?;
-    }
+    logins(&etcd, "read")?;
     finds(&host, "bad", "permission denied", "role grant-permission ROLE --prefix=true readwrite /vipd/")?;
     let root = "--user=root:lab-root";
     etcd.ctl(&[root, "role", "grant-permission", "vipd", "--prefix=true", "readwrite", "/vipd/"])?;
@@ -275,6 +298,23 @@ fn doctor(lab: &Lab) -> Result<()> {
     etcd.process(0).signal(Signal::SIGKILL)?;
     etcd.process(0).wait(PATIENCE)?;
     finds(&host, "bad", "https://10.77.0.31:2379: ", "systemctl status etcd")
+}
+
+/// Its database has no room left, because nobody compacts it.
+fn full(lab: &Lab) -> Result<()> {
+    let etcd = Etcd::start_small(lab, 2 << 20)?;
+    let host = lab.host("px1", &["10.77.0.11/16"])?;
+    host.write_file("vipd.toml", &with_key(&host, &plan(&etcd, ""))?)?;
+    finds(&host, "good", "lets this node read and change /vipd/lab/", "")?;
+    // Values of other users fill it as ours would, with time.
+    let value = "x".repeat(100_000);
+    poll_until("it is full", PATIENCE, || Ok(etcd.ctl(&["put", "other", &value]).is_err()))?;
+    finds(&host, "bad", "its database is full (NOSPACE)", "alarm disarm")?;
+    let found = doctor_says(&host)?.into_iter().find(|[_, text, _]| text.contains("NOSPACE"));
+    let [_, _, fix] = found.context("it was found")?;
+    let done = etcd.host(0).try_run("sh", &["-ec", &fix])?;
+    ensure!(done.status.success(), "{fix}: {}", String::from_utf8_lossy(&done.stderr));
+    finds(&host, "good", "lets this node read and change /vipd/lab/", "")
 }
 
 /// What a person watches of it: how fast, how often in vain, and what is left.
@@ -289,6 +329,8 @@ fn measured(lab: &Lab) -> Result<()> {
             && member["problem"].is_null())
     })?;
     let status = stage.scene.vipd(0)?.status()?;
+    // By its own word too.
+    stage.etcd.ctl(&["endpoint", "health"])?;
     let left = status["vips"][0]["lease-ms"].as_u64();
     ensure!(left.is_some_and(|ms| (1..=2500).contains(&ms)), "of a lease of 3 s {left:?} ms are left");
     ensure!(stage.scene.vipd(1)?.status()?["vips"][0]["lease-ms"].is_null(), "a backup has a lease");
@@ -300,38 +342,20 @@ fn measured(lab: &Lab) -> Result<()> {
 }
 
 fn tls_and_login(lab: &Lab) -> Result<()> {
-    let certificates = Certificates::make(lab, &["10.77.0.31"])?;
-    let etcd = Etcd::start(lab, 1, Some(certificates.clone()))?;
-    for arguments in [
-        &["user", "add", "root:lab-root"][..],
-        &["user", "add", "vipd:lab-secret"],
-        &["role", "add", "vipd"],
-        &["role", "grant-permission", "vipd", "--prefix=true", "readwrite", "/vipd/"],
-        &["user", "grant-role", "vipd", "vipd"],
-        &["user", "grant-role", "root", "root"],
-        &["auth", "enable"],
-    ] {
-        etcd.ctl(arguments)?;
-    }
-    let password = |name: &str, text: &str, mode: u32| -> Result<PathBuf> {
-        let path = PathBuf::from(vipd_tests::lab::init::SCRATCH).join(name);
-        std::fs::write(lab.outside(&path), text)?;
-        std::fs::set_permissions(lab.outside(&path), std::fs::Permissions::from_mode(mode))?;
-        Ok(path)
-    };
-    let right = password("etcd.password", "lab-secret\n", 0o600)?;
-    let wrong = password("etcd.wrong", "guessed\n", 0o600)?;
-    let open = password("etcd.open", "lab-secret\n", 0o644)?;
+    let (certificates, etcd) = with_tls(lab)?;
+    logins(&etcd, "readwrite")?;
+    let right = secret(lab, "etcd.password", "lab-secret\n", 0o600)?;
+    let wrong = secret(lab, "etcd.wrong", "guessed\n", 0o600)?;
+    let open = secret(lab, "etcd.open", "lab-secret\n", 0o644)?;
     let text = |password: &PathBuf, ca: &PathBuf, identity: Option<&(PathBuf, PathBuf)>| {
         let own = identity.map(|(cert, key)| format!("tls-cert-file = {cert:?}\ntls-key-file = {key:?}\n"));
         let own = own.unwrap_or_default();
         let login = format!("user = \"vipd\"\npassword-file = {password:?}\n");
-        plan(&etcd, &format!("tls-ca-file = {ca:?}\n{own}{login}")).vipd_config()
+        plan(&etcd, &format!("tls-ca-file = {ca:?}\n{own}{login}"))
     };
     let Certificates { ca, other_ca, member, client } = &certificates;
     let host = lab.host("px1", &["10.77.0.11/16"])?;
-    let line = format!("[cluster]\nkey-file = {:?}", write_key(&host, &"1".repeat(64))?);
-    let start = |text: String| Vipd::start(&host, &text.replacen("[cluster]", &line, 1));
+    let start = |plan: Plan| Vipd::start(&host, &with_key(&host, &plan)?);
     for (config, words) in [
         (text(&wrong, ca, Some(client)), "the login of \"vipd\" failed: authentication failed"),
         (text(&right, other_ca, Some(client)), "the server's certificate"),

@@ -8,6 +8,7 @@ mod etcd;
 mod failover;
 mod interop;
 mod itself;
+mod names;
 mod neighbours;
 mod nemesis;
 mod operators;
@@ -93,6 +94,7 @@ fn main() -> std::process::ExitCode {
         upkeep::CASES,
         balancer::CASES,
         pools::CASES,
+        names::CASES,
         dns::CASES,
         documents::CASES,
         operators::CASES,

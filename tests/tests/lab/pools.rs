@@ -1,6 +1,6 @@
 //! Pools as demanding users have them: more clients than descriptors, two
 //! writable servers, servers found by SRV records, a source of IPv6, a firewall
-//! that refuses clients only.
+//! that refuses clients only, replicas that lag.
 
 use crate::{Case, Need};
 use anyhow::{Context, Result, ensure};
@@ -24,6 +24,7 @@ pub(crate) const CASES: &[Case] = &[
     Case { name: "pools::srv_records", needs: &[Need::Vipd, Need::Named], run: srv_records },
     Case { name: "pools::source_of_ipv6", needs: &[Need::Vipd], run: source_of_ipv6 },
     Case { name: "pools::clients_refused", needs: &[Need::Vipd], run: clients_refused },
+    Case { name: "pools::lagging_replicas", needs: &[Need::Vipd, Need::Mariadb], run: lagging_replicas },
 ];
 
 const PATIENCE: Duration = Duration::from_secs(15);
@@ -314,18 +315,81 @@ fn clients_refused(lab: &Lab) -> Result<()> {
     })
 }
 
+/// New reads leave a replica that lags, and what runs on it goes on; when all
+/// lag the last in use is kept, and when none is left the primary is read from.
+fn lagging_replicas(lab: &Lab) -> Result<()> {
+    let hosts = hosts(lab)?;
+    let placed: Vec<(&Host, IpAddr)> =
+        hosts.iter().zip(ADDRESSES).map(|(h, a)| Ok((h, a.parse()?))).collect::<Result<_>>()?;
+    let databases = mariadb::replicated(&placed)?;
+    let password = mariadb::password_file(lab)?;
+    let pool = |name: &str, keys: &str, check: &str| {
+        format!(
+            "[[pool]]\nname = \"{name}\"\nservers = [{}]\n{keys}\n[pool.check]\nkind = \"mysql\"\n\
+             interval = \"100ms\"\ntimeout = \"1s\"\nrise = 1\nfall = 2\nuser = \"{}\"\n\
+             password-file = {password:?}\n{check}\n",
+            servers(),
+            mariadb::CHECK_USER
+        )
+    };
+    let mut plan = Plan::new(100 * MS);
+    plan.rest = format!(
+        "[[listen]]\nname = \"write\"\nbind = \"{VIP}:3306\"\npool = \"primary\"\n\
+         [[listen]]\nname = \"read\"\nbind = \"{VIP}:3307\"\npool = \"replicas\"\n{}{}",
+        pool("primary", "", "role = \"primary\""),
+        pool("replicas", "fallback = \"primary\"", "role = \"replica\"\nmax-lag = \"1s\"")
+    );
+    let scene = Scene::new(lab, Kind::Vipd, plan)?;
+    let reads = SocketAddr::new(VIP.parse()?, 3307);
+    let reader = || SqlClient::start(&scene.client, reads, Work::Read, 5 * MS);
+    // What is written meanwhile is what a replica lags by.
+    let writer = SqlClient::start(&scene.client, vip()?, Work::Write, 5 * MS);
+    writer.wait_for("db1", PATIENCE)?;
+    let runs = reader();
+    let on = runs.wait_for_any(PATIENCE)?.by.to_string();
+    let (lags, fresh) = if on == "db2" { (1, 2) } else { (2, 1) };
+    let name = |n: usize| format!("db{}", n + 1);
+    ensure!(on == name(lags), "{on} is read from, and no replica");
+    let delay =
+        |n: usize| databases[n].sql("STOP SLAVE; CHANGE MASTER TO MASTER_DELAY = 600; START SLAVE").map(drop);
+    let is = |n: usize, why: &str| {
+        poll_until(&format!("{}: {why}", name(n)), PATIENCE, || {
+            Ok(scene.vipd(0)?.ctl(&["why", &format!("replicas/{}", name(n))])?.contains(why))
+        })
+    };
+    // Both lag by seconds that differ by less than a second or two: that is no
+    // reason to leave the one that was fresh the longer.
+    delay(lags)?;
+    is(lags, "down because it lags")?;
+    for _ in 0..3 {
+        let later = reader();
+        let read = later.wait_for_any(PATIENCE)?;
+        ensure!(*read.by == *name(fresh), "a new session is on {}, which lags", read.by);
+    }
+    delay(fresh)?;
+    is(fresh, "but no server of the pool is fresher")?;
+    reader().wait_for(&name(fresh), PATIENCE)?;
+    ensure!(runs.connections() == 1, "a session was cut because its replica lags");
+    databases[fresh].process().signal(nix::sys::signal::Signal::SIGKILL)?;
+    is(lags, "but no server of the pool is fresher")?;
+    reader().wait_for(&name(lags), PATIENCE)?;
+    ensure!(runs.connections() == 1, "a session was cut because its replica lags");
+    databases[lags].process().signal(nix::sys::signal::Signal::SIGKILL)?;
+    reader().wait_for("db1", PATIENCE).map(drop)
+}
+
 /// A session with a stand-in server.
-struct Talk(std::io::BufReader<TcpStream>);
+pub(crate) struct Talk(std::io::BufReader<TcpStream>);
 
 impl Talk {
-    fn new() -> Result<Self> {
+    pub(crate) fn new() -> Result<Self> {
         let stream = TcpStream::connect_timeout(&vip()?, PATIENCE)?;
         stream.set_read_timeout(Some(PATIENCE))?;
         Ok(Self(std::io::BufReader::new(stream)))
     }
 
     /// The name of the server that answers.
-    fn by(&mut self) -> Result<String> {
+    pub(crate) fn by(&mut self) -> Result<String> {
         use std::io::BufRead as _;
 
         self.0.get_mut().write_all(b"hello\n")?;

@@ -16,6 +16,7 @@ pub(crate) const CASES: &[Case] = &[
     Case { name: "quorum::nobody_owns_without_a_majority", needs: VIPD, run: no_majority },
     Case { name: "quorum::a_frozen_owner_loses_the_address_first", needs: VIPD, run: frozen },
     Case { name: "quorum::crash_and_switchover_cost_no_lease", needs: VIPD, run: crash_and_switchover },
+    Case { name: "quorum::a_witness_with_another_file_is_named", needs: VIPD, run: another_file },
     Case { name: "quorum::a_witness_is_small", needs: VIPD, run: a_witness_is_small },
 ];
 
@@ -31,6 +32,11 @@ struct Three {
 
 /// `px1` owns, `px2` and `w1` vote for it.
 fn three(lab: &Lab, interval: Duration) -> Result<Three> {
+    three_with(lab, interval, interval)
+}
+
+/// `px1` owns; the witness's file may have another interval.
+fn three_with(lab: &Lab, interval: Duration, of_witness: Duration) -> Result<Three> {
     let key = "1".repeat(64);
     let plan = Plan {
         keys: [Some(key.clone()), Some(key.clone())],
@@ -40,7 +46,8 @@ fn three(lab: &Lab, interval: Duration) -> Result<Three> {
     };
     let witness = lab.host("w1", &["10.77.0.13/16"])?;
     let line = format!("[cluster]\nkey-file = {:?}", write_key(&witness, &key)?);
-    let voter = Vipd::start(&witness, &plan.vipd_config().replacen("[cluster]", &line, 1))?;
+    let file = Plan { interval: of_witness, ..plan.clone() }.vipd_config();
+    let voter = Vipd::start(&witness, &file.replacen("[cluster]", &line, 1))?;
     let scene = Scene::new(lab, Kind::Vipd, plan)?;
     let probe = EchoProbe::start(&scene.client, Scene::echo(), MS)?;
     probe.wait_for("px1", PATIENCE)?;
@@ -126,6 +133,26 @@ fn crash_and_switchover(lab: &Lab) -> Result<()> {
     three.probe.wait_for("px1", PATIENCE)?;
     let gap = three.probe.longest_gap(fault).map_or(Duration::MAX, |g| g.length);
     ensure!(gap < 300 * MS, "no answer for {gap:?} after SIGKILL: the lease was waited for");
+    Ok(())
+}
+
+/// A witness that was not restarted when the adverts got slower: it would forget,
+/// with a crash, what it promised for longer than its own file says.
+fn another_file(lab: &Lab) -> Result<()> {
+    let three = three_with(lab, 100 * MS, 50 * MS)?;
+    poll_until("the witness's file is compared", PATIENCE, || {
+        let w1 = three.scene.vipd(0)?.status()?["witnesses"][0].clone();
+        Ok(w1["config-match"] == false
+            && w1["config-differs"] == serde_json::json!(["election.advert-interval"]))
+    })?;
+    let shown = three.scene.vipd(0)?.ctl(&["status"])?;
+    ensure!(shown.contains("differs: election.advert-interval"), "{shown}");
+    // Its promise is not to be had: with px2 away there is no majority.
+    let [px1, px2] = &three.scene.proxies;
+    lab.partition(px1, px2)?;
+    lab.addresses().wait_for(Scene::vip(), &[], PATIENCE)?;
+    lab.heal()?;
+    lab.addresses().wait_for_one(Scene::vip(), PATIENCE)?;
     Ok(())
 }
 

@@ -38,6 +38,17 @@ pub struct Balancer {
     met: Mutex<Option<mpsc::Receiver<Met>>>,
 }
 
+/// What keeps clients waiting until the servers' first checks are done.
+#[derive(Clone, Debug)]
+pub struct Gate(Arc<Shared>);
+
+impl Gate {
+    /// All servers have a verdict: clients of a pool without one are told so.
+    pub fn open(&self) {
+        self.0.set_judged(true);
+    }
+}
+
 #[derive(Debug)]
 struct Handle {
     commands: mpsc::Sender<Command>,
@@ -78,11 +89,37 @@ impl Balancer {
     /// [`Error::Bind`] when an address cannot be had, [`Error::Worker`] when a
     /// thread cannot be had. Nothing is left of the others then.
     pub fn start(listeners: &[Listener], pools: Arc<Pools>, workers: Option<usize>) -> Result<Self, Error> {
+        Self::start_as(listeners, pools, workers, true)
+    }
+
+    /// Likewise, before the servers' first checks: clients of a pool that has no
+    /// usable server wait to be accepted, until it has one or the gate is opened.
+    ///
+    /// # Errors
+    ///
+    /// As for [`start`](Self::start).
+    pub fn start_unjudged(
+        listeners: &[Listener],
+        pools: Arc<Pools>,
+        workers: Option<usize>,
+    ) -> Result<(Self, Gate), Error> {
+        let balancer = Self::start_as(listeners, pools, workers, false)?;
+        let gate = Gate(Arc::clone(&balancer.shared));
+        Ok((balancer, gate))
+    }
+
+    fn start_as(
+        listeners: &[Listener],
+        pools: Arc<Pools>,
+        workers: Option<usize>,
+        judged: bool,
+    ) -> Result<Self, Error> {
         let workers = workers
             .unwrap_or_else(|| std::thread::available_parallelism().map_or(1, std::num::NonZero::get))
             .max(1);
         let (met, told) = mpsc::channel(MET);
         let shared = Arc::new(Shared::new(met));
+        shared.set_judged(judged);
         let met = Mutex::new(Some(told));
         let mut balancer = Self { shared, workers: vec![], control: Mutex::default(), met };
         for index in 0..workers {
@@ -205,7 +242,7 @@ impl Balancer {
     fn swap(&self, control: &mut Control, pools: Arc<Pools>) {
         let view = control.view(pools);
         self.shared.descriptors.follow(view.servers.iter().map(Vec::len).sum());
-        self.shared.view.store(Arc::new(view));
+        self.shared.set_view(view);
         // Those of pools that are gone, too: they have to look elsewhere.
         control.pools.values().for_each(|p| p.queue.call_first());
     }

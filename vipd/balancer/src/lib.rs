@@ -56,7 +56,7 @@ mod tallies;
 mod worker;
 
 pub use access::ACCESS_LOG;
-pub use balancer::Balancer;
+pub use balancer::{Balancer, Gate};
 pub use bind::source as bind_source;
 pub use descriptors::raise_descriptor_limit;
 pub use proxy_protocol::header_of_own as proxy_header_of_own;

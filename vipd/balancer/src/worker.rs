@@ -291,6 +291,7 @@ impl Acceptor {
     /// Accepts for ever. No error ends it: a listener that is gone without a
     /// word is worse than any.
     async fn accept(&mut self, socket: &TcpListener) {
+        self.worker.shared.opened(self.listener.slot).await;
         loop {
             self.listener.room().await;
             match socket.accept().await {

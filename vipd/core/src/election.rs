@@ -1,7 +1,7 @@
 //! One virtual router's state machine (RFC 9568 section 6.4, RFC 3768 section 6.4).
 //!
 //! ```text
-//!                    Startup, priority 255
+//!                    Startup, priority 255 and able to serve
 //!        +--------+---------------------------------+
 //!   +--->|  Init  |                                 |
 //!   |    +--------+                                 v
@@ -47,12 +47,13 @@ use std::time::Duration;
 
 /// Silence of this many intervals (and the skew) makes a backup take over.
 const SILENT_INTERVALS: u32 = 3;
-/// A losing advert is answered at once, but not more often than this.
+/// A losing advert or a release is answered at once, but not more often than this.
 const ANSWER_GAP: Duration = Duration::from_millis(5);
 /// A backup whose timer runs out this much too late (or an interval, if that
 /// is longer) was asleep: it listens again before it judges anybody silent.
 const OVERSLEPT: Duration = Duration::from_millis(20);
-/// After a sleep, what was queued meanwhile is heard within this time.
+/// After a sleep, what was queued meanwhile is heard within this time, and
+/// after a release what it has overtaken.
 const SETTLE: Duration = Duration::from_millis(20);
 
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
@@ -90,11 +91,14 @@ pub struct Election {
     state: State,
     /// The owner's interval, which backups follow (version 3).
     interval: Duration,
+    /// Who released it last, and when.
+    let_go: Option<(Who, Time)>,
     /// When this backup last woke after its timer had long run out.
     woke_at: Option<Time>,
-    /// Whether this node would serve: only then does it preempt.
+    /// Whether this node would serve: only then does it preempt, or own from
+    /// the start.
     eager: bool,
-    /// The addresses are somebody else's until then, under another number.
+    /// The addresses are, or may be, somebody else's until then.
     barred: Option<Time>,
     /// What decides whether it may own; nothing does without a quorum.
     lease: Option<Lease>,
@@ -105,7 +109,16 @@ impl Election {
     #[must_use]
     pub fn new(params: Params) -> Self {
         let interval = params.interval;
-        Self { params, state: State::Init, interval, woke_at: None, eager: true, barred: None, lease: None }
+        Self {
+            params,
+            state: State::Init,
+            interval,
+            let_go: None,
+            woke_at: None,
+            eager: true,
+            barred: None,
+            lease: None,
+        }
     }
 
     /// The same, with a lease that decides whether it may own.
@@ -118,11 +131,6 @@ impl Election {
     #[must_use]
     pub const fn lease(&self) -> Option<&Lease> {
         self.lease.as_ref()
-    }
-
-    /// Another lease, of which nothing is held yet.
-    pub fn set_lease(&mut self, lease: Option<Lease>) {
-        self.lease = lease;
     }
 
     /// Whether this backup would own and waits for the lease.
@@ -160,6 +168,7 @@ impl Election {
         }
         self.barred = self.barred.map(&time);
         self.woke_at = self.woke_at.map(&time).filter(|at| now - *at < SETTLE);
+        self.let_go = self.let_go.filter(|(_, at)| now - *at < SETTLE).map(|(who, at)| (who, time(at)));
         if let Some(lease) = &mut self.lease {
             lease.rebase(now, time, number);
         }
@@ -205,21 +214,38 @@ impl Election {
         }
     }
 
-    /// Whether this node has something to serve: only then does it preempt.
+    /// Whether this node has something to serve: only then does it preempt, and
+    /// only then does an address owner (priority 255) own from the start.
     pub const fn set_eager(&mut self, eager: bool) {
         self.eager = eager;
     }
 
-    /// Somebody else answers for all the addresses under another number: a
-    /// backup does not take over before then.
-    pub fn bar(&mut self, until: Option<Time>, now: Time) {
+    /// Somebody else answers for all the addresses, or may do so unheard: a
+    /// backup does not take over before then. `rank` is how long those that come
+    /// before it are given: whoever waits for the same end does not wait alone.
+    pub fn bar(&mut self, until: Option<Time>, rank: Duration, now: Time) {
         if self.barred.is_some()
+            && until.is_none()
             && let State::Backup { down_at, .. } = &mut self.state
         {
             // The timer may have run out meanwhile: it does so now, and no earlier.
-            *down_at = now.max(*down_at);
+            *down_at = (now + rank).max(*down_at);
         }
-        self.barred = until;
+        self.barred = until.map(|until| until + rank);
+    }
+
+    /// What barred it was released: who it was answers for the addresses no more,
+    /// so that nobody need be listened for.
+    pub fn free(&mut self, rank: Duration, now: Time) {
+        if let State::Backup { down_at, owner: None, candidate: None, .. } = &mut self.state {
+            *down_at = (now + rank).min(*down_at);
+        }
+    }
+
+    /// Whether it was barred at the last look.
+    #[must_use]
+    pub const fn is_barred(&self) -> bool {
+        self.barred.is_some()
     }
 
     /// When a backup takes over.
@@ -256,6 +282,17 @@ impl Election {
         }
     }
 
+    /// The owner a backup follows, as long as it has not let go or fallen silent.
+    #[must_use]
+    pub const fn following_owner(&self) -> Option<Owner> {
+        match self.state {
+            State::Backup {
+                released: false, candidate: None | Some(Cause::Preempted(..)), owner, ..
+            } => owner,
+            State::Init | State::Fault | State::Backup { .. } | State::Active { .. } => None,
+        }
+    }
+
     /// What keeps this backup from preempting; `None` unless it follows an
     /// owner of lower priority.
     #[must_use]
@@ -265,7 +302,8 @@ impl Election {
             return None;
         }
         Some(match preempt_at {
-            _ if self.params.priority == PRIORITY_OWNER => Restraint::Nothing,
+            _ if self.params.priority == PRIORITY_OWNER && self.eager => Restraint::Nothing,
+            _ if self.params.priority == PRIORITY_OWNER => Restraint::NotEager,
             _ if !self.params.preempt => Restraint::Off,
             _ if *yielded => Restraint::Yielded,
             _ if !self.eager => Restraint::NotEager,
@@ -356,12 +394,13 @@ impl Election {
             (State::Backup { .. }, Event::Timer) => self.backup_timer(now),
             (State::Active { .. }, Event::Advert(heard)) => self.active_hears(heard, now),
             (State::Active { .. }, Event::Timer) => self.active_timer(now),
-            (State::Backup { down_at, candidate, .. }, Event::Wake(late)) => {
+            (State::Backup { down_at, candidate, yielded, .. }, Event::Wake(late)) => {
+                let (down_at, waits, yielded) = (*down_at, candidate.is_none(), *yielded);
                 if late > OVERSLEPT {
                     self.woke_at = Some(now);
                 }
-                if candidate.is_none() && now - self.due(*down_at) > OVERSLEPT.max(self.interval) {
-                    self.become_backup(now, None, false);
+                if waits && now - self.due(down_at) > OVERSLEPT.max(self.interval) {
+                    self.become_backup(now, None, yielded);
                 }
                 Outcome::default()
             }
@@ -393,11 +432,24 @@ impl Election {
 
     fn start(&mut self, now: Time) -> Outcome {
         self.interval = self.params.interval;
-        if self.params.priority == PRIORITY_OWNER {
+        if self.params.priority == PRIORITY_OWNER && self.eager {
             return self.become_active(Cause::AddressOwner, now);
         }
         self.become_backup(now, None, false);
+        let listened = now + self.params.start_delay;
+        if let State::Backup { down_at, .. } = &mut self.state {
+            *down_at = listened.max(*down_at);
+        }
         Outcome::default()
+    }
+
+    /// Every other node is heard, and none owns: what this one would have waited
+    /// for to hear has come.
+    pub fn hears_all(&mut self, now: Time) {
+        let silent = now + self.active_down_interval();
+        if let State::Backup { owner: None, candidate: None, down_at, .. } = &mut self.state {
+            *down_at = silent.min(*down_at);
+        }
     }
 
     fn become_backup(&mut self, now: Time, owner: Option<Owner>, yielded: bool) {
@@ -457,6 +509,10 @@ impl Election {
         if heard.priority == PRIORITY_RELEASE {
             return self.backup_hears_release(heard, now);
         }
+        if self.let_go.is_some_and(|(who, at)| who == heard.who && now - at < SETTLE) {
+            // Its release overtook this; by its interval it would soon be silent.
+            return Outcome::default();
+        }
         let (mine, preempt) = (self.params.priority, self.params.preempt);
         let active_down = self.active_down_interval();
         let State::Backup { owner, preempt_at, yielded, candidate, released, down_at } = &mut self.state
@@ -470,7 +526,7 @@ impl Election {
         let followed = Owner { who: heard.who, priority: heard.priority, at: now };
         if heard.priority >= mine {
             *preempt_at = None;
-        } else if mine == PRIORITY_OWNER || (preempt && !*yielded && self.eager) {
+        } else if self.eager && (mine == PRIORITY_OWNER || (preempt && !*yielded)) {
             let delay = if mine == PRIORITY_OWNER { Duration::ZERO } else { self.params.preempt_delay };
             let at = *preempt_at.get_or_insert(now + delay);
             if now >= at {
@@ -492,6 +548,7 @@ impl Election {
     }
 
     fn backup_hears_release(&mut self, heard: Heard, now: Time) -> Outcome {
+        self.let_go = Some((heard.who, now));
         let mut wait = heard.wait.unwrap_or_else(|| self.skew());
         if self.woke_at.is_some_and(|at| now - at < SETTLE) {
             // It may have waited in the queue while a successor took over: what
@@ -543,10 +600,10 @@ impl Election {
     }
 
     fn active_hears(&mut self, heard: Heard, now: Time) -> Outcome {
-        if heard.priority == PRIORITY_RELEASE {
-            return self.advertise(now);
-        }
         let mine = self.params.priority;
+        if heard.priority == PRIORITY_RELEASE {
+            return self.answer(now);
+        }
         if heard.priority > mine || (heard.priority == mine && heard.source_is_greater) {
             self.interval = heard.interval;
             let owner = Owner { who: heard.who, priority: heard.priority, at: now };
@@ -554,6 +611,11 @@ impl Election {
             let disown = Some(Cause::Superior(heard.who, heard.priority, mine));
             return Outcome { disown, ..Outcome::default() };
         }
+        self.answer(now)
+    }
+
+    /// An owner speaks at once, unless it has just spoken.
+    fn answer(&mut self, now: Time) -> Outcome {
         match self.state {
             State::Active { sent_at, .. } if now - sent_at >= ANSWER_GAP => self.advertise(now),
             State::Init | State::Fault | State::Backup { .. } | State::Active { .. } => Outcome::default(),

@@ -155,7 +155,10 @@ fn state(group: &Group, scope: &Scope<'_>) -> String {
     match group.election.word() {
         State::Init => match (&group.link, group.taking_part) {
             (_, false) => "this node takes no part: it is in maintenance or stopping".to_owned(),
-            (Link::Up { .. } | Link::Unknown | Link::Down { .. }, true) => {
+            (_, true) if group.waits() => "waiting until the group that had its number or its addresses \
+                 before the reload has let go of them"
+                .to_owned(),
+            (Link::Up { .. } | Link::Unknown | Link::Down { .. } | Link::Partial { .. }, true) => {
                 "waiting for the interface".to_owned()
             }
         },
@@ -180,9 +183,18 @@ fn state(group: &Group, scope: &Scope<'_>) -> String {
             }
             None => match group.cause {
                 Some(cause @ Cause::NoMajority(..)) => sentence(cause, group, scope),
-                Some(_) | None => "listening for an owner".to_owned(),
+                Some(_) | None => listening(group, scope),
             },
         },
+    }
+}
+
+/// What a backup does that has heard nobody.
+fn listening(group: &Group, scope: &Scope<'_>) -> String {
+    let left = group.election.deadline().map(|at| at - scope.now);
+    match left.filter(|left| *left > group.election.active_down_interval()) {
+        Some(left) => format!("listening for an owner for another {} (start-delay)", seconds(left)),
+        None => "listening for an owner".to_owned(),
     }
 }
 

@@ -4,6 +4,7 @@
 mod addresses;
 mod adverts;
 mod handover;
+mod link;
 mod neighbours;
 pub(crate) mod quorum;
 mod warnings;
@@ -21,15 +22,18 @@ use crate::event::{Event, Kind, Level, Steps};
 use crate::explain;
 use crate::lease::Lease;
 use crate::node::{Elsewhere, GroupStatus, Link, Scope, Settings};
+use crate::peers::Peer;
 use crate::plan::Hold;
-use crate::settings::{Cidr, ElectionSettings, Family, VipGroup, VrrpVersion};
+use crate::settings::{Cidr, ElectionSettings, VipGroup, VrrpVersion};
 use crate::time::Time;
 use crate::wire::advert::{Advert, PRIORITY_RELEASE};
 use crate::wire::peer::{GroupReport, State};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::Duration;
 
+/// An owner that gave way to another says so for this long: a few hellos.
+const DEPOSED_FOR: Duration = Duration::from_secs(3);
 /// After a refusal by the kernel, this node takes part again.
 const RETRY_AFTER: Duration = Duration::from_secs(5);
 
@@ -63,6 +67,10 @@ pub(crate) struct Group {
     generation: u64,
     /// The newest plan replaces one that came too late.
     again: bool,
+    /// The last renewal failed, and was told of.
+    renewal_refused: bool,
+    /// When to ask the kernel again for what it refused.
+    again_at: Option<Time>,
     /// The first plan of the present hold.
     hold_generation: u64,
     /// The kernel has acknowledged the present hold.
@@ -94,10 +102,15 @@ pub(crate) struct Group {
     /// one, which the reload ended, tell of them still.
     given: Vec<Cidr>,
     transition: Transition,
+    /// Who is asked for the packets of its connections while this node prepares to own.
+    former: Option<usize>,
     /// It let go while it had no link; until then the others wait for its silence.
     unsaid_until: Option<Time>,
     /// Another node than this one is to own next, until then.
     other_is_next: Option<Time>,
+    /// Groups that leave and have its number or its addresses: it starts when
+    /// they are gone.
+    pub(crate) waits_for: BTreeSet<usize>,
     /// Whether this node may take part: not stopping, not in maintenance.
     pub(crate) taking_part: bool,
     /// Whether every tracked listener has a usable server.
@@ -164,6 +177,8 @@ impl Group {
             hold: Hold::Absent,
             generation: 0,
             again: false,
+            renewal_refused: false,
+            again_at: None,
             hold_generation: 0,
             confirmed: true,
             renewed_at: now,
@@ -180,8 +195,10 @@ impl Group {
             going_generation: 0,
             given: vec![],
             transition: Transition::None,
+            former: None,
             unsaid_until: None,
             other_is_next: None,
+            waits_for: BTreeSet::new(),
             taking_part: true,
             serving: true,
             warm: false,
@@ -220,6 +237,7 @@ impl Group {
             self.restored.deadline(),
             self.evicted.deadline(),
             self.retry_at,
+            self.again_at,
             neighbours,
         ];
         all.into_iter().flatten().min()
@@ -246,6 +264,9 @@ impl Group {
             scope.guard_changed = true;
         }
         self.tick_neighbours(scope);
+        if self.again_at.is_some_and(|at| at <= scope.now) {
+            self.ask_again(scope);
+        }
         if self.retry_at.is_some_and(|at| at <= scope.now) {
             self.retry_at = None;
             self.fault = None;
@@ -296,10 +317,13 @@ impl Group {
             self.cause = Some(cause);
             self.announcing = None;
             self.takeover = None;
-            if outcome.release {
+            if cause == Cause::GivenUp {
                 self.transmit(PRIORITY_RELEASE, scope);
-            }
-            if cause != Cause::GivenUp {
+            } else {
+                if outcome.release {
+                    // Nobody is told that the addresses are free before they are.
+                    self.unsaid_until = Some(scope.now + self.election.active_down_interval());
+                }
                 self.transition = Transition::None;
                 self.close_sessions(scope);
                 self.plan(Hold::Absent, scope);
@@ -363,13 +387,19 @@ impl Group {
 
     /// An advert for this group that passed every check.
     pub(crate) fn hear(&mut self, mut heard: Heard, scope: &mut Scope<'_>) {
-        self.note_advert(heard.who, scope.now);
+        self.note_advert(&heard, scope.now);
         if heard.priority == PRIORITY_RELEASE {
             heard.wait = self.wait_after(heard.who, scope);
         }
         let was_following = self.election.following().map(|o| o.who);
-        self.election.set_eager(self.warm && self.serving && !self.refused);
+        let owned = self.election.word() == State::Active;
+        self.election.set_eager(self.is_eager());
         self.happen(Happening::Advert(heard), scope);
+        if owned && self.election.word() == State::Active && heard.priority != PRIORITY_RELEASE {
+            // Two owned: the other's clients have its Ethernet address.
+            self.announce_to_theirs(scope);
+        }
+        self.bar(scope);
         // The successor speaks: no release needs repeating.
         if heard.priority != PRIORITY_RELEASE
             && let Transition::Lingering { release_at, .. } = &mut self.transition
@@ -382,48 +412,15 @@ impl Group {
         }
     }
 
-    /// The interface came, went or changed.
-    pub(crate) fn set_link(&mut self, link: Link, scope: &mut Scope<'_>) {
-        if self.link == link {
-            return;
-        }
-        let mac = self.mac();
-        self.link = link;
-        match &self.link {
-            Link::Unknown => {}
-            Link::Down { reason } => {
-                self.fault = Some(reason.clone());
-                self.retry_at = None;
-                self.transition = Transition::None;
-                if self.election.word() == State::Active {
-                    self.unsaid_until = Some(scope.now + self.election.active_down_interval());
-                }
-                self.happen(Happening::Fault, scope);
-                if self.hold != Hold::Absent {
-                    self.close_sessions(scope);
-                    self.plan(Hold::Absent, scope);
-                }
-            }
-            Link::Up { interface, .. } => {
-                let before = self.interface.replace(*interface);
-                self.fault = None;
-                scope.guard_changed = true;
-                if before != Some(*interface) {
-                    // Also of what it does not hold: somebody else may have put it there.
-                    self.plan(self.hold, scope);
-                } else if mac.is_some() && self.mac() != mac {
-                    self.new_mac(scope);
-                }
-                self.start_if_able(scope);
-                self.release_late(scope);
-            }
-        }
-    }
-
-    pub(crate) fn start_if_able(&mut self, scope: &mut Scope<'_>) {
-        let up = matches!(self.link, Link::Up { .. });
-        if up && self.taking_part && self.retry_at.is_none() {
-            self.happen(Happening::Startup, scope);
+    /// Another node said hello: if it was the last one, and none owns, a start
+    /// waits no longer.
+    pub(crate) fn hear_hello(&mut self, scope: &Scope<'_>) {
+        let waits = |node: &usize| {
+            let report = scope.peers.get(*node).filter(|p| p.alive).and_then(|p| p.report(self.vip.vrid));
+            report.is_none_or(|r| r.state == State::Active)
+        };
+        if !self.vip.nodes.iter().filter(|n| **n != scope.me).any(waits) {
+            self.election.hears_all(scope.now);
         }
     }
 
@@ -449,37 +446,27 @@ impl Group {
         self.postponed.filter(|(_, until)| *until > now && self.election.word() == State::Backup).map(|p| p.0)
     }
 
-    /// Whether the group runs on an interface.
-    pub(crate) fn is_on(&self, index: u32) -> bool {
-        matches!(self.link, Link::Up { interface, .. } if interface == index)
-    }
-
-    /// Whether the group's interface is not known, or down.
-    pub(crate) const fn has_no_link(&self) -> bool {
-        matches!(self.link, Link::Unknown | Link::Down { .. })
-    }
-
-    /// This node's own address of a family to advertise from.
-    pub(crate) fn source(&self, family: Family) -> Option<IpAddr> {
-        match &self.link {
-            Link::Up { sources, .. } => sources.iter().copied().find(|s| Family::of(*s) == family),
-            Link::Unknown | Link::Down { .. } => None,
-        }
-    }
-
     /// The addresses that would stay behind if the program died now.
     pub(crate) fn held(&self) -> Vec<(u32, Cidr)> {
         let Some(interface) = self.interface else { return vec![] };
         self.asked.iter().chain(&self.going).map(|a| (interface, *a)).collect()
     }
 
+    /// Whether it would serve, if it owned.
+    pub(crate) const fn serves(&self) -> bool {
+        self.is_eager() && self.taking_part
+    }
+
     /// The group as peers are told of it.
-    pub(crate) fn report(&self) -> GroupReport {
+    pub(crate) fn report(&self, now: Time) -> GroupReport {
+        let state = self.election.word();
+        let gave_way = state == State::Backup && matches!(self.cause, Some(Cause::Superior(..)));
         GroupReport {
             vrid: self.vip.vrid,
-            state: self.election.word(),
+            state,
             priority: self.election.params().priority,
-            serving: self.serving && self.warm && self.taking_part,
+            serving: self.serves(),
+            deposed: gave_way && now - self.since < DEPOSED_FOR,
         }
     }
 
@@ -488,9 +475,7 @@ impl Group {
         let state = self.election.word();
         let owner = match state {
             State::Active => Some(scope.name(scope.me).to_owned()),
-            State::Init | State::Backup | State::Fault => {
-                self.election.following().map(|o| explain::who(o.who, scope))
-            }
+            State::Init | State::Backup | State::Fault => self.owner_elsewhere(scope),
         };
         GroupStatus {
             id: self.id,
@@ -510,11 +495,20 @@ impl Group {
         }
     }
 
+    /// Who owns, as far as this node knows: whom it follows, or who says so.
+    fn owner_elsewhere(&self, scope: &Scope<'_>) -> Option<String> {
+        let followed = self.election.following_owner().map(|o| explain::who(o.who, scope));
+        let owns =
+            |peer: &Peer| peer.alive && peer.report(self.vip.vrid).is_some_and(|r| r.state == State::Active);
+        followed.or_else(|| Some(scope.name(scope.peers.iter().position(owns)?).to_owned()))
+    }
+
     fn event(&self, level: Level, kind: Kind, message: impl Into<String>) -> Event {
         Event::new(level, kind, message).of_vip(&self.vip.name)
     }
 
-    /// Takes over changed settings without touching what did not change.
+    /// Takes over changed settings, of the same VRID, without touching what did
+    /// not change.
     pub(crate) fn reconfigure(
         &mut self,
         vip: VipGroup,
@@ -526,10 +520,6 @@ impl Group {
         let renews_otherwise = of_lease(self.election.params()) != of_lease(&params);
         if *self.election.params() != params {
             self.election.set_params(params, scope.now);
-        }
-        if self.vip.vrid != vip.vrid {
-            // What was promised is another group's number.
-            self.election.set_lease(quorum::lease(scope.settings));
         }
         let moved = self.vip.addresses != vip.addresses;
         let stays = |a: IpAddr| vip.addresses.iter().any(|new| new.address() == a);
@@ -559,6 +549,7 @@ pub(crate) fn params(vip: &VipGroup, me: usize, settings: &Settings) -> Option<P
         version: election.version,
         preempt: election.preempt,
         preempt_delay: election.preempt_delay,
+        start_delay: election.start_delay,
         lease: election.lease,
     })
 }

@@ -44,6 +44,9 @@ pub const ASK_GAP: Duration = Duration::from_millis(2);
 /// So many times in a lease, at the most, a register is written for an owner
 /// whose adverts come faster.
 const WRITES: u32 = 15;
+/// Numbers that the leases of one reload may use: at the shortest interval
+/// enough for three centuries, and as many reloads of one run as anybody makes.
+const NUMBERS: u64 = 1 << 40;
 /// After a release, voters that refuse are asked again at once so many times:
 /// the release is on its way to them.
 const HURRIES: u8 = 4;
@@ -57,6 +60,13 @@ const HURRIES: u8 = 4;
 pub fn promised_for(lease: Duration) -> Duration {
     // Rounded up by a nanosecond at least.
     lease + lease * 2 / 9 + Duration::from_nanos(1)
+}
+
+/// How often an owner writes a register, which keeps what stood in it: with
+/// every advert, but not more often than [`WRITES`] times a lease.
+#[must_use]
+pub fn renewed_every(interval: Duration, lease: Duration) -> Duration {
+    interval.max(lease / WRITES)
 }
 
 /// One run of a node.
@@ -329,6 +339,16 @@ impl Lease {
             granted: vec![None; voters],
             words: vec![None; voters],
         }
+    }
+
+    /// Of a run's so many-th reload. What its other leases of the group have
+    /// asked for, and may yet give back, has lower numbers: a voter tells the
+    /// requests of a group that was taken out and put back from those before.
+    #[must_use]
+    pub const fn of_reload(mut self, reloads: u64) -> Self {
+        self.number = reloads.wrapping_mul(NUMBERS);
+        self.withdrawn = self.number;
+        self
     }
 
     /// What it runs by.

@@ -18,7 +18,7 @@ pub use io::{
     Transmit, Watch,
 };
 
-pub(crate) use claims::{Elsewhere, Own};
+pub(crate) use claims::{ADVERT_INTERVAL, Elsewhere, Own, RANK};
 
 use claims::Claims;
 
@@ -29,7 +29,7 @@ use crate::group::{self, Group};
 use crate::health::PoolsState;
 use crate::lease::Votes;
 use crate::lease::register::Registers;
-use crate::peers::Peer;
+use crate::peers::{Peer, WitnessFile};
 use crate::rejects::{Rejected, Rejects};
 use crate::settings::{ClusterSettings, Dns, ElectionSettings, Listener, Pool, VipGroup};
 use crate::time::Time;
@@ -54,6 +54,8 @@ const HELLO_MIN_OF_NAMES: Duration = Duration::from_millis(30);
 /// A peer that was not heard for so many quarters of a hello interval is gone:
 /// it has missed three.
 const SILENT_QUARTERS: u32 = 14;
+/// The same of one whose file may give its hellos another rhythm.
+pub(crate) const PATIENCE_AT_MOST: Duration = Duration::from_millis(3_500);
 /// A node that starts has heard those that are there by then: before the first
 /// hello comes a session of the peer link.
 const FIRST_HELLO: Duration = Duration::from_millis(875);
@@ -160,12 +162,14 @@ pub struct Node {
     leaving: Vec<Group>,
     next_group: usize,
     peers: Vec<Peer>,
+    witnesses: Vec<WitnessFile>,
     rejects: Rejects,
     claims: Claims,
     /// The group that has an address, as a position in the settings.
     homes: BTreeMap<IpAddr, usize>,
     pools: PoolsState,
     hello_at: Time,
+    started: Time,
     /// Since it started, or slept for longer than owners are silent.
     listening_since: Time,
     /// When waiting for the first verdict on every server ends.
@@ -176,8 +180,12 @@ pub struct Node {
     nonce: u32,
     /// With which of its sightings the next hello begins, where they do not all fit.
     next_sighting: usize,
+    /// The same of its words on servers: a pool's number, and a server's.
+    next_verdict: (u32, u32),
     /// Tells this run's hellos and requests for votes from those of others.
     run: u32,
+    /// How often the settings were changed in this run.
+    reloads: u64,
     /// What this node promised to others, and to itself.
     votes: Votes,
     registers: Registers,
@@ -199,18 +207,22 @@ impl Node {
             leaving: vec![],
             next_group: 0,
             peers: vec![Peer::default(); settings.cluster.nodes.len()],
+            witnesses: vec![WitnessFile::default(); settings.cluster.witnesses.len()],
             rejects: Rejects::default(),
             claims: Claims::default(),
             homes: claims::homes(&settings.vips),
             pools: PoolsState::new(settings.pools.clone(), now),
             hello_at: now,
+            started: now,
             listening_since: now,
             warm_at: Some(now + WARM_WITHIN),
             decide_at: None,
             publishing: Publishing::default(),
             nonce: seed,
             next_sighting: 0,
+            next_verdict: (0, 0),
             run: seed.max(1),
+            reloads: 0,
             votes: Votes::new(&settings.election, now),
             registers: Registers::new(
                 settings.cluster.nodes.get(me).map(|n| n.name.clone()).unwrap_or_default(),
@@ -240,8 +252,8 @@ impl Node {
     fn add_group(&mut self, vip: VipGroup, now: Time) {
         let params = group::params(&vip, self.me, &self.settings);
         if let Some(params) = params {
-            let mut group =
-                Group::new(self.next_group, vip, params, group::quorum::lease(&self.settings), now);
+            let lease = group::quorum::lease(&self.settings, self.reloads);
+            let mut group = Group::new(self.next_group, vip, params, lease, now);
             group.warm = self.warm_at.is_none();
             group.taking_part = !self.maintenance && self.stopping.is_none();
             self.groups.push(group);
@@ -280,7 +292,7 @@ impl Node {
     /// hellos another rhythm, as while a new one is rolled out.
     fn interval_of(&self, node: usize) -> Duration {
         let Some(peer) = self.peers.get(node) else { return self.hello_interval() };
-        let by = [claims::ADVERT_INTERVAL, claims::DNS];
+        let by = [ADVERT_INTERVAL, claims::DNS];
         let differs = peer.differs.iter().any(|key| by.contains(key));
         let hellos = if differs { HELLO_MAX } else { self.hello_interval() };
         if peer.only_advertises() { hellos.max(peer.advert_interval) } else { hellos }
@@ -437,8 +449,10 @@ impl Node {
     /// What follows from any input.
     fn settle(&mut self, now: Time) {
         self.publish(now);
-        for gone in self.leaving.extract_if(.., |g| g.is_gone()) {
-            self.out.push_back(Output::Forget { group: gone.id });
+        let gone: Vec<usize> = self.leaving.extract_if(.., |g| g.is_gone()).map(|g| g.id).collect();
+        for id in gone {
+            self.out.push_back(Output::Forget { group: id });
+            self.with_groups(now, |group, scope| group.wait_no_more_for(id, scope));
         }
         if self.stopping.is_some() && !self.stopped {
             let gone = self.groups.iter().chain(&self.leaving).all(Group::is_gone);
@@ -575,6 +589,12 @@ impl Node {
     #[must_use]
     pub fn peers(&self) -> &[Peer] {
         &self.peers
+    }
+
+    /// What is known of every witness, in the cluster's order.
+    #[must_use]
+    pub fn witnesses(&self) -> &[WitnessFile] {
+        &self.witnesses
     }
 
     /// Packets that were not accepted: of the last hour's senders, those with the most first.

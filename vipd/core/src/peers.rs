@@ -54,6 +54,18 @@ pub struct Peer {
     pub incumbents: Vec<Incumbent>,
 }
 
+/// What this node knows of a witness beside its votes.
+#[derive(Clone, Debug, Default)]
+pub struct WitnessFile {
+    /// When it last said hello.
+    pub heard_at: Option<Time>,
+    /// A digest for each key that must agree; empty before its first hello, and
+    /// from a release that does not say.
+    pub digests: Vec<u32>,
+    /// The keys by which it votes in which its file differs from this node's.
+    pub differs: Vec<&'static str>,
+}
+
 impl Peer {
     /// Its report of a group.
     #[must_use]

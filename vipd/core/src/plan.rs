@@ -3,6 +3,7 @@
 
 use crate::settings::Cidr;
 use crate::time::Time;
+use std::net::IpAddr;
 use std::time::Duration;
 
 /// What the kernel should hold of one VIP group. A plan replaces the group's
@@ -25,6 +26,9 @@ pub struct GroupPlan {
     /// When it may be put there no more, on this node's clock: a plan that
     /// waited for longer, or an address that somebody deleted, stays out.
     pub until: Option<Time>,
+    /// Where the node is found that hands the addresses over to this one: it has
+    /// connections, and takes their packets for a while yet. Empty if none does.
+    pub former: Vec<IpAddr>,
 }
 
 /// How a node holds an address.

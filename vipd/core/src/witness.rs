@@ -16,15 +16,25 @@ pub struct Witness {
     cluster: ClusterSettings,
     /// Its position among the voters.
     me: usize,
+    /// Of its file, as a node's ([`crate::node::Settings::digests`]).
+    digests: Vec<u32>,
     votes: Votes,
 }
 
 impl Witness {
     /// A witness that starts now. `me` is its position among the cluster's
-    /// voters, where the nodes come first.
+    /// voters, where the nodes come first; `digests` are its file's, by which
+    /// the nodes see whether it votes by the same one.
     #[must_use]
-    pub fn new(cluster: ClusterSettings, election: &ElectionSettings, me: usize, now: Time) -> Self {
-        Self { votes: Votes::new(election, now), cluster, me }
+    pub fn new(
+        cluster: ClusterSettings,
+        election: &ElectionSettings,
+        digests: &[(&'static str, u32)],
+        me: usize,
+        now: Time,
+    ) -> Self {
+        let digests = digests.iter().map(|(_, digest)| *digest).collect();
+        Self { votes: Votes::new(election, now), cluster, me, digests }
     }
 
     /// A datagram arrived on the peer port: whom to answer, and what.
@@ -72,7 +82,7 @@ impl Witness {
     /// "I am here", for every node.
     #[must_use]
     pub fn hello(&self) -> Vec<u8> {
-        self.envelope(Message::Hello(Hello::default()))
+        self.envelope(Message::Hello(Hello { digests: self.digests.clone(), ..Hello::default() }))
     }
 
     fn envelope(&self, message: Message) -> Vec<u8> {

@@ -9,7 +9,7 @@ use super::api::{EventDoc, EventKind, VipState};
 use super::events::{Subscription, Subscriptions};
 use crate::check::exec::account::{Account, AccountError};
 use crate::check::exec::process::Process;
-use crate::check::exec::{NOBODY, PATH};
+use crate::check::exec::{PATH, explain};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use serde::Serialize;
 use std::fs::File;
@@ -48,7 +48,7 @@ enum HookError {
     Account(#[from] AccountError),
     #[error("it has no program")]
     NoProgram,
-    #[error("cannot run {program}: {}", crate::words(.source))]
+    #[error("cannot run {program}: {}", explain(.source))]
     Start { program: String, source: io::Error },
     #[error("it took longer than {0:?} and was killed")]
     Timeout(std::time::Duration),
@@ -115,9 +115,8 @@ fn fits(on: On, event: &EventDoc) -> bool {
 }
 
 async fn one(hook: &Notify, event: &EventDoc, origin: &Origin) -> Result<(), HookError> {
-    let user = hook.user.as_deref().unwrap_or(NOBODY);
     let work = async {
-        let account = Account::find(user.to_owned()).await?;
+        let account = Account::find(hook.user.as_deref()).await?;
         let (program, arguments) = hook.command.split_first().ok_or(HookError::NoProgram)?;
         let start = |source| HookError::Start { program: program.clone(), source };
         let input = facts(event, origin).map_err(start)?;

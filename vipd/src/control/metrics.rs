@@ -1,7 +1,7 @@
 //! The status as metrics in Prometheus' text format
 //! (prometheus.io/docs/instrumenting/exposition_formats).
 
-use super::api::{PoolDoc, Sees, ServerDoc, ServerState, StatusDoc, VipState};
+use super::api::{EtcdDoc, PoolDoc, Sees, ServerDoc, ServerState, StatusDoc, VipState};
 use jiff::Timestamp;
 use std::fmt::{Display, Write};
 
@@ -130,18 +130,15 @@ fn link(out: &mut Metrics, doc: &StatusDoc) {
 }
 
 fn peers(out: &mut Metrics, doc: &StatusDoc) {
-    out.family("vipd_peer_last_heard_seconds", "gauge", "Time since the node was last heard.");
-    for peer in &doc.peers {
-        if let Some(ms) = peer.last_heard_ms {
-            out.sample("vipd_peer_last_heard_seconds", &[("peer", &peer.name)], seconds(ms));
-        }
-    }
-    out.family("vipd_peer_config_match", "gauge", "Whether the settings that must agree do.");
-    for peer in &doc.peers {
-        if let Some(same) = peer.config_match {
-            out.sample("vipd_peer_config_match", &[("peer", &peer.name)], u8::from(same));
-        }
-    }
+    let nodes = || doc.peers.iter().map(|p| (&*p.name, p.last_heard_ms, p.config_match));
+    let witnesses = || doc.witnesses.iter().map(|w| (&*w.name, w.last_heard_ms, w.config_match));
+    let all = || nodes().chain(witnesses()).map(|of| ([("peer", of.0)], of));
+    let help = "Time since the node or witness was last heard.";
+    out.per(("vipd_peer_last_heard_seconds", "gauge", help), all(), |(_, ms, _)| ms.map(seconds));
+    let help = "Whether the node or witness was heard since this one started.";
+    out.per(("vipd_peer_heard", "gauge", help), all(), |(_, ms, _)| Some(u8::from(ms.is_some())));
+    let help = "Whether the settings that must agree do; of a witness those by which it votes.";
+    out.per(("vipd_peer_config_match", "gauge", help), all(), |(_, _, same)| same.map(u8::from));
 }
 
 fn links(out: &mut Metrics, doc: &StatusDoc) {
@@ -163,8 +160,10 @@ fn etcd(out: &mut Metrics, doc: &StatusDoc) {
     out.per(("vipd_etcd_answers_total", "counter", help), all(), |e| Some(e.answers));
     let help = "Requests that the member of etcd did not carry out.";
     out.per(("vipd_etcd_failures_total", "counter", help), all(), |e| Some(e.failures));
-    let help = "Whether the member of etcd did not carry out the last request it was sent.";
-    out.per(("vipd_etcd_failing", "gauge", help), all(), |e| Some(u8::from(e.problem.is_some())));
+    let help =
+        "Whether the member of etcd did not carry out the last request it was sent; absent before the first.";
+    let failing = |e: &EtcdDoc| (e.answers + e.failures > 0).then(|| u8::from(e.problem.is_some()));
+    out.per(("vipd_etcd_failing", "gauge", help), all(), failing);
 }
 
 fn listeners(out: &mut Metrics, doc: &StatusDoc) {
@@ -361,6 +360,9 @@ fn seconds(ms: u64) -> String {
 }
 
 #[cfg(test)]
+mod asked;
+
+#[cfg(test)]
 mod tests {
     use super::*;
     use crate::control::text::tests::troubled;
@@ -379,6 +381,7 @@ mod tests {
             "vipd_server_lag_seconds{pool=\"replicas\",server=\"db2\"} 0.120",
             "vipd_peer_last_heard_seconds{peer=\"px2\"} 0.012",
             "vipd_peer_hears_this{peer=\"px2\"} 0",
+            "vipd_peer_heard{peer=\"px2\"} 1",
             "vipd_vip_conflict{vip=\"main\"} 1",
             "vipd_vip_conflict{vip=\"second\"} 0",
             "vipd_vip_claims_total{vip=\"main\"} 12",
@@ -389,6 +392,9 @@ mod tests {
             "vipd_etcd_answers_total{endpoint=\"https://192.0.2.31:2379\"} 4321",
             "vipd_etcd_failures_total{endpoint=\"https://192.0.2.31:2379\"} 2",
             "vipd_etcd_failing{endpoint=\"https://192.0.2.31:2379\"} 0",
+            "vipd_etcd_failing{endpoint=\"https://192.0.2.32:2379\"} 1",
+            "vipd_peer_last_heard_seconds{peer=\"w1\"} 0.400",
+            "vipd_peer_config_match{peer=\"w1\"} 0",
             "vipd_maintenance 1",
             "vipd_listener_closed_total{listener=\"write\",cause=\"server-demoted\"} 2",
             "vipd_server_bytes_total{pool=\"replicas\",server=\"db2\",direction=\"out\"} 902",
@@ -432,6 +438,16 @@ mod tests {
         assert!(!text.contains("vipd_server_lag_seconds{pool=\"primary\""), "an unknown lag is no number");
     }
 
+    /// An alert has to see a node that never came, too.
+    #[test]
+    fn a_node_that_was_never_heard_is_told_of() {
+        let mut status = troubled();
+        status.peers[0].last_heard_ms = None;
+        let text = render(&status);
+        assert!(text.contains("vipd_peer_heard{peer=\"px2\"} 0\n"), "{text}");
+        assert!(!text.contains("vipd_peer_last_heard_seconds{peer=\"px2\"}"), "{text}");
+    }
+
     #[test]
     fn every_sample_stands_under_its_family() {
         let text = render(&troubled());
@@ -446,11 +462,14 @@ mod tests {
         }
     }
 
-    /// The families, as rows of the documents' table.
-    fn rows() -> Vec<(String, String)> {
+    /// A family: its name, labels, kind and meaning.
+    pub(super) type Family = (String, std::collections::BTreeSet<String>, String, String);
+
+    /// All that a node has.
+    pub(super) fn families() -> Vec<Family> {
         let text = render(&troubled());
         let mut help = ("", "");
-        let mut rows: Vec<(String, std::collections::BTreeSet<String>, String, String)> = Vec::new();
+        let mut rows: Vec<Family> = Vec::new();
         for line in text.lines() {
             if let Some(rest) = line.strip_prefix("# HELP ") {
                 help = rest.split_once(' ').unwrap_or((rest, ""));
@@ -472,7 +491,13 @@ mod tests {
                 );
             }
         }
-        rows.into_iter()
+        rows
+    }
+
+    /// The families, as rows of the documents' table.
+    fn rows() -> Vec<(String, String)> {
+        families()
+            .into_iter()
             .map(|(name, labels, kind, help)| {
                 let labels: Vec<String> = labels.into_iter().map(|l| format!("`{l}`")).collect();
                 let row = format!("| `{name}` | {kind} | {} | {help} |", labels.join(", "));
@@ -499,25 +524,6 @@ mod tests {
             wanted,
             "VIPD_BLESS=1 writes the table anew"
         );
-    }
-
-    /// What alerts and the dashboard ask for exists.
-    #[test]
-    fn nobody_asks_for_a_metric_that_is_not() {
-        let known: Vec<String> = rows().into_iter().map(|(name, _)| name).collect();
-        let files = [
-            include_str!("../../../packaging/prometheus/vipd.rules.yml"),
-            include_str!("../../../packaging/prometheus/vipd.test.yml"),
-            include_str!("../../../packaging/grafana/vipd.json"),
-        ];
-        let word = |c: char| c.is_ascii_alphanumeric() || c == '_';
-        for file in files {
-            for name in file.split(|c| !word(c)).filter(|w| w.starts_with("vipd_")) {
-                assert!(known.iter().any(|k| k == name), "{name}");
-            }
-        }
-        let dashboard: serde_json::Value = serde_json::from_str(files[2]).expect("JSON");
-        assert!(dashboard["panels"].as_array().is_some_and(|p| p.len() > 10));
     }
 
     #[test]

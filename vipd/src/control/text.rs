@@ -1,8 +1,8 @@
 //! The state of a node as text for people: one screen, the worst first.
 
 use super::api::{
-    DnsDoc, DnsStoreDoc, EventDoc, Level, LinkDoc, ListenerDoc, PeerDoc, PeerState, PoolDoc, Rejected,
-    ServerDoc, ServerState, StatusDoc, Steps, VipDoc, VipState,
+    DnsDoc, DnsStoreDoc, EtcdDoc, EventDoc, Level, LinkDoc, ListenerDoc, PeerDoc, PeerState, PoolDoc,
+    Rejected, ServerDoc, ServerState, StatusDoc, Steps, VipDoc, VipState, WitnessDoc,
 };
 use super::table::{self, Cell, Tone, clean, paint};
 use jiff::Timestamp;
@@ -38,6 +38,14 @@ pub fn status(doc: &StatusDoc, now: Timestamp, colour: bool) -> String {
         peer,
         colour,
     );
+    section(
+        &mut out,
+        &["WITNESS", "ADDRESS", "LAST HEARD", "CONFIGURATION"],
+        &doc.witnesses,
+        witness,
+        colour,
+    );
+    section(&mut out, &["ETCD", "ROUND TRIP", "ANSWERS", "FAILURES", "WHY"], &doc.etcd, etcd, colour);
     section(
         &mut out,
         &["LISTENER", "BIND", "SESSIONS", "TOTAL", "IN", "OUT"],
@@ -119,12 +127,7 @@ fn peer(peer: &PeerDoc) -> Vec<Cell> {
         (Some(ms), Some(true) | None) => Cell::plain(format!("{} ago", millis(ms))),
         (None, _) => Cell::new("never", Tone::Odd),
     };
-    let config = match peer.config_match {
-        Some(true) => Cell::plain("same"),
-        Some(false) if peer.config_differs.is_empty() => Cell::new("differs", Tone::Bad),
-        Some(false) => Cell::new(format!("differs: {}", peer.config_differs.join(", ")), Tone::Bad),
-        None => Cell::new("not known", Tone::Faint),
-    };
+    let config = configuration(peer.config_match, &peer.config_differs);
     vec![
         Cell::plain(&peer.name),
         Cell::plain(&peer.address),
@@ -132,6 +135,43 @@ fn peer(peer: &PeerDoc) -> Vec<Cell> {
         heard,
         config,
         link(peer.link.as_ref()),
+    ]
+}
+
+fn configuration(same: Option<bool>, differs: &[String]) -> Cell {
+    match same {
+        Some(true) => Cell::plain("same"),
+        Some(false) if differs.is_empty() => Cell::new("differs", Tone::Bad),
+        Some(false) => Cell::new(format!("differs: {}", differs.join(", ")), Tone::Bad),
+        None => Cell::new("not known", Tone::Faint),
+    }
+}
+
+fn witness(witness: &WitnessDoc) -> Vec<Cell> {
+    let heard = match witness.last_heard_ms {
+        Some(ms) => Cell::plain(format!("{} ago", millis(ms))),
+        None => Cell::new("never", Tone::Odd),
+    };
+    let config = configuration(witness.config_match, &witness.config_differs);
+    vec![Cell::plain(&witness.name), Cell::plain(&witness.address), heard, config]
+}
+
+fn etcd(member: &EtcdDoc) -> Vec<Cell> {
+    let took = member
+        .round_trip_us
+        .map_or_else(|| "-".to_owned(), |us| format!("{}.{:03} ms", us / 1000, us % 1000));
+    let state = match &member.problem {
+        Some(problem) => Cell::new(problem, Tone::Bad),
+        None if member.answers > 0 => Cell::plain("answers"),
+        None => Cell::new("not asked yet", Tone::Faint),
+    };
+    let count = |number: u64| Cell::plain(number.to_string());
+    vec![
+        Cell::plain(&member.endpoint),
+        Cell::plain(took),
+        count(member.answers),
+        count(member.failures),
+        state,
     ]
 }
 

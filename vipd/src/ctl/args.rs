@@ -88,10 +88,11 @@ pub enum Command {
     /// Looks for what is wrong, or will be, and says how to mend it.
     Doctor {
         /// The configuration file; when absent, that of the vipd that runs with the runtime
-        /// directory, or else /etc/vipd/vipd.toml.
+        /// directory, or of the unit that starts it, or else /etc/vipd/vipd.toml.
         #[arg(long, value_name = "FILE")]
         config: Option<PathBuf>,
-        /// Which of the nodes this host is; found by its addresses when absent.
+        /// Which of the nodes this host is; when absent, what the vipd that runs, or the unit that
+        /// starts it, was told, or else found by its addresses.
         #[arg(long, value_name = "NODE")]
         node: Option<String>,
         /// As JSON, for programs.

@@ -3,7 +3,7 @@
 use crate::control::api::{Request, Response, SOCKET};
 use crate::control::call::{ANSWER_TIMEOUT, ORDER_TIMEOUT};
 use socket2::{Domain, SockAddr, Socket, Type};
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt as _;
@@ -21,7 +21,7 @@ const MAX_RESPONSE: u64 = 64 << 20;
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
     /// There is no socket.
-    #[error("no vipd is running on this host: there is no {}", .0.display())]
+    #[error("no vipd is running on this host, or it is a witness: there is no {}", .0.display())]
     Absent(PathBuf),
     /// There is a socket that nobody serves.
     #[error(
@@ -110,15 +110,17 @@ impl Client {
         Some(peer.pid())
     }
 
-    /// The configuration file that the daemon was started with, if it runs and its
-    /// command line names one.
-    pub(super) fn config(&self) -> Option<PathBuf> {
-        let process = PathBuf::from(format!("/proc/{}", self.pid()?));
-        let line = std::fs::read(process.join("cmdline")).ok()?;
+    /// What an option of the daemon's command line says, if the daemon runs.
+    pub(super) fn option(&self, name: &str) -> Option<OsString> {
+        let line = std::fs::read(format!("/proc/{}/cmdline", self.pid()?)).ok()?;
         let words = line.split(|byte| *byte == 0).map(OsStr::from_bytes);
-        let file = named_config(words)?;
-        // It may be named from where the daemon was started.
-        Some(std::fs::read_link(process.join("cwd")).unwrap_or_default().join(file))
+        named(words, name).map(OsStr::to_owned)
+    }
+
+    /// Where the daemon that runs was started: paths of its command line may begin there.
+    pub(super) fn cwd(&self) -> PathBuf {
+        let process = self.pid().map(|pid| format!("/proc/{pid}/cwd"));
+        process.and_then(|link| std::fs::read_link(link).ok()).unwrap_or_default()
     }
 
     /// Puts a request that has one response.
@@ -133,15 +135,15 @@ impl Client {
     }
 }
 
-/// What `--config` says among these words.
-fn named_config<'w>(mut words: impl Iterator<Item = &'w OsStr>) -> Option<&'w OsStr> {
+/// What an option says among these words.
+fn named<'w>(mut words: impl Iterator<Item = &'w OsStr>, name: &str) -> Option<&'w OsStr> {
     loop {
         let word = words.next()?.as_bytes();
-        if word == b"--config" {
+        if word == name.as_bytes() {
             return words.next();
         }
-        if let Some(file) = word.strip_prefix(b"--config=") {
-            return Some(OsStr::from_bytes(file));
+        if let Some(value) = word.strip_prefix(name.as_bytes()).and_then(|rest| rest.strip_prefix(b"=")) {
+            return Some(OsStr::from_bytes(value));
         }
     }
 }
@@ -189,7 +191,7 @@ mod tests {
 
     #[test]
     fn the_configuration_file_stands_in_the_command_line() {
-        let named = |line: &str| named_config(line.split(' ').map(OsStr::new)).map(OsStr::to_owned);
+        let named = |line: &str| named(line.split(' ').map(OsStr::new), "--config").map(OsStr::to_owned);
         assert_eq!(named("vipd run --config a.toml --node px1"), Some("a.toml".into()));
         assert_eq!(named("vipd run --node px1 --config=/b/a.toml"), Some("/b/a.toml".into()));
         assert_eq!(named("vipd run --node px1"), None);

@@ -7,11 +7,15 @@ use super::{Failure, Screen, doctor, release, sessions, unexpected};
 use crate::control::api::{ErrorCode, EventDoc, Request, Response, ServerOrder, StatusDoc};
 use crate::control::{clean, text};
 use jiff::Timestamp;
+use std::ffi::OsString;
 use std::io::Write;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 /// Where the configuration is when nothing says otherwise.
 const DEFAULT_CONFIG: &str = "/etc/vipd/vipd.toml";
+/// Where the control socket is when nothing says otherwise.
+const RUNTIME_DIR: &str = "/run/vipd";
 
 /// How often `--watch` draws without a reason.
 const REDRAW: Duration = Duration::from_secs(1);
@@ -41,12 +45,26 @@ pub(super) fn run(cli: &Cli, screen: &mut Screen<impl Write>) -> Result<(), Fail
         Command::Events { follow, json } => events(&client, *follow, *json, screen),
         Command::Reload { dry_run } => reload(&client, *dry_run, screen),
         Command::Doctor { config, node, json } => {
-            let config = config.clone().or_else(|| client.config()).unwrap_or_else(|| DEFAULT_CONFIG.into());
-            doctor::run(
-                &client,
-                &doctor::Asked { config: &config, node: node.as_deref(), json: *json },
-                screen,
-            )
+            // What runs, or would be started, knows better than this shell who it is.
+            let unit = doctor::unit::Unit::find().filter(|unit| {
+                Path::new(unit.option("--runtime-dir").unwrap_or(RUNTIME_DIR)) == cli.runtime_dir
+            });
+            let told = |option| match client.pid() {
+                Some(_) => client.option(option),
+                None => unit.as_ref().and_then(|unit| unit.option(option)).map(OsString::from),
+            };
+            let file = |option| told(option).map(|path| client.cwd().join(path));
+            let config = config.clone().or_else(|| file("--config")).unwrap_or_else(|| DEFAULT_CONFIG.into());
+            let node = node.clone().or_else(|| told("--node").and_then(|name| name.into_string().ok()));
+            let state_dir = file("--state-dir");
+            let asked = doctor::Asked {
+                config: &config,
+                node: node.as_deref(),
+                state_dir: state_dir.as_deref(),
+                unit,
+                json: *json,
+            };
+            doctor::run(&client, asked, screen)
         }
         Command::Maintenance { state, consent } => maintenance(&client, *state, *consent, screen),
         Command::Server { server, order, consent } => set_server(&client, server, *order, *consent, screen),

@@ -2,6 +2,7 @@
 //! what mends it. It works before vipd runs, and tells more when it does.
 
 mod clock;
+mod commands;
 mod daemon;
 mod databases;
 mod etcd;
@@ -10,20 +11,29 @@ mod firewall;
 mod host;
 mod peers;
 mod records;
+mod sight;
+pub(super) mod unit;
+mod witness;
 
 use super::client::{Client, ClientError};
 use super::{Failure, Screen, consent};
 use crate::control::clean;
 use crate::control::table::{Tone, paint};
 use serde::Serialize;
+use sight::Sight;
 use std::io::Write;
 use std::path::Path;
+use unit::Unit;
 use vipd_config::Config;
 
 /// What is asked.
 pub(super) struct Asked<'a> {
     pub(super) config: &'a Path,
     pub(super) node: Option<&'a str>,
+    /// Where the daemon keeps events, if not at the usual place.
+    pub(super) state_dir: Option<&'a Path>,
+    /// The unit that starts the daemon, where there is one.
+    pub(super) unit: Option<Unit>,
     pub(super) json: bool,
 }
 
@@ -76,11 +86,7 @@ impl Findings {
 ///
 /// # Errors
 /// Something is bad; or the answer cannot be written.
-pub(super) fn run(
-    client: &Client,
-    asked: &Asked<'_>,
-    screen: &mut Screen<impl Write>,
-) -> Result<(), Failure> {
+pub(super) fn run(client: &Client, asked: Asked<'_>, screen: &mut Screen<impl Write>) -> Result<(), Failure> {
     let mut findings = Findings::default();
     let config = match Config::load(asked.config) {
         Ok(config) => {
@@ -102,6 +108,12 @@ pub(super) fn run(
             None
         }
     };
+    if let Some(config) = &config
+        && let Some(name) = witness::name(config, asked.node)
+    {
+        witness::look(config, name, client, asked.unit, &mut findings);
+        return tell(&findings.0, asked.json, screen);
+    }
     let status = match consent::status(client) {
         Ok(status) => Some(status),
         Err(Failure::Client(ClientError::Absent(_) | ClientError::Dead(_))) => {
@@ -118,7 +130,9 @@ pub(super) fn run(
         && let Some(me) = host::node(config, asked.node, &mut findings)
     {
         host::look(config, me, &mut findings);
-        files::look(config, client, &mut findings);
+        let sight = Sight::find(client, asked.unit);
+        files::look(config, &sight, asked.state_dir, &mut findings);
+        commands::look(config, &sight, &mut findings);
         peers::look(config, me, status.as_ref(), &mut findings);
         clock::look(config, me, &mut findings);
         match tokio::runtime::Builder::new_current_thread().enable_all().build() {

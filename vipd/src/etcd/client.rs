@@ -1,6 +1,6 @@
 //! Asks the members of the etcd cluster until one answers.
 
-use super::key::{Answer, Keys};
+use super::key::{Answer, Foreign, Keys};
 use super::member::{Member, Stream};
 use super::prove::MemberState;
 use super::{Failure, MemberStatus, News, PasswordFile, Settings};
@@ -16,7 +16,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, timeout};
 use tracing::{info, warn};
 use vipd_core::lease::promised_for;
-use vipd_core::lease::register::{Operation, Outcome};
+use vipd_core::lease::register::{Operation, Outcome, Sight};
 
 /// A member that has not answered within this part of a lease is left for the
 /// next one, though its answer still counts.
@@ -25,6 +25,11 @@ const NEXT: u32 = 12;
 const ATTEMPT: u32 = 3;
 /// How long to wait when every member has failed.
 const PAUSE: Duration = Duration::from_millis(100);
+/// How long to wait for somebody to take away what vipd did not write.
+const FOREIGN_PAUSE: Duration = Duration::from_secs(1);
+/// A member that was not asked for so long is asked for nothing, so that what
+/// is told of each is so now.
+pub(super) const LOOK: Duration = Duration::from_secs(5);
 
 /// The members, and how to speak with them.
 #[derive(Debug)]
@@ -62,8 +67,16 @@ struct Known {
     cluster: Option<(u64, Instant)>,
     /// By member: why it failed last, if it did.
     failing: BTreeMap<usize, String>,
-    /// Whether the node was told that none answers.
-    told: bool,
+    /// By member: when it was asked last.
+    asked: BTreeMap<usize, Instant>,
+    /// Why nobody answered the last request that nobody did.
+    unanswered: Option<String>,
+    /// By group, at most 255: since which revision its key is somebody else's.
+    foreign: BTreeMap<NonZeroU8, u64>,
+    /// By group: why this node cannot use its key.
+    blocked: BTreeMap<NonZeroU8, String>,
+    /// What the node was told last.
+    told: Option<String>,
 }
 
 /// A request.
@@ -100,32 +113,97 @@ impl Client {
     pub(super) async fn carry_out(&self, vrid: NonZeroU8, operation: &Operation) -> Outcome {
         let (path, body) = self.keys.request(vrid, operation);
         let ask = Ask { path, body: &body };
-        self.until_answered(&ask, |answer| self.keys.outcome(operation, answer)).await
+        loop {
+            match self.until_answered(&ask, |answer| self.keys.outcome(operation, answer)).await {
+                Ok(outcome) => {
+                    self.tell(|known| drop(known.blocked.remove(&vrid))).await;
+                    return outcome;
+                }
+                Err(foreign) => {
+                    self.note_foreign(vrid, &foreign);
+                    let why = foreign.to_string();
+                    self.tell(|known| drop(known.blocked.insert(vrid, why))).await;
+                    sleep(FOREIGN_PAUSE).await;
+                }
+            }
+        }
     }
 
     /// Every group's key.
-    pub(super) async fn range(&self) -> Vec<(NonZeroU8, vipd_core::lease::register::Sight)> {
+    pub(super) async fn range(&self) -> Vec<(NonZeroU8, Sight)> {
         let body = self.keys.range_request();
         let ask = Ask { path: "/v3/kv/range", body: &body };
-        self.until_answered(&ask, |answer| self.keys.sights(answer)).await
+        let found = self.until_answered(&ask, |answer| Ok(self.keys.sights(answer))).await;
+        found.into_iter().filter_map(|(vrid, found)| Some((vrid, self.usable(vrid, found)?))).collect()
+    }
+
+    /// A key, unless somebody else has written it: that harms its group alone.
+    pub(super) fn usable(&self, vrid: NonZeroU8, found: Result<Sight, Foreign>) -> Option<Sight> {
+        match found {
+            Ok(sight) => {
+                self.known().foreign.remove(&vrid);
+                Some(sight)
+            }
+            Err(foreign) => {
+                self.note_foreign(vrid, &foreign);
+                None
+            }
+        }
+    }
+
+    /// Tells it once, until it changes.
+    fn note_foreign(&self, vrid: NonZeroU8, foreign: &Foreign) {
+        if self.known().foreign.insert(vrid, foreign.revision) != Some(foreign.revision) {
+            warn!("etcd: {foreign}");
+        }
     }
 
     async fn until_answered<T>(&self, ask: &Ask<'_>, read: impl Fn(Answer) -> Result<T, Failure>) -> T {
         loop {
             if let Some(answer) = self.round(ask, &read).await {
-                self.tell(None).await;
+                self.tell(|known| known.unanswered = None).await;
                 return answer;
             }
-            let why: Vec<String> = self.known().failing.values().cloned().collect();
-            self.tell(Some(why.join("; "))).await;
+            let why = |known: &mut Known| {
+                let all: Vec<String> = known.failing.values().cloned().collect();
+                known.unanswered = Some(all.join("; "));
+            };
+            self.tell(why).await;
             sleep(PAUSE).await;
         }
     }
 
-    async fn tell(&self, trouble: Option<String>) {
-        if std::mem::replace(&mut self.known().told, trouble.is_some()) || trouble.is_some() {
-            // If nobody takes it, the loop has ended.
-            let _ = self.news.send(News::Trouble(trouble)).await;
+    /// Notes a change of what is known, and tells the node if its trouble is
+    /// another by it.
+    async fn tell(&self, change: impl FnOnce(&mut Known)) {
+        let trouble = {
+            let mut known = self.known();
+            change(&mut known);
+            let all: Vec<&str> =
+                known.unanswered.iter().chain(known.blocked.values()).map(String::as_str).collect();
+            let trouble = (!all.is_empty()).then(|| all.join("; "));
+            if known.told == trouble {
+                return;
+            }
+            known.told.clone_from(&trouble);
+            trouble
+        };
+        // If nobody takes it, the loop has ended.
+        let _ = self.news.send(News::Trouble(trouble)).await;
+    }
+
+    /// Asks every member that was not asked for a while.
+    pub(super) async fn look_at_idle(&self) {
+        let (path, body) = self.keys.read_of_nothing();
+        for member in 0..self.members.len() {
+            let asked = self.known().asked.get(&member).copied();
+            if asked.is_some_and(|at| at.elapsed() < LOOK) {
+                continue;
+            }
+            match self.attempt(member, &Ask { path, body: &body }).await.1 {
+                Ok(_) => self.carried_out(member),
+                Err(failure) => self.failed(member, &failure),
+            }
         }
     }
 
@@ -175,6 +253,10 @@ impl Client {
 
     fn answered(&self, member: usize) {
         self.preferred.store(member, Ordering::Relaxed);
+        self.carried_out(member);
+    }
+
+    fn carried_out(&self, member: usize) {
         self.tallies[member].answers.fetch_add(1, Ordering::Relaxed);
         if self.known().failing.remove(&member).is_some() {
             info!("etcd at {} answers again", self.members[member].name());
@@ -192,6 +274,7 @@ impl Client {
 
     async fn attempt(&self, member: usize, ask: &Ask<'_>) -> (usize, Result<Answer, Failure>) {
         let (patience, begun) = (self.lease / ATTEMPT, Instant::now());
+        self.known().asked.insert(member, begun);
         let answer = timeout(patience, self.ask(member, ask)).await;
         let answer = answer.unwrap_or(Err(Failure::Silent(patience)));
         if answer.is_ok() {
@@ -221,6 +304,19 @@ impl Client {
     pub(super) async fn swap_nothing(&self, member: usize) -> Result<(), Failure> {
         let (path, body) = self.keys.swap_of_nothing();
         self.attempt(member, &Ask { path, body: &body }).await.1.map(drop)
+    }
+
+    /// Whether a member still knows what stood in its keys so many revisions ago.
+    pub(super) async fn keeps(&self, member: usize, revisions: u64) -> Result<bool, Failure> {
+        let (path, body) = self.keys.read_of_nothing();
+        let now = self.attempt(member, &Ask { path, body: &body }).await.1?.header.revision;
+        let Some(then) = now.checked_sub(revisions).filter(|then| *then > 0) else { return Ok(false) };
+        let (path, body) = self.keys.read_of_nothing_at(then);
+        match self.attempt(member, &Ask { path, body: &body }).await.1 {
+            Ok(_) => Ok(true),
+            Err(Failure::Refused(why)) if why.contains("has been compacted") => Ok(false),
+            Err(failure) => Err(failure),
+        }
     }
 
     /// What a member says of itself.

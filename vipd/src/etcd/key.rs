@@ -27,6 +27,16 @@ struct Stored {
     released: bool,
 }
 
+/// A group's key that somebody else has written.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+#[error("the key {key} holds what vipd did not write: delete it, or set another prefix in [etcd]")]
+pub(crate) struct Foreign {
+    /// Its whole name.
+    key: String,
+    /// Since which revision of etcd's.
+    pub(super) revision: u64,
+}
+
 /// What every answer begins with.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
@@ -109,10 +119,26 @@ impl Keys {
         ("/v3/kv/txn", body.to_string())
     }
 
+    /// A read that finds nothing: of a key that is no group's.
+    pub(super) fn read_of_nothing(&self) -> (&'static str, String) {
+        let key = self.no_key();
+        ("/v3/kv/range", serde_json::json!({ "key": key }).to_string())
+    }
+
+    /// The same, as it was at a revision of etcd's.
+    pub(super) fn read_of_nothing_at(&self, revision: u64) -> (&'static str, String) {
+        let (key, revision) = (self.no_key(), revision.to_string());
+        ("/v3/kv/range", serde_json::json!({ "key": key, "revision": revision }).to_string())
+    }
+
+    fn no_key(&self) -> String {
+        BASE64.encode(format!("{}0", self.folder).as_bytes())
+    }
+
     /// A swap that never comes about: of a key that is no group's, at a revision
     /// that no key has. The rights that it needs are judged all the same.
     pub(super) fn swap_of_nothing(&self) -> (&'static str, String) {
-        let key = BASE64.encode(format!("{}0", self.folder).as_bytes());
+        let key = self.no_key();
         let body = serde_json::json!({
             "compare": [{
                 "key": key, "target": "MOD", "result": "EQUAL", "mod_revision": i64::MAX.to_string(),
@@ -124,19 +150,23 @@ impl Keys {
     }
 
     /// What an operation came to.
-    pub(super) fn outcome(&self, operation: &Operation, answer: Answer) -> Result<Outcome, Failure> {
+    pub(super) fn outcome(
+        &self,
+        operation: &Operation,
+        answer: Answer,
+    ) -> Result<Result<Outcome, Foreign>, Failure> {
         match operation {
-            Operation::Read => Ok(Outcome::Seen(self.sight(answer.kvs)?)),
-            Operation::Swap { .. } if answer.succeeded => Ok(Outcome::Swapped(answer.header.revision)),
+            Operation::Read => Ok(self.sight(answer.kvs).map(Outcome::Seen)),
+            Operation::Swap { .. } if answer.succeeded => Ok(Ok(Outcome::Swapped(answer.header.revision))),
             Operation::Swap { .. } => {
                 let range = answer.responses.into_iter().find_map(|r| r.response_range);
                 let range = range.ok_or_else(|| Failure::Answer("a transaction without its range".into()))?;
-                Ok(Outcome::Seen(self.sight(range.kvs)?))
+                Ok(self.sight(range.kvs).map(Outcome::Seen))
             }
         }
     }
 
-    fn sight(&self, kvs: Vec<KeyValue>) -> Result<Sight, Failure> {
+    fn sight(&self, kvs: Vec<KeyValue>) -> Result<Sight, Foreign> {
         match kvs.into_iter().next() {
             None => Ok(Sight { revision: 0, record: None }),
             Some(kv) => Ok(Sight { revision: kv.mod_revision, record: Some(self.decode(&kv)?) }),
@@ -163,21 +193,16 @@ impl Keys {
 
     /// Every group's key that there is; what somebody else keeps beside them is
     /// none.
-    pub(super) fn sights(&self, answer: Answer) -> Result<Vec<(NonZeroU8, Sight)>, Failure> {
-        let mut sights = vec![];
-        for kv in answer.kvs {
-            if let Some(vrid) = self.vrid(&kv) {
-                sights.push((vrid, self.sight(vec![kv])?));
-            }
-        }
-        Ok(sights)
+    pub(super) fn sights(&self, answer: Answer) -> Vec<(NonZeroU8, Result<Sight, Foreign>)> {
+        let of_group = |kv: KeyValue| Some((self.vrid(&kv)?, self.sight(vec![kv])));
+        answer.kvs.into_iter().filter_map(of_group).collect()
     }
 
     /// A key after its change.
-    pub(super) fn changed(&self, change: Change) -> Result<Option<(NonZeroU8, Sight)>, Failure> {
-        let Some(vrid) = self.vrid(&change.kv) else { return Ok(None) };
+    pub(super) fn changed(&self, change: Change) -> Option<(NonZeroU8, Result<Sight, Foreign>)> {
+        let vrid = self.vrid(&change.kv)?;
         let kvs = if change.r#type == "DELETE" { vec![] } else { vec![change.kv] };
-        Ok(Some((vrid, self.sight(kvs)?)))
+        Some((vrid, self.sight(kvs)))
     }
 
     fn vrid(&self, kv: &KeyValue) -> Option<NonZeroU8> {
@@ -186,11 +211,11 @@ impl Keys {
         key.strip_prefix(&self.folder)?.parse().ok()
     }
 
-    fn decode(&self, kv: &KeyValue) -> Result<Record, Failure> {
+    fn decode(&self, kv: &KeyValue) -> Result<Record, Foreign> {
         let value = BASE64.decode(kv.value.as_bytes()).unwrap_or_default();
         let stored: Stored = serde_json::from_slice(&value).map_err(|_| {
             let key = BASE64.decode(kv.key.as_bytes()).unwrap_or_default();
-            Failure::Foreign(String::from_utf8_lossy(&key).into_owned())
+            Foreign { key: String::from_utf8_lossy(&key).into_owned(), revision: kv.mod_revision }
         })?;
         Ok(Record {
             node: stored.node,
@@ -247,8 +272,8 @@ mod tests {
         let keys = Keys::new("/vipd", "orders");
         let swap = Operation::Swap { expected: 5, record: record() };
         let done = answer(&serde_json::json!({ "header": { "revision": "6" }, "succeeded": true }));
-        assert_eq!(keys.outcome(&swap, done).ok(), Some(Outcome::Swapped(6)));
-        let none = Some(Outcome::Seen(Sight { revision: 0, record: None }));
+        assert_eq!(keys.outcome(&swap, done).ok(), Some(Ok(Outcome::Swapped(6))));
+        let none = Some(Ok(Outcome::Seen(Sight { revision: 0, record: None })));
         let not = answer(
             &serde_json::json!({ "header": {}, "responses": [{ "response_range": { "header": {} } }] }),
         );
@@ -264,9 +289,13 @@ mod tests {
             serde_json::json!({ "key": key, "mod_revision": "5", "value": value })
         };
         let beside = answer(&serde_json::json!({ "kvs": [kv("/vipd/orders/notes", "hello")] }));
-        assert_eq!(keys.sights(beside).ok(), Some(vec![]));
-        let inside = answer(&serde_json::json!({ "kvs": [kv("/vipd/orders/51", "hello")] }));
-        let failure = keys.sights(inside).err().map(|f| f.to_string()).unwrap_or_default();
+        assert_eq!(keys.sights(beside), []);
+        let own = BASE64.decode(encode(&record()).as_bytes()).expect("base64");
+        let own = String::from_utf8(own).expect("text");
+        let inside = [kv("/vipd/orders/51", "hello"), kv("/vipd/orders/52", &own)];
+        let found = keys.sights(answer(&serde_json::json!({ "kvs": inside })));
+        let failure = found[0].1.as_ref().err().map(ToString::to_string).unwrap_or_default();
         assert!(failure.contains("/vipd/orders/51"), "{failure}");
+        assert!(found[1].1.is_ok(), "the others are what they are");
     }
 }

@@ -14,6 +14,8 @@ mod client;
 mod key;
 mod member;
 pub(crate) mod prove;
+#[cfg(test)]
+mod tests;
 mod watch;
 
 use crate::check::password::{PasswordError, PasswordFile};
@@ -31,6 +33,10 @@ use tokio::runtime::Builder;
 use tokio::sync::mpsc;
 use vipd_config::Etcd as Settings;
 use vipd_core::lease::register::{Operation, Outcome, Sight};
+
+/// What a member says whose database has no room left.
+pub(crate) const FULL: &str = "its database is full (NOSPACE): it takes no write until it is compacted and defragmented \
+                               and the alarm is disarmed; `vipctl doctor` prints how";
 
 /// Orders and news that may wait: a group has one operation under way, and
 /// there are 255 groups.
@@ -99,8 +105,6 @@ pub(crate) enum Failure {
     Refused(String),
     #[error("it is of another etcd cluster ({0:x}) than the one that answered before ({1:x})")]
     OtherCluster(u64, u64),
-    #[error("the key {0} holds what vipd did not write: delete it, or set another prefix in [etcd]")]
-    Foreign(String),
     #[error(transparent)]
     Password(#[from] PasswordError),
 }
@@ -131,6 +135,7 @@ impl Failure {
             }
             "" => format!("status {status}"),
             "user name is empty" => "it asks for a login: set user and password-file in [etcd]".to_owned(),
+            "mvcc: database space exceeded" => FULL.to_owned(),
             "permission denied" => {
                 "permission denied: the user's role needs readwrite on the prefix".to_owned()
             }
@@ -223,6 +228,15 @@ impl Etcd {
 
 async fn serve(client: Arc<Client>, mut orders: mpsc::Receiver<Order>, news: mpsc::Sender<News>) {
     tokio::spawn(watch::watch(Arc::clone(&client), news.clone()));
+    tokio::spawn({
+        let client = Arc::clone(&client);
+        async move {
+            loop {
+                client.look_at_idle().await;
+                tokio::time::sleep(client::LOOK).await;
+            }
+        }
+    });
     while let Some(Order { vrid, number, operation }) = orders.recv().await {
         let (client, news) = (Arc::clone(&client), news.clone());
         tokio::spawn(async move {

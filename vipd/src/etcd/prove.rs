@@ -18,6 +18,9 @@ pub(crate) struct Proof {
     pub(crate) state: Option<MemberState>,
     /// How long a compare-and-swap took, for which a majority of the members is needed.
     pub(crate) round_trip: Duration,
+    /// Whether it still knows what stood in its keys as many revisions ago as
+    /// are too many: nobody compacts it, or too seldom.
+    pub(crate) hoards: bool,
     /// When its certificate runs out, in seconds since 1970; none without TLS.
     pub(crate) expires: Option<i64>,
 }
@@ -32,30 +35,33 @@ pub(crate) struct MemberState {
     pub(crate) errors: Vec<String>,
 }
 
-/// Proves it for each endpoint of the settings, by its name there.
+/// Proves it for each endpoint of the settings, by its name there. It should
+/// not keep more than `revisions`.
 pub(crate) async fn prove(
     settings: &Settings,
     cluster: &str,
     lease: Duration,
+    revisions: u64,
 ) -> Vec<(String, Result<Proof, Failure>)> {
     // Nobody is told of what comes of it.
     let (news, _) = mpsc::channel(1);
     let client = Client::new(settings, cluster, lease, news);
     let mut told = Vec::new();
     for (member, endpoint) in settings.endpoints.iter().enumerate() {
-        told.push((endpoint.to_string(), prove_one(&client, member).await));
+        told.push((endpoint.to_string(), prove_one(&client, member, revisions).await));
     }
     told
 }
 
-async fn prove_one(client: &Client, member: usize) -> Result<Proof, Failure> {
+pub(super) async fn prove_one(client: &Client, member: usize, revisions: u64) -> Result<Proof, Failure> {
     // The first request makes the connection and logs in; the second is measured.
     client.swap_nothing(member).await?;
     let begun = Instant::now();
     client.swap_nothing(member).await?;
     let round_trip = begun.elapsed();
     let expires = client.certificate(member).await?.and_then(|der| expiry(&der));
-    Ok(Proof { state: client.state(member).await.ok(), round_trip, expires })
+    let hoards = client.keeps(member, revisions).await?;
+    Ok(Proof { state: client.state(member).await.ok(), round_trip, hoards, expires })
 }
 
 /// When the first certificate of a file runs out, in seconds since 1970; none

@@ -96,7 +96,8 @@ async fn follow(client: &Client, member: usize, news: &mpsc::Sender<News>) -> Re
     }
     while let Ok(watched) = timeout(client.lease, lines.next()).await {
         for change in watched?.events {
-            if let Some((vrid, sight)) = client.keys.changed(change)? {
+            let Some((vrid, found)) = client.keys.changed(change) else { continue };
+            if let Some(sight) = client.usable(vrid, found) {
                 let _ = news.send(News::Changed(vrid, sight)).await;
             }
         }

@@ -3,6 +3,7 @@
 mod watch;
 
 use super::monitor::{Batch, Monitor};
+use super::passage::Passage;
 use super::release::remove_leftovers;
 use super::request::{BATCH, Life, Refusal, Request, Requester, deletions, is_gone};
 use super::steps::{Placed, Steps, steps};
@@ -19,11 +20,13 @@ use std::path::PathBuf;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tracing::{info, warn};
 use vipd_core::plan::{GroupPlan, Hold};
 use vipd_core::settings::{Cidr, Family};
 use vipd_core::time::Time;
+use watch::Reading;
 
 /// A pause between two attempts to read everything anew.
 const RESYNC_PAUSE: Duration = Duration::from_millis(100);
@@ -53,8 +56,12 @@ pub struct KernelActor {
     unsettled: bool,
     /// Notifications were lost, or the monitor itself.
     stale: Option<Stale>,
-    /// When to read everything anew again after that failed.
+    /// When to read everything anew, the next time that it is needed.
     retry: Instant,
+    /// Everything is being read anew.
+    reading: Option<Reading>,
+    /// What packets of connections of former owners take, by group, and what ends it.
+    passages: BTreeMap<usize, JoinHandle<()>>,
 }
 
 /// Why the table of links and addresses cannot be trusted.
@@ -123,6 +130,8 @@ impl KernelActor {
             unsettled: false,
             stale: None,
             retry: Instant::now(),
+            reading: None,
+            passages: BTreeMap::new(),
         };
         Ok((actor, removed))
     }
@@ -138,18 +147,18 @@ impl KernelActor {
                 biased;
                 () = events.closed() => return,
                 () = shared.news.notified() => self.take_plans().await,
-                () = tokio::time::sleep_until(self.retry), if self.stale.is_some() => self.resync().await,
+                () = tokio::time::sleep_until(self.retry), if self.stale.is_some() && self.reading.is_none() => {
+                    self.read_anew();
+                }
+                // Plans are taken between the parts of a dump, and before what it told is put right.
+                dump = watch::dumped(&mut self.reading) => self.take_dump(dump).await,
                 batch = self.monitor.next(), if self.stale != Some(Stale::Closed) => match batch {
-                    Batch::Messages(notices) => self.observe(notices).await,
+                    Batch::Messages(notices) => self.hear(notices).await,
                     Batch::Overrun(notices) => {
-                        self.observe(notices).await;
-                        self.stale = Some(Stale::Overrun);
-                        self.resync().await;
+                        self.hear(notices).await;
+                        self.lost_notices(Stale::Overrun);
                     }
-                    Batch::Closed => {
-                        self.stale = Some(Stale::Closed);
-                        self.resync().await;
-                    }
+                    Batch::Closed => self.lost_notices(Stale::Closed),
                 },
             }
         }
@@ -170,8 +179,11 @@ impl KernelActor {
                 continue;
             }
             let result = self.apply(plan).await;
-            if let Err(reason) = &result {
-                warn!(group, generation, "the kernel does not hold the addresses as planned: {reason}");
+            match &result {
+                Ok(()) => self.let_pass(group).await,
+                Err(reason) => {
+                    warn!(group, generation, "the kernel does not hold the addresses as planned: {reason}");
+                }
             }
             // The shell first: what follows can wait for it, not the reverse.
             self.tell(KernelEvent::Applied { group, generation, result }).await;
@@ -185,11 +197,35 @@ impl KernelActor {
         }
     }
 
+    /// Connections that the former owner has shall live on: their packets come
+    /// here from the moment of the announcement.
+    async fn let_pass(&mut self, group: usize) {
+        let hands_over = |g: &&Group| g.plan.hold == Hold::Silent && !g.plan.former.is_empty();
+        let Some(plan) = self.groups.get(&group).filter(hands_over).map(|g| &g.plan) else { return };
+        let Some(link) = self.table.link(plan.interface, |a| self.floating.contains(&a)) else { return };
+        let on_link = |former| link.addresses.iter().any(|own| own.contains(former));
+        let addresses = plan.addresses.iter().map(|a| a.address());
+        let Some(passage) = Passage::new(&link.name, addresses, &plan.former, on_link) else { return };
+        if let Some(before) = self.passages.remove(&group) {
+            before.abort();
+        }
+        match passage.open().await {
+            Ok(ends) => {
+                self.passages.insert(group, ends);
+            }
+            Err(error) => warn!(
+                "connections that are open when the address comes here are reset: packets cannot be passed on \
+                 to the former owner: {error} (this wants `nft`, of the package nftables)"
+            ),
+        }
+    }
+
     /// What is no floating address any more may be the host's own.
     async fn forget(&mut self, forgotten: Forgotten) {
         for group in forgotten.groups {
             if self.groups.get(&group).is_some_and(|g| g.plan.hold == Hold::Absent) {
                 self.groups.remove(&group);
+                self.passages.remove(&group);
             }
         }
         self.configured = forgotten.configured;

@@ -18,6 +18,7 @@
 mod actor;
 mod held;
 mod monitor;
+mod passage;
 mod release;
 pub(crate) mod request;
 mod steps;

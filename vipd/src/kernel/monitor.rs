@@ -57,17 +57,20 @@ impl Monitor {
     }
 
     /// Reads all links and addresses.
-    pub(super) async fn dump(&self) -> Result<Table, KernelError> {
-        let mut table = Table::default();
-        let mut links = pin!(self.handle.link().get().execute());
-        while let Some(link) = links.try_next().await.map_err(KernelError::Dump)? {
-            table.take(&RouteNetlinkMessage::NewLink(link));
+    pub(super) fn dump(&self) -> impl Future<Output = Result<Table, KernelError>> + Send + use<> {
+        let handle = self.handle.clone();
+        async move {
+            let mut table = Table::default();
+            let mut links = pin!(handle.link().get().execute());
+            while let Some(link) = links.try_next().await.map_err(KernelError::Dump)? {
+                table.take(&RouteNetlinkMessage::NewLink(link));
+            }
+            let mut addresses = pin!(handle.address().get().execute());
+            while let Some(address) = addresses.try_next().await.map_err(KernelError::Dump)? {
+                table.take(&RouteNetlinkMessage::NewAddress(address));
+            }
+            Ok(table)
         }
-        let mut addresses = pin!(self.handle.address().get().execute());
-        while let Some(address) = addresses.try_next().await.map_err(KernelError::Dump)? {
-            table.take(&RouteNetlinkMessage::NewAddress(address));
-        }
-        Ok(table)
     }
 
     /// Whether an interface is up as far as people are concerned; so is one of which nothing is known.

@@ -106,6 +106,7 @@ mod tests {
             hold,
             lease: Duration::from_secs(3),
             until: None,
+            former: vec![],
         }
     }
 

@@ -31,7 +31,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 use vipd_core::rejects::Reject;
 use vipd_core::time::Time;
-use vipd_core::wire::peer::{self, Malformed};
+use vipd_core::wire::peer::{self, Envelope, Malformed};
 
 /// What seals the link, for people.
 pub const CIPHER: &str = session::PATTERN;
@@ -222,7 +222,8 @@ impl Links {
                     Err(cause) => Received::RefusedAdvert(cause, advert.to_vec()),
                 };
             }
-            Err(Unreadable::Plain) if self.accept_unsealed => return Received::Plain,
+            // Two owners are what forged votes would make: those count sealed only.
+            Err(Unreadable::Plain) if self.accept_unsealed && !is_vote(datagram) => return Received::Plain,
             Err(Unreadable::Plain) => Opened::Refused(Reject::Unsealed),
             Err(Unreadable::Version(version)) => Opened::Refused(Reject::Peer(Malformed::Version(version))),
             Err(Unreadable::Garbage) => Opened::Refused(Reject::Peer(Malformed::Garbage)),
@@ -312,6 +313,10 @@ impl Links {
             problem: known.problem.map(|(cause, at)| (problem(&known.party.name, cause), now - at)),
         }
     }
+}
+
+fn is_vote(datagram: &[u8]) -> bool {
+    Envelope::parse(datagram).is_ok_and(|envelope| envelope.message.is_vote())
 }
 
 /// What a peer does wrong, in a sentence about it.

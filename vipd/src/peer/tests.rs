@@ -4,7 +4,7 @@ use super::*;
 use crate::peer::advert::SEAL;
 use proptest::prelude::*;
 use std::net::Ipv4Addr;
-use vipd_core::wire::peer::{Envelope, Message, cluster_id, node_id};
+use vipd_core::wire::peer::{Ballot, Message, cluster_id, node_id};
 
 const MS: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);
@@ -322,6 +322,24 @@ fn another_key_a_missing_seal_and_another_version_are_named() {
     assert_eq!(pair.problem(0), "px2 speaks version 9 of the peer link, this host 2");
     pair.nodes[0].accept_unsealed = true;
     assert_eq!(pair.deliver(0, &plain), Received::Plain);
+}
+
+/// While a key is brought in anybody may speak, but nobody may make two owners.
+#[test]
+fn without_a_seal_nobody_votes_even_where_it_is_accepted() {
+    let mut pair = Pair::of(links(1, 0, 1), links(2, 1, 1));
+    pair.nodes[0].accept_unsealed = true;
+    let ballot = Ballot { vrid: std::num::NonZeroU8::MIN, run: 7, number: u64::MAX };
+    let (lease, left) = (SECOND, SECOND);
+    for message in [
+        Message::Request { ballot, lease, preempt: false },
+        Message::Grant(ballot),
+        Message::Refuse { ballot, holder: None, left },
+        Message::Release(ballot),
+    ] {
+        let plain = Envelope { cluster: cluster_id("orders"), sender: node_id("px2"), message }.write();
+        assert_eq!(pair.deliver(0, &plain), Received::Refused(Reject::Unsealed));
+    }
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! The task that keeps one place as the newest order says.
 
-use super::store::{FOLLOW_FOR, Opening, Store, Where, chance};
+use super::store::{FOLLOW_EVERY, FOLLOW_FOR, Opening, Store, Where, chance};
 use super::{Answer, Order};
 use crate::control::api::{DnsSteps, DnsStoreDoc, Event, EventKind, Level};
 use crate::control::events::EventLog;
@@ -11,6 +11,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until};
 use tracing::{info, warn};
+use vipd_cloud::route53::Following;
 use vipd_cloud::{Desired, Error, Outcome, Problem};
 use vipd_core::publish::{Records, Wanted};
 
@@ -52,6 +53,9 @@ struct Memory {
     lost_at: Option<Instant>,
     /// What the last order wanted, and whether this node was to write it.
     sought: Option<(bool, Wanted)>,
+    /// This node was elected to write, and has not read the place since: until
+    /// then another one wrote.
+    unread: bool,
     /// A change that not everybody answers by yet.
     pending: Option<Pending>,
     /// The server does not take the key: the file may have a new one by now.
@@ -62,16 +66,18 @@ struct Memory {
 
 /// A change that is followed.
 struct Pending {
-    change: String,
+    /// Its pace and its end are of the change, however often something else comes between.
+    following: Following,
     ordered: Instant,
-    /// Nobody is asked about it any more from then on.
-    until: Instant,
 }
 
 impl Memory {
     /// Takes up an order. What was lost before it wanted something else, or this
     /// node was elected, was no fight; that a change is near changes nothing.
     fn take_up(&mut self, records: &Records) {
+        if records.write && self.sought.as_ref().is_none_or(|(wrote, _)| !wrote) {
+            self.unread = true;
+        }
         let sought = Some((records.write, records.wanted.clone()));
         if self.sought != sought {
             self.lost = 0;
@@ -105,7 +111,7 @@ impl Place {
                 Some(order) => self.attempt(&mut store, &order, &mut memory).await,
                 None => Instant::now() + self.place.look_every(),
             };
-            let change = memory.pending.as_ref().map(|p| (p.change.as_str(), p.until));
+            let change = memory.pending.as_mut().map(|p| &mut p.following);
             tokio::select! {
                 changed = self.orders.changed() => if changed.is_err() {
                     return;
@@ -128,9 +134,10 @@ impl Place {
         memory.take_up(&order.records);
         let new = order.records.generation != memory.generation;
         memory.generation = order.records.generation;
-        let Some(outcome) = self.ask(store, order, &desired, new).await else {
+        let Some(outcome) = self.ask(store, order, &desired, new, memory.unread).await else {
             return Instant::now();
         };
+        memory.unread = memory.unread && outcome.is_err();
         self.note(store, outcome.as_ref().ok());
         let again = match outcome {
             Ok(outcome) => self.succeeded(store, order, &desired, outcome, memory),
@@ -160,10 +167,16 @@ impl Place {
         order: &Order,
         desired: &Desired,
         new: bool,
+        unread: bool,
     ) -> Option<Result<Outcome, Error>> {
         let by = Instant::now() + self.place.patience();
         if order.records.write && new {
-            return Some(store.publish(desired, by).await);
+            let outcome = store.publish(desired, by).await;
+            // A write from what was seen last is refused if that is no more so; that
+            // there is nothing to write is said only of what was read.
+            if !(unread && matches!(outcome, Ok(Outcome::InSync | Outcome::KeepLast))) {
+                return Some(outcome);
+            }
         }
         let mut orders = self.orders.clone();
         let look = async {
@@ -194,9 +207,10 @@ impl Place {
         by: Instant,
     ) -> Result<Outcome, Error> {
         let near = self.opening.desired(self.place, &Records { near: true, ..order.records.clone() });
-        match (store.check(desired, by).await, near) {
-            (Ok(Outcome::Due(_)), Ok(near)) if near.ttl != desired.ttl => store.check(&near, by).await,
-            (outcome, _) => outcome,
+        let found = store.check(desired, by).await;
+        match other_ttl(&found, desired, near.ok()) {
+            Some(near) => store.check(&near, by).await,
+            None => found,
         }
     }
 
@@ -213,8 +227,10 @@ impl Place {
         match outcome {
             Outcome::InSync | Outcome::KeepLast => self.recovered(order, memory),
             Outcome::Written { epoch, pending } => {
-                let (ordered, until) = (order.decided, now + FOLLOW_FOR);
-                memory.pending = pending.map(|change| Pending { change, ordered, until });
+                memory.pending = pending.map(|change| Pending {
+                    following: Following::new(&change, FOLLOW_EVERY, now + FOLLOW_FOR),
+                    ordered: order.decided,
+                });
                 self.recovered(order, memory);
                 self.written(store, order, desired, epoch, now);
             }
@@ -360,6 +376,13 @@ impl Place {
     }
 }
 
+/// What to look for too, where what was found is not what was looked for: the
+/// same with the TTL of a change that is near, where that is another.
+fn other_ttl(found: &Result<Outcome, Error>, desired: &Desired, near: Option<Desired>) -> Option<Desired> {
+    let due = matches!(found, Ok(Outcome::Due(_)));
+    near.filter(|near| due && near.ttl != desired.ttl)
+}
+
 /// Whether a server refuses what the key file said.
 fn is_about_the_key(problem: &Problem) -> bool {
     matches!(problem, Problem::BadKey { .. } | Problem::BadSignature { .. } | Problem::BadTsig { .. })
@@ -398,6 +421,59 @@ mod tests {
         let looks = Records { generation: 4, write: false, ..other };
         assert_eq!(lost_after(&looks), 0);
         assert_eq!(lost_after(&Records { generation: 5, write: true, ..looks }), 0);
+    }
+
+    fn wanted(ttl: u32) -> Desired {
+        let addresses = BTreeSet::from([IpAddr::from([10, 77, 0, 11])]);
+        let owner = vipd_cloud::Owner::new("px2").expect("a name");
+        Desired { addresses, ttl, owner, may_be_empty: false, repair: false }
+    }
+
+    fn due() -> Outcome {
+        let desired = wanted(5);
+        let Desired { addresses, ttl, owner, .. } = desired;
+        Outcome::Due(vipd_cloud::Lease { epoch: 2, owner, ttl, addresses })
+    }
+
+    /// A place whose writer has lowered the TTL, or not, is as it should be for a node that only looks.
+    #[test]
+    fn both_ttls_are_right_for_a_node_that_looks() {
+        let (far, near) = (wanted(5), wanted(1));
+        let next = |found, near| other_ttl(&found, &far, near).map(|desired| desired.ttl);
+        assert_eq!(next(Ok(due()), Some(near.clone())), Some(1), "the other TTL is looked for");
+        assert_eq!(next(Ok(Outcome::InSync), Some(near.clone())), None, "found at once");
+        let failed = Err(Error { place: "there".into(), problem: Problem::TimedOut });
+        assert_eq!(next(failed, Some(near)), None, "and not asked again when it fails");
+        // Where the TTL does not fall there is one question.
+        assert_eq!(next(Ok(due()), Some(far.clone())), None);
+        assert_eq!(next(Ok(due()), None), None);
+    }
+
+    /// That its own address is gone a node learns by looking; what keeps another
+    /// from writing is not for it to report.
+    #[tokio::test]
+    async fn a_node_that_looks_reports_what_is_so_and_nothing_that_failed() {
+        let text = include_str!("../../../config/examples/cloud.toml");
+        let settings = vipd_config::Config::parse(text, "cloud.toml").expect("a good file");
+        let settings = crate::shell::settings(settings);
+        let dns = settings.dns.clone().expect("a name");
+        let opening = Arc::new(Opening::new(dns, &settings.cluster.nodes, 1));
+        let place = Where::Server(([10, 77, 0, 11], 53).into());
+        let (answers, mut told) = mpsc::channel(4);
+        let (events, _store) = EventLog::new();
+        let (state, orders) = (watch::channel(place.unread(&opening.dns)).0, watch::channel(None).1);
+        let place = Place { opening, place, position: 1, start: 3, orders, told: state, events, answers };
+        let order = |write| Order {
+            records: Records { generation: 7, write, wanted: None, near: false },
+            decided: Instant::now(),
+        };
+        place.answer(&order(false), Err("refused".to_owned()));
+        assert!(told.try_recv().is_err());
+        place.answer(&order(false), Ok(()));
+        let answer = told.try_recv().expect("an answer");
+        assert_eq!((answer.start, answer.place, answer.generation, answer.result), (3, 1, 7, Ok(())));
+        place.answer(&order(true), Err("refused".to_owned()));
+        assert_eq!(told.try_recv().expect("an answer").result, Err("refused".to_owned()));
     }
 
     /// Each waits for the longest pause, and then for its own look that says it lost.

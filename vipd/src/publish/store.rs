@@ -5,14 +5,14 @@ use std::net::SocketAddr;
 use std::time::Duration;
 use tokio::time::Instant;
 use vipd_cloud::rfc2136::{self, Key, Rfc2136};
-use vipd_cloud::route53::{self, Form, Route53};
+use vipd_cloud::route53::{self, Following, Form, Route53};
 use vipd_cloud::{Desired, Error, Outcome, Owner, Publisher, Status};
 use vipd_core::publish::Records;
 use vipd_core::settings::{Dns, Member, RecordForm};
 
 /// Route 53 tells this often whether all of its servers know a change; it takes
 /// "generally within 60 seconds", and each question counts for the account.
-const FOLLOW_EVERY: Duration = Duration::from_secs(5);
+pub(super) const FOLLOW_EVERY: Duration = Duration::from_secs(5);
 /// It is asked for so long from the write on, and not any more.
 pub(super) const FOLLOW_FOR: Duration = Duration::from_secs(300);
 
@@ -178,11 +178,9 @@ impl Store {
 
     /// Waits until a change is known to all that answer, until its time is over;
     /// for ever if there is none.
-    pub(super) async fn follow(&self, change: Option<(&str, Instant)>) -> Result<(), Error> {
+    pub(super) async fn follow(&self, change: Option<&mut Following>) -> Result<(), Error> {
         match (self, change) {
-            (Self::Route53(publisher), Some((change, until))) => {
-                publisher.store().wait_in_sync(change, FOLLOW_EVERY, until).await
-            }
+            (Self::Route53(publisher), Some(following)) => publisher.store().follow(following).await,
             (Self::Rfc2136(_), _) | (Self::Route53(_), None) => std::future::pending().await,
         }
     }

@@ -77,19 +77,26 @@ impl Interfaces {
         if !interface.up {
             return Link::Down { reason: format!("{} has no carrier or is down", interface.name) };
         }
-        let mut sources = vec![];
-        for family in Family::ALL.into_iter().filter(|f| carries(vip, *f, settings)) {
-            match self.source(vip, family, settings, me, interface) {
+        let seat = Seat { all: self, interface, vip, settings, me };
+        let (mut sources, mut lacking) = (vec![], None);
+        for family in Family::ALL.into_iter().filter(|f| seat.carries(*f)) {
+            match seat.source(family) {
                 Some(source) => sources.push(source),
-                None if must_carry(vip, family, settings, me) => {
-                    return Link::Down { reason: self.no_source(vip, family, settings, me, interface) };
+                None if seat.must_carry(family) => {
+                    lacking = lacking.or_else(|| Some(seat.no_source(family)));
                 }
                 None => {}
             }
         }
+        if let Some(reason) = lacking {
+            return match sources.is_empty() {
+                true => Link::Down { reason },
+                false => Link::Partial { reason, interface: index, sources },
+            };
+        }
         if sources.is_empty() {
             let family = if vip.of_family(Family::V4).next().is_some() { Family::V4 } else { Family::V6 };
-            return Link::Down { reason: self.no_source(vip, family, settings, me, interface) };
+            return Link::Down { reason: seat.no_source(family) };
         }
         let (mac, subnets) = (interface.mac, interface.addresses.clone());
         Link::Up { interface: index, sources, mac, subnets }
@@ -129,41 +136,67 @@ impl Interfaces {
     fn one(&self, is_it: impl Fn(&Interface) -> bool) -> Option<(u32, &Interface)> {
         self.0.iter().find(|(_, i)| is_it(i)).map(|(index, i)| (*index, i))
     }
+}
+
+/// A group at its interface.
+#[derive(Clone, Copy)]
+struct Seat<'a> {
+    all: &'a Interfaces,
+    interface: &'a Interface,
+    vip: &'a VipGroup,
+    settings: &'a Settings,
+    me: usize,
+}
+
+impl Seat<'_> {
+    /// This node's address of a family by the file.
+    fn of_file(&self, family: Family) -> Option<IpAddr> {
+        self.settings.cluster.nodes.get(self.me).and_then(|n| n.address(family))
+    }
+
+    /// Whether a group is advertised over a family: that of its addresses; every
+    /// one that the version knows where only the election counts.
+    fn carries(&self, family: Family) -> bool {
+        match (self.vip.addresses.is_empty(), self.settings.election.version, family) {
+            (false, _, _) => self.vip.of_family(family).next().is_some(),
+            (true, VrrpVersion::V2, Family::V6) => false,
+            (true, VrrpVersion::V2, Family::V4) | (true, VrrpVersion::V3, _) => true,
+        }
+    }
+
+    /// Whether a group cannot go without a family: it has addresses of it, and the
+    /// others expect to hear of them. A virtual router that is held and not
+    /// advertised would be taken by another.
+    fn must_carry(&self, family: Family) -> bool {
+        let heard = match self.settings.election.transport {
+            Transport::Multicast => true,
+            Transport::Unicast | Transport::Udp => self.of_file(family).is_some(),
+        };
+        heard && self.vip.of_family(family).next().is_some()
+    }
 
     /// The address to advertise from: at unicast the node's own from the file,
     /// as the peers expect it; at multicast the interface's, and link-local for
     /// IPv6 (RFC 9568 section 5.1.2.1).
-    fn source(
-        &self,
-        vip: &VipGroup,
-        family: Family,
-        settings: &Settings,
-        me: usize,
-        interface: &Interface,
-    ) -> Option<IpAddr> {
-        let of_file = settings.cluster.nodes.get(me).and_then(|n| n.address(family));
-        let here = of_file.filter(|own| interface.addresses.iter().any(|a| a.address() == *own));
-        let is_vip = |address: &IpAddr| vip.addresses.iter().any(|v| v.address() == *address);
-        let mut on_link = interface.addresses.iter().map(|a| a.address()).filter(|a| !is_vip(a));
-        match (settings.election.transport, family) {
+    fn source(&self, family: Family) -> Option<IpAddr> {
+        let of_file = self.of_file(family);
+        let mine = || self.interface.addresses.iter().map(|a| a.address());
+        let here = of_file.filter(|own| mine().any(|a| a == *own));
+        let is_vip = |address: &IpAddr| self.vip.addresses.iter().any(|v| v.address() == *address);
+        let mut on_link = mine().filter(|a| !is_vip(a));
+        match (self.settings.election.transport, family) {
             (Transport::Unicast, _) => here,
             // The way to the others need not be the interface of the addresses.
-            (Transport::Udp, _) => of_file.filter(|own| self.addresses().any(|a| a == *own)),
+            (Transport::Udp, _) => of_file.filter(|own| self.all.addresses().any(|a| a == *own)),
             (Transport::Multicast, Family::V4) => here.or_else(|| on_link.find(IpAddr::is_ipv4)),
             (Transport::Multicast, Family::V6) => on_link.find(|a| is_link_local(*a)),
         }
     }
 
     /// Why a group cannot be advertised over a family.
-    fn no_source(
-        &self,
-        vip: &VipGroup,
-        family: Family,
-        settings: &Settings,
-        me: usize,
-        interface: &Interface,
-    ) -> String {
-        let own = settings.cluster.nodes.get(me).and_then(|n| n.address(family));
+    fn no_source(&self, family: Family) -> String {
+        let Self { all, interface, vip, settings, me } = *self;
+        let own = self.of_file(family);
         let wanted = match (settings.election.transport, own, family) {
             (Transport::Unicast | Transport::Udp, Some(own), _) => {
                 let node = settings.cluster.nodes.get(me).map_or("", |n| n.name.as_str());
@@ -177,7 +210,7 @@ impl Interfaces {
             Transport::Unicast | Transport::Multicast => interface.name.as_str(),
             Transport::Udp => "this host",
         };
-        let other = self.one(|i| own.is_some_and(|own| i.addresses.iter().any(|a| a.address() == own)));
+        let other = all.one(|i| own.is_some_and(|own| i.addresses.iter().any(|a| a.address() == own)));
         match (settings.election.transport, other) {
             (Transport::Unicast, Some((_, other))) => format!(
                 "{name} does not have {wanted}, from which {} would be advertised, but {} has: by \
@@ -192,29 +225,6 @@ impl Interfaces {
     }
 }
 
-/// Whether a group cannot go without a family: it has addresses of it, and the
-/// others expect to hear of them. A virtual router that is held and not
-/// advertised would be taken by another.
-fn must_carry(vip: &VipGroup, family: Family, settings: &Settings, me: usize) -> bool {
-    let heard = match settings.election.transport {
-        Transport::Multicast => true,
-        Transport::Unicast | Transport::Udp => {
-            settings.cluster.nodes.get(me).is_some_and(|n| n.address(family).is_some())
-        }
-    };
-    heard && vip.of_family(family).next().is_some()
-}
-
-/// Whether a group is advertised over a family: that of its addresses; every
-/// one that the version knows where only the election counts.
-fn carries(vip: &VipGroup, family: Family, settings: &Settings) -> bool {
-    match (vip.addresses.is_empty(), settings.election.version, family) {
-        (false, _, _) => vip.of_family(family).next().is_some(),
-        (true, VrrpVersion::V2, Family::V6) => false,
-        (true, VrrpVersion::V2, Family::V4) | (true, VrrpVersion::V3, _) => true,
-    }
-}
-
 fn own_addresses(settings: &Settings, me: usize) -> String {
     settings.cluster.nodes.get(me).map_or_else(String::new, |n| {
         let list: Vec<String> = n.addresses.iter().map(ToString::to_string).collect();
@@ -226,8 +236,6 @@ fn own_addresses(settings: &Settings, me: usize) -> String {
 mod tests {
     use super::*;
     use std::num::NonZeroU8;
-    use std::time::Duration;
-    use vipd_core::settings::{ClusterSettings, ElectionSettings, Member, OnNoQuorum, Quorum, VrrpVersion};
 
     fn cidr(text: &str) -> Cidr {
         let (address, prefix) = text.split_once('/').expect("a prefix");
@@ -246,34 +254,11 @@ mod tests {
     }
 
     fn settings(transport: Transport, own: &[&str]) -> Settings {
-        Settings {
-            cluster: ClusterSettings {
-                name: "orders".into(),
-                nodes: vec![Member {
-                    name: "px1".into(),
-                    addresses: own.iter().map(|a| a.parse().expect("an address")).collect(),
-                    priority: None,
-                }],
-                witnesses: vec![],
-                peer_port: 7112,
-            },
-            election: ElectionSettings {
-                advert_interval: Duration::from_secs(1),
-                version: VrrpVersion::V3,
-                transport,
-                preempt: false,
-                preempt_delay: Duration::ZERO,
-                lease: Duration::from_secs(3),
-                quorum: Quorum::None,
-                on_no_quorum: OnNoQuorum::Withdraw,
-                etcd_lease: Duration::from_secs(3),
-            },
-            vips: vec![],
-            listeners: vec![],
-            pools: vec![],
-            dns: None,
-            digests: vec![],
-        }
+        let mut settings = crate::shell::orders::tests::settings();
+        settings.cluster.nodes.truncate(1);
+        settings.cluster.nodes[0].addresses = own.iter().map(|a| a.parse().expect("an address")).collect();
+        settings.election.transport = transport;
+        Settings { vips: vec![], ..settings }
     }
 
     fn host() -> Interfaces {
@@ -330,9 +315,13 @@ mod tests {
             (Transport::Unicast, &["10.77.0.99", "fd77::11"]),
             (Transport::Udp, &["10.77.0.11", "fd77::99"]),
         ] {
-            let Link::Down { reason } = host().link(&both, &settings(transport, own), 0) else {
+            let Link::Partial { reason, interface, sources } =
+                host().link(&both, &settings(transport, own), 0)
+            else {
                 panic!("{transport:?} {own:?}");
             };
+            let left = own.iter().filter(|a| !a.ends_with("99")).map(|a| a.parse().expect("an address"));
+            assert_eq!((interface, sources), (2, left.collect::<Vec<IpAddr>>()));
             assert!(reason.contains(".99 of") || reason.contains("::99 of"), "{reason}");
         }
         let one = settings(Transport::Unicast, &["10.77.0.11"]);
@@ -359,7 +348,7 @@ mod tests {
         let reason =
             |vip: &VipGroup, own: &str| match host().link(vip, &settings(Transport::Unicast, &[own]), 0) {
                 Link::Down { reason } => reason,
-                up @ (Link::Unknown | Link::Up { .. }) => panic!("{up:?}"),
+                up @ (Link::Unknown | Link::Partial { .. } | Link::Up { .. }) => panic!("{up:?}"),
             };
         assert_eq!(
             reason(&vip(&["10.77.0.100/24"], Some("eth7")), "10.77.0.11"),

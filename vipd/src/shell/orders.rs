@@ -197,9 +197,7 @@ pub(super) mod tests {
     use std::num::NonZeroU8;
     use tokio::sync::oneshot;
     use vipd_core::node::{Input, Link, Output, Settings};
-    use vipd_core::settings::{
-        Cidr, ClusterSettings, ElectionSettings, Member, OnNoQuorum, Quorum, Transport, VipGroup, VrrpVersion,
-    };
+    use vipd_core::settings::{Cidr, VipGroup};
     use vipd_core::wire::peer::{Envelope, GroupReport, Hello, Message, cluster_id, node_id};
 
     fn at(millis: u64) -> Time {
@@ -210,41 +208,13 @@ pub(super) mod tests {
         IpAddr::from([10, 77, 0, last])
     }
 
+    /// Two nodes and a VIP, as a file gives them.
     pub(in crate::shell) fn settings() -> Settings {
-        let member =
-            |n: u8| Member { name: format!("px{n}"), addresses: vec![address(10 + n)], priority: None };
-        let vip = VipGroup {
-            name: "main".into(),
-            addresses: Cidr::new(address(100), 24).into_iter().collect(),
-            interface: None,
-            vrid: NonZeroU8::MIN,
-            nodes: vec![0, 1],
-            track: vec![],
-        };
-        Settings {
-            cluster: ClusterSettings {
-                name: "orders".into(),
-                nodes: vec![member(1), member(2)],
-                witnesses: vec![],
-                peer_port: 7112,
-            },
-            election: ElectionSettings {
-                advert_interval: Duration::from_secs(1),
-                version: VrrpVersion::V3,
-                transport: Transport::Unicast,
-                preempt: false,
-                preempt_delay: Duration::ZERO,
-                lease: Duration::from_secs(3),
-                quorum: Quorum::None,
-                on_no_quorum: OnNoQuorum::Withdraw,
-                etcd_lease: Duration::from_secs(3),
-            },
-            vips: vec![vip],
-            listeners: vec![],
-            pools: vec![],
-            dns: None,
-            digests: vec![],
-        }
+        let file = "[cluster]\nname = \"orders\"\nnodes = [{ name = \"px1\", address = \"10.77.0.11\" }, \
+                    { name = \"px2\", address = \"10.77.0.12\" }]\n\
+                    [[vip]]\nname = \"main\"\nvrid = 1\naddresses = [\"10.77.0.100/24\"]\n";
+        let config = vipd_config::Config::parse(file, "vipd.toml").expect("a good file");
+        Settings { digests: vec![], ..crate::shell::settings(config) }
     }
 
     /// Lets the kernel obey.
@@ -268,7 +238,8 @@ pub(super) mod tests {
     }
 
     fn px2_is(state: State, node: &mut Node, now: Time) {
-        let report = GroupReport { vrid: NonZeroU8::MIN, state, priority: 150, serving: true };
+        let report =
+            GroupReport { vrid: NonZeroU8::MIN, state, priority: 150, serving: true, deposed: false };
         let message = Message::Hello(Hello { groups: vec![report], ..Hello::default() });
         let envelope = Envelope { cluster: cluster_id("orders"), sender: node_id("px2"), message };
         node.handle(Input::PeerPacket { source: address(12), ttl: 255, payload: &envelope.write() }, now);

@@ -16,6 +16,7 @@ impl Shell {
             // A host has one at least: the kernel's list is still to come.
             return;
         }
+        self.resolver.host_has(self.interfaces.addresses().collect());
         self.open_peer_sockets();
         let (settings, me) = (self.node.settings(), self.node.me());
         let links: Vec<(usize, Link)> =

@@ -153,6 +153,7 @@ fn changes(old: &Settings, new: &Settings) -> Vec<&'static str> {
     let mut keys: Vec<&str> = digests.filter(|(a, b)| a != b).map(|((key, _), _)| *key).collect();
     let others = [
         ("election.preempt-delay", old.election.preempt_delay != new.election.preempt_delay),
+        ("election.start-delay", old.election.start_delay != new.election.start_delay),
         ("election.lease", old.election.lease != new.election.lease),
         ("vip", old.vips != new.vips),
         ("listen", old.listeners != new.listeners),

@@ -3,7 +3,7 @@
 use super::NAME_PROBLEM;
 use crate::control::api::{
     Counters, DnsDoc, DnsStoreDoc, EtcdDoc, LinkDoc, ListenerDoc, PeerDoc, PeerState, PoolDoc, QueueDoc,
-    ServerDoc, StatusDoc, VipDoc,
+    ServerDoc, StatusDoc, VipDoc, WitnessDoc,
 };
 use crate::etcd::Etcd;
 use crate::peer::{self, Links};
@@ -17,7 +17,7 @@ use vipd_core::discover::Found;
 use vipd_core::explain::count;
 use vipd_core::health::{Admin, Reason, ServerStatus};
 use vipd_core::node::{GroupStatus, Node};
-use vipd_core::peers::Peer;
+use vipd_core::peers::{Peer, WitnessFile};
 use vipd_core::probe::{Connections, Lag};
 use vipd_core::rejects::Rejected;
 use vipd_core::settings::{Host, Member};
@@ -58,6 +58,7 @@ pub fn document(known: &Known<'_>) -> StatusDoc {
         maintenance: node.maintenance(),
         vips: node.group_status(now).iter().map(vip).collect(),
         peers: others.map(|(_, (member, known))| peer(member, known, now)).collect(),
+        witnesses: witnesses(node, now),
         listeners: listeners(node, stats),
         pools: pools(known),
         dns: dns(node, stores.to_vec(), now).into_iter().collect(),
@@ -120,6 +121,18 @@ fn vip(group: &GroupStatus) -> VipDoc {
         proofs: group.proofs.iter().cloned().map(Into::into).collect(),
         lease_ms: group.lease_left.map(|left| u64::try_from(left.as_millis()).unwrap_or(u64::MAX)),
     }
+}
+
+fn witnesses(node: &Node, now: Time) -> Vec<WitnessDoc> {
+    let all = node.settings().cluster.witnesses.iter().zip(node.witnesses());
+    let witness = |(member, known): (&Member, &WitnessFile)| WitnessDoc {
+        name: member.name.clone(),
+        address: member.addresses.first().map(ToString::to_string).unwrap_or_default(),
+        last_heard_ms: known.heard_at.map(|at| u64::try_from((now - at).as_millis()).unwrap_or(u64::MAX)),
+        config_match: (!known.digests.is_empty()).then_some(known.differs.is_empty()),
+        config_differs: known.differs.iter().map(|k| (*k).to_owned()).collect(),
+    };
+    all.map(witness).collect()
 }
 
 fn peer(member: &Member, known: &Peer, now: Time) -> PeerDoc {

@@ -75,6 +75,7 @@ impl Rig {
                 hold,
                 lease,
                 until: None,
+                former: vec![],
             });
             let answer = self.event(|event| match event {
                 KernelEvent::Applied { generation: g, result, .. } if g == generation => Some(Some(result)),
@@ -126,6 +127,7 @@ impl Rig {
             hold,
             lease: LEASE,
             until: None,
+            former: vec![],
         });
         self.event(|event| match event {
             KernelEvent::Applied { result, .. } => Some(result),
@@ -243,6 +245,7 @@ fn a_frozen_process_brings_nothing_back() {
             hold: Hold::Owned,
             lease: Duration::from_secs(1),
             until: None,
+            former: vec![],
         };
         rig.handle.submit(frozen);
         std::thread::sleep(Duration::from_millis(1500));

@@ -200,7 +200,7 @@ impl Checks {
             Some(command) if command.starts_with('/') => {
                 self.command = Some(command.clone());
                 self.lines.push(line);
-                ledger.note(line, "it finds the server in VIPD_ADDRESS and VIPD_PORT, not in its arguments, and runs as nobody");
+                ledger.note(line, "it finds the server in VIPD_ADDRESS and VIPD_PORT, not in its arguments, and runs as vipd's own user");
             }
             Some(_) => ledger.lose(line, "vipd runs a program by its absolute path"),
             None => ledger.lose(line, "a check of vipd has a PATH of its own"),

@@ -41,7 +41,7 @@ pub(super) struct Hook {
 }
 
 /// Seconds with a fraction, as milliseconds.
-fn seconds(text: &str) -> Option<u64> {
+pub(super) fn seconds(text: &str) -> Option<u64> {
     let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
     let digits: String = fraction.chars().chain("000".chars()).take(3).collect();
     let whole: u64 = if whole.is_empty() { 0 } else { whole.parse().ok()? };

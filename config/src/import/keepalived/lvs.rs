@@ -149,7 +149,7 @@ fn checker(server: &Node, ledger: &mut Ledger) -> Option<Table> {
                 table.key("command", list(command.iter().map(String::as_str)));
                 ledger.note(
                     child.line,
-                    "it finds the server in VIPD_ADDRESS and VIPD_PORT, and runs as nobody",
+                    "it finds the server in VIPD_ADDRESS and VIPD_PORT, and runs as vipd's own user",
                 );
             }
             _ => continue,

@@ -7,10 +7,10 @@ impl World {
     #[must_use]
     pub fn owners(&self, group: usize) -> Vec<usize> {
         // Without an address it is the election's word that counts.
-        let only_elected = self.settings.vips.get(group).is_some_and(|v| v.addresses.is_empty());
-        let owns = |h: &usize| match only_elected {
+        let Some(vip) = self.settings.vips.get(group) else { return vec![] };
+        let owns = |h: &usize| match vip.addresses.is_empty() {
             true => self.hosts[*h].runs() && self.owns(*h, group),
-            false => self.hosts[*h].answers(group),
+            false => self.hosts[*h].answers(&vip.name),
         };
         (0..self.hosts.len()).filter(owns).collect()
     }
@@ -24,16 +24,24 @@ impl World {
     /// The invariants that hold at every step.
     pub(super) fn check(&mut self) {
         for group in 0..self.settings.vips.len() {
-            let owners = self.owners(group);
+            let mut owners = self.owners(group);
+            // With another number it is another group, of the same name.
+            owners.retain(|host| self.has_number(*host, group));
             self.quorate(&owners, &format!("group {group}"));
             let clash = self.clash(&owners);
-            self.bound(Shared::Group(group), clash);
+            self.bound(Shared::Group(self.name(group).to_owned()), clash);
         }
         // Files may differ in which group has an address.
         for address in self.addresses.clone() {
             let clash = self.clash(&self.answering(address));
             self.bound(Shared::Address(address), clash);
         }
+    }
+
+    /// Whether a group has the newest file's number in a host's file.
+    fn has_number(&self, host: usize, group: usize) -> bool {
+        let Some(vip) = self.settings.vips.get(group) else { return false };
+        self.file(host).vips.iter().any(|v| v.name == vip.name && v.vrid == vip.vrid)
     }
 
     /// With a quorum no two ever own the same, whether they can hear each other or not.
@@ -56,7 +64,7 @@ impl World {
             self.overlap_since.remove(&what);
             return;
         };
-        let since = *self.overlap_since.entry(what).or_insert(self.now);
+        let since = *self.overlap_since.entry(what.clone()).or_insert(self.now);
         let lasted = self.now - since;
         self.longest_overlap = self.longest_overlap.max(lasted);
         assert!(
@@ -97,18 +105,29 @@ impl World {
                 usize::from(!able.is_empty()),
                 "owners of group {group}: {owners:?}, able: {able:?}"
             );
+            let name = self.name(group);
             for host in &able {
-                let status = self.hosts[*host].node.as_ref().map(|n| n.group_status(self.shown(*host)));
-                let state = status.and_then(|s| s.iter().find(|g| g.id == group).map(|g| g.state));
+                let state = self.status(*host).iter().find(|g| g.name == name).map(|g| g.state);
                 let stands_by = matches!(state, Some(State::Backup | State::Active));
                 assert!(stands_by, "host {host} can take group {group} and is in {state:?}");
             }
             for (index, host) in self.hosts.iter().enumerate() {
-                let Some(held) = host.kernel.get(&group) else { continue };
-                assert!(owners.contains(&index), "host {index} holds group {group} and does not own it");
-                let why = host.node.as_ref().map(|n| n.group_status(self.now).remove(group).why);
-                assert_eq!(held.addresses, self.settings.vips[group].addresses, "of group {group}: {why:?}");
+                for held in host.held(name) {
+                    assert!(owners.contains(&index), "host {index} holds {name} and does not own it");
+                    let why = self.why(index, group);
+                    assert_eq!(held.addresses, self.settings.vips[group].addresses, "of {name}: {why:?}");
+                }
             }
+        }
+        self.check_nothing_is_left();
+    }
+
+    /// Nobody holds what the file has no more.
+    fn check_nothing_is_left(&self) {
+        let known: BTreeSet<Cidr> = self.settings.vips.iter().flat_map(|v| v.addresses.clone()).collect();
+        for (index, host) in self.hosts.iter().enumerate() {
+            let held: BTreeSet<Cidr> = host.kernel.values().flat_map(|h| h.addresses.clone()).collect();
+            assert!(held.is_subset(&known), "host {index} holds {held:?}, and the file has {known:?}");
         }
     }
 }

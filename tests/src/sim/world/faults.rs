@@ -2,6 +2,19 @@
 
 use super::*;
 
+/// All hosts are told at about the same time.
+const SOON: By = By::Reload(Duration::from_secs(1));
+
+/// How a host takes over a new file.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum By {
+    /// It reloads, some time within this one.
+    Reload(Duration),
+    /// It is stopped, at least this time after the one before and at most twice
+    /// that, and starts again.
+    Restart(Duration),
+}
+
 /// Something that goes wrong.
 #[derive(Clone, Copy, Debug)]
 pub enum Fault {
@@ -39,6 +52,16 @@ pub enum Fault {
     Move(usize),
     /// The same: two groups exchange all their addresses.
     Exchange(usize, usize),
+    /// A group's virtual router gets another number, on one host after the other.
+    Renumber(usize, By),
+    /// The same: a group is not in the file any more, unless it is the last.
+    Remove(usize, By),
+    /// The same: a group that was removed is there again.
+    Return(By),
+    /// The same: another interval between adverts.
+    Interval(Duration, By),
+    /// The same, by restarts at least this time apart: the other version of VRRP.
+    Version(Duration),
     /// etcd answers nobody for a while.
     EtcdDown(Duration),
     /// Somebody deletes a group's key in etcd.
@@ -49,6 +72,7 @@ impl World {
     /// Makes something go wrong.
     pub fn inject(&mut self, fault: Fault) {
         self.note(format!("{fault:?}"));
+        let before = self.settings.clone();
         match fault {
             Fault::Kill(host, down) if self.hosts[host].node.is_some() => {
                 self.hosts[host].node = None;
@@ -93,36 +117,76 @@ impl World {
             }
             Fault::Delete(host, group) => {
                 // The kernel actor puts back what is planned.
-                if self.hosts[host].runs() && self.hosts[host].kernel.contains_key(&group) {
-                    self.schedule(Duration::from_millis(1), Due::Restored { host, group });
+                let name = self.name(group);
+                let id = self.hosts[host].names.iter().rfind(|(_, n)| *n == name).map(|(id, _)| *id);
+                let held = id.and_then(|id| Some((id, self.hosts[host].kernel.get(&id)?)));
+                if let Some((group, held)) = held.filter(|_| self.hosts[host].runs()) {
+                    let addresses = held.addresses.iter().map(|a| a.address()).collect();
+                    self.schedule(Duration::from_millis(1), Due::Restored { host, group, addresses });
                 }
             }
             Fault::Reorder(group) => {
                 self.settings.vips[group].nodes.rotate_left(1);
-                self.reload();
+                self.roll_out(&before, SOON);
             }
             Fault::Readdress(group) => {
                 // Wherever an exchange has brought it.
-                let second = second_address(group);
+                let second = second_address(self.name(group));
                 let had: usize = self.settings.vips.iter().map(|v| v.addresses.len()).sum();
                 self.take_from_all(second);
                 let has: usize = self.settings.vips.iter().map(|v| v.addresses.len()).sum();
                 if had == has {
                     self.settings.vips[group].addresses.push(second);
                 }
-                self.reload();
+                self.roll_out(&before, SOON);
             }
             Fault::Move(group) => {
                 let moving = moving_address();
                 self.take_from_all(moving);
                 self.settings.vips[group].addresses.push(moving);
-                self.reload();
+                self.roll_out(&before, SOON);
             }
             Fault::Exchange(a, b) => {
                 let theirs = std::mem::take(&mut self.settings.vips[b].addresses);
                 let ours = std::mem::replace(&mut self.settings.vips[a].addresses, theirs);
                 self.settings.vips[b].addresses = ours;
-                self.reload();
+                self.roll_out(&before, SOON);
+            }
+            Fault::Renumber(group, by) => {
+                let all = || self.settings.vips.iter().chain(&self.removed);
+                let free = (100..=u8::MAX).filter_map(NonZeroU8::new);
+                let free = free.filter(|v| all().all(|vip| vip.vrid != *v)).nth(self.free % 8);
+                self.free += 1;
+                if let Some(free) = free {
+                    self.settings.vips[group].vrid = free;
+                    self.roll_out(&before, by);
+                }
+            }
+            Fault::Remove(group, by) if self.settings.vips.len() > 1 => {
+                let removed = self.settings.vips.remove(group);
+                self.removed.push(removed);
+                self.roll_out(&before, by);
+            }
+            Fault::Return(by) => {
+                let back = self.removed.pop();
+                self.settings.vips.extend(back);
+                self.roll_out(&before, by);
+            }
+            Fault::Interval(interval, by) => {
+                let election = &mut self.settings.election;
+                let lease = Duration::from_secs((interval * 3).as_secs().max(1));
+                (election.advert_interval, election.lease) = (interval, lease);
+                // By the longest that any host may run by.
+                self.overlap_bound = self.overlap_bound.max(overlap_bound(interval));
+                self.roll_out(&before, by);
+            }
+            Fault::Version(apart) => {
+                let version = &mut self.settings.election.version;
+                *version = match version {
+                    VrrpVersion::V2 => VrrpVersion::V3,
+                    VrrpVersion::V3 => VrrpVersion::V2,
+                };
+                self.roll_out(&before, By::Restart(apart));
             }
             Fault::EtcdDown(pause) => self.etcd.down_until = self.now + pause,
             Fault::DeleteKey(group) => {
@@ -130,29 +194,46 @@ impl World {
                 self.etcd.delete(vrid);
                 self.tell_watchers(vrid);
             }
-            Fault::Kill(..) | Fault::Freeze(..) | Fault::Stall(..) => {}
+            Fault::Kill(..) | Fault::Freeze(..) | Fault::Stall(..) | Fault::Remove(..) => {}
         }
     }
 
     fn take_from_all(&mut self, address: Cidr) {
-        for vip in &mut self.settings.vips {
+        for vip in self.settings.vips.iter_mut().chain(&mut self.removed) {
             vip.addresses.retain(|a| *a != address);
         }
     }
 
-    /// The file has changed; the hosts are told within a second.
-    fn reload(&mut self) {
-        self.settings.digests = vec![digest(&self.settings.vips)];
+    /// The newest file is another; each host keeps what it has until it is its turn.
+    fn roll_out(&mut self, before: &Settings, by: By) {
+        self.settings.digests = digests(&self.settings);
         self.addresses.extend(self.settings.vips.iter().flat_map(|v| v.addresses.clone()));
-        for host in 0..self.hosts.len() {
-            let start = self.hosts[host].starts;
-            let after = Duration::from_millis(self.rng.below(1000));
-            self.schedule(after, Due::Reload { host, start });
+        for host in &mut self.hosts {
+            host.file.get_or_insert_with(|| before.clone());
+        }
+        let below = |rng: &mut Rng, time: Duration| {
+            Duration::from_millis(rng.below(u64::try_from(time.as_millis()).unwrap_or(0)))
+        };
+        let count = self.hosts.len();
+        match by {
+            By::Reload(within) => {
+                for host in 0..count {
+                    let after = below(&mut self.rng, within);
+                    self.schedule(after, Due::Reload { host });
+                }
+            }
+            By::Restart(apart) => {
+                let (first, mut after) = (self.rng.index(count), Duration::ZERO);
+                for host in (first..count).chain(0..first) {
+                    after += apart + below(&mut self.rng, apart);
+                    self.schedule(after, Due::Restart { host });
+                }
+            }
         }
     }
 
     fn switchover(&mut self, group: usize) {
-        let name = self.settings.vips[group].name.clone();
+        let name = self.name(group).to_owned();
         for host in 0..self.hosts.len() {
             let now = self.shown(host);
             if self.hosts[host].runs() && self.owns(host, group) {

@@ -28,6 +28,7 @@ pub(super) enum Proof {
 }
 
 const ALERTS: &str = "vipd/tests/alerts.rs";
+const ETCD: &str = "tests/tests/lab/etcd.rs";
 
 /// In the order in which they are typed: some change what others see.
 pub(super) const COMMANDS: &[(&str, Proof)] = &[
@@ -147,6 +148,20 @@ pub(super) const COMMANDS: &[(&str, Proof)] = &[
     ),
     ("promtool test rules vipd.test.yml", Elsewhere(ALERTS, "[\"test\", \"rules\", \"vipd.test.yml\"]")),
     ("perf record -e cpu-clock -g -p PID", NotHere("takes the kernel's own perf, and the rights for it")),
+    // etcd: beside a real one, with its endpoints.
+    ("etcdctl role add vipd", Elsewhere(ETCD, "[\"role\", \"add\", \"vipd\"]")),
+    (
+        "etcdctl role grant-permission vipd --prefix=true readwrite /vipd/",
+        Elsewhere(
+            ETCD,
+            "[\"role\", \"grant-permission\", \"vipd\", \"--prefix=true\", \"readwrite\", \"/vipd/\"]",
+        ),
+    ),
+    ("etcdctl user add vipd", Elsewhere(ETCD, "[\"user\", \"add\", \"vipd:lab-secret\"]")),
+    ("etcdctl user grant-role vipd vipd", Elsewhere(ETCD, "[\"user\", \"grant-role\", \"vipd\", \"vipd\"]")),
+    ("etcdctl get --prefix /vipd/", Elsewhere(ETCD, "[\"get\", \"--prefix\", \"/vipd/\"]")),
+    ("etcdctl endpoint health", Elsewhere(ETCD, "[\"endpoint\", \"health\"]")),
+    ("etcdctl del", NotHere("it takes a lease from its owner: the simulation deletes keys")),
     // systemd and packages: on two hosts of their own.
     ("apt install ./vipd_0.1.0-1_amd64.deb", OnHosts("/debs/vipd_0.1.0-1_*.deb")),
     ("apt install ./vipd-dnsd_0.1.0-1_amd64.deb", OnHosts("/debs/vipd-dnsd_0.1.0-1_*.deb")),

@@ -29,6 +29,8 @@ const ANNOUNCE_AT: [Duration; 10] = [
     Duration::from_secs(10),
 ];
 const ANNOUNCE_REFRESH: Duration = Duration::from_secs(60);
+/// A renewal that the kernel refused is asked for again after this.
+const RENEW_AGAIN: Duration = Duration::from_millis(100);
 /// What somebody else deletes is put back at once, what they put here removed;
 /// of either one is told this often.
 const TELL_EVERY: Duration = Duration::from_secs(1);
@@ -77,7 +79,7 @@ impl Group {
         self.hold = hold;
         self.parting = self.parting.take().filter(|_| hold == Hold::Owned);
         self.confirmed = false;
-        self.announcing = None;
+        (self.announcing, self.again_at) = (None, None);
         self.hold_generation = self.generation + 1;
         self.emit_plan(scope);
         scope.guard_changed = true;
@@ -118,7 +120,15 @@ impl Group {
             hold: self.hold,
             lease: self.election.params().lease,
             until: self.may_own_until(),
+            former: self.former_addresses(scope),
         }));
+    }
+
+    /// Where packets of connections go that the next owner does not know, while it prepares.
+    fn former_addresses(&self, scope: &Scope<'_>) -> Vec<IpAddr> {
+        let prepares = matches!(self.transition, Transition::Preparing { .. });
+        let former = self.former.filter(|_| prepares);
+        former.and_then(|n| scope.settings.cluster.nodes.get(n)).map_or(vec![], |n| n.addresses.clone())
     }
 
     /// The group has other addresses from now on.
@@ -137,7 +147,7 @@ impl Group {
         }
         match (self.hold, result) {
             (_, Ok(())) => {
-                self.again = false;
+                (self.again, self.renewal_refused, self.again_at) = (false, false, None);
                 if generation == self.generation {
                     self.leased_at = self.renewed_at;
                 }
@@ -147,15 +157,18 @@ impl Group {
                 }
                 self.give_back(scope);
             }
+            (Hold::Owned, Err(reason)) if self.renewal_can_wait(scope.now) => {
+                self.renew_again(&reason, scope);
+            }
             (Hold::Owned, Err(reason)) => self.refused(&reason, scope),
             (Hold::Silent, Err(reason)) => self.cannot_be_silent(&reason, scope),
             (Hold::Absent, Err(reason)) => {
-                let message = format!("{}: the kernel would not delete it: {reason}", self.vip.name);
-                scope.event(self.event(Level::Error, Kind::Address, message));
-                // Nobody is told that it is free.
-                self.unsaid_until = None;
-                self.confirmed = true;
-                self.hold_confirmed(scope);
+                // Nobody is told that it is free: its lease ends, or the next attempt does.
+                let again = self.again_at.replace(scope.now + RETRY_AFTER);
+                if again.is_none() {
+                    let message = format!("{}: the kernel would not delete it: {reason}", self.vip.name);
+                    scope.event(self.event(Level::Error, Kind::Address, message));
+                }
             }
         }
     }
@@ -172,6 +185,30 @@ impl Group {
             let reason = format!("plans wait for {} and longer", explain::seconds(waited));
             return self.applied(generation, Err(reason), scope);
         }
+        self.emit_plan(scope);
+    }
+
+    /// Whether the quorum still gives it to this node, and the kernel holds it by
+    /// an earlier acknowledgement with time for another attempt.
+    fn renewal_can_wait(&self, now: Time) -> bool {
+        let may_own = self.may_own_until().is_none_or(|until| until > now);
+        may_own && self.confirmed && now - self.leased_at < self.election.params().lease / 2
+    }
+
+    /// One renewal failed: that is no reason yet to cut its clients.
+    fn renew_again(&mut self, reason: &str, scope: &mut Scope<'_>) {
+        self.again_at = Some(scope.now + RENEW_AGAIN);
+        if !std::mem::replace(&mut self.renewal_refused, true) {
+            let message =
+                format!("{}: the kernel would not renew it, it is tried again: {reason}", self.vip.name);
+            scope.event(self.event(Level::Warn, Kind::Address, message));
+        }
+    }
+
+    /// Asks the kernel again for what it refused.
+    pub(super) fn ask_again(&mut self, scope: &mut Scope<'_>) {
+        // Kept while it is deleted, so that refusals in a row are told of once.
+        self.again_at = (self.hold == Hold::Absent).then_some(scope.now + RETRY_AFTER);
         self.emit_plan(scope);
     }
 
@@ -287,6 +324,14 @@ impl Group {
             let name = &self.vip.name;
             let message = format!("{name}: its interface has another Ethernet address; it is announced anew");
             scope.event(self.event(Level::Info, Kind::Address, message));
+            self.announce_anew(scope);
+        }
+    }
+
+    /// Another owned this too, until now or still: its clients have its Ethernet
+    /// address. A burst that has just begun is enough.
+    pub(crate) fn announce_to_theirs(&mut self, scope: &mut Scope<'_>) {
+        if self.announcing.is_none_or(|a| scope.now - a.since >= TELL_EVERY) {
             self.announce_anew(scope);
         }
     }

@@ -1,7 +1,7 @@
 //! The VRRP packets of a group.
 
 use super::Group;
-use crate::node::{Link, Output, Scope, Transmit};
+use crate::node::{Output, Scope, Transmit};
 use crate::settings::{Cidr, Family, Transport};
 use crate::wire::advert::{Advert, PRIORITY_RELEASE};
 use crate::wire::peer::State;
@@ -27,7 +27,7 @@ impl Group {
     }
 
     fn adverts(&self, priority: u8, scope: &Scope<'_>) -> Vec<Transmit> {
-        let Link::Up { interface, sources, .. } = &self.link else { return vec![] };
+        let Some((interface, sources)) = self.voice() else { return vec![] };
         let mut adverts = vec![];
         for source in sources {
             let family = Family::of(*source);
@@ -51,19 +51,21 @@ impl Group {
             };
             for destination in self.destinations(family, scope) {
                 let bytes = advert.write(*source, destination);
-                adverts.push(Transmit { interface: *interface, source: *source, destination, bytes });
+                adverts.push(Transmit { interface, source: *source, destination, bytes });
             }
         }
         adverts
     }
 
-    /// An owner claims what it has and what the kernel may still hold; a
-    /// release tells of everything that was the group's.
+    /// An owner claims what it has and what the kernel may still hold, for a
+    /// while on purpose: by another file that may be another group's. A release
+    /// tells of everything that was the group's.
     fn spoken_of(&self, priority: u8) -> Vec<IpAddr> {
         let all: Vec<Cidr> = if priority == PRIORITY_RELEASE {
             self.vip.addresses.iter().chain(&self.given).copied().collect()
         } else {
-            self.going.iter().copied().chain(self.available()).collect()
+            let parting = self.parting.iter().flat_map(|p| p.addresses.iter().copied());
+            self.going.iter().copied().chain(self.available()).chain(parting).collect()
         };
         all.iter().map(|a| a.address()).collect()
     }

@@ -13,7 +13,7 @@ use super::{Group, RETRY_AFTER};
 use crate::election::{Cause, Event as Happening, Who};
 use crate::event::{Kind, Level};
 use crate::lease::Lease;
-use crate::node::Scope;
+use crate::node::{RANK, Scope};
 use crate::plan::Hold;
 use crate::time::Time;
 use crate::wire::advert::PRIORITY_RELEASE;
@@ -24,6 +24,8 @@ use std::time::Duration;
 const ASK_EVERY: Duration = Duration::from_millis(20);
 /// A switchover is given up, and a stopping node goes on alone, after this.
 const ASK_FOR: Duration = Duration::from_millis(300);
+/// By a reload, with long intervals, after this.
+const HAND_OVER_AT_MOST: Duration = Duration::from_secs(3);
 /// An owner that was asked to go silent by the kernel and got no answer goes on after this.
 const SILENCE_FOR: Duration = Duration::from_millis(200);
 /// The next owner keeps itself prepared for this long.
@@ -134,7 +136,8 @@ impl Group {
         let rank = ranking.iter().filter(|n| **n != sender).position(|n| *n == scope.me)?;
         let behind = usize::from(self.other_is_next.is_some_and(|until| scope.now < until));
         let rank = u32::try_from(rank + behind).unwrap_or(u32::MAX);
-        Some(scope.unsure_for.max(Duration::from_millis(10).saturating_mul(rank)))
+        // Who waits for one end does not wait alone.
+        Some(scope.unsure_for + RANK.saturating_mul(rank))
     }
 
     // ---- the owner's side -------------------------------------------------
@@ -157,18 +160,39 @@ impl Group {
 
     /// Hands the group over to `to`, or to whoever takes it.
     pub(crate) fn hand_over(&mut self, to: Option<usize>, purpose: Purpose, scope: &mut Scope<'_>) {
+        self.hand_over_within(ASK_FOR, to, purpose, scope);
+    }
+
+    fn hand_over_within(
+        &mut self,
+        patience: Duration,
+        to: Option<usize>,
+        purpose: Purpose,
+        scope: &mut Scope<'_>,
+    ) {
         let Some(to) = to else { return self.silence(purpose, scope) };
         let nonce = scope.nonce();
-        let (again_at, until) = (scope.now + ASK_EVERY, scope.now + ASK_FOR);
+        let (again_at, until) = (scope.now + ASK_EVERY, scope.now + patience);
         self.transition = Transition::Asking { to, nonce, again_at, until, purpose };
         self.ask(to, nonce, scope);
     }
 
     /// Takes part no longer: hands over what it owns, and leaves the election.
     pub(crate) fn leave(&mut self, to: Option<usize>, scope: &mut Scope<'_>) {
+        self.leave_within(ASK_FOR, to, scope);
+    }
+
+    /// The same by a reload: a node that has just been told that this one's file
+    /// differs is not ready before each of its owners has spoken.
+    pub(crate) fn leave_by_reload(&mut self, to: Option<usize>, scope: &mut Scope<'_>) {
+        let spoken = self.election.params().interval + RANK * 4;
+        self.leave_within(spoken.clamp(ASK_FOR, HAND_OVER_AT_MOST), to, scope);
+    }
+
+    fn leave_within(&mut self, patience: Duration, to: Option<usize>, scope: &mut Scope<'_>) {
         self.taking_part = false;
         match self.election.word() {
-            State::Active => self.hand_over(to, Purpose::Leave, scope),
+            State::Active => self.hand_over_within(patience, to, Purpose::Leave, scope),
             State::Init | State::Backup | State::Fault => {
                 self.happen(Happening::Shutdown, scope);
                 if !matches!(self.transition, Transition::Lingering { .. }) && self.hold != Hold::Absent {
@@ -272,11 +296,12 @@ impl Group {
         self.transition = Transition::Lingering { until, close_at: None, release_at, releases: 1 };
     }
 
-    /// The link went while this node owned, so that nobody heard it let go:
-    /// with the link back, and once the kernel holds nothing any more, it says so.
+    /// The link went while this node owned, so that nobody heard it let go: as
+    /// soon as there is an address to say it from, and the kernel holds nothing
+    /// any more, it says so.
     pub(super) fn release_late(&mut self, scope: &mut Scope<'_>) {
         let due = self.unsaid_until.is_some_and(|until| scope.now < until);
-        if !due || self.has_no_link() || self.hold != Hold::Absent || !self.confirmed {
+        if !due || self.voice().is_none() || self.hold != Hold::Absent || !self.confirmed {
             return;
         }
         self.unsaid_until = None;
@@ -334,6 +359,14 @@ impl Group {
             | Transition::Silencing { .. }
             | Transition::Lingering { .. } => {
                 let until = scope.now + PREPARED_FOR;
+                self.former = match self.transition {
+                    // Its own connections go on here: to the other they are strangers.
+                    Transition::Lingering { .. } => None,
+                    Transition::Preparing { .. } | Transition::Prepared { .. } => {
+                        self.former.filter(|former| *former == from)
+                    }
+                    Transition::None | Transition::Asking { .. } | Transition::Silencing { .. } => Some(from),
+                };
                 self.transition = Transition::Preparing { from, nonce, until };
                 self.plan(Hold::Silent, scope);
             }

@@ -168,7 +168,7 @@ impl Group {
     pub(crate) const fn mac(&self) -> Option<Mac> {
         match self.link {
             Link::Up { mac, .. } => mac,
-            Link::Unknown | Link::Down { .. } => None,
+            Link::Unknown | Link::Down { .. } | Link::Partial { .. } => None,
         }
     }
 

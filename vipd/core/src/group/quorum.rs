@@ -14,22 +14,24 @@ use crate::time::Time;
 use crate::wire::peer::{Ballot, Message, State};
 use std::time::Duration;
 
-/// A lease of which nothing is held, where the settings ask for one.
-pub(crate) fn lease(settings: &Settings) -> Option<Lease> {
+/// A lease of which nothing is held, where the settings ask for one; `reloads`
+/// are those of this run so far.
+pub(crate) fn lease(settings: &Settings, reloads: u64) -> Option<Lease> {
     let election = &settings.election;
     let (voters, registered) = match election.quorum {
         Quorum::None => return None,
         Quorum::Majority => (settings.cluster.voters().count(), None),
         Quorum::Etcd => (1, Some(election.etcd_lease)),
     };
-    Some(Lease::new(Terms {
+    let terms = Terms {
         voters,
         interval: election.advert_interval,
         pause: election.advert_interval,
         gap: ASK_GAP,
         keep: election.on_no_quorum == OnNoQuorum::Keep,
         registered,
-    }))
+    };
+    Some(Lease::new(terms).of_reload(reloads))
 }
 
 impl Group {

@@ -2,7 +2,7 @@
 //! adverts do not arrive; voters that are silent.
 
 use super::Group;
-use crate::election::Who;
+use crate::election::{Heard, Who};
 use crate::event::{Kind, Level};
 use crate::explain;
 use crate::lease::Lease;
@@ -19,8 +19,8 @@ pub(super) struct Warnings {
     /// Nodes that own this group, too, by their own word: since when, and
     /// whether it was told.
     rivals: BTreeMap<usize, (Time, bool)>,
-    /// When each node's last advert came.
-    adverts: BTreeMap<usize, Time>,
+    /// When each node's last advert came, and the interval that it named.
+    adverts: BTreeMap<usize, (Time, Duration)>,
     /// Voters that were told to be silent.
     silent: BTreeSet<usize>,
 }
@@ -35,6 +35,7 @@ impl Group {
         patience: Duration,
         scope: &mut Scope<'_>,
     ) {
+        self.bar(scope);
         let both = self.election.word() == State::Active && state == State::Active;
         if !both {
             self.warnings.rivals.remove(&from);
@@ -57,16 +58,16 @@ impl Group {
     }
 
     /// An advert of a node came.
-    pub(super) fn note_advert(&mut self, who: Who, now: Time) {
-        if let Who::Node(node) = who {
-            self.warnings.adverts.insert(node, now);
+    pub(super) fn note_advert(&mut self, heard: &Heard, now: Time) {
+        if let Who::Node(node) = heard.who {
+            self.warnings.adverts.insert(node, (now, heard.interval));
         }
     }
 
-    /// Whether adverts of a node come here.
+    /// Whether adverts of a node come here, at its own interval.
     pub(crate) fn hears_adverts(&self, node: usize, now: Time) -> bool {
-        let lately = self.election.params().interval * 4;
-        self.warnings.adverts.get(&node).is_some_and(|at| now - *at < lately)
+        let last = self.warnings.adverts.get(&node);
+        last.is_some_and(|(at, interval)| now - *at < *interval * 4)
     }
 
     /// A node is gone.

@@ -4,12 +4,15 @@
 use super::Group;
 use crate::event::{Kind, Level};
 use crate::explain;
-use crate::node::{Elsewhere, Output, Own, Scope};
+use crate::node::{ADVERT_INTERVAL, Elsewhere, Output, Own, PATIENCE_AT_MOST, RANK, Scope};
+use crate::peers::Peer;
 use crate::plan::Hold;
 use crate::settings::{Cidr, Family};
-use crate::wire::peer::State;
+use crate::time::Time;
+use crate::wire::peer::{GroupReport, State};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::time::Duration;
 
 impl Group {
     /// The addresses that are not taken, and where they are.
@@ -35,12 +38,54 @@ impl Group {
         asked.then(|| Own { priority, source: self.source(family) })
     }
 
+    /// A backup does not take over while all of its addresses are elsewhere, nor,
+    /// before it has heard an owner, while there may be one that it cannot have
+    /// heard yet.
+    pub(super) fn bar(&mut self, scope: &Scope<'_>) {
+        let withheld = self.withheld.values().map(|e| e.until).min().filter(|_| self.holds_nothing());
+        let unheard = self.election.following().is_none().then(|| self.listens_until(scope)).flatten();
+        let until = withheld.into_iter().chain(unheard).max();
+        if until.is_none() && !self.election.is_barred() {
+            return;
+        }
+        let rank = self.rank(scope);
+        self.election.bar(until, rank, scope.now);
+    }
+
+    /// How long those that come before this node are given where all wait for one end.
+    fn rank(&self, scope: &Scope<'_>) -> Duration {
+        let ranking = self.vip.ranking(&scope.settings.cluster.nodes);
+        let before = ranking.iter().position(|n| *n == scope.me).and_then(|n| u32::try_from(n).ok());
+        RANK.saturating_mul(before.unwrap_or(u32::MAX))
+    }
+
+    /// Three of this node's intervals are no time to listen for where nobody has
+    /// told yet by what files they run, nor where a node says to own the group
+    /// and has another interval, which its next advert will tell.
+    fn listens_until(&self, scope: &Scope<'_>) -> Option<Time> {
+        let unsure = (!scope.unsure_for.is_zero()).then(|| scope.now + scope.unsure_for);
+        let active = |r: &GroupReport| r.state == State::Active;
+        // By a file that differs it may own the addresses under another number.
+        let owns = |peer: &&Peer| {
+            peer.report(self.vip.vrid).as_ref().is_some_and(active)
+                || peer.advert_at.is_none() && peer.reports.iter().any(active)
+        };
+        let other_interval = |peer: &&Peer| peer.alive && peer.differs.contains(&ADVERT_INTERVAL);
+        let slow = scope.peers.iter().filter(other_interval).filter(owns);
+        let until = slow.filter_map(|peer| Some(peer.heard_at? + PATIENCE_AT_MOST));
+        until.chain(unsure).max()
+    }
+
     /// Takes note of what other nodes answer for. True if the kernel was told
     /// to hold something else.
     pub(crate) fn withhold(&mut self, elsewhere: BTreeMap<IpAddr, Elsewhere>, scope: &mut Scope<'_>) -> bool {
+        let nothing = self.holds_nothing();
         let before = std::mem::replace(&mut self.withheld, elsewhere);
-        let until = self.withheld.values().map(|e| e.until).min();
-        self.election.bar(until.filter(|_| self.holds_nothing()), scope.now);
+        self.bar(scope);
+        if nothing && self.withheld.is_empty() && before.values().all(|e| e.released) {
+            let rank = self.rank(scope);
+            self.election.free(rank, scope.now);
+        }
         if self.hold == Hold::Absent {
             return false;
         }

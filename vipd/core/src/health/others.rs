@@ -3,10 +3,14 @@
 
 use crate::probe::Upstream;
 use crate::settings::{self, Host};
-use crate::wire::peer::{Word, server_id};
+use crate::wire::peer::{Among, MAX_VERDICTS, Verdict, Word, server_id};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
+
+/// Words of a node on the servers of a pool that are kept: it has no more
+/// servers than that, whatever the node says.
+const MAX_WORDS: usize = 4096;
 
 /// The words of other nodes on a pool's servers.
 #[derive(Clone, Debug, Default)]
@@ -20,8 +24,20 @@ struct Node {
 }
 
 impl Others {
-    /// Takes a node's newest words, which replace those before; true if they differ.
-    pub(super) fn hear(&mut self, node: usize, name: &str, words: BTreeMap<u32, Word>) -> bool {
+    /// Takes a node's newest words, which replace those before on the same
+    /// servers and on those of which they are all; true if they differ.
+    pub(super) fn hear(
+        &mut self,
+        node: usize,
+        name: &str,
+        mut words: BTreeMap<u32, Word>,
+        all_of: impl Fn(u32) -> bool,
+    ) -> bool {
+        for (server, word) in self.0.get(&node).iter().flat_map(|n| &n.words) {
+            if !all_of(*server) && words.len() < MAX_WORDS {
+                words.entry(*server).or_insert(*word);
+            }
+        }
         if words.is_empty() {
             return self.forget(node);
         }
@@ -49,6 +65,38 @@ impl Others {
         let id = server_id(server);
         self.0.values().any(|n| n.words.get(&id) == Some(&word))
     }
+}
+
+/// What a hello says of servers: everything, or, where that is too much, the
+/// primaries and the next ones of all, from `next` on.
+pub(super) fn by_turns(
+    primaries: Vec<Verdict>,
+    rest: Vec<Verdict>,
+    next: &mut (u32, u32),
+) -> (Vec<Verdict>, Among) {
+    let urgent = primaries.len().min(MAX_VERDICTS / 2);
+    let mut all = primaries;
+    all.extend(rest);
+    if all.len() <= MAX_VERDICTS {
+        *next = (0, 0);
+        return (all, Among::default());
+    }
+    let mut told = all[..urgent].to_vec();
+    let number = |v: &Verdict| (v.pool, v.server);
+    all.sort_unstable_by_key(number);
+    let first = *next;
+    let mut left = all.into_iter().filter(|v| number(v) >= first);
+    told.extend(left.by_ref().take(MAX_VERDICTS - urgent));
+    let last = match left.next() {
+        // There was room for some, so the last one told is of these.
+        Some(_) => told.last().map_or((u32::MAX, u32::MAX), number),
+        None => (u32::MAX, u32::MAX),
+    };
+    *next = match last {
+        (pool, u32::MAX) => (pool.wrapping_add(1), 0),
+        (pool, server) => (pool, server + 1),
+    };
+    (told, Among { first, last })
 }
 
 /// What a server's replicas say: whether they still hear it.

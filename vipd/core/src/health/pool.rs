@@ -348,9 +348,10 @@ impl PoolState {
         }
     }
 
-    /// When only lagging replicas are left, keeps the freshest. It stays until
-    /// another lags less than four fifths of its lag, so that two alike do not
-    /// take turns with every check.
+    /// When only lagging replicas are left, keeps the freshest: the last that was
+    /// in use, until another lags less than four fifths of its lag. So two alike do
+    /// not take turns with every check, and none is left for one as old: servers
+    /// tell their lag in seconds.
     fn keep_freshest(&mut self, reasons: &mut [Reason]) {
         let takes = |i: usize| self.servers[i].serves(&self.settings.servers[i]);
         let served = reasons.iter().enumerate().any(|(i, r)| r.state() == State::Up && takes(i));
@@ -358,7 +359,8 @@ impl PoolState {
             Some(Reason::Lagging { lag, .. }) if takes(i) && !served => Some(*lag),
             Some(_) | None => None,
         };
-        let kept = self.kept.and_then(|i| Some((lag(i)?, i)));
+        let in_use = || (0..reasons.len()).find(|i| self.servers[*i].is_up() && lag(*i).is_some());
+        let kept = self.kept.filter(|i| lag(*i).is_some()).or_else(in_use).and_then(|i| Some((lag(i)?, i)));
         // A lag nobody knows now may keep a server, but does not choose one.
         let known = |i: &usize| matches!(self.servers[*i].health.lag, Some(Lag::Known(_)));
         let freshest = (0..reasons.len()).filter(known).filter_map(|i| Some((lag(i)?, i))).min();

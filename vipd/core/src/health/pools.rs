@@ -1,6 +1,7 @@
 //! The state of all servers of all pools, and what its changes ask for.
 
 use super::asked::{Asked, Wish};
+use super::others::by_turns;
 use super::pool::PoolState;
 use super::shared::align;
 use super::{Admin, Changes, Checks, Reason};
@@ -8,7 +9,7 @@ use crate::pool::{Pools, ServerKey};
 use crate::probe::{Checked, Connections, Lag, ObservedRole, Probe};
 use crate::settings::{self, Role};
 use crate::time::Time;
-use crate::wire::peer::{self, Incumbent, MAX_VERDICTS, Verdict, Word};
+use crate::wire::peer::{self, Among, Incumbent, Verdict, Word};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
@@ -256,13 +257,20 @@ impl PoolsState {
     }
 
     /// Takes what another node's checks say of servers, all of it.
-    pub fn hear(&mut self, node: usize, name: &str, verdicts: &[Verdict], now: Time) -> Changes {
+    pub fn hear(
+        &mut self,
+        node: usize,
+        name: &str,
+        verdicts: &[Verdict],
+        among: Among,
+        now: Time,
+    ) -> Changes {
         let mut hurry = vec![];
         let mut changes = self.each(now, |at, pool| {
             let id = peer::pool_id(&pool.settings.name);
             let of = verdicts.iter().filter(|v| v.pool == id).map(|v| (v.server, v.word));
             let before = pool.others.clone();
-            let heard = pool.others.hear(node, name, of.collect());
+            let heard = pool.others.hear(node, name, of.collect(), |server| among.holds(id, server));
             // What it cannot reach any more is looked at from here, too: it waits for that.
             let new = |s: &settings::Server| {
                 pool.others.says(&s.name, Word::Failed) && !before.says(&s.name, Word::Failed)
@@ -296,10 +304,12 @@ impl PoolsState {
         all
     }
 
-    /// What this node's checks say of servers that matter to others: the
-    /// primaries, and whatever some node cannot reach.
+    /// What this node's checks say of servers that matter to others, as the next
+    /// hello tells it: the primaries, and whatever some node cannot reach; by
+    /// turns, from the server with the number `next` on, where that is more than
+    /// a hello holds.
     #[must_use]
-    pub fn verdicts(&self, now: Time) -> Vec<Verdict> {
+    pub fn verdicts(&self, next: &mut (u32, u32), now: Time) -> (Vec<Verdict>, Among) {
         let (mut first, mut rest) = (vec![], vec![]);
         for pool in &self.pools {
             let Some(check) = &pool.settings.check else { continue };
@@ -315,9 +325,7 @@ impl PoolsState {
                 }
             }
         }
-        first.extend(rest);
-        first.truncate(MAX_VERDICTS);
-        first
+        by_turns(first, rest, next)
     }
 
     /// Follows the primary that another node follows, if it can be written to

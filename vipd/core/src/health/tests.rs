@@ -2,8 +2,11 @@
 
 mod changes;
 mod clients;
+mod file;
+mod names;
 mod others;
 mod places;
+mod slow_start;
 
 use super::*;
 use crate::pool::{Connection, NoServer, PickState, ServerKey};
@@ -256,6 +259,26 @@ fn the_freshest_is_kept_and_then_the_fallback() {
         (0..3).for_each(|_| drop(state.observe(key, failed(), Checked::at(Time::ZERO), Time::ZERO)));
     }
     assert_eq!(picked(&mut state, 0), Ok(OTHER), "the last resort");
+}
+
+/// Servers tell their lag in seconds: of two that tell the same, the one that
+/// began to lag last is the fresher one.
+#[test]
+fn of_two_that_lag_alike_the_last_in_use_is_kept() {
+    let mut state = one(Role::Replica, Some(10));
+    state.observe(DB1, replica(0), Checked::at(Time::ZERO), Time::ZERO);
+    state.observe(DB2, replica(0), Checked::at(Time::ZERO), Time::ZERO);
+    state.observe(DB1, replica(11), Checked::at(Time::ZERO), Time::ZERO);
+    assert_eq!(picked(&mut state, 0), Ok(DB2));
+    state.observe(DB2, replica(11), Checked::at(Time::ZERO), Time::ZERO);
+    assert_eq!(picked(&mut state, 0), Ok(DB2), "db1 is no fresher");
+    state.observe(DB1, replica(12), Checked::at(Time::ZERO), Time::ZERO);
+    state.observe(DB2, replica(12), Checked::at(Time::ZERO), Time::ZERO);
+    assert_eq!(picked(&mut state, 0), Ok(DB2));
+    // One that was in use and is far behind by now is left for a fresher one.
+    state.observe(DB2, replica(0), Checked::at(Time::ZERO), Time::ZERO);
+    state.observe(DB2, replica(100), Checked::at(Time::ZERO), Time::ZERO);
+    assert_eq!(picked(&mut state, 0), Ok(DB1));
 }
 
 #[test]

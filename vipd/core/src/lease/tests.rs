@@ -224,6 +224,26 @@ fn a_longer_interval_lengthens_no_promise_that_was_given() {
 }
 
 #[test]
+fn a_register_is_written_as_often_as_it_is_said() {
+    for interval in [ms(10), ms(250), ms(1_000)] {
+        let registered = Some(ms(3_000));
+        let terms = Terms { voters: 1, interval, pause: interval, gap: ASK_GAP, keep: false, registered };
+        let mut lease = Lease::new(terms);
+        let (minute, mut writes) = (60_000, 0);
+        for now in (0..minute).step_by(10).map(at) {
+            let advert = now.as_nanos() % u64::try_from(interval.as_nanos()).expect("short") == 0;
+            let asked = advert.then(|| lease.renew(now).ask).flatten();
+            if let Some(request) = asked {
+                writes += 1;
+                lease.answer(0, request.number, Answer::Granted, now);
+            }
+        }
+        let most = minute / u64::try_from(renewed_every(interval, ms(3_000)).as_millis()).expect("short");
+        assert_eq!(writes, most, "{interval:?}");
+    }
+}
+
+#[test]
 fn two_majorities_share_a_voter() {
     for voters in 1..=72 {
         let majority =
@@ -231,4 +251,25 @@ fn two_majorities_share_a_voter() {
                 .majority();
         assert!(2 * majority > voters && majority <= voters, "{voters}");
     }
+}
+
+/// A group that is put back while what it was before still lets go.
+#[test]
+fn what_an_earlier_lease_of_a_run_gives_back_frees_nothing_of_a_later_one() {
+    let ready = at(0) + promised_for(LEASE);
+    let (mut earlier, mut later) = (lease().of_reload(1), lease().of_reload(2));
+    let mut voter = Voter::new(LEASE, at(0));
+    let mut ask = |lease: &mut Lease, now| {
+        let request = lease.want(false, false, now).ask.expect("a request");
+        (request.number, voter.request(ONE, request.number, LEASE, now))
+    };
+    let (_, first) = ask(&mut earlier, ready);
+    let (_, second) = ask(&mut later, ready + ms(1));
+    assert_eq!((first, second), (Answer::Granted, Answer::Granted));
+    earlier.renew(ready + ms(2));
+    let back = earlier.give_back().expect("it has asked");
+    voter.release(ONE, back);
+    assert_eq!(voter.promised_to(ready + ms(3)), Some(ONE));
+    assert_eq!(later.give_back().map(|number| number > back), Some(true));
+    assert_eq!(lease().of_reload(3).give_back(), None, "it has asked for nothing");
 }

@@ -28,11 +28,11 @@ use std::time::Duration;
 /// three of a detection and the longest skew.
 pub(super) const SILENT_INTERVALS: u32 = 4;
 /// The key in which files differ whose owners are silent for another time.
-pub(super) const ADVERT_INTERVAL: &str = "election.advert-interval";
+pub(crate) const ADVERT_INTERVAL: &str = "election.advert-interval";
 /// The key in which files differ of which one may have no name.
 pub(super) const DNS: &str = "dns";
 /// After a release the next owner by rank speaks within this time a node.
-const RANK: Duration = Duration::from_millis(10);
+pub(crate) const RANK: Duration = Duration::from_millis(10);
 
 /// Addresses of a group that another node answers for.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -43,6 +43,8 @@ pub(crate) struct Elsewhere {
     pub(crate) vrid: NonZeroU8,
     /// It has not been heard to; this node has not listened for long.
     pub(crate) presumed: bool,
+    /// It has let go of it.
+    pub(crate) released: bool,
     /// It is not believed for longer, unless it says so again.
     pub(crate) until: Time,
 }
@@ -55,6 +57,7 @@ struct Claim {
     /// Where it was heard; a presumed one was not.
     interface: Option<u32>,
     presumed: bool,
+    released: bool,
     until: Time,
 }
 
@@ -62,6 +65,9 @@ struct Claim {
 /// nodes and the addresses of an advert (255), of which this file may get some by a reload.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Claims(BTreeMap<(NonZeroU8, usize, Family), Claim>);
+
+/// A release is repeated no longer than this.
+const RELEASES: Duration = Duration::from_millis(100);
 
 /// How a group has an address by now.
 #[derive(Clone, Copy, Debug)]
@@ -72,14 +78,29 @@ pub(crate) struct Own {
     pub(crate) source: Option<IpAddr>,
 }
 
+impl Claim {
+    /// Whether more may be said of it: a release is repeated.
+    fn counts(&self, now: Time) -> bool {
+        let repeats = if self.released { RELEASES } else { Duration::ZERO };
+        self.until + repeats > now
+    }
+}
+
 impl Claims {
+    /// Whether a node's adverts under a VRID count by an interface, since one has.
+    pub(super) fn has(&self, vrid: NonZeroU8, node: usize, interface: u32, now: Time) -> bool {
+        let of_node = Family::ALL.into_iter().filter_map(|family| self.0.get(&(vrid, node, family)));
+        of_node.into_iter().any(|claim| claim.interface == Some(interface) && claim.counts(now))
+    }
+
     /// Notes a node's advert, by what it says now.
     fn note(&mut self, key: (NonZeroU8, usize, Family), claim: Claim, nodes: usize, now: Time) {
-        self.0.retain(|_, claim| claim.until > now);
+        self.0.retain(|_, claim| claim.counts(now));
         if claim.priority == PRIORITY_RELEASE {
             if let Some(former) = self.0.get_mut(&key) {
                 let ranks = u32::try_from(nodes).unwrap_or(u32::MAX);
                 former.until = former.until.min(now + RANK.saturating_mul(ranks));
+                former.released = true;
             }
         } else if claim.addresses.is_empty() {
             self.0.remove(&key);
@@ -112,6 +133,7 @@ impl Node {
             source,
             interface: Some(interface),
             presumed: false,
+            released: false,
             until: now + interval.saturating_mul(SILENT_INTERVALS),
         };
         self.claims.note((advert.vrid, node, Family::of(source)), claim, self.peers.len(), now);
@@ -123,7 +145,8 @@ impl Node {
     /// For how long it is not known yet what others own by files that may differ:
     /// a hello tells that, and after one of a file that does differ (before it an
     /// advert under a VRID that is not in this one counts for nothing) every owner
-    /// speaks within an interval. One that says no hello in a hello's time is away.
+    /// speaks within an interval. One that says no hello in a hello's time after
+    /// the start is away, or runs something else.
     pub(super) fn unsure_for(&self, now: Time) -> Duration {
         let own = self.settings.election.advert_interval;
         let others = self.peers.iter().enumerate().filter(|(node, _)| *node != self.me).map(|(_, p)| p);
@@ -133,7 +156,7 @@ impl Node {
                 let interval = if other { own.max(peer.advert_interval).max(HELLO_MAX) } else { own };
                 Some(since + interval)
             }
-            None if peer.digests.is_empty() => Some(self.listening_since + HELLO_MAX),
+            None if peer.digests.is_empty() => Some(self.started + HELLO_MAX),
             None => None,
         });
         until.max().map_or(Duration::ZERO, |until| until + RANK - now)
@@ -165,6 +188,7 @@ impl Node {
                     source,
                     interface: None,
                     presumed: true,
+                    released: false,
                     until,
                 };
                 self.claims.0.entry((group.vip.vrid, node, family)).or_insert(claim);
@@ -187,10 +211,9 @@ impl Node {
                     claim.presumed || (own.priority, own.source) > (claim.priority, Some(claim.source))
                 });
                 if !keeps {
-                    elsewhere.insert(
-                        address,
-                        Elsewhere { node: *node, vrid: *vrid, presumed: claim.presumed, until: claim.until },
-                    );
+                    let Claim { presumed, released, until, .. } = *claim;
+                    elsewhere
+                        .insert(address, Elsewhere { node: *node, vrid: *vrid, presumed, released, until });
                 }
             }
         }

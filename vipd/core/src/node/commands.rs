@@ -4,7 +4,7 @@ use super::{Node, STOP_FOR, Settings, claims};
 use crate::election::Who;
 use crate::event::{Event, Kind, Level};
 use crate::group::{self, Group, Purpose};
-use crate::settings::{Quorum, VipGroup};
+use crate::settings::{Cidr, Quorum, VipGroup};
 use crate::time::Time;
 use crate::wire::advert::PRIORITY_OWNER;
 use crate::wire::peer::State;
@@ -197,11 +197,16 @@ impl Node {
     pub fn reconfigure(&mut self, settings: Settings, now: Time) {
         self.wake(now);
         self.presume_claims(now);
+        self.reloads += 1;
         self.settings = settings;
+        self.votes.reload(&self.settings.election);
         self.homes = claims::homes(&self.settings.vips);
         for node in 0..self.peers.len() {
             // Their files are what they were; this one is not.
             self.compare_settings(node);
+        }
+        for witness in 0..self.witnesses.len() {
+            self.compare_witness(witness);
         }
         let changes = self.pools.reconfigure(self.settings.pools.clone(), now);
         self.pools.survey(now);
@@ -224,9 +229,10 @@ impl Node {
             self.leaving.push(group);
             self.with_group(id, now, |group, scope| {
                 group.give(|a| of_staying.contains(&a), scope);
-                group.leave(to, scope);
+                group.leave_by_reload(to, scope);
             });
         }
+        let first_new = self.next_group;
         for (vip, id) in vips.into_iter().zip(running) {
             let Some(params) = group::params(&vip, self.me, &self.settings) else { continue };
             match id.filter(|id| kept.contains(id)) {
@@ -238,10 +244,22 @@ impl Node {
                 None => self.add_group(vip, now),
             }
         }
+        self.wait_for_leaving(first_new);
         self.look_at_claims(now);
         self.servers_changed(Some(changes), now);
         self.say_hello(now);
         self.settle(now);
+    }
+
+    /// A new group may have the number of one that leaves, or its addresses under
+    /// another number: as long as that one lets go of them, this one is no part of
+    /// the election.
+    fn wait_for_leaving(&mut self, first_new: usize) {
+        for group in self.groups.iter_mut().filter(|g| g.id >= first_new || g.waits()) {
+            let has = |a: &Cidr| group.vip.addresses.iter().any(|own| own.address() == a.address());
+            let shares = |l: &&Group| l.vip.vrid == group.vip.vrid || l.vip.addresses.iter().any(has);
+            group.waits_for = self.leaving.iter().filter(shares).map(|l| l.id).collect();
+        }
     }
 
     /// The keys in which two settings differ that cannot change while running.
@@ -271,12 +289,10 @@ impl Node {
     }
 }
 
-/// For each group of a new file the one that runs, if there is one: by its name,
-/// or, where no group that runs has its name, by its VRID if it was renamed.
+/// For each group of a new file the one that runs, if there is one. The VRID says
+/// which: it is what the other nodes elect by, and promise, whatever the group is
+/// called. With another number it is another group.
 fn pairs(new: &[VipGroup], running: &[Group]) -> Vec<Option<usize>> {
-    let named = |v: &VipGroup| running.iter().find(|g| g.vip.name == v.name);
-    let renamed = |v: &VipGroup| {
-        running.iter().find(|g| g.vip.vrid == v.vrid && new.iter().all(|other| other.name != g.vip.name))
-    };
-    new.iter().map(|v| named(v).or_else(|| renamed(v)).map(|g| g.id)).collect()
+    let same = |v: &VipGroup| running.iter().find(|g| g.vip.vrid == v.vrid);
+    new.iter().map(|v| same(v).map(|g| g.id)).collect()
 }

@@ -28,6 +28,16 @@ pub enum Link {
         /// Why, for people: "eth0 has no carrier".
         reason: String,
     },
+    /// It is up and lacks an own address of a family that the group needs:
+    /// nothing can be owned there.
+    Partial {
+        /// What is missing, for people.
+        reason: String,
+        /// The kernel's index of the interface.
+        interface: u32,
+        /// The own addresses that are left, to say so from.
+        sources: Vec<IpAddr>,
+    },
     /// It can.
     Up {
         /// The kernel's index of the interface.

@@ -8,15 +8,18 @@ use crate::group::{self, Group};
 use crate::lease::{self, Answer};
 use crate::peers;
 use crate::rejects::Reject;
-use crate::settings::{Family, Quorum, Transport};
+use crate::settings::{Family, Quorum, Transport, VipGroup};
 use crate::time::Time;
 use crate::wire::Claim;
-use crate::wire::advert::Advert;
-use crate::wire::peer::{self, Ballot, Envelope, Hello, MAX_SIGHTINGS, Message, State};
+use crate::wire::advert::{Advert, PRIORITY_OWNER};
+use crate::wire::peer::{self, Ballot, Envelope, GroupReport, Hello, MAX_SIGHTINGS, Message, State};
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::num::NonZeroU8;
 use std::time::Duration;
+
+/// The keys by which a witness votes: who votes, for how long, and for whom.
+const OF_VOTES: [&str; 3] = ["cluster.nodes", "election.advert-interval", "election.quorum"];
 
 impl Node {
     /// A packet of IP protocol 112 arrived.
@@ -34,7 +37,8 @@ impl Node {
         }
         let advert = Advert::parse(payload, source, destination).map_err(Reject::Advert)?;
         let node = self.node_at(source).filter(|n| *n != self.me);
-        let groups = self.groups.iter().chain(&self.leaving);
+        // A group that leaves and one that waits for that may have the same number.
+        let groups = self.leaving.iter().chain(&self.groups);
         let group = groups.into_iter().find(|g| g.vip.vrid == advert.vrid && self.is_of(g, interface));
         let heard = match group {
             Some(group) => self.accept(group, source, &advert).map(|heard| Some((group.id, heard))),
@@ -42,7 +46,8 @@ impl Node {
         };
         let heard = match (heard, node) {
             (Err(Reject::UnknownVrid | Reject::OtherVrid | Reject::UnknownSender), Some(node))
-                if self.claims_elsewhere(node, interface) =>
+                if self.claims_elsewhere(node, interface)
+                    || self.claims.has(advert.vrid, node, interface, now) =>
             {
                 None
             }
@@ -269,8 +274,9 @@ impl Node {
                 // Where etcd is the voter, the owner alone is meant.
                 let votes = self.settings.election.quorum != Quorum::Etcd;
                 let answer = votes.then(|| self.votes.request(from, ballot, lease, now));
+                let preempts = preempt && self.may_preempt(from, ballot.vrid);
                 self.with_vrid(ballot.vrid, now, |g, scope| {
-                    if preempt {
+                    if preempts {
                         g.asked_to_yield(from, scope);
                     }
                 });
@@ -293,6 +299,15 @@ impl Node {
         Ok(())
     }
 
+    /// Whether a node that asks an owner to yield may have it, by this node's file.
+    fn may_preempt(&self, node: usize, vrid: NonZeroU8) -> bool {
+        let (election, nodes) = (&self.settings.election, &self.settings.cluster.nodes);
+        let of = |v: &&VipGroup| v.vrid == vrid;
+        let priority = self.settings.vips.iter().find(of).and_then(|v| v.priority(node, nodes));
+        let owns_address = priority.is_some_and(|p| p.get() == PRIORITY_OWNER);
+        election.quorum != Quorum::None && (election.preempt || owns_address)
+    }
+
     /// A witness votes, and says nothing else.
     fn witness_says(&mut self, from: usize, message: Message, now: Time) -> Result<(), Reject> {
         match message {
@@ -301,8 +316,13 @@ impl Node {
                 let answer = lease::refusal(holder, left, &self.settings.cluster);
                 self.answered(from, ballot, answer, now);
             }
-            // That it is there is known by its votes.
-            Message::Hello(_) => {}
+            Message::Hello(hello) => {
+                let witness = from - self.settings.cluster.nodes.len();
+                if let Some(known) = self.witnesses.get_mut(witness) {
+                    (known.heard_at, known.digests) = (Some(now), hello.digests);
+                }
+                self.compare_witness(witness);
+            }
             Message::Prepare { .. }
             | Message::Ready { .. }
             | Message::Request { .. }
@@ -324,17 +344,20 @@ impl Node {
         now: Time,
         with: impl FnOnce(&mut Group, &mut Scope<'_>),
     ) {
-        let mut groups = self.groups.iter().chain(&self.leaving);
+        let mut groups = self.leaving.iter().chain(&self.groups);
         if let Some(id) = groups.find(|g| g.vip.vrid == vrid).map(|g| g.id) {
             self.with_group(id, now, with);
         }
     }
 
     fn hear_hello(&mut self, from: usize, hello: Hello, now: Time) {
-        let Hello { groups, digests, sources, incumbents, run, hears, macs, sightings, verdicts } = hello;
+        let Hello { groups, digests, sources, incumbents, run, hears, macs, sightings, verdicts, among } =
+            hello;
         self.hear_run(from, run, now);
         let peer = &mut self.peers[from];
         (peer.sources, peer.macs) = (sources, macs);
+        let gave_way = |r: &&GroupReport| r.deposed && peer.report(r.vrid).is_none_or(|b| !b.deposed);
+        let deposed: Vec<NonZeroU8> = groups.iter().filter(gave_way).map(|r| r.vrid).collect();
         peer.reports = groups;
         peer.digests = digests;
         let newcomer = !std::mem::replace(&mut peer.speaks, true);
@@ -353,11 +376,15 @@ impl Node {
         self.step_back(now);
         self.hear_hears(from, hears.as_deref(), now);
         self.hear_states(from, now);
+        self.with_groups(now, |group, scope| group.hear_hello(scope));
+        for vrid in deposed {
+            self.with_vrid(vrid, now, Group::announce_to_theirs);
+        }
         for sighting in sightings {
             self.with_vrid(sighting.vrid, now, |g, scope| g.hear_sighting(from, sighting, scope));
         }
         let name = self.settings.cluster.nodes[from].name.clone();
-        let changes = self.pools.hear(from, &name, &verdicts, now);
+        let changes = self.pools.hear(from, &name, &verdicts, among, now);
         self.servers_changed(Some(changes), now);
         self.agree(from, incumbents, hears.is_some(), now);
         self.decide(now);
@@ -399,9 +426,7 @@ impl Node {
     /// Notes in which keys a node's file differs from this node's.
     pub(super) fn compare_settings(&mut self, node: usize) {
         let Some(peer) = self.peers.get_mut(node).filter(|p| p.speaks) else { return };
-        let own = self.settings.digests.iter().enumerate();
-        let differs: Vec<&'static str> =
-            own.filter(|(i, (_, d))| peer.digests.get(*i) != Some(d)).map(|(_, (key, _))| *key).collect();
+        let differs = differing(&self.settings.digests, &peer.digests);
         if peer.differs == differs {
             return;
         }
@@ -413,6 +438,38 @@ impl Node {
             let keys = differs.join(", ");
             let message =
                 format!("{name} has other settings than this node: {keys}; give both the same file");
+            Event::new(Level::Warn, Kind::Peer, message)
+        };
+        self.tell(event.of_peer(&name));
+    }
+
+    /// Notes in which keys, of those that its votes hang by, a witness's file
+    /// differs from this node's. Of the others it takes no notice, and nobody
+    /// need restart it when one of them changes.
+    pub(super) fn compare_witness(&mut self, witness: usize) {
+        let (Some(known), Some(member)) =
+            (self.witnesses.get_mut(witness), self.settings.cluster.witnesses.get(witness))
+        else {
+            return;
+        };
+        if known.digests.is_empty() {
+            // It has not said, or is of a release that does not.
+            return;
+        }
+        let mut differs = differing(&self.settings.digests, &known.digests);
+        differs.retain(|key| OF_VOTES.contains(key));
+        if known.differs == differs {
+            return;
+        }
+        known.differs.clone_from(&differs);
+        let name = member.name.clone();
+        let event = if differs.is_empty() {
+            Event::new(Level::Info, Kind::Peer, format!("{name} votes by the same settings again"))
+        } else {
+            let keys = differs.join(", ");
+            let message = format!(
+                "{name} votes by other settings than this node's: {keys}; give it the same file and restart it"
+            );
             Event::new(Level::Warn, Kind::Peer, message)
         };
         self.tell(event.of_peer(&name));
@@ -433,12 +490,15 @@ impl Node {
         let (mut groups, mut sightings) = (vec![], vec![]);
         let (mut sources, mut macs) = (BTreeSet::new(), BTreeSet::new());
         self.read_groups(now, |group, scope| {
-            groups.push(group.report());
+            if !group.waits() {
+                groups.push(group.report(scope.now));
+            }
             sources.extend(Family::ALL.into_iter().filter_map(|f| group.source(f)));
             macs.extend(group.mac());
             sightings.extend(group.sighting(scope));
         });
         let sightings = in_turn(sightings, MAX_SIGHTINGS, &mut self.next_sighting);
+        let (verdicts, among) = self.pools.verdicts(&mut self.next_verdict, now);
         let heard = self.settings.cluster.nodes.iter().zip(&self.peers).filter(|(_, p)| p.alive);
         let message = Message::Hello(Hello {
             groups,
@@ -449,7 +509,8 @@ impl Node {
             hears: Some(heard.map(|(n, _)| peer::node_id(&n.name)).collect()),
             macs: macs.into_iter().collect(),
             sightings,
-            verdicts: self.pools.verdicts(now),
+            verdicts,
+            among,
         });
         let me = self.me;
         for node in (0..self.settings.cluster.voters().count()).filter(|n| *n != me) {
@@ -463,6 +524,12 @@ impl Node {
         let bytes = Envelope { cluster, sender, message }.write();
         self.out.push_back(Output::Peer { node, bytes });
     }
+}
+
+/// The keys whose digests differ.
+fn differing(own: &[(&'static str, u32)], theirs: &[u32]) -> Vec<&'static str> {
+    let own = own.iter().enumerate();
+    own.filter(|(i, (_, d))| theirs.get(*i) != Some(d)).map(|(_, (key, _))| *key).collect()
 }
 
 /// Of more than fit into a message, the next ones with each.

@@ -40,6 +40,8 @@ pub struct Relay {
     pub accept: Duration,
     /// Their sessions are kept for this long, from the same moment.
     pub keep: Duration,
+    /// Whether every store was seen without this node.
+    pub gone: bool,
 }
 
 /// What a node remembers of its name's records.
@@ -160,7 +162,7 @@ impl Node {
     /// Why clients should not be sent to a node, if so.
     fn absence(&self, node: usize, group: &Group) -> Option<Absence> {
         let (state, serving) = if node == self.me {
-            (group.election.word(), group.report().serving)
+            (group.election.word(), group.serves())
         } else {
             let peer = self.peers.get(node).filter(|p| p.alive);
             let Some(report) = peer.and_then(|p| p.report(group.vip.vrid)) else {
@@ -429,8 +431,9 @@ impl Node {
     pub fn relay_for(&self) -> Option<Relay> {
         let dns = self.settings.dns.as_ref()?;
         let late = LATE_FOR[usize::from(dns.route53.is_some())];
-        let late = if self.publishing.gone { Duration::ZERO } else { late };
-        let relay = Relay { accept: dns.ttl + late, keep: dns.ttl * RELAY_TTLS + late };
+        let gone = self.publishing.gone;
+        let late = if gone { Duration::ZERO } else { late };
+        let relay = Relay { accept: dns.ttl + late, keep: dns.ttl * RELAY_TTLS + late, gone };
         self.publishing.left.then_some(relay)
     }
 

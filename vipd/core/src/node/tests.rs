@@ -61,6 +61,7 @@ fn settings() -> Settings {
             transport: Transport::Unicast,
             preempt: false,
             preempt_delay: Duration::ZERO,
+            start_delay: Duration::ZERO,
             lease: 3 * SECOND,
             quorum: Quorum::None,
             on_no_quorum: OnNoQuorum::Withdraw,
@@ -131,7 +132,7 @@ fn obey(node: &mut Node, now: Time) -> Vec<Output> {
 
 fn hello(state: State, serving: bool, digests: Vec<u32>) -> Vec<u8> {
     let vrid = NonZeroU8::new(100).unwrap_or(NonZeroU8::MIN);
-    let groups = vec![GroupReport { vrid, state, priority: 150, serving }];
+    let groups = vec![GroupReport { vrid, state, priority: 150, serving, deposed: false }];
     let message = Message::Hello(Hello { groups, digests, ..Hello::default() });
     Envelope { cluster: cluster_id("orders"), sender: node_id("px2"), message }.write()
 }

@@ -199,7 +199,7 @@ pub struct RedisCheck {
 pub struct ExecCheck {
     /// The program, by its absolute path, and its arguments. No shell reads them.
     pub command: Vec<String>,
-    /// The system's user that runs it; `nobody` when absent.
+    /// The system's user that runs it; when absent the daemon's own, or `nobody` where that is root.
     pub user: Option<String>,
 }
 

@@ -91,6 +91,9 @@ pub struct ElectionSettings {
     pub preempt: bool,
     /// How long such a node waits before it does.
     pub preempt_delay: Duration,
+    /// How long a node whose interface comes up listens at least before it takes
+    /// addresses that nobody advertises.
+    pub start_delay: Duration,
     /// The life the kernel gives to a floating address without renewal: whole
     /// seconds, one or more.
     pub lease: Duration,

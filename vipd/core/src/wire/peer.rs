@@ -22,7 +22,8 @@
 pub mod hello;
 
 pub use hello::{
-    Hello, Incumbent, MAX_INCUMBENTS, MAX_SIGHTINGS, MAX_SOURCES, MAX_VERDICTS, Seen, Sighting, Verdict, Word,
+    Among, Hello, Incumbent, MAX_INCUMBENTS, MAX_SIGHTINGS, MAX_SOURCES, MAX_VERDICTS, Seen, Sighting,
+    Verdict, Word,
 };
 
 use siphasher::sip::SipHasher13;
@@ -149,6 +150,9 @@ pub struct GroupReport {
     pub priority: u8,
     /// Whether every listener that the group tracks has a usable server.
     pub serving: bool,
+    /// It owned until now, and gave way to another owner: its clients must learn
+    /// that one's Ethernet address.
+    pub deposed: bool,
 }
 
 /// A virtual router's state, as users see it.
@@ -201,6 +205,17 @@ pub enum Malformed {
     /// It is sealed, and this node has no key.
     #[error("peer-sealed")]
     Sealed,
+}
+
+impl Message {
+    /// Whether it is of the quorum lease, by which hosts may own.
+    #[must_use]
+    pub const fn is_vote(&self) -> bool {
+        match self {
+            Self::Request { .. } | Self::Grant(_) | Self::Refuse { .. } | Self::Release(_) => true,
+            Self::Hello(_) | Self::Prepare { .. } | Self::Ready { .. } => false,
+        }
+    }
 }
 
 impl Envelope {
@@ -341,7 +356,13 @@ mod tests {
         let ballot = Ballot { vrid, run: 7, number: u64::MAX };
         let groups = State::ALL
             .into_iter()
-            .map(|state| GroupReport { vrid, state, priority: 200, serving: state == State::Active })
+            .map(|state| GroupReport {
+                vrid,
+                state,
+                priority: 200,
+                serving: state == State::Active,
+                deposed: state == State::Backup,
+            })
             .collect();
         vec![
             Message::Hello(Hello {
@@ -365,6 +386,7 @@ mod tests {
                     Sighting { vrid, owner: 1, address: 0, seen: Seen::Nobody, took: Duration::ZERO },
                 ],
                 verdicts: Word::ALL.map(|word| Verdict { pool: 1, server: 2, word }).to_vec(),
+                among: Among::default(),
             }),
             Message::Hello(Hello { run: 9, hears: Some(vec![]), ..Hello::default() }),
             Message::Prepare { vrid, nonce: 7, to: node_id("px2") },
@@ -394,6 +416,23 @@ mod tests {
             }
             assert!(ends == 0 || ends == 3, "{ends} ends");
         }
+    }
+
+    #[test]
+    fn a_hello_says_of_which_servers_its_verdicts_are_all() {
+        let verdicts = vec![Verdict { pool: 1, server: 2, word: Word::Failed }];
+        let hello =
+            |among| Hello { hears: Some(vec![]), verdicts: verdicts.clone(), among, ..Hello::default() };
+        let envelope = |hello| Envelope { cluster: 1, sender: 2, message: Message::Hello(hello) };
+        let some = Among { first: (1, 2), last: (1, u32::MAX) };
+        assert!(some.holds(1, 2) && some.holds(1, 3) && !some.holds(1, 1) && !some.holds(2, 0));
+        let part = envelope(hello(some));
+        assert_eq!(Envelope::parse(&part.write()).as_ref(), Ok(&part));
+        // A release before that takes it for all there are, as it always was.
+        let all = envelope(hello(Among::default()));
+        let bytes = part.write();
+        assert_eq!(all.write(), bytes[..bytes.len() - 16]);
+        assert_eq!(Envelope::parse(&all.write()), Ok(all));
     }
 
     #[test]

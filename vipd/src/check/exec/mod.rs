@@ -19,8 +19,6 @@ use thiserror::Error;
 use vipd_core::probe::Observation;
 use vipd_core::settings::ExecCheck;
 
-/// Who runs a command when the settings name nobody.
-pub(crate) const NOBODY: &str = "nobody";
 /// Where a command finds its programs, whatever the daemon's own PATH.
 pub(crate) const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 /// A command that writes more is at fault, and would cost us more than it tells.
@@ -44,12 +42,12 @@ pub(crate) enum ExecError {
 }
 
 /// What stands in the way of a start, and what to do about it.
-fn explain(error: &io::Error) -> String {
+pub(crate) fn explain(error: &io::Error) -> String {
     let hint = match error.raw_os_error() {
         Some(nix::libc::ENOENT) => "is it there, and the interpreter that its first line names?",
         Some(nix::libc::EACCES) => "may that user execute it, and enter all the directories above it?",
         Some(nix::libc::EPERM) => {
-            "to become another user vipd must be root, or have CAP_SETUID and CAP_SETGID"
+            "to become another user vipd must be root, or have CAP_SETUID and CAP_SETGID; without user it runs as vipd's own"
         }
         Some(_) | None => return crate::words(error),
     };
@@ -90,12 +88,12 @@ impl Prober {
         let (program, arguments) = self.check.command.split_first().ok_or(ExecError::NoProgram)?;
         // A lookup that succeeds has an address, and a name has one at least.
         let Some(address) = addresses.first() else { return Err(ExecError::NoProgram) };
-        let user = self.check.user.as_deref().unwrap_or(NOBODY);
+        let user = self.check.user.as_deref();
         let account = match &self.account {
             Some(account) => account.clone(),
             None => {
-                progress.set(format!("looking up the user '{user}'"));
-                self.account.insert(Account::find(user.to_owned()).await?).clone()
+                progress.set(format!("looking up the user '{}'", user.unwrap_or("nobody")));
+                self.account.insert(Account::find(user).await?).clone()
             }
         };
         progress.set(format!("running {program}"));
@@ -109,12 +107,13 @@ impl Prober {
             .env("VIPD_SERVER", &self.endpoint.server)
             .env("VIPD_ADDRESS", address.ip().to_string())
             .env("VIPD_PORT", address.port().to_string());
+        let user = account.name.clone();
         let start = Process::start(command, Stdio::null(), account);
         let program = || program.clone();
         let mut process = start.map_err(|source| {
             // It may have been changed meanwhile.
             self.account = None;
-            ExecError::Start { program: program(), user: user.to_owned(), source }
+            ExecError::Start { program: program(), user, source }
         })?;
         let mut output = Output::default();
         let status = loop {

@@ -207,6 +207,6 @@ fn a_user_that_may_not_be_taken_is_named() {
         source: std::io::Error::from_raw_os_error(nix::libc::EPERM),
     };
     let text = "running /usr/bin/check as 'nobody': operation not permitted; \
-        to become another user vipd must be root, or have CAP_SETUID and CAP_SETGID";
+        to become another user vipd must be root, or have CAP_SETUID and CAP_SETGID; without user it runs as vipd's own";
     assert_eq!(error.to_string(), text);
 }

@@ -17,7 +17,7 @@ pub use sessions::{SessionDoc, SessionState, SessionsDoc, Which};
 pub use status::{
     CheckDoc, ConflictDoc, Counters, DnsDoc, DnsSteps, DnsStoreDoc, EtcdDoc, LinkDoc, ListenerDoc, PeerDoc,
     PeerState, PoolDoc, ProofDoc, QueueDoc, Rejected, Sees, ServerDoc, ServerRole, ServerState, StatusDoc,
-    Steps, VipDoc, VipState,
+    Steps, VipDoc, VipState, WitnessDoc,
 };
 
 /// The version of the protocol spoken here.

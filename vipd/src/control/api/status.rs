@@ -23,6 +23,9 @@ pub struct StatusDoc {
     pub vips: Vec<VipDoc>,
     /// The other nodes, in the file's order.
     pub peers: Vec<PeerDoc>,
+    /// The witnesses, in the file's order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub witnesses: Vec<WitnessDoc>,
     /// The listeners, in the file's order.
     pub listeners: Vec<ListenerDoc>,
     /// The pools, in the file's order.
@@ -201,6 +204,23 @@ pub struct PeerDoc {
     pub link: Option<LinkDoc>,
 }
 
+/// A witness, as this node sees it.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct WitnessDoc {
+    /// Its name.
+    pub name: String,
+    /// Its own address.
+    pub address: String,
+    /// Milliseconds since it last said hello; absent if it never did.
+    pub last_heard_ms: Option<u64>,
+    /// Whether the settings by which it votes agree; absent while that is not known.
+    pub config_match: Option<bool>,
+    /// Those that differ.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub config_differs: Vec<String>,
+}
+
 /// The sealed link to another node.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "kebab-case")]
@@ -224,7 +244,8 @@ pub struct LinkDoc {
 pub struct EtcdDoc {
     /// Its endpoint, as the file has it.
     pub endpoint: String,
-    /// Requests that it carried out.
+    /// Requests that it carried out; of a member that was not asked yet there
+    /// are neither these nor the others.
     pub answers: u64,
     /// Requests that it did not carry out.
     pub failures: u64,

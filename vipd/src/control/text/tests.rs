@@ -1,6 +1,6 @@
 use super::super::api::{
     CheckDoc, ConflictDoc, Counters, EtcdDoc, Event, EventKind, LinkDoc, ListenerDoc, PeerDoc, PoolDoc,
-    ProofDoc, QueueDoc, Sees, ServerDoc, ServerRole, StatusDoc, VipDoc,
+    ProofDoc, QueueDoc, Sees, ServerDoc, ServerRole, StatusDoc, VipDoc, WitnessDoc,
 };
 use super::*;
 
@@ -114,6 +114,13 @@ fn healthy() -> StatusDoc {
                 problem_ago_ms: None,
             }),
         }],
+        witnesses: vec![WitnessDoc {
+            name: "w1".into(),
+            address: "192.0.2.13".into(),
+            last_heard_ms: Some(400),
+            config_match: Some(true),
+            config_differs: vec![],
+        }],
         listeners: vec![ListenerDoc {
             name: "write".into(),
             bind: "192.0.2.100:3306".into(),
@@ -214,6 +221,15 @@ pub(crate) fn troubled() -> StatusDoc {
             problem_ago_ms: Some(900),
         }),
     });
+    doc.witnesses[0].config_match = Some(false);
+    doc.witnesses[0].config_differs = vec!["election.quorum".into()];
+    doc.etcd.push(EtcdDoc {
+        endpoint: "https://192.0.2.32:2379".into(),
+        failures: 7,
+        problem: Some("https://192.0.2.32:2379: connection refused".into()),
+        ..EtcdDoc::default()
+    });
+    doc.etcd.push(EtcdDoc { endpoint: "https://192.0.2.33:2379".into(), ..EtcdDoc::default() });
     let bad = "the server said \"\x1b[31mno\r\n\x07\" and closed";
     doc.pools[1].queue.waiting = 3;
     doc.pools[1].servers.extend([

@@ -3,12 +3,13 @@
 //! clocks are not looked at: nothing depends on them.
 
 use super::{Findings, Verdict};
-use crate::etcd::Failure;
 use crate::etcd::prove::{MemberState, Proof, expiry_of_file, prove};
+use crate::etcd::{FULL, Failure};
 use std::fmt::Write as _;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::runtime::Runtime;
 use vipd_config::{Config, Etcd};
+use vipd_core::lease::renewed_every;
 
 const ABOUT: &str = "etcd";
 /// The oldest whose JSON gateway speaks `/v3`.
@@ -25,8 +26,10 @@ pub(super) fn look(config: &Config, runtime: &Runtime, findings: &mut Findings) 
     let (cluster, lease) = (&config.cluster.name, config.election.etcd_lease);
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
     let now = i64::try_from(now).unwrap_or(i64::MAX);
-    for (endpoint, proof) in runtime.block_on(prove(etcd, cluster, lease)) {
-        let member = Member { etcd, endpoint: &endpoint, prefix: format!("{}/{cluster}/", etcd.prefix) };
+    let daily = writes_a_day(config);
+    for (endpoint, proof) in runtime.block_on(prove(etcd, cluster, lease, daily)) {
+        let prefix = format!("{}/{cluster}/", etcd.prefix);
+        let member = Member { etcd, endpoint: &endpoint, prefix, daily };
         match proof {
             Ok(proof) => member.good(&proof, lease, now, findings),
             Err(failure) => {
@@ -34,6 +37,8 @@ pub(super) fn look(config: &Config, runtime: &Runtime, findings: &mut Findings) 
             }
         }
     }
+    let text = format!("this cluster's owners write up to {daily} revisions a day into it");
+    findings.good(ABOUT, text);
     let (cert, ca) = (etcd.identity.as_ref().map(|(cert, _)| cert), etcd.ca_file.as_ref());
     for (key, file) in [("tls-cert-file", cert), ("tls-ca-file", ca)] {
         let Some(file) = file else { continue };
@@ -46,18 +51,27 @@ pub(super) fn look(config: &Config, runtime: &Runtime, findings: &mut Findings) 
     }
 }
 
+/// How often the owners of all groups renew their leases in a day, at the most.
+fn writes_a_day(config: &Config) -> u64 {
+    let every = renewed_every(config.election.advert_interval, config.election.etcd_lease);
+    let each = 86_400_000 / u64::try_from(every.as_millis()).unwrap_or(u64::MAX).max(1);
+    each * u64::try_from(config.vips.len()).unwrap_or(u64::MAX)
+}
+
 /// A member, and what its commands need.
 struct Member<'a> {
     etcd: &'a Etcd,
     endpoint: &'a str,
     /// What the keys of this cluster begin with.
     prefix: String,
+    /// Revisions that this cluster makes in a day.
+    daily: u64,
 }
 
 impl Member<'_> {
     /// It carried out the swap.
     fn good(&self, proof: &Proof, lease: Duration, now: i64, findings: &mut Findings) {
-        let Proof { state, round_trip, expires } = proof;
+        let Proof { state, round_trip, hoards, expires } = proof;
         let MemberState { version, errors } = state.clone().unwrap_or_default();
         let of = if version.is_empty() { String::new() } else { format!(" (etcd {version})") };
         let took = format!("{}.{:03} ms", round_trip.as_millis(), round_trip.as_micros() % 1000);
@@ -77,14 +91,19 @@ impl Member<'_> {
         }
         for error in errors {
             let fix = match error.contains("NOSPACE") {
-                true => format!(
-                    "{0} compact $({0} endpoint status --write-out=json | grep -o '\"revision\":[0-9]*' | grep -o '[0-9]*'); \
-                     {0} defrag; {0} alarm disarm",
-                    self.etcdctl("root")
-                ),
+                true => self.make_room(),
                 false => format!("{} endpoint status --cluster --write-out=table", self.etcdctl("root")),
             };
             findings.fix(Verdict::Bad, ABOUT, format!("{} says: {error}", self.endpoint), fix);
+        }
+        if *hoards {
+            let text = format!(
+                "{} keeps more revisions than this cluster makes in a day ({}): nobody compacts it, and when its \
+                 database is full (--quota-backend-bytes) it takes no write and nobody owns",
+                self.endpoint, self.daily
+            );
+            let fix = "there: ETCD_AUTO_COMPACTION_RETENTION=1h in /etc/default/etcd; systemctl restart etcd";
+            findings.fix(Verdict::Warning, ABOUT, text, fix);
         }
         if *round_trip > lease / SLOW {
             let text = format!(
@@ -100,6 +119,15 @@ impl Member<'_> {
             let fix = "there: a new one into etcd's --cert-file; etcd reads it with its next connection";
             expiry(&what, expires - now, fix.to_owned(), findings);
         }
+    }
+
+    /// What makes room in a full database.
+    fn make_room(&self) -> String {
+        format!(
+            "{0} compact --physical $({0} endpoint status --write-out=json | grep -o '\"revision\":[0-9]*' | grep -o '[0-9]*'); \
+             {0} defrag; {0} alarm disarm",
+            self.etcdctl("root")
+        )
     }
 
     /// `etcdctl` as it reaches this member.
@@ -142,8 +170,8 @@ impl Member<'_> {
                     self.etcdctl("root")
                 )
             }
-            Failure::Foreign(key) => format!("{0} get {key}; {0} del {key}", self.etcdctl(user)),
             Failure::Password(_) => format!("install -m 640 -g vipd /dev/stdin {file}"),
+            Failure::Refused(why) if why == FULL => self.make_room(),
             Failure::Refused(why) if why.starts_with("permission denied") => format!(
                 "{0} user get {user}; {0} role grant-permission ROLE --prefix=true readwrite {1}/",
                 self.etcdctl("root"),
@@ -192,14 +220,19 @@ mod tests {
 
     fn told(proof: &Proof) -> Vec<(Verdict, String)> {
         let (etcd, mut findings) = (settings(), Findings::default());
-        let member = Member { etcd: &etcd, endpoint: "https://e1:2379", prefix: "/vipd/orders/".into() };
+        let member = Member {
+            etcd: &etcd,
+            endpoint: "https://e1:2379",
+            prefix: "/vipd/orders/".into(),
+            daily: 345_600,
+        };
         member.good(proof, Duration::from_secs(3), 1_000_000_000, &mut findings);
         findings.0.into_iter().map(|f| (f.verdict, f.text)).collect()
     }
 
     fn proof(version: &str) -> Proof {
         let state = MemberState { version: version.into(), errors: vec![] };
-        Proof { state: Some(state), round_trip: Duration::from_micros(1_875), expires: None }
+        Proof { state: Some(state), round_trip: Duration::from_micros(1_875), hoards: false, expires: None }
     }
 
     #[test]
@@ -218,6 +251,8 @@ mod tests {
         );
         let slow = words(&Proof { round_trip: Duration::from_millis(400), ..proof("3.10.0") });
         assert!(slow.0 == Verdict::Warning && slow.1.contains("took 400.000 ms"), "{slow:?}");
+        let hoards = words(&Proof { hoards: true, ..proof("3.5.1") });
+        assert!(hoards.0 == Verdict::Warning && hoards.1.contains("in a day (345600)"), "{hoards:?}");
         for (days, verdict) in [(29, Verdict::Warning), (31, Verdict::Good), (-1, Verdict::Bad)] {
             let expires = Some(1_000_000_000 + days * DAY);
             assert_eq!(words(&Proof { expires, ..proof("3.4.23") }).0, verdict, "{days} days");
@@ -227,10 +262,22 @@ mod tests {
     #[test]
     fn each_refusal_comes_with_a_command() {
         let etcd = settings();
-        let member = Member { etcd: &etcd, endpoint: "https://e1:2379", prefix: "/vipd/orders/".into() };
+        let member = Member {
+            etcd: &etcd,
+            endpoint: "https://e1:2379",
+            prefix: "/vipd/orders/".into(),
+            daily: 345_600,
+        };
         let reach = "etcdctl --endpoints https://e1:2379 --cacert /etc/vipd/ca.pem --user root";
         let refused = |why: &str| Failure::Refused(why.to_owned());
         for (failure, fix) in [
+            (
+                refused(FULL),
+                format!(
+                    "{reach} compact --physical $({reach} endpoint status --write-out=json | grep -o '\"revision\":[0-9]*' | \
+                     grep -o '[0-9]*'); {reach} defrag; {reach} alarm disarm"
+                ),
+            ),
             (
                 refused("permission denied: the user's role needs readwrite on the prefix"),
                 format!(

@@ -1,21 +1,18 @@
 //! Files: whether vipd's own user may read those that the configuration names,
 //! which root's `vipd check` does not show; and the room where events are kept.
 
+use super::sight::Sight;
 use super::{Findings, Verdict};
-use crate::ctl::client::Client;
 use crate::peer::key::{ClusterKey, KeyError};
 use nix::sys::statvfs::statvfs;
-use nix::unistd::{Uid, User};
+use nix::unistd::Uid;
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 use vipd_config::Config;
 use vipd_core::settings::{Check, CheckKind, Tls};
 
 const ABOUT: &str = "files";
-/// The user of the package's service.
-const USER: &str = "vipd";
 /// The file that has rules of its own.
 const CLUSTER_KEY: &str = "key-file";
 /// Where it keeps events, unless told otherwise.
@@ -31,42 +28,41 @@ struct Named<'a> {
     secret: bool,
 }
 
-/// Who reads it.
-struct Reader {
-    uid: u32,
-    gid: u32,
-    /// Its groups, by number; those that the system knows of when absent.
-    groups: Option<String>,
+/// Looks at every file that the configuration names, and at the state directory.
+pub(super) fn look(config: &Config, sight: &Sight, state_dir: Option<&Path>, findings: &mut Findings) {
+    each(&named(config), sight, findings);
+    room(state_dir.unwrap_or(Path::new(STATE_DIR)), findings);
 }
 
-/// Looks at every file that the configuration names, and at the state directory.
-pub(super) fn look(config: &Config, client: &Client, findings: &mut Findings) {
-    let files = named(config);
+/// Looks at the cluster key alone: a witness has nothing else.
+pub(super) fn look_at_key(config: &Config, sight: &Sight, findings: &mut Findings) {
+    let key: Vec<_> = named(config).into_iter().filter(|file| file.key == CLUSTER_KEY).collect();
+    each(&key, sight, findings);
+}
+
+fn each(files: &[Named<'_>], sight: &Sight, findings: &mut Findings) {
     if !Uid::effective().is_root() {
         if !files.is_empty() {
             let text = "whether vipd may read its keys and passwords is for root to see";
             findings.fix(Verdict::Unknown, ABOUT, text, "sudo vipctl doctor");
         }
-    } else {
-        let reader = reader(client);
-        for file in &files {
-            if file.key == CLUSTER_KEY
-                && let Err(error @ (KeyError::Open { .. } | KeyError::NoKey { .. })) =
-                    ClusterKey::load(file.path)
-            {
-                let path = file.path.display();
-                let fix = if matches!(error, KeyError::Open { .. }) {
-                    format!("chmod 640 {path}")
-                } else {
-                    format!("copy {path} from another node")
-                };
-                findings.fix(Verdict::Bad, ABOUT, error.to_string(), fix);
-                continue;
-            }
-            judge(file, reader.as_ref(), findings);
-        }
+        return;
     }
-    room(&state_dir(client), findings);
+    for file in files {
+        if file.key == CLUSTER_KEY
+            && let Err(error @ (KeyError::Open { .. } | KeyError::NoKey { .. })) = ClusterKey::load(file.path)
+        {
+            let path = file.path.display();
+            let fix = if matches!(error, KeyError::Open { .. }) {
+                format!("chmod 640 {path}")
+            } else {
+                format!("copy {path} from another node")
+            };
+            findings.fix(Verdict::Bad, ABOUT, error.to_string(), fix);
+            continue;
+        }
+        judge(file, sight, findings);
+    }
 }
 
 /// Each file once, by the first key that names it.
@@ -106,37 +102,7 @@ fn of_check(check: &Check) -> (Option<&PathBuf>, Option<&Tls>) {
     }
 }
 
-/// The user of the daemon that runs, or of the package's; none where neither is here.
-fn reader(client: &Client) -> Option<Reader> {
-    let status = client.pid().and_then(|pid| fs::read_to_string(format!("/proc/{pid}/status")).ok());
-    if let Some(status) = status {
-        let line = |name: &str| status.lines().find_map(|l| l.strip_prefix(name)).map(str::trim);
-        let first = |name| line(name)?.split_whitespace().next()?.parse().ok();
-        let groups = line("Groups:").unwrap_or_default().split_whitespace().collect::<Vec<_>>().join(",");
-        return Some(Reader { uid: first("Uid:")?, gid: first("Gid:")?, groups: Some(groups) });
-    }
-    let user = User::from_name(USER).ok().flatten()?;
-    Some(Reader { uid: user.uid.as_raw(), gid: user.gid.as_raw(), groups: None })
-}
-
-/// Whether it may read a file, by the system's own word; none if that cannot be had.
-fn may_read(reader: &Reader, path: &Path) -> Option<bool> {
-    let mut test = Command::new("setpriv");
-    test.arg(format!("--reuid={}", reader.uid)).arg(format!("--regid={}", reader.gid));
-    match reader.groups.as_deref() {
-        None => test.arg("--init-groups"),
-        Some("") => test.arg("--clear-groups"),
-        Some(groups) => test.arg(format!("--groups={groups}")),
-    };
-    test.args(["test", "-r"]).arg(path).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-    match test.status().ok()?.code() {
-        Some(0) => Some(true),
-        Some(1) => Some(false),
-        Some(_) | None => None,
-    }
-}
-
-fn judge(file: &Named<'_>, reader: Option<&Reader>, findings: &mut Findings) {
+fn judge(file: &Named<'_>, sight: &Sight, findings: &mut Findings) {
     let (key, path) = (file.key, file.path.display());
     let found = match fs::metadata(file.path) {
         Ok(found) => found,
@@ -152,8 +118,8 @@ fn judge(file: &Named<'_>, reader: Option<&Reader>, findings: &mut Findings) {
         }
     };
     let mode = found.mode() & 0o777;
-    if let Some(reader) = reader
-        && may_read(reader, file.path) == Some(false)
+    if let Some(reader) = &sight.reader
+        && sight.may("-r", reader, file.path) == Some(false)
     {
         let by_mode = mode & 0o004 != 0 || (found.gid() == reader.gid && mode & 0o040 != 0);
         let (why, fix) = if by_mode {
@@ -164,19 +130,17 @@ fn judge(file: &Named<'_>, reader: Option<&Reader>, findings: &mut Findings) {
         let text = format!("{key} {path}: vipd's own user (uid {}) may not read it: {why}", reader.uid);
         return findings.fix(Verdict::Bad, ABOUT, text, fix);
     }
+    if let Some(reader) = &sight.reader
+        && let Some(why) = sight.hidden("-r", reader, file.path)
+    {
+        let text = format!("{key} {path}: hidden from vipd's service: {why}");
+        return findings.fix(Verdict::Bad, ABOUT, text, format!("mv {path} /etc/vipd/, and name it there"));
+    }
     if file.secret && mode & 0o004 != 0 {
         let text = format!("{key} {path}: everybody on this host may read it");
         return findings.fix(Verdict::Warning, ABOUT, text, format!("chmod o-rwx {path}"));
     }
     findings.good(ABOUT, format!("{key} {path}: vipd may read it"));
-}
-
-fn state_dir(client: &Client) -> PathBuf {
-    let line = client.pid().and_then(|pid| fs::read_to_string(format!("/proc/{pid}/cmdline")).ok());
-    let words: Vec<&str> = line.as_deref().unwrap_or_default().split('\0').collect();
-    let next = words.windows(2).find_map(|two| (two[0] == "--state-dir").then_some(two[1]));
-    let named = next.or_else(|| words.iter().find_map(|word| word.strip_prefix("--state-dir=")));
-    PathBuf::from(named.unwrap_or(STATE_DIR))
 }
 
 /// Where nothing can be written, events are lost with the daemon, and a start has nowhere to note its number.
@@ -198,17 +162,20 @@ fn room(dir: &Path, findings: &mut Findings) {
 
 #[cfg(test)]
 mod tests {
+    use super::super::sight::Reader;
     use super::*;
     use std::fs::Permissions;
     use std::os::unix::fs::PermissionsExt as _;
 
     /// The user without rights.
-    const NOBODY: Reader = Reader { uid: 65534, gid: 65534, groups: Some(String::new()) };
+    const NOBODY: u32 = 65534;
 
     fn judged(path: &Path, mode: u32) -> Vec<super::super::Finding> {
         fs::set_permissions(path, Permissions::from_mode(mode)).expect("ours");
         let mut findings = Findings::default();
-        judge(&Named { key: "password-file", path, secret: true }, Some(&NOBODY), &mut findings);
+        let reader = Reader { uid: NOBODY, gid: NOBODY, groups: Some(String::new()) };
+        let sight = Sight { reader: Some(reader), ..Sight::default() };
+        judge(&Named { key: "password-file", path, secret: true }, &sight, &mut findings);
         findings.0
     }
 
@@ -230,7 +197,7 @@ mod tests {
         assert!(closed[0].text.contains("its mode is 600"), "{closed:?}");
         assert!(closed[0].fix.as_ref().is_some_and(|f| f.starts_with("chgrp vipd ")), "{closed:?}");
         assert_eq!(judged(&path, 0o644)[0].verdict, Verdict::Warning);
-        std::os::unix::fs::chown(&path, None, Some(NOBODY.gid)).expect("root");
+        std::os::unix::fs::chown(&path, None, Some(NOBODY)).expect("root");
         assert_eq!(judged(&path, 0o640)[0].verdict, Verdict::Good);
     }
 

@@ -37,12 +37,16 @@ fn own() -> Vec<Own> {
     .collect()
 }
 
+/// The addresses of this host.
+pub(super) fn addresses() -> Vec<IpAddr> {
+    own().into_iter().filter_map(|o| o.address).collect()
+}
+
 /// Which node this host is, as a position in the file.
 pub(super) fn node(config: &Config, wanted: Option<&str>, findings: &mut Findings) -> Option<usize> {
-    let addresses: Vec<IpAddr> = own().into_iter().filter_map(|o| o.address).collect();
     let found = match wanted {
         Some(name) => config.node_named(name),
-        None => config.find_node(&addresses),
+        None => config.find_node(&addresses()),
     };
     match found {
         Ok(me) => {

@@ -7,7 +7,7 @@
 
 use super::firewall::{Way, culprit, permit};
 use super::{Findings, Verdict};
-use crate::control::api::{PeerDoc, PeerState, StatusDoc, VipState};
+use crate::control::api::{PeerDoc, PeerState, StatusDoc, VipState, WitnessDoc};
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use std::io;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
@@ -49,6 +49,9 @@ pub(super) fn look(config: &Config, me: usize, status: Option<&StatusDoc>, findi
             }
         }
     }
+    for witness in status.iter().flat_map(|s| &s.witnesses) {
+        self::witness(witness, config.cluster.peer_port, findings);
+    }
     if let Some(status) = status {
         duplicates(config, status, findings);
     }
@@ -83,6 +86,35 @@ fn heard(member: &Member, port: u16, status: &StatusDoc, findings: &mut Findings
             "peer",
             format!("{} has other settings than this node: {keys}", peer.name),
             fix,
+        );
+    }
+}
+
+/// Whether a witness is there, and votes by the same settings.
+fn witness(witness: &WitnessDoc, port: u16, findings: &mut Findings) {
+    let WitnessDoc { name, address, last_heard_ms, config_match, config_differs } = witness;
+    match last_heard_ms {
+        Some(ms) if *ms < RECENT_MS => findings.good("witness", format!("{name} was heard {ms} ms ago")),
+        Some(ms) => findings.fix(
+            Verdict::Bad,
+            "witness",
+            format!("{name} was last heard {} s ago: it does not vote", ms / 1000),
+            format!("ping -c 3 {address}; ssh {address} systemctl status vipd"),
+        ),
+        None => findings.fix(
+            Verdict::Bad,
+            "witness",
+            format!("{name} was never heard: vipd does not run there, or a firewall drops UDP from it"),
+            format!("nft insert rule inet filter input ip saddr {address} udp dport {port} accept"),
+        ),
+    }
+    if *config_match == Some(false) {
+        let keys = config_differs.join(", ");
+        findings.fix(
+            Verdict::Bad,
+            "witness",
+            format!("{name} votes by other settings than this node's: {keys}"),
+            format!("copy the file to {name}, then `systemctl restart vipd` there"),
         );
     }
 }
@@ -230,4 +262,32 @@ fn hardware(address: IpAddr) -> Option<String> {
         std::thread::sleep(std::time::Duration::from_millis(25));
     }
     None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_witness_that_is_silent_or_votes_by_another_file_is_wrong() {
+        let well = WitnessDoc {
+            name: "w1".into(),
+            address: "192.0.2.13".into(),
+            last_heard_ms: Some(300),
+            config_match: Some(true),
+            config_differs: vec![],
+        };
+        let found = |doc: &WitnessDoc| {
+            let mut findings = Findings::default();
+            witness(doc, 7112, &mut findings);
+            findings.0.into_iter().map(|f| (f.verdict, f.text)).collect::<Vec<_>>()
+        };
+        assert_eq!(found(&well), [(Verdict::Good, "w1 was heard 300 ms ago".to_owned())]);
+        let silent = found(&WitnessDoc { last_heard_ms: Some(9_000), ..well.clone() });
+        assert_eq!(silent, [(Verdict::Bad, "w1 was last heard 9 s ago: it does not vote".to_owned())]);
+        let differs = vec!["election.advert-interval".to_owned()];
+        let other = found(&WitnessDoc { config_match: Some(false), config_differs: differs, ..well });
+        let text = "w1 votes by other settings than this node's: election.advert-interval";
+        assert_eq!(other.last(), Some(&(Verdict::Bad, text.to_owned())));
+    }
 }

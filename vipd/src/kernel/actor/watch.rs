@@ -5,17 +5,19 @@ use crate::kernel::monitor::{Monitor, Notice};
 use crate::kernel::request::Request;
 use crate::kernel::sysctl::Switch;
 use crate::kernel::table::{News, Seen, Table};
-use crate::kernel::{KernelEvent, Spot};
+use crate::kernel::{KernelError, KernelEvent, Spot};
 use crate::net::clock;
 use nix::errno::Errno;
 use std::collections::{BTreeMap, BTreeSet};
+use std::pin::Pin;
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 use vipd_core::plan::Hold;
 use vipd_core::settings::Cidr;
 
-/// Dumps, one after the other, until nothing happens while one is read.
-const DUMPS: usize = 10;
+/// Notifications that are kept while a dump is read: some megabytes, and as many
+/// as would overrun the socket's buffer. If there are more, another dump follows.
+const HEARD: usize = 10_000;
 
 impl KernelActor {
     /// Takes notifications in, and puts right what they tell of.
@@ -212,33 +214,70 @@ impl KernelActor {
         }
     }
 
-    /// Reads everything anew and puts right what differs from the plans.
-    pub(super) async fn resync(&mut self) {
+    /// What is told after a loss is not believed before a dump has ended: it may be
+    /// older than what was lost. From then on all of it is told in order, and is
+    /// kept for the table that is being read.
+    pub(super) async fn hear(&mut self, notices: Vec<Notice>) {
+        match &mut self.reading {
+            Some(reading) if reading.first || !reading.complete => reading.disturbed = true,
+            Some(reading) => {
+                reading.note(&notices);
+                self.observe(notices).await;
+            }
+            None if self.stale.is_some() => {}
+            None => self.observe(notices).await,
+        }
+    }
+
+    /// Only a dump helps. It begins at once, unless the last one did just now: in
+    /// a flood of notifications plans have their turn.
+    pub(super) fn lost_notices(&mut self, why: Stale) {
+        self.stale = Some(why);
+        if let Some(reading) = &mut self.reading {
+            (reading.complete, reading.disturbed) = (false, true);
+        }
+        if why == Stale::Closed {
+            self.reading = None;
+        }
+    }
+
+    /// Begins to read everything anew.
+    pub(super) fn read_anew(&mut self) {
         self.retry = Instant::now() + RESYNC_PAUSE;
         if self.stale == Some(Stale::Closed) {
             match Monitor::open() {
                 Ok(monitor) => self.monitor = monitor,
                 Err(error) => return warn!("{error}; trying again"),
             }
+            self.stale = Some(Stale::Overrun);
         }
-        // What was notified before a dump ended is older than that, or in it: taken
-        // for news it would undo what the dump says. In a flood that does not end the
-        // last dump counts until the next.
-        let mut quiet = false;
-        let mut table = Table::default();
-        for _ in 0..DUMPS {
-            table = match self.monitor.dump().await {
-                Ok(table) => table,
-                Err(error) => return warn!("{error}; trying again"),
-            };
-            quiet = !self.monitor.discard();
-            if quiet {
-                break;
+        self.reading = Some(Reading::begin(&self.monitor, true));
+    }
+
+    /// Takes what was read, and puts right what differs from the plans.
+    pub(super) async fn take_dump(&mut self, dump: Result<Table, KernelError>) {
+        let Some(reading) = self.reading.take() else { return };
+        let mut table = match dump {
+            Ok(table) => table,
+            Err(error) => return warn!("{error}; trying again"),
+        };
+        if reading.first && (self.monitor.discard() || reading.disturbed) {
+            // Among that is what was told before the loss: taken for news it would undo
+            // what the dump says.
+            self.reading = Some(Reading::begin(&self.monitor, false));
+            return;
+        }
+        // In a flood that does not end this one counts as it is, until the next.
+        if reading.complete {
+            self.stale = None;
+            for (message, _) in &reading.heard {
+                table.take(message);
             }
         }
-        if quiet {
-            self.stale = None;
-        }
+        self.adopt(table).await;
+    }
+
+    async fn adopt(&mut self, table: Table) {
         let gone: Vec<u32> = self.table.links().filter(|index| table.name(*index).is_none()).collect();
         for index in gone {
             self.told.remove(&index);
@@ -263,5 +302,40 @@ impl KernelActor {
         self.evict(&strays).await;
         self.reseat(&demoted);
         self.tell_links(&all).await;
+    }
+}
+
+/// A dump under way, while plans and notifications are taken.
+pub(super) struct Reading {
+    dump: Pin<Box<dyn Future<Output = Result<Table, KernelError>> + Send + Sync>>,
+    /// Since notifications were lost.
+    first: bool,
+    /// There were notifications since it began.
+    disturbed: bool,
+    /// After the first: what was notified, in order, which the dump may have missed.
+    heard: Vec<Notice>,
+    /// That is all of it.
+    complete: bool,
+}
+
+impl Reading {
+    fn begin(monitor: &Monitor, first: bool) -> Self {
+        Self { dump: Box::pin(monitor.dump()), first, disturbed: false, heard: vec![], complete: true }
+    }
+
+    fn note(&mut self, notices: &[Notice]) {
+        if self.heard.len() + notices.len() > HEARD {
+            self.complete = false;
+            return;
+        }
+        self.heard.extend_from_slice(notices);
+    }
+}
+
+/// What was read, when it is; never, while nothing is.
+pub(super) async fn dumped(reading: &mut Option<Reading>) -> Result<Table, KernelError> {
+    match reading {
+        Some(reading) => reading.dump.as_mut().await,
+        None => std::future::pending().await,
     }
 }

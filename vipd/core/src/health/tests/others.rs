@@ -4,7 +4,7 @@ use super::changes::see;
 use super::*;
 use crate::probe::Upstream;
 use crate::settings::OnDown;
-use crate::wire::peer::{Incumbent, Verdict, Word, pool_id, server_id};
+use crate::wire::peer::{Among, Incumbent, MAX_VERDICTS, Verdict, Word, pool_id, server_id};
 
 /// Three servers of a pool that wants the primary and closes what is down.
 fn three() -> PoolsState {
@@ -18,7 +18,14 @@ fn verdict(server: &str, word: Word) -> Verdict {
 }
 
 fn px2_says(state: &mut PoolsState, verdicts: &[Verdict], at: u64) -> Changes {
-    state.hear(1, "px2", verdicts, second(at))
+    state.hear(1, "px2", verdicts, Among::default(), second(at))
+}
+
+/// What its next hello says, where one holds everything.
+fn told(state: &PoolsState, at: u64) -> Vec<Verdict> {
+    let (verdicts, among) = state.verdicts(&mut (0, 0), second(at));
+    assert_eq!(among, Among::default());
+    verdicts
 }
 
 fn incumbent(state: &PoolsState) -> Option<String> {
@@ -204,18 +211,17 @@ fn other_nodes_are_told_of_primaries_and_of_what_somebody_cannot_reach() {
     let mut state = three();
     see(&mut state, DB1, primary(), 1);
     see(&mut state, DB2, replica(0), 1);
-    assert_eq!(state.verdicts(second(5)), [verdict("db1", Word::Primary)]);
+    assert_eq!(told(&state, 5), [verdict("db1", Word::Primary)]);
     let changes = px2_says(&mut state, &[verdict("db2", Word::Failed)], 2);
     assert!(changes.words, "px2 waits for the answer");
-    assert_eq!(state.verdicts(second(5)), [verdict("db1", Word::Primary), verdict("db2", Word::Replica)]);
+    assert_eq!(told(&state, 5), [verdict("db1", Word::Primary), verdict("db2", Word::Replica)]);
     assert!(see(&mut state, DB2, failed(), 3).words);
     assert!(!see(&mut state, DB2, failed(), 4).words, "that is no news");
     px2_says(&mut state, &[], 5);
-    assert_eq!(state.verdicts(second(5)), [verdict("db1", Word::Primary), verdict("db2", Word::Failed)]);
+    assert_eq!(told(&state, 5), [verdict("db1", Word::Primary), verdict("db2", Word::Failed)]);
     // What it saw long ago it does not vouch for.
     see(&mut state, DB2, primary(), 6);
-    let words =
-        |state: &PoolsState, at| state.verdicts(second(at)).iter().map(|v| v.word).collect::<Vec<_>>();
+    let words = |state: &PoolsState, at| told(state, at).iter().map(|v| v.word).collect::<Vec<_>>();
     assert_eq!(words(&state, 7), [Word::Primary]);
     assert_eq!(words(&state, 60), []);
     fail(&mut state, DB1, 60);
@@ -336,4 +342,36 @@ fn pools_that_cannot_agree_on_the_primary_say_so_once() {
     assert_eq!(told.len(), 1, "{told:?}");
     let words = "server batch/db2: it takes the writes of its pool, and db1 those of pool app";
     assert!(told[0].starts_with(words), "{told:?}");
+}
+
+/// More than a hello holds: a switch has failed, and half of the servers with it.
+#[test]
+fn what_is_said_of_many_servers_is_told_by_turns_and_nothing_of_it_is_left_out() {
+    let names: Vec<String> = (0..200).map(|n| format!("db{n}")).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let new = || PoolsState::new(vec![pool("p", &names, Some(check(Role::Any, None)))], Time::ZERO);
+    let (mut px1, mut px2, mut next) = (new(), new(), (0, 0));
+    let key = |server| ServerKey { server, ..DB1 };
+    let hello = |px1: &mut PoolsState, px2: &PoolsState, next: &mut (u32, u32), at| {
+        let (verdicts, among) = px2.verdicts(next, second(at));
+        assert!(verdicts.len() <= MAX_VERDICTS, "{}", verdicts.len());
+        px1.hear(1, "px2", &verdicts, among, second(at));
+        px1.status().filter(|s| s.fails_from.contains(&"px2")).count()
+    };
+    for server in 0..200 {
+        see(&mut px2, key(server), failed(), 1);
+    }
+    let heard: Vec<usize> = (0..4).map(|_| hello(&mut px1, &px2, &mut next, 2)).collect();
+    assert_eq!(heard, [64, 128, 192, 200]);
+    // A few come back while it goes on: what is old is replaced in its turn.
+    for server in 0..10 {
+        see(&mut px2, key(server), primary(), 3);
+    }
+    let heard: Vec<usize> = (0..3).map(|_| hello(&mut px1, &px2, &mut next, 4)).collect();
+    assert_eq!(heard.last(), Some(&190));
+    for server in 10..200 {
+        see(&mut px2, key(server), primary(), 5);
+    }
+    hello(&mut px1, &px2, &mut next, 6);
+    assert_eq!(hello(&mut px1, &px2, &mut next, 6), 0, "they fit into one again");
 }

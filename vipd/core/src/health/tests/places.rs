@@ -1,6 +1,7 @@
 //! Sessions and what is known belong to a place, whatever the name of the server there.
 
-use super::changes::{removed, see};
+use super::changes::see;
+use super::file::removed;
 use super::*;
 use crate::settings::{OnDemote, Vanished};
 use std::net::SocketAddr;

@@ -230,7 +230,13 @@ fn follows_after(me: usize, from: usize, epoch: Option<u32>) -> Option<usize> {
         node.handle(Input::Probe { server, probe, checked: Checked::at(at(5_000)) }, at(5_000));
     }
     let follows = Incumbent { pool: pool_id("primary"), server: server_id("db2"), epoch: epoch.unwrap_or(0) };
-    let owns = GroupReport { vrid: NonZeroU8::MIN, state: State::Active, priority: 150, serving: true };
+    let owns = GroupReport {
+        vrid: NonZeroU8::MIN,
+        state: State::Active,
+        priority: 150,
+        serving: true,
+        deposed: false,
+    };
     // A hello of an earlier release ends before what it hears, and the epochs.
     let hears = epoch.map(|_| vec![]);
     let message =

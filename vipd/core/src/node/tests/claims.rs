@@ -174,3 +174,56 @@ fn a_node_that_has_just_started_answers_a_release_when_it_knows_the_others_files
         }
     }
 }
+
+/// Whoever never said hello (keepalived says none) is waited for after the start,
+/// and not again after each pause.
+#[test]
+fn after_a_pause_nobody_is_waited_for_who_was_never_heard() {
+    let mut node = node(settings());
+    for now in (0..5_000).step_by(500) {
+        hear(&mut node, LINK, &advert(250), at(now));
+        node.handle(Input::Tick, at(now));
+        obey(&mut node, at(now));
+    }
+    node.handle(Input::Tick, at(12_000));
+    hear(&mut node, LINK, &advert(250), at(12_000));
+    assert_eq!(node.group_status(at(12_000))[0].state, State::Backup);
+    hear(&mut node, LINK, &advert(0), at(12_100));
+    obey(&mut node, at(12_100));
+    assert_eq!(node.group_status(at(12_100))[0].state, State::Active);
+}
+
+/// A node that starts with a shorter interval than the owner's would not hear one
+/// advert before it takes over.
+#[test]
+fn a_node_that_starts_waits_for_the_advert_of_an_owner_of_another_interval() {
+    let fast = || {
+        let mut fast = settings();
+        fast.election.advert_interval = Duration::from_millis(10);
+        fast.election.lease = SECOND;
+        fast.digests = vec![("election.advert-interval", 1), ("pool", 2)];
+        fast
+    };
+    let owns_at = |hellos: std::ops::Range<u64>, digests: [u32; 2], heard: Option<u64>| {
+        let mut node = node(fast());
+        (0..60_000).step_by(10).find(|now| {
+            if hellos.contains(now) && now % 500 == 0 {
+                peer_says(&mut node, &hello(State::Active, true, digests.to_vec()), at(*now));
+            }
+            if heard == Some(*now) {
+                hear(&mut node, LINK, &Advert { interval: 5 * SECOND, ..advert(150) }, at(*now));
+            }
+            node.handle(Input::Tick, at(*now));
+            obey(&mut node, at(*now));
+            node.group_status(at(*now))[0].state == State::Active
+        })
+    };
+    // Nobody says anything; somebody with the same file says hello, and is heard at once.
+    assert_eq!(owns_at(0..0, [0, 0], None), Some(1_010));
+    assert_eq!(owns_at(500..501, [1, 2], None), Some(500));
+    // The owner has another interval: for as long as it says that it owns, and then
+    // for as long as its advert says.
+    assert_eq!(owns_at(500..3_001, [9, 2], None), Some(3_000 + 3_500));
+    assert_eq!(owns_at(500..40_000, [9, 2], None), Some(39_500 + 3_500));
+    assert_eq!(owns_at(500..3_001, [9, 2], Some(4_000)), Some(4_000 + 15_000 + 1_100));
+}

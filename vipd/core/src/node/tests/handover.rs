@@ -109,6 +109,20 @@ fn a_node_that_has_not_judged_its_servers_is_not_ready_to_own() {
 }
 
 #[test]
+fn the_next_owner_is_told_who_has_connections() {
+    let vrid = NonZeroU8::new(100).unwrap_or(NonZeroU8::MIN);
+    let message = Message::Prepare { vrid, nonce: 7, to: node_id("px1") };
+    let prepare = Envelope { cluster: cluster_id("orders"), sender: node_id("px2"), message }.write();
+    let mut next = node(settings());
+    peer_says(&mut next, &hello(State::Active, true, vec![1, 2]), at(5));
+    peer_says(&mut next, &prepare, at(10));
+    let plan = |output| if let Output::Addresses(plan) = output { Some(plan) } else { None };
+    let plans: Vec<_> = drain(&mut next).into_iter().filter_map(plan).collect();
+    let [plan] = &plans[..] else { panic!("{plans:?}") };
+    assert_eq!((plan.hold, &plan.former[..]), (Hold::Silent, &[address(12)][..]));
+}
+
+#[test]
 fn maintenance_that_ends_before_anybody_is_ready_leaves_the_owner() {
     let mut node = owner(settings());
     peer_says(&mut node, &hello(State::Backup, true, vec![1, 2]), at(3_400));
@@ -178,6 +192,7 @@ fn sessions_are_closed_when_a_preparation_after_a_release_runs_out() {
                     if plan.hold == Hold::Absent {
                         absent_at = Some(now);
                     }
+                    assert!(plan.former.is_empty(), "the connections from before are its own");
                     let (group, generation) = (plan.group, plan.generation);
                     node.handle(Input::Applied { group, generation, result: Ok(()) }, at(now));
                 }

@@ -262,11 +262,90 @@ fn a_node_that_does_not_hear_this_one_is_named() {
     assert!(!node.peers()[1].is_deaf());
 }
 
+/// Two owned while they did not hear each other. The other's clients would send
+/// to its Ethernet address until the slow refresh.
+#[test]
+fn whoever_followed_another_owner_is_told_at_once() {
+    let mut node = owning();
+    run(&mut node, at(20_000));
+    let count =
+        |outputs: &[(Time, Output)]| outputs.iter().filter(|(_, o)| matches!(o, Output::Announce(_))).count();
+    // It hears the other's adverts: a burst as at a takeover, and no other for each.
+    px2_advertises(&mut node, at(20_100));
+    assert_eq!(announced(&obey(&mut node, at(20_100))), 1);
+    px2_advertises(&mut node, at(20_200));
+    assert!(obey(&mut node, at(20_200)).iter().all(|o| !matches!(o, Output::Announce(_))));
+    // Two of the ten more were before that.
+    assert_eq!(count(&run(&mut node, at(31_000))), 7);
+    // The other heard this one first, and says so once it has given way.
+    let gave_way = |deposed| {
+        let report =
+            GroupReport { vrid: vrid(), state: State::Backup, priority: 150, serving: true, deposed };
+        Hello { groups: vec![report], ..Hello::default() }
+    };
+    let mut after = |deposed, now| {
+        px2_says(&mut node, gave_way(deposed), now);
+        announced(&obey(&mut node, now))
+    };
+    let told =
+        [after(true, at(32_000)), after(true, at(34_000)), after(false, at(36_000)), after(true, at(50_000))];
+    assert_eq!(told, [1, 0, 0, 1]);
+}
+
+/// It says so in a few hellos, and then no more.
+#[test]
+fn who_gave_way_says_so() {
+    let mut node = owning();
+    let source_is_greater = advert(250);
+    run(&mut node, at(5_000));
+    hear(&mut node, LINK, &source_is_greater, at(5_000));
+    let mut said = vec![];
+    let mut outputs: Vec<(Time, Output)> =
+        obey(&mut node, at(5_000)).into_iter().map(|o| (at(5_000), o)).collect();
+    for now in (5_500..12_000).step_by(500) {
+        outputs.extend(run(&mut node, at(now)));
+        hear(&mut node, LINK, &advert(250), at(now));
+    }
+    for (now, output) in outputs {
+        let Output::Peer { bytes, .. } = output else { continue };
+        let Ok(Envelope { message: Message::Hello(hello), .. }) = Envelope::parse(&bytes) else { continue };
+        said.push((now, hello.groups[0].deposed));
+    }
+    assert!(said.iter().filter(|(_, deposed)| *deposed).count() >= 2, "{said:?}");
+    assert!(said.iter().all(|(now, deposed)| *deposed == (*now < at(8_000))), "{said:?}");
+}
+
+/// In maintenance or with a fault it follows nobody, and still knows who owns;
+/// and whom it would take over from is no owner any more.
+#[test]
+fn the_owner_is_named_by_who_does_not_follow_it() {
+    let mut node = owning();
+    let group = node.group_status(at(3_400))[0].id;
+    let owner = |node: &Node, now| node.group_status(now).remove(0).owner;
+    node.handle(Input::Link { group, link: Link::Down { reason: "no carrier".into() } }, at(3_400));
+    obey(&mut node, at(3_400));
+    assert_eq!(owner(&node, at(3_400)), None);
+    peer_says(&mut node, &hello(State::Active, true, vec![1, 2]), at(3_500));
+    assert_eq!(owner(&node, at(3_500)).as_deref(), Some("px2"));
+    run(&mut node, at(20_000));
+    assert_eq!(owner(&node, at(20_000)), None, "it has said nothing for long");
+
+    let mut settings = settings();
+    settings.election.quorum = Quorum::Majority;
+    let mut node = on_ethernet(settings, 77);
+    px2_advertises(&mut node, at(1_000));
+    assert_eq!(owner(&node, at(1_000)).as_deref(), Some("px2"));
+    run(&mut node, at(60_000));
+    let status = node.group_status(at(60_000)).remove(0);
+    assert_eq!((status.state, status.owner), (State::Backup, None), "{}", status.why);
+}
+
 #[test]
 fn another_owner_whose_adverts_are_dropped_is_named() {
     let mut node = owning();
     let active = || {
-        let report = GroupReport { vrid: vrid(), state: State::Active, priority: 150, serving: true };
+        let report =
+            GroupReport { vrid: vrid(), state: State::Active, priority: 150, serving: true, deposed: false };
         Hello { groups: vec![report], ..Hello::default() }
     };
     let mut told = vec![];
@@ -316,6 +395,35 @@ fn a_silent_voter_is_told_of_before_it_is_missed() {
     assert_eq!(silent.len(), 1, "{told:?}");
     assert_eq!(of("w1 votes again"), [30], "{told:?}");
     assert_eq!(node.group_status(at(50_000))[0].state, State::Active);
+}
+
+#[test]
+fn a_witness_that_votes_by_another_file_is_named() {
+    let mut settings = settings();
+    settings.election.quorum = Quorum::Majority;
+    settings.digests = vec![("cluster.nodes", 1), ("pool", 2), ("election.advert-interval", 3)];
+    settings.cluster.witnesses =
+        vec![Member { name: "w1".into(), addresses: vec![address(13)], priority: None }];
+    let mut node = on_ethernet(settings.clone(), 77);
+    let hello = |node: &mut Node, digests: &[u32], millis| {
+        let message = Message::Hello(Hello { digests: digests.to_vec(), ..Hello::default() });
+        let payload = Envelope { cluster: cluster_id("orders"), sender: node_id("w1"), message }.write();
+        node.handle(Input::PeerPacket { source: address(13), ttl: 255, payload: &payload }, at(millis));
+        events(obey(node, at(millis))).into_iter().map(|e| e.message).collect::<Vec<_>>()
+    };
+    assert!(hello(&mut node, &[], 1_000).is_empty(), "one of a release that does not say");
+    // It has not read a change of the pools, which are nothing to it.
+    assert!(hello(&mut node, &[1, 9, 3], 2_000).is_empty());
+    let other = "w1 votes by other settings than this node's: election.advert-interval; give it the same file and \
+                 restart it";
+    assert_eq!(hello(&mut node, &[1, 9, 8], 3_000), [other]);
+    assert!(hello(&mut node, &[1, 9, 8], 4_000).is_empty(), "once");
+    assert_eq!(node.witnesses()[0].differs, ["election.advert-interval"]);
+    // A reload here may be what it wants for.
+    settings.digests[2].1 = 8;
+    node.reconfigure(settings, at(5_000));
+    let told: Vec<String> = events(obey(&mut node, at(5_000))).into_iter().map(|e| e.message).collect();
+    assert!(told.iter().any(|m| m == "w1 votes by the same settings again"), "{told:?}");
 }
 
 fn grants(node: &mut Node, voter: usize, ballot: Ballot, now: Time) {

@@ -83,12 +83,104 @@ fn a_refusal_of_the_kernel_is_a_fault_and_a_release() {
     let status = &node.group_status(at(3_301))[0];
     assert_eq!(status.state, State::Fault);
     assert!(status.why.contains("no buffer"), "{}", status.why);
-    let releases = drain(&mut node).into_iter().filter(|o| matches!(o, Output::Advert(t) if t.bytes[2] == 0));
-    assert_eq!(releases.count(), 1);
+    // Nobody is told that it is free before it is.
+    let outputs = drain(&mut node);
+    let released = |o: &&Output| matches!(o, Output::Advert(t) if t.bytes[2] == 0);
+    assert_eq!(outputs.iter().filter(released).count(), 0);
+    let plan = |o: &Output| if let Output::Addresses(p) = o { Some(p.generation) } else { None };
+    let generation = outputs.iter().filter_map(plan).next_back().expect("a plan to delete it");
+    node.handle(Input::Applied { group: 0, generation, result: Ok(()) }, at(3_302));
+    assert_eq!(drain(&mut node).iter().filter(released).count(), 1);
     // It takes part again by itself.
     let retry = at(8_400);
     node.handle(Input::Tick, retry);
     assert_eq!(node.group_status(retry)[0].state, State::Backup);
+}
+
+/// Two hosts that boot together behind slow switch ports own when they hear each other.
+#[test]
+fn a_start_delay_ends_with_the_last_hello() {
+    let mut settings = settings();
+    settings.election.start_delay = 30 * SECOND;
+    let alone = node(settings.clone());
+    let mut with_peer = node(settings);
+    assert_eq!(alone.group_status(at(0))[0].state, State::Backup);
+    let owns_at = |mut node: Node| {
+        (0..40_000).step_by(10).find(|now| {
+            node.handle(Input::Tick, at(*now));
+            obey(&mut node, at(*now));
+            node.group_status(at(*now))[0].state == State::Active
+        })
+    };
+    assert_eq!(owns_at(alone), Some(30_000));
+    peer_says(&mut with_peer, &hello(State::Backup, true, vec![1, 2]), at(0));
+    assert!(owns_at(with_peer).is_some_and(|at| at < 4_000));
+}
+
+/// The last plan of a node, and whether it told of anything.
+fn planned(node: &mut Node) -> (Option<crate::plan::GroupPlan>, usize) {
+    let outputs = drain(node);
+    let told = outputs.iter().filter(|o| matches!(o, Output::Event(_))).count();
+    let plan = |o| if let Output::Addresses(p) = o { Some(p) } else { None };
+    (outputs.into_iter().filter_map(plan).next_back(), told)
+}
+
+/// The kernel holds the address by what it was given before.
+#[test]
+fn one_renewal_that_fails_is_no_fault() {
+    let mut node = owner(settings());
+    let mut now = at(3_300);
+    let renewal = |node: &mut Node, now: &mut Time| loop {
+        *now = node.next_deadline().expect("adverts");
+        node.handle(Input::Tick, *now);
+        if let Some(plan) = planned(node).0 {
+            break plan.generation;
+        }
+    };
+    let refused = |generation| Input::Applied { group: 0, generation, result: Err("no memory".into()) };
+    let first = renewal(&mut node, &mut now);
+    node.handle(refused(first), now);
+    assert_eq!(planned(&mut node), (None, 1), "it is told");
+    assert_eq!(node.group_status(now)[0].state, State::Active);
+    let (second, refused_at) = (renewal(&mut node, &mut now), now);
+    assert!(now - at(3_300) <= 3 * SECOND, "before the lease is over");
+    node.handle(Input::Applied { group: 0, generation: second, result: Ok(()) }, now);
+    // Refused for longer than the lease allows, it is a fault.
+    while node.group_status(now)[0].state == State::Active && now - refused_at < 4 * SECOND {
+        let generation = renewal(&mut node, &mut now);
+        node.handle(refused(generation), now);
+        planned(&mut node);
+    }
+    assert_eq!(node.group_status(now)[0].state, State::Fault);
+    assert!(now - refused_at < 3 * SECOND, "before the kernel ends it");
+}
+
+/// What the kernel would not delete is there: nobody is told that it is free, a
+/// stop is not clean, and it is tried again.
+#[test]
+fn what_the_kernel_would_not_delete_is_deleted_again() {
+    let mut node = owner(settings());
+    node.handle(Input::Link { group: 0, link: Link::Down { reason: "no carrier".into() } }, at(3_400));
+    let refused = |generation| Input::Applied { group: 0, generation, result: Err("not permitted".into()) };
+    let (plan, _) = planned(&mut node);
+    node.handle(refused(plan.expect("a plan to delete it").generation), at(3_401));
+    assert_eq!(planned(&mut node).1, 1, "it is told");
+    let again = (3_402..20_000).find_map(|now| {
+        node.handle(Input::Tick, at(now));
+        planned(&mut node).0.map(|plan| (now, plan.generation))
+    });
+    let (now, generation) = again.expect("another attempt");
+    assert_eq!(now, 8_401);
+    node.handle(refused(generation), at(now));
+    assert_eq!(planned(&mut node).1, 0, "it is told once");
+    node.handle(Input::Stop, at(now));
+    let stopped = |node: &mut Node| {
+        let clean = |o| if let Output::Stopped { clean } = o { Some(clean) } else { None };
+        drain(node).into_iter().find_map(clean)
+    };
+    assert_eq!(stopped(&mut node), None);
+    node.handle(Input::Tick, at(60_000));
+    assert_eq!(stopped(&mut node), Some(false));
 }
 
 /// A node that stood still for a moment is not to be out for long.
@@ -156,7 +248,8 @@ fn a_release_is_taken_up_by_priority_also_against_the_order_of_the_file() {
     let mut node = owner(settings);
     for (sender, last) in [("px2", 12), ("px3", 13)] {
         let vrid = NonZeroU8::new(100).unwrap_or(NonZeroU8::MIN);
-        let groups = vec![GroupReport { vrid, state: State::Backup, priority: 20, serving: true }];
+        let groups =
+            vec![GroupReport { vrid, state: State::Backup, priority: 20, serving: true, deposed: false }];
         let message = Message::Hello(Hello { groups, digests: vec![1, 2], ..Hello::default() });
         let payload = Envelope { cluster: cluster_id("orders"), sender: node_id(sender), message }.write();
         node.handle(Input::PeerPacket { source: address(last), ttl: 255, payload: &payload }, at(3_400));
@@ -353,8 +446,8 @@ fn a_node_whose_kernel_refuses_preempts_nobody() {
     settings.election.preempt = true;
     let mut node = owner(settings);
     let generation = u64::MAX;
-    node.handle(Input::Applied { group: 0, generation, result: Err("IPv6 is off".into()) }, at(3_400));
-    for now in (3_500..60_000).step_by(500) {
+    node.handle(Input::Applied { group: 0, generation, result: Err("IPv6 is off".into()) }, at(5_000));
+    for now in (5_500..60_000).step_by(500) {
         hear(&mut node, LINK, &advert(150), at(now));
         node.handle(Input::Tick, at(now));
         obey(&mut node, at(now));
@@ -376,6 +469,97 @@ fn a_node_whose_kernel_refuses_preempts_nobody() {
         obey(&mut node, at(now));
     }
     assert_eq!(node.group_status(at(80_000))[0].state, State::Active);
+}
+
+/// The own address of one family is gone. By the other the rest of the cluster
+/// hears at once that the group is free, once it is.
+#[test]
+fn what_is_left_of_a_link_carries_the_release() {
+    let six = |text: &str| text.parse::<IpAddr>().expect("an address");
+    let mut both = settings();
+    for (member, own) in both.cluster.nodes.iter_mut().zip(["fd77::11", "fd77::12"]) {
+        member.addresses.push(six(own));
+    }
+    both.vips[0].addresses.extend(Cidr::new(six("fd77::100"), 64));
+    for (left, gone) in [(address(11), six("fd77::11")), (six("fd77::11"), address(11))] {
+        let mut node = Node::new(both.clone(), 0, 0, at(0));
+        let link = Link::Up { interface: LINK, sources: vec![left, gone], mac: None, subnets: vec![] };
+        node.handle(Input::Link { group: 0, link }, at(0));
+        node.handle(Input::Tick, at(3_300));
+        obey(&mut node, at(3_300));
+        assert_eq!(node.group_status(at(3_300))[0].state, State::Active);
+        let reason = format!("this host does not have {gone}");
+        let link = Link::Partial { reason: reason.clone(), interface: LINK, sources: vec![left] };
+        node.handle(Input::Link { group: 0, link }, at(3_400));
+        let outputs = drain(&mut node);
+        let releases = |outputs: &[Output]| {
+            let release = |o: &Output| match o {
+                Output::Advert(t) if t.bytes[2] == 0 => Some(t.source),
+                _ => None,
+            };
+            outputs.iter().filter_map(release).collect::<Vec<_>>()
+        };
+        assert!(releases(&outputs).is_empty(), "the kernel may still answer for it");
+        let plan = |o: &Output| if let Output::Addresses(p) = o { Some(p.clone()) } else { None };
+        let plan = outputs.iter().filter_map(plan).next_back().expect("a plan");
+        assert_eq!(plan.hold, Hold::Absent);
+        node.handle(Input::Applied { group: 0, generation: plan.generation, result: Ok(()) }, at(3_401));
+        assert_eq!(releases(&drain(&mut node)), [left]);
+        let status = &node.group_status(at(3_401))[0];
+        assert_eq!((status.state, status.why.as_str()), (State::Fault, reason.as_str()));
+    }
+}
+
+/// Of priority 255, too: it is no exception.
+#[test]
+fn an_address_owner_that_cannot_serve_leaves_the_address_where_it_is() {
+    let first = |mut settings: Settings| {
+        settings.cluster.nodes[0].priority = NonZeroU8::new(255);
+        settings
+    };
+    let serves = |outputs: Vec<Output>| {
+        let hello = |o| if let Output::Peer { bytes, .. } = o { Envelope::parse(&bytes).ok() } else { None };
+        let report =
+            |e: Envelope| if let Message::Hello(h) = e.message { Some(h.groups[0].serving) } else { None };
+        outputs.into_iter().filter_map(hello).filter_map(report).next_back()
+    };
+    // The kernel refuses it.
+    let mut node = node(first(settings()));
+    assert_eq!(node.group_status(at(0))[0].state, State::Active);
+    let refused = Err("IPv6 is off".to_owned());
+    node.handle(Input::Applied { group: 0, generation: u64::MAX, result: refused }, at(100));
+    let mut said = None;
+    for now in (500..60_000).step_by(500) {
+        hear(&mut node, LINK, &advert(150), at(now));
+        node.handle(Input::Tick, at(now));
+        said = serves(obey(&mut node, at(now))).or(said);
+        assert_ne!(node.group_status(at(now))[0].state, State::Active, "at {now}");
+    }
+    let status = &node.group_status(at(60_000))[0];
+    assert!(status.why.contains("the kernel refused the address here the last time"), "{}", status.why);
+    assert_eq!(said, Some(false), "nobody hands over to it for what it serves");
+
+    // It does not know its servers yet; none can be used; one can.
+    let mut node = self::node(first(tracked()));
+    let probe = |node: &mut Node, probe, now| {
+        let server = ServerKey { pool: 0, server: 0 };
+        node.handle(Input::Probe { server, probe, checked: Checked::at(at(now)) }, at(now));
+    };
+    for (from, until, state) in
+        [(0, 3_000, State::Backup), (3_000, 20_000, State::Backup), (20_000, 24_000, State::Active)]
+    {
+        match from {
+            0 => {}
+            3_000 => probe(&mut node, Probe::Failed("refused".into()), from),
+            _ => probe(&mut node, Probe::Answered(Observation::default()), from),
+        }
+        for now in (from..until).step_by(500) {
+            hear(&mut node, LINK, &advert(150), at(now));
+            node.handle(Input::Tick, at(now));
+            obey(&mut node, at(now));
+        }
+        assert_eq!(node.group_status(at(until))[0].state, state, "at {until}");
+    }
 }
 
 #[test]

@@ -140,7 +140,7 @@ fn a_link_local_source_that_a_peer_told_of_is_that_peer() {
         at(0),
     );
     let vrid = NonZeroU8::new(100).unwrap_or(NonZeroU8::MIN);
-    let report = GroupReport { vrid, state: State::Active, priority: 150, serving: true };
+    let report = GroupReport { vrid, state: State::Active, priority: 150, serving: true, deposed: false };
     let sources = vec![address(12), six("fe80::12")];
     let message =
         Message::Hello(Hello { groups: vec![report], digests: vec![1, 2], sources, ..Hello::default() });
@@ -205,4 +205,24 @@ fn a_peer_that_only_advertises_is_silent_when_its_adverts_are() {
     }
     let expected = [(0, "px2 is there".to_owned()), (95_000, "px2 is silent for 35.00 s".to_owned())];
     assert_eq!(told, expected);
+}
+
+/// Two own it, each by its own word: whether the other's adverts come here is
+/// judged by its interval, not by this node's.
+#[test]
+fn the_adverts_of_a_slower_rival_do_come_here() {
+    let mut node = owner(settings());
+    let slow = Advert { interval: 10 * SECOND, ..advert(150) };
+    for now in (4_000..22_900).step_by(100) {
+        if now % 10_000 == 4_000 {
+            hear(&mut node, LINK, &slow, at(now));
+        }
+        if now % 1_000 == 0 {
+            peer_says(&mut node, &hello(State::Active, true, vec![1, 2]), at(now));
+        }
+        node.handle(Input::Tick, at(now));
+        obey(&mut node, at(now));
+    }
+    let why = node.group_status(at(22_900))[0].why.clone();
+    assert!(why.contains("px2 owns it, too") && why.contains("its adverts come here"), "{why}");
 }

@@ -36,8 +36,13 @@ fn px2_says(node: &mut Node, state: State, serving: bool, now: Time) -> Vec<Reco
 }
 
 fn px2_is(node: &mut Node, state: State, serving: bool, now: Time) {
-    let report =
-        GroupReport { vrid: NonZeroU8::new(DNS).unwrap_or(NonZeroU8::MIN), state, priority: 150, serving };
+    let report = GroupReport {
+        vrid: NonZeroU8::new(DNS).unwrap_or(NonZeroU8::MIN),
+        state,
+        priority: 150,
+        serving,
+        deposed: false,
+    };
     let message = Message::Hello(Hello { groups: vec![report], digests: vec![1, 2], ..Hello::default() });
     let envelope = Envelope { cluster: cluster_id("orders"), sender: node_id("px2"), message };
     node.handle(Input::PeerPacket { source: address(12), ttl: 255, payload: &envelope.write() }, now);
@@ -200,7 +205,7 @@ fn an_owner_that_falls_silent_is_out_with_the_takeover() {
     let addresses = vec![address(11)];
     let advert = Advert { version: VrrpVersion::V3, vrid, priority: 200, interval, addresses };
     let payload = advert.write(address(11), address(12));
-    let report = GroupReport { vrid, state: State::Active, priority: 200, serving: true };
+    let report = GroupReport { vrid, state: State::Active, priority: 200, serving: true, deposed: false };
     let message = Message::Hello(Hello { groups: vec![report], digests: vec![1, 2], ..Hello::default() });
     let hello = Envelope { cluster: cluster_id("orders"), sender: node_id("px1"), message }.write();
     for millis in 1..=20 {
@@ -512,7 +517,8 @@ fn a_rival_that_is_gone_is_told_of_no_more() {
     settings.vips.push(vip("main", 100));
     let mut node = node(settings);
     let vrid = |n| NonZeroU8::new(n).unwrap_or(NonZeroU8::MIN);
-    let owns = |n| GroupReport { vrid: vrid(n), state: State::Active, priority: 150, serving: true };
+    let owns =
+        |n| GroupReport { vrid: vrid(n), state: State::Active, priority: 150, serving: true, deposed: false };
     let hello = Hello { groups: vec![owns(DNS), owns(100)], digests: vec![1, 2], ..Hello::default() };
     let message = Message::Hello(hello);
     let hello = Envelope { cluster: cluster_id("orders"), sender: node_id("px2"), message }.write();

@@ -339,8 +339,8 @@ fn a_node_that_has_just_started_presumes_that_others_have_what_it_does_not_own()
     assert_eq!(told(&drain(&mut node), 1, 101).0, Some(vec![101, 150]));
 }
 
-/// A group that goes leaves its number to one that stays: that one is the new
-/// file's, by its name, and the other is gone.
+/// A group that goes leaves its number to one that stays: what the others elect
+/// by goes on under the other name, with the other addresses.
 #[test]
 fn a_group_that_gets_the_number_of_one_that_goes_is_itself() {
     let mut two = settings();
@@ -359,7 +359,106 @@ fn a_group_that_gets_the_number_of_one_that_goes_is_itself() {
     }
     let status = node.group_status(at(9_000));
     assert_eq!(status.iter().map(|g| g.name.as_str()).collect::<Vec<_>>(), ["payments"]);
-    assert_eq!((status[0].id, status[0].state), (1, State::Active), "{}", status[0].why);
+    assert_eq!((status[0].id, status[0].state), (0, State::Active), "{}", status[0].why);
+    assert_eq!(status[0].addresses[0].address(), address(101));
+}
+
+/// The VRIDs of the releases among outputs.
+fn released(outputs: &[Output]) -> Vec<u8> {
+    let release = |o: &Output| match o {
+        Output::Advert(t) if t.bytes[2] == 0 => Some(t.bytes[1]),
+        _ => None,
+    };
+    outputs.iter().filter_map(release).collect()
+}
+
+/// Obeys, and says as px2 that it is prepared for what it is asked to take.
+fn obey_and_be_ready(node: &mut Node, now: Time) -> Vec<Output> {
+    let outputs = obey(node, now);
+    for output in &outputs {
+        if let Output::Peer { bytes, .. } = output
+            && let Ok(Envelope { message: Message::Prepare { vrid, nonce, .. }, .. }) = Envelope::parse(bytes)
+        {
+            let message = Message::Ready { vrid, nonce };
+            let ready = Envelope { cluster: cluster_id("orders"), sender: node_id("px2"), message };
+            peer_says(node, &ready.write(), now);
+        }
+    }
+    outputs
+}
+
+/// Another number is another election, which a node with the former file does not
+/// see: the old one is handed over to it, and the new one takes nothing before it
+/// has let go, too.
+#[test]
+fn a_group_that_gets_another_number_is_handed_over_and_begins_anew() {
+    let mut node = owner(settings());
+    peer_says(&mut node, &hello(State::Backup, true, vec![1, 2]), at(3_400));
+    obey(&mut node, at(3_400));
+    let mut renumbered = settings();
+    renumbered.vips[0].vrid = NonZeroU8::new(50).expect("a number");
+    renumbered.digests = vec![("cluster.nodes", 1), ("pool", 3)];
+    node.reconfigure(renumbered, at(3_500));
+    let link = Link::Up { interface: LINK, sources: vec![address(11)], mac: None, subnets: vec![] };
+    node.handle(Input::Link { group: 1, link }, at(3_500));
+    let why = node.group_status(at(3_500))[0].why.clone();
+    assert!(why.contains("before the reload has let go"), "{why}");
+    let mut released_at = None;
+    for now in (3_500..10_000).step_by(10) {
+        node.handle(Input::Tick, at(now));
+        if released(&obey_and_be_ready(&mut node, at(now))).contains(&100) {
+            released_at.get_or_insert(now);
+        }
+        if released_at.is_some() && now % 500 == 0 {
+            theirs(&mut node, 100, 150, &[100], at(now));
+        }
+        let of_new = node.group_status(at(now)).into_iter().find(|g| g.id == 1).map(|g| g.state);
+        assert!(matches!(of_new, Some(State::Init | State::Backup)), "{of_new:?} at {now}");
+    }
+    assert!(released_at.is_some_and(|at| at < 3_600), "{released_at:?}");
+    assert_eq!(node.group_status(at(10_000))[0].state, State::Backup);
+    // The other is told of the new file, says so, and releases the old number last.
+    peer_says(&mut node, &hello(State::Backup, true, vec![1, 3]), at(10_000));
+    theirs(&mut node, 100, 150, &[100], at(10_010));
+    theirs(&mut node, 100, 0, &[100], at(10_050));
+    for now in (10_060..10_100).step_by(10) {
+        node.handle(Input::Tick, at(now));
+        obey(&mut node, at(now));
+    }
+    let status = &node.group_status(at(10_100))[0];
+    assert_eq!(status.state, State::Active, "{}", status.why);
+}
+
+/// The number comes back before the group that had it is gone.
+#[test]
+fn a_group_that_comes_back_waits_for_what_is_left_of_itself() {
+    let mut two = settings();
+    two.vips.push(vip("second", 101));
+    let mut node = node(two.clone());
+    node.handle(Input::Tick, at(3_300));
+    obey(&mut node, at(3_300));
+    peer_says(&mut node, &hello(State::Backup, true, vec![1, 2]), at(3_350));
+    let mut one = two.clone();
+    one.vips.truncate(1);
+    node.reconfigure(one, at(3_400));
+    obey(&mut node, at(3_400));
+    node.reconfigure(two, at(3_450));
+    let link = Link::Up { interface: LINK, sources: vec![address(11)], mac: None, subnets: vec![] };
+    node.handle(Input::Link { group: 2, link }, at(3_450));
+    let mut outputs = vec![];
+    let (mut before, mut last) = (true, 0);
+    for now in (3_450..9_000).step_by(10) {
+        node.handle(Input::Tick, at(now));
+        outputs = obey(&mut node, at(now));
+        last = if released(&outputs).contains(&101) { now } else { last };
+        let states = node.group_status(at(now));
+        let old = states.iter().any(|g| g.id == 1);
+        let new = states.iter().find(|g| g.id == 2).map(|g| g.state);
+        assert!(!old || new == Some(State::Init), "{new:?} beside what is left, at {now}");
+        before &= old;
+    }
+    assert!(!before && last > 0 && last < 4_000, "{last} {outputs:?}");
+    assert_eq!(node.group_status(at(9_000))[1].state, State::Active);
 }
 
 /// What the kernel holds ends by the lease that it was given.
@@ -396,4 +495,47 @@ fn the_interval_changes_without_a_restart_where_there_is_no_etcd() {
         settings
     };
     assert_eq!(Node::needs_restart(&etcd(settings()), &etcd(slower)), ["etcd.lease"]);
+}
+
+/// What a run gave back, voters grant it no more: what it asks for after a
+/// reload must be newer.
+#[test]
+fn a_group_that_one_reload_takes_out_and_a_later_one_puts_back_is_granted_at_once() {
+    let mut with = settings();
+    with.election.quorum = Quorum::Majority;
+    let mut without = with.clone();
+    without.vips.clear();
+    let mut px2 = Votes::new(&with.election, at(0));
+    let mut run = |node: &mut Node, from: u64, to: u64| {
+        for now in (from..to).step_by(50).map(at) {
+            node.handle(Input::Tick, now);
+            for output in obey(node, now) {
+                let Output::Peer { bytes, .. } = output else { continue };
+                match Envelope::parse(&bytes).map(|e| e.message) {
+                    Ok(Message::Request { ballot, lease, .. }) => {
+                        let answer = px2.request(0, ballot, lease, now);
+                        let message = crate::lease::reply(ballot, answer, &node.settings().cluster);
+                        let sender = node_id("px2");
+                        let payload = Envelope { cluster: cluster_id("orders"), sender, message }.write();
+                        peer_says(node, &payload, now);
+                    }
+                    Ok(Message::Release(ballot)) => px2.release(0, ballot),
+                    _ => {}
+                }
+            }
+        }
+    };
+    let mut node = node(with.clone());
+    run(&mut node, 0, 60_000);
+    assert_eq!(node.group_status(at(60_000))[0].state, State::Active);
+    node.reconfigure(without, at(60_000));
+    run(&mut node, 60_000, 65_000);
+    assert!(node.group_status(at(65_000)).is_empty(), "it is gone");
+    node.reconfigure(with, at(65_000));
+    let link = Link::Up { interface: LINK, sources: vec![address(11)], mac: None, subnets: vec![] };
+    node.handle(Input::Link { group: 1, link }, at(65_000));
+    // It waits as any backup does, and then needs one round.
+    run(&mut node, 65_000, 69_000);
+    let status = node.group_status(at(69_000)).remove(0);
+    assert_eq!(status.state, State::Active, "{}", status.why);
 }

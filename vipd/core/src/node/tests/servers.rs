@@ -240,7 +240,7 @@ fn two_nodes_follow_the_same_of_two_writable_servers() {
     };
     let hello = |state, incumbents| {
         let vrid = NonZeroU8::new(100).unwrap_or(NonZeroU8::MIN);
-        let groups = vec![GroupReport { vrid, state, priority: 150, serving: true }];
+        let groups = vec![GroupReport { vrid, state, priority: 150, serving: true, deposed: false }];
         let message = Message::Hello(Hello { groups, digests: vec![1, 2], incumbents, ..Hello::default() });
         Envelope { cluster: cluster_id("orders"), sender: node_id("px2"), message }.write()
     };

@@ -12,7 +12,9 @@
 //! count, 4 bytes of a node that is heard each; count, 6 bytes of Ethernet address each;
 //! count, (vrid, seen, address, 0, owner of 4 bytes, Ethernet address of 6 bytes, 2 x 0,
 //!         microseconds of 4 bytes) each;
-//! count, (pool of 4 bytes, server of 4 bytes, word, 3 x 0) each
+//! count, (pool of 4 bytes, server of 4 bytes, word, 3 x 0) each;
+//! -- absent where these are all:
+//! pool and server, pool and server: of the servers from the one to the other these are all
 //! ```
 
 use super::{GroupReport, Malformed, Reader, State};
@@ -32,8 +34,7 @@ const MAX_HEARD: usize = 64;
 pub const MAX_MACS: usize = 16;
 /// Takeovers that a hello tells of; of more, the next ones with each hello.
 pub const MAX_SIGHTINGS: usize = 32;
-/// Servers in dispute that a hello tells of: where more fail at a time, no
-/// other node's word makes them better.
+/// Servers in dispute that a hello tells of; of more, the next ones with each hello.
 pub const MAX_VERDICTS: usize = 64;
 /// Everything that a hello may hold, with its nine counts and the run.
 pub(super) const MAX_BODY: usize = 8
@@ -45,7 +46,8 @@ pub(super) const MAX_BODY: usize = 8
     + MAX_HEARD * 4
     + MAX_MACS * 6
     + MAX_SIGHTINGS * 20
-    + MAX_VERDICTS * 12;
+    + MAX_VERDICTS * 12
+    + 16;
 
 /// "I am here": sent at a steady rhythm and at every change.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
@@ -69,6 +71,32 @@ pub struct Hello {
     /// What it thinks of servers that some node cannot reach, and of the
     /// primaries, at most [`MAX_VERDICTS`].
     pub verdicts: Vec<Verdict>,
+    /// The servers of which those verdicts are all.
+    pub among: Among,
+}
+
+/// Servers by their pool's number and their own, from the first to the last.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Among {
+    /// [`super::pool_id`] and [`super::server_id`].
+    pub first: (u32, u32),
+    /// The same, included.
+    pub last: (u32, u32),
+}
+
+impl Default for Among {
+    /// All there are.
+    fn default() -> Self {
+        Self { first: (0, 0), last: (u32::MAX, u32::MAX) }
+    }
+}
+
+impl Among {
+    /// Whether a server of a pool is one of them.
+    #[must_use]
+    pub fn holds(&self, pool: u32, server: u32) -> bool {
+        (self.first..=self.last).contains(&(pool, server))
+    }
 }
 
 /// The server that a pool follows as its primary.
@@ -156,7 +184,8 @@ fn list<T>(bytes: &mut Vec<u8>, items: &[T], most: usize, mut each: impl FnMut(&
 impl Hello {
     pub(super) fn write(&self, bytes: &mut Vec<u8>) {
         list(bytes, &self.groups, usize::from(u8::MAX), |bytes, g| {
-            bytes.extend([g.vrid.get(), g.state.code(), g.priority, u8::from(g.serving)]);
+            let flags = u8::from(g.serving) | u8::from(g.deposed) << 1;
+            bytes.extend([g.vrid.get(), g.state.code(), g.priority, flags]);
         });
         list(bytes, &self.digests, MAX_DIGESTS, |bytes, digest| bytes.extend(digest.to_be_bytes()));
         list(bytes, &self.sources, MAX_SOURCES, |bytes, source| {
@@ -193,6 +222,12 @@ impl Hello {
             bytes.extend(v.server.to_be_bytes());
             bytes.extend([v.word.code(), 0, 0, 0]);
         });
+        let Among { first, last } = self.among;
+        if self.among != Among::default() {
+            for number in [first.0, first.1, last.0, last.1] {
+                bytes.extend(number.to_be_bytes());
+            }
+        }
     }
 
     pub(super) fn read(reader: &mut Reader<'_>) -> Result<Self, Malformed> {
@@ -224,6 +259,11 @@ impl Hello {
         hello.macs = reader.list(MAX_MACS, Reader::take)?;
         hello.sightings = reader.list(MAX_SIGHTINGS, read_sighting)?;
         hello.verdicts = reader.list(MAX_VERDICTS, read_verdict)?;
+        if reader.is_empty() {
+            return Ok(hello);
+        }
+        let mut number = || Ok(u32::from_be_bytes(reader.take()?));
+        hello.among = Among { first: (number()?, number()?), last: (number()?, number()?) };
         Ok(hello)
     }
 }
@@ -232,7 +272,7 @@ fn read_group(reader: &mut Reader<'_>) -> Result<GroupReport, Malformed> {
     let [vrid, state, priority, flags] = reader.take()?;
     let vrid = NonZeroU8::new(vrid).ok_or(Malformed::Garbage)?;
     let state = State::ALL.into_iter().find(|s| s.code() == state).ok_or(Malformed::Garbage)?;
-    Ok(GroupReport { vrid, state, priority, serving: flags & 1 != 0 })
+    Ok(GroupReport { vrid, state, priority, serving: flags & 1 != 0, deposed: flags & 2 != 0 })
 }
 
 fn read_sighting(reader: &mut Reader<'_>) -> Result<Sighting, Malformed> {

@@ -75,6 +75,9 @@ function alarms(s) {
   for (const v of s.vips) for (const p of v.proofs || []) if (p.sees !== "owner") all.push([`${p.seer} ${p.sees === "other" ? `sees ${p.mac} answer` : "gets no answer"} for ${p.address} of ${v.name}.`, ""]);
   for (const p of s.peers) if (p["hears-this"] === false) all.push([`${p.name} does not hear ${s.node}.`, ""]);
   for (const p of s.peers) if (p["config-match"] === false) all.push([`${p.name} has other settings: ${(p["config-differs"] || []).join(", ") || "not known which"}.`, ""]);
+  for (const w of s.witnesses || []) if (w["config-match"] === false) all.push([`${w.name} votes by other settings: ${(w["config-differs"] || []).join(", ")}.`, ""]);
+  const members = s.etcd || [];
+  if (members.length && members.every((e) => e.problem)) all.push(["No member of etcd answers: nothing can be renewed there.", ""]);
   for (const p of s.pools) {
     if ((p.conflict || []).length) all.push([`Conflict in ${p.name}: ${p.conflict.join(" and ")} can be written to beside ${p.incumbent}, which stays the primary.`, ""]);
     if ((p.disagreeing || []).length) all.push([`The nodes disagree on the primary of ${p.name}: here ${p.incumbent || "none"}, ${p.disagreeing.join(", ")}.`, ""]);
@@ -102,13 +105,30 @@ function nodes(s) {
   $("nodes").hidden = false;
   const owns = s.vips.some((v) => v.state === "active");
   const fault = s.vips.some((v) => v.state === "fault");
+  const witnesses = (s.witnesses || []).map((w) => ({ ...w, state: w["last-heard-ms"] != null && w["last-heard-ms"] < 5000 ? "witness" : "unknown" }));
   const me = { name: s.node, state: owns ? "active" : fault ? "fault" : s.vips.length ? "backup" : "up", me: true };
-  keyed($("nodes").querySelector("tbody"), [me, ...s.peers], (p) => p.name, row(["Node", "State", "Last heard", "Configuration"], []), (n, p) => {
+  keyed($("nodes").querySelector("tbody"), [me, ...s.peers, ...witnesses], (p) => p.name, row(["Node", "State", "Last heard", "Configuration"], []), (n, p) => {
     const [name, state, heard, config] = n.children;
     put(name, p.me ? `${p.name} (this node)` : p.name);
     chip(state, p.state, PEER[p.state] ?? "");
     put(heard, p.me ? "\u2013" : p["last-heard-ms"] == null ? "never" : seconds(p["last-heard-ms"] / 1000) + " ago");
     put(config, p.me ? "\u2013" : p["config-match"] == null ? "not known" : p["config-match"] ? "the same" : "differs");
+  });
+}
+
+function etcd(s) {
+  const members = s.etcd || [];
+  $("etcd").hidden = !members.length;
+  keyed($("etcd").querySelector("tbody"), members, (e) => e.endpoint, row(["Member", "State", "Round trip", "Answers", "Failures"], ["mono", "", "n", "n", "n"]), (tr, e) => {
+    const [name, state, took, answers, failures] = tr.children;
+    put(name, e.endpoint);
+    if (state.children.length < 2) state.append(el("span"), el("span", { className: "why" }));
+    const asked = e.answers + e.failures > 0;
+    chip(state, e.problem ? "fails" : asked ? "answers" : "not asked yet", e.problem ? "bad" : asked ? "good" : "");
+    put(state.lastChild, e.problem || "");
+    put(took, e["round-trip-us"] == null ? "\u2013" : millis(e["round-trip-us"]));
+    put(answers, number(e.answers));
+    put(failures, number(e.failures));
   });
 }
 
@@ -226,7 +246,7 @@ function draw() {
   document.title = `${status.cluster} on ${status.node}`;
   put($("cluster"), status.cluster);
   put($("node"), `as ${status.node} sees it, vipd ${status.version}`);
-  for (const part of [alarms, vips, nodes, pools, listeners, dns]) part(status);
+  for (const part of [alarms, vips, nodes, etcd, pools, listeners, dns]) part(status);
 }
 function live(ok, text) {
   paint($("live"), "chip " + (ok ? "good live" : "bad"));
