@@ -348,7 +348,7 @@ async fn refusals(lab: &mut Lab) -> Outcome {
     let port = lab.primary.port;
     let login = |user: &str, text: &str| format!("logging in to 127.0.0.1:{port} as '{user}': {text}");
     type Change = fn(&mut PostgresCheck);
-    let cases: [(&str, Change, &str); 5] = [
+    let cases: [(&str, Change, &str); 4] = [
         (
             "nobody",
             |_| {},
@@ -357,13 +357,17 @@ async fn refusals(lab: &mut Lab) -> Outcome {
         ("stranger", |_| {}, "no pg_hba.conf entry for host \"127.0.0.1\", user \"stranger\""),
         ("vipd", no_database, "database \"nowhere\" does not exist (SQLSTATE 3D000); set database to"),
         ("vipd", no_password, "the server wants a password: set password-file"),
-        ("limited", |_| {}, "too many connections for role \"limited\" (SQLSTATE 53300); all connections"),
     ];
     for (user, change, text) in cases {
         lab.check_as(user, change);
         let said = lab.checks.until_failed(PRIMARY, text).await?;
         assert!(said.starts_with(&login(user, text)) && !said.contains("second"), "{said}");
     }
+    // It lives, and has no connection left for such as the check.
+    lab.check_as("limited", |_| {});
+    let text = "too many connections for role \"limited\" (SQLSTATE 53300); all connections";
+    let said = lab.checks.until_full(PRIMARY, text).await?;
+    assert!(said.starts_with(&login("limited", text)), "{said}");
     Ok(())
 }
 

@@ -246,9 +246,7 @@ async fn refusals(lab: &mut Lab) -> Outcome {
     // Two are there, the administrator and the replica, and the check's goes.
     admin.tell("CONFIG SET maxclients 2")?;
     admin.tell("CLIENT KILL TYPE normal SKIPME yes")?;
-    lab.checks
-        .until_failed(PRIMARY, "max number of clients reached; all of its maxclients are in use")
-        .await?;
+    lab.checks.until_full(PRIMARY, "max number of clients reached; all of its maxclients are in use").await?;
     admin.tell("CONFIG SET maxclients 50")?;
     lab.checks.until_primary(PRIMARY).await?;
     Ok(())

@@ -40,7 +40,13 @@
 //! Which server is the primary is agreed between the proxies. Each change of
 //! it has an epoch: of two that differ the greater counts, but the word of
 //! whoever owns an address more than that of one who does not. A node that has
-//! just started waits for the others' word before it chooses one.
+//! just started waits for the others' word before it chooses one, and until
+//! each server of the pool was checked once: of several that are writable then
+//! the one takes the writes that replicas replicate from. Pools with the same
+//! servers follow the same one (`shared`).
+//!
+//! What is known of a server is of the address that answered: of a name with
+//! several it is the one that is used.
 //!
 //! A check that this host has no means for (no file descriptor, no port) says
 //! nothing of the server: all stays as it was, and a person is told, once.
@@ -56,6 +62,7 @@ mod pool;
 mod pools;
 mod reason;
 mod server;
+mod shared;
 #[cfg(test)]
 mod tests;
 

@@ -236,6 +236,7 @@ impl Node {
             settings,
         };
         node.publishing.settling = Some(now + node.patience().max(FIRST_HELLO));
+        node.pools.survey(now);
         if node.peers.len() > 1 {
             node.decide_at = Some(now + node.patience().max(FIRST_HELLO));
             node.pools.listen();

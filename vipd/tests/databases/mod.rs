@@ -226,6 +226,15 @@ impl Checks {
         }
     }
 
+    /// Waits until a server has no connection left, with this text.
+    pub(crate) async fn until_full(&mut self, server: usize, text: &str) -> Outcome<String> {
+        let full = |probe: &Probe| matches!(probe, Probe::Full(reason) if reason.contains(text));
+        match self.until(server, full).await?.pop() {
+            Some(Probe::Full(reason)) => Ok(reason),
+            Some(Probe::Answered(_) | Probe::Failed(_) | Probe::Unable(_)) | None => Err("not full".into()),
+        }
+    }
+
     /// Waits for an answer that fits.
     pub(crate) async fn until_seen(
         &mut self,

@@ -106,6 +106,21 @@ pub enum Change {
     },
     /// Its name leads elsewhere.
     Addresses(Vec<IpAddr>),
+    /// It is the primary from now on, though others are writable too.
+    Chosen {
+        /// Those that are, with this one.
+        among: Vec<String>,
+        /// Its replicas, by their own word: if there are none, it is only the
+        /// first in the file.
+        replicas: Vec<String>,
+    },
+    /// Its pool follows it, and another one with the same servers follows another.
+    Apart {
+        /// The other pool.
+        with: String,
+        /// The server that it follows, by its name in this pool.
+        other: String,
+    },
     /// Its name has several addresses, and its check is answered at another one
     /// than before.
     Answers(IpAddr),
@@ -121,6 +136,23 @@ impl fmt::Display for Event {
             Change::State { from, to, reason } => write!(f, "{from} -> {to}: {reason}"),
             Change::Role { from, to } => write!(f, "was {from}, is {to}"),
             Change::Addresses(addresses) => write!(f, "its name leads to {addresses:?} now"),
+            Change::Chosen { among, replicas } => {
+                write!(f, "of the writable servers {} it takes the writes, since ", among.join(", "))?;
+                match replicas.as_slice() {
+                    [] => f.write_str(
+                        "it is the first in the file, and no replica says that it follows one of them; \
+                         make sure that it is the right one",
+                    ),
+                    [one] => write!(f, "{one} replicates from it"),
+                    several => write!(f, "{} replicate from it", several.join(", ")),
+                }
+            }
+            Change::Apart { with, other } => write!(
+                f,
+                "it takes the writes of its pool, and {other} those of pool {with}, which has the same servers: \
+                 writes are split; by this pool's checks {other} cannot take them (vipctl why {}/{other})",
+                self.pool
+            ),
             Change::Answers(address) => {
                 write!(f, "its check is answered at {address} now, and new sessions go there")
             }

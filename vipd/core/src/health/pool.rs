@@ -1,9 +1,12 @@
 //! One pool: its servers judged beside each other.
 
+mod primary;
+
 use super::clients::Clients;
 use super::others::{Others, is_source};
 use super::server::Server;
-use super::{Admin, Change, Changes, Close, Demands, Event, Only, Opinion, Reason, State, Why};
+use super::shared::Apart;
+use super::{Admin, Change, Changes, Close, Demands, Event, Opinion, Reason, State, Why};
 use crate::pool::{Pool, ServerKey, ServerState};
 use crate::probe::{Checked, Lag, Observation, ObservedRole, Probe};
 use crate::settings::{self, Host, OnDemote, OnDown, Role};
@@ -21,10 +24,15 @@ pub(super) struct PoolState {
     pub(super) incumbent: Option<usize>,
     /// Counts the changes of that, on all nodes; 0 before the first.
     pub(super) epoch: u32,
+    /// It follows another primary than a pool with the same servers.
+    pub(super) apart: Option<Apart>,
     /// What other nodes say of its servers.
     pub(super) others: Others,
     /// No primary is chosen before the other nodes have said which they follow.
     pub(super) listens: bool,
+    /// No primary is chosen before then, unless each server was checked once:
+    /// of two that are writable the first to answer need not be the right one.
+    pub(super) survey: Option<Time>,
     /// Pools that are gone and that it came in the place of.
     pub(super) heir_of: Vec<usize>,
     /// Whether another pool came in its place.
@@ -66,8 +74,10 @@ impl PoolState {
             servers: servers.collect(),
             incumbent: kept(|b| b.incumbent),
             epoch: before.map_or(0, |b| b.epoch),
+            apart: before.and_then(|b| b.apart),
             others: before.map(|b| b.others.clone()).unwrap_or_default(),
             listens: before.is_some_and(|b| b.listens),
+            survey: before.and_then(|b| b.survey),
             kept: kept(|b| b.kept),
             demands: settings.check.as_ref().map(Demands::of),
             heir_of: vec![],
@@ -108,7 +118,7 @@ impl PoolState {
         settings.servers.iter().any(|s| self.position_at(s).is_some())
     }
 
-    fn event(&self, key: ServerKey, change: Change) -> Event {
+    pub(super) fn event(&self, key: ServerKey, change: Change) -> Event {
         let server = self.settings.servers[key.server].name.clone();
         Event { key, pool: self.settings.name.clone(), server, change }
     }
@@ -236,6 +246,11 @@ impl PoolState {
         }
     }
 
+    /// When it has more to do than to wait for the next check.
+    pub(super) fn deadline(&self) -> Option<Time> {
+        self.servers.iter().filter_map(Server::deadline).chain(self.survey).min()
+    }
+
     /// Does what is due.
     pub(super) fn tick(&mut self, at: usize, changes: &mut Changes, now: Time) {
         for (server, s) in self.servers.iter_mut().enumerate() {
@@ -252,6 +267,7 @@ impl PoolState {
     pub(super) fn judge(&mut self, at: usize, now: Time, changes: &mut Changes) {
         let rise = self.demands.map_or(0, |d| d.rise);
         self.servers.iter_mut().for_each(|s| s.clients.look(rise, now));
+        self.look_at_survey(now);
         let mut reasons: Vec<Reason> = self.servers.iter().map(|s| s.judge(self.demands)).collect();
         self.second_opinions(&mut reasons);
         self.keep_unproven(&mut reasons);
@@ -291,32 +307,6 @@ impl PoolState {
         self.only_at_the_primary(at, changes);
     }
 
-    /// Of the sessions of a pool that wants the primary, those at the place of
-    /// the incumbent stay once it has proven itself there, and those on servers
-    /// that are read-only; all others may write elsewhere. It holds for
-    /// whatever a reload or a look-up made of names and places.
-    fn only_at_the_primary(&mut self, at: usize, changes: &mut Changes) {
-        let follows = self.demands.is_some_and(|d| d.role == Role::Primary) && !self.has_heir;
-        let proven = |i: &usize| self.servers.get(*i).is_some_and(Server::is_proven_primary);
-        let Some(incumbent) = self.incumbent.filter(|i| follows && proven(i)) else { return };
-        let mut places = vec![];
-        for (i, (s, settings)) in self.servers.iter_mut().zip(&self.settings.servers).enumerate() {
-            if s.health.role == Some(ObservedRole::Primary) {
-                // It is in use again, or loses its sessions now.
-                s.close_at = None;
-            }
-            if i == incumbent || s.health.role == Some(ObservedRole::Replica) {
-                places.extend(s.homes().map(|a| SocketAddr::new(a, settings.port)));
-            }
-        }
-        places.sort_unstable();
-        places.dedup();
-        if self.told.as_ref() != Some(&places) {
-            changes.only.push(Only { pool: at, before: self.heir_of.clone(), places: places.clone() });
-            self.told = Some(places);
-        }
-    }
-
     /// What others say of servers that fail their checks here.
     fn second_opinions(&self, reasons: &mut [Reason]) {
         for (i, reason) in reasons.iter_mut().enumerate() {
@@ -345,38 +335,6 @@ impl PoolState {
         opinion
     }
 
-    /// Whether a server that cannot be judged from here is the primary by
-    /// another node's checks: to choose another one would split the writes.
-    fn is_primary_elsewhere(&self, server: usize, reason: &Reason) -> bool {
-        let unseen = match reason {
-            Reason::Unreachable { .. }
-            | Reason::NotChecked
-            | Reason::Unresolved { .. }
-            | Reason::Unproven { .. }
-            | Reason::RoleUnknown
-            | Reason::Failing { .. }
-            | Reason::Full(_)
-            | Reason::Undecided => true,
-            Reason::NoCheck
-            | Reason::Healthy
-            | Reason::Failed { .. }
-            | Reason::Unready { .. }
-            | Reason::WrongRole { .. }
-            | Reason::NotReplicating
-            | Reason::LagUnknown(_)
-            | Reason::LagHeld(_)
-            | Reason::Lagging { .. }
-            | Reason::Freshest { .. }
-            | Reason::ClientsFail { .. }
-            | Reason::Conflict { .. }
-            | Reason::Vanished(_)
-            | Reason::Standby { .. }
-            | Reason::Drained
-            | Reason::Maintenance => false,
-        };
-        unseen && self.others.says(&self.settings.servers[server].name, Word::Primary)
-    }
-
     /// When nothing else is usable, keeps what was used until it changed.
     fn keep_unproven(&self, reasons: &mut [Reason]) {
         let takes = |i: usize| self.servers[i].serves(&self.settings.servers[i]);
@@ -387,105 +345,6 @@ impl PoolState {
             if let Reason::Unproven { kept } = reason {
                 *kept = s.changed.is_some_and(|c| c.used);
             }
-        }
-    }
-
-    /// Of several writable servers in a pool that wants one, the incumbent
-    /// stays, even drained: what still runs on it writes. It is replaced when
-    /// it is no primary any more, does not answer, is in maintenance, or has
-    /// vanished and another is there. Of a pool that is gone as a whole, one of
-    /// those that vanished is followed: there may be sessions on each.
-    fn one_primary(&mut self, at: usize, reasons: &mut [Reason], changes: &mut Changes) {
-        let Some(demands) = self.demands.filter(|d| d.role == Role::Primary) else { return };
-        let writable = |r: &Reason| r.state() == State::Up;
-        let vanished = |i: usize| self.settings.servers[i].vanished.is_some();
-        let some_stays = (0..reasons.len()).any(|i| writable(&reasons[i]) && !vanished(i));
-        let candidate = |i: &usize| reasons.get(*i).is_some_and(writable) && !(some_stays && vanished(*i));
-        let elsewhere = |i: usize| reasons.get(i).is_some_and(|r| self.is_primary_elsewhere(i, r));
-        let next = match self.incumbent {
-            None if self.listens => None,
-            // Where every server takes writes, no other is wrong.
-            Some(incumbent) if !demands.writes_anywhere && elsewhere(incumbent) => None,
-            Some(incumbent) if candidate(&incumbent) => self.promoted_since(incumbent, reasons, candidate),
-            Some(_) | None => (0..reasons.len()).find(candidate),
-        };
-        if let Some(next) = next {
-            self.follow(at, next, self.epoch.saturating_add(1), changes);
-        }
-        let Some(incumbent) = self.incumbent else {
-            let waiting = reasons.iter_mut().filter(|r| writable(r));
-            waiting.for_each(|r| *r = Reason::Undecided);
-            return;
-        };
-        for (i, reason) in reasons.iter_mut().enumerate() {
-            if i != incumbent && writable(reason) && self.settings.servers[i].vanished.is_none() {
-                let incumbent = self.settings.servers[incumbent].name.clone();
-                *reason = match demands.writes_anywhere {
-                    true => Reason::Standby { of: incumbent },
-                    false => Reason::Conflict { with: incumbent },
-                };
-            }
-        }
-    }
-
-    /// The server that was promoted after the incumbent answered for the last
-    /// time, if that fails its checks: no two were seen to be writable at the
-    /// same time, so writes need not wait until it has failed `fall` of them.
-    /// What clients met is no such failure: it would move a living primary.
-    fn promoted_since(
-        &self,
-        incumbent: usize,
-        reasons: &[Reason],
-        candidate: impl Fn(&usize) -> bool,
-    ) -> Option<usize> {
-        let old = &self.servers[incumbent];
-        let since = |i: &usize| {
-            let promoted = self.servers[*i].health.promoted_at;
-            candidate(i) && promoted.is_some() && promoted > old.health.answered_at
-        };
-        if !old.check_failed {
-            return None;
-        }
-        (0..reasons.len()).find(|i| *i != incumbent && since(i))
-    }
-
-    /// Another server is the primary from now on, or the first one is.
-    fn follow(&mut self, at: usize, server: usize, epoch: u32, changes: &mut Changes) {
-        self.epoch = epoch;
-        changes.words = true;
-        if let Some(old) = self.incumbent.replace(server) {
-            self.superseded(ServerKey { pool: at, server: old }, server, changes);
-        }
-    }
-
-    /// Takes the word of another node for which server is the primary, if that
-    /// can be written to by what is known here. If it cannot be seen from here,
-    /// and is the primary by another's checks, nothing is written from here:
-    /// rather no writer than two.
-    pub(super) fn adopt(&mut self, at: usize, server: usize, epoch: u32, changes: &mut Changes) {
-        let Some(s) = self.servers.get(server) else { return };
-        let beside = matches!(s.reason, Reason::Conflict { .. } | Reason::Standby { .. });
-        let unseen = self.is_primary_elsewhere(server, &s.reason);
-        if self.incumbent == Some(server) {
-            self.epoch = epoch.max(self.epoch);
-        } else if beside || unseen || self.incumbent.is_none() {
-            // One of an earlier release has none.
-            self.follow(at, server, epoch.max(self.epoch).max(1), changes);
-        }
-    }
-
-    /// Another one is the primary now.
-    fn superseded(&mut self, key: ServerKey, by: usize, changes: &mut Changes) {
-        let Some(s) = self.servers.get(key.server) else { return };
-        // A reload that gives a server another name takes nothing from its sessions.
-        let port = |i: usize| self.settings.servers[i].port;
-        let renamed = port(key.server) == port(by) && s.addresses == self.servers[by].addresses;
-        // One that was demoted has been closed for that already, but not what
-        // runs where it was before.
-        let written_to = s.health.role == Some(ObservedRole::Primary) || s.moved;
-        if !renamed && s.admin != Admin::Maint && written_to {
-            self.servers[key.server].moved = false;
-            changes.close.push(Close { key, why: Why::Superseded });
         }
     }
 

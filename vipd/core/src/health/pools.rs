@@ -3,6 +3,7 @@
 use super::asked::{Asked, Wish};
 use super::others::by_turns;
 use super::pool::PoolState;
+use super::shared::align;
 use super::{Admin, Changes, Checks, Reason};
 use crate::pool::{Pools, ServerKey};
 use crate::probe::{Checked, Connections, Lag, ObservedRole, Probe};
@@ -163,6 +164,9 @@ impl PoolsState {
         for (i, pool) in self.pools.iter_mut().enumerate() {
             pool.judge(i, now, &mut changes);
         }
+        for at in 0..self.pools.len() {
+            changes.extend(align(&mut self.pools, at, now));
+        }
         changes
     }
 
@@ -232,6 +236,14 @@ impl PoolsState {
         self.pools.get(pool).map_or(0, |p| p.epoch)
     }
 
+    /// Pools of which nothing is known yet choose no primary before each of their
+    /// servers was checked once, or could have been.
+    pub fn survey(&mut self, now: Time) {
+        for pool in &mut self.pools {
+            pool.survey(now);
+        }
+    }
+
     /// Until further notice no pool chooses a primary: other nodes may follow one.
     pub fn listen(&mut self) {
         for pool in &mut self.pools {
@@ -279,12 +291,14 @@ impl PoolsState {
     /// Judges the pools anew that `changed` changes.
     fn each(&mut self, now: Time, mut changed: impl FnMut(usize, &mut PoolState) -> bool) -> Changes {
         let mut all = Changes::default();
-        for (at, pool) in self.pools.iter_mut().enumerate() {
+        for at in 0..self.pools.len() {
+            let pool = &mut self.pools[at];
             if changed(at, pool) {
                 let mut changes = Changes { words: true, ..Changes::default() };
                 pool.judge(at, now, &mut changes);
                 changes.pools = !pool.is_built();
                 all.extend(changes);
+                all.extend(align(&mut self.pools, at, now));
             }
         }
         all
@@ -324,18 +338,18 @@ impl PoolsState {
     }
 
     /// When [`PoolsState::tick`] is due: the next step of a slow start, the end
-    /// of what a demoted primary's sessions were given, or of the time for which
+    /// of a wait for each server's first check, of what a demoted primary's sessions were given, or of the time for which
     /// a server is out that clients could not connect to.
     #[must_use]
     pub fn deadline(&self) -> Option<Time> {
-        self.pools.iter().flat_map(|p| &p.servers).filter_map(|s| s.deadline()).min()
+        self.pools.iter().filter_map(PoolState::deadline).min()
     }
 
     /// Does what is due.
     pub fn tick(&mut self, now: Time) -> Changes {
         let mut all = Changes::default();
         for at in 0..self.pools.len() {
-            if self.pools[at].servers.iter().any(|s| s.deadline().is_some_and(|at| now >= at)) {
+            if self.pools[at].deadline().is_some_and(|at| now >= at) {
                 let changed = self.change(at, now, |pool, changes| pool.tick(at, changes, now));
                 all.extend(changed.unwrap_or_default());
             }
@@ -447,6 +461,7 @@ impl PoolsState {
         input(pool, &mut changes);
         pool.judge(at, now, &mut changes);
         changes.pools = !pool.is_built();
+        changes.extend(align(&mut self.pools, at, now));
         (!changes.is_empty()).then_some(changes)
     }
 }

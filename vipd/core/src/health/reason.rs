@@ -94,7 +94,8 @@ pub enum Reason {
         /// Which nodes reach it, for people.
         by: String,
     },
-    /// Unknown: it is a primary, and the other nodes have not said yet which one they follow.
+    /// Unknown: it is a primary, and the other nodes have not said yet which one
+    /// they follow, or other servers of the pool were not checked yet.
     Undecided,
     /// Down: it says itself that it should not be used.
     Unready {
@@ -271,7 +272,10 @@ impl fmt::Display for Reason {
             Self::Unreachable { error, by } => {
                 write!(f, "unreachable from this node, its check failed: {error}; {by} reaches it")
             }
-            Self::Undecided => f.write_str("the other nodes have not said yet which primary they follow"),
+            Self::Undecided => f.write_str(
+                "it is not decided yet which primary to follow: the other nodes have not said which they do, \
+                 or not all servers of the pool have been checked once",
+            ),
             Self::Failed { error, successes, rise, replicas: _ } => {
                 write!(f, "its check failed: {error}; {successes} of {rise} succeeded since")
             }

@@ -331,6 +331,11 @@ impl Server {
         self.health.word().filter(|word| self.changed.is_none() && (fresh || failed(word)))
     }
 
+    /// Whether a check of it has ended since the start, be it that it could not be asked.
+    pub(super) fn is_told(&self) -> bool {
+        self.checks.total > 0 || self.unable.is_some()
+    }
+
     pub(super) fn is_up(&self) -> bool {
         self.reason.state() == State::Up
     }

@@ -209,6 +209,7 @@ impl Node {
             self.compare_witness(witness);
         }
         let changes = self.pools.reconfigure(self.settings.pools.clone(), now);
+        self.pools.survey(now);
         let vips = self.settings.vips.clone();
         let running = pairs(&vips, &self.groups);
         let mut kept = vips.iter().zip(&running).filter(|(v, _)| v.nodes.contains(&self.me));

@@ -125,7 +125,11 @@ impl Node {
             let level = match &event.change {
                 Change::State { reason, .. } if !reason.is_trouble() => Level::Info,
                 Change::Addresses(_) | Change::Answers(_) | Change::Unable(None) => Level::Info,
-                Change::State { .. } | Change::Role { .. } | Change::Unable(Some(_)) => Level::Warn,
+                Change::State { .. }
+                | Change::Role { .. }
+                | Change::Chosen { .. }
+                | Change::Apart { .. }
+                | Change::Unable(Some(_)) => Level::Warn,
             };
             let told = Event::new(level, Kind::Server, event.to_string());
             self.tell(Event { server: Some((event.pool, event.server)), ..told });

@@ -127,8 +127,8 @@ pub(super) struct Prober {
     tls: Option<tls::Client>,
     password: PasswordFile,
     session: Option<Session>,
-    /// Whether the next probe is to log in anew. Until that has gone well the
-    /// kept connection stays: a full server has no other for us.
+    /// Whether the next probe is to log in anew. Until that has ended the kept
+    /// connection stays: a full server has no other for us.
     renew: bool,
 }
 
@@ -181,10 +181,14 @@ impl Prober {
                 }
                 None => Err(error),
             },
-            Err(error) => match error.unready() {
-                Some(says) => Ok((peer, Observation { unready: Some(says), ..Observation::default() })),
-                None => Err(error),
-            },
+            Err(error) => {
+                // Where nobody else gets in, the server may wait for its end to shut down.
+                self.session = None;
+                match error.unready() {
+                    Some(says) => Ok((peer, Observation { unready: Some(says), ..Observation::default() })),
+                    None => Err(error),
+                }
+            }
         }
     }
 

@@ -129,8 +129,8 @@ pub(super) struct Prober {
     tls: Option<tls::Client>,
     password: PasswordFile,
     session: Option<Session>,
-    /// Whether the next probe is to log in anew. Until that has gone well the
-    /// kept connection stays: a full server has no other for us.
+    /// Whether the next probe is to log in anew. Until that has ended the kept
+    /// connection stays: a full server has no other for us.
     renew: bool,
 }
 
@@ -176,7 +176,10 @@ impl Prober {
                 }
                 None => Err(error),
             },
-            Err(error) => Err(error),
+            Err(error) => {
+                self.session = None;
+                Err(error)
+            }
             Ok(answered) => {
                 self.renew = false;
                 Ok(answered)

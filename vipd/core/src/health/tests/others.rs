@@ -238,6 +238,112 @@ fn what_another_node_cannot_reach_any_more_is_looked_at_from_here() {
     assert_eq!(says(&mut state, Word::Failed), []);
 }
 
+fn replicates_from(upstream: [u8; 4]) -> Probe {
+    let upstream = Upstream { host: IpAddr::from(upstream).to_string(), port: 3306, hears: true };
+    let lag = Some(Lag::Known(Duration::ZERO));
+    let role = Some(ObservedRole::Replica);
+    Probe::Answered(Observation { role, lag, upstream: Some(upstream), ..Observation::default() })
+}
+
+fn chosen(changes: &Changes) -> Option<String> {
+    let choice = |e: &&Event| matches!(e.change, Change::Chosen { .. });
+    changes.events.iter().find(choice).map(ToString::to_string)
+}
+
+#[test]
+fn of_two_writable_servers_at_a_start_the_one_with_replicas_is_the_primary() {
+    // Whoever answers first, it is not chosen before all were asked.
+    for order in [[0, 1, 2], [1, 0, 2], [2, 1, 0], [1, 2, 0]] {
+        let mut state = three();
+        state.survey(Time::ZERO);
+        let mut last = Changes::default();
+        for (n, server) in order.into_iter().enumerate() {
+            let probe = if server == 2 { replicates_from([10, 77, 0, 22]) } else { primary() };
+            assert_eq!(incumbent(&state), None, "{order:?}");
+            last = see(&mut state, ServerKey { pool: 0, server }, probe, n as u64 / 2);
+        }
+        assert_eq!(incumbent(&state).as_deref(), Some("db2"), "{order:?}");
+        let told = "server p/db2: of the writable servers db1, db2 it takes the writes, since db3 replicates from it";
+        assert_eq!(chosen(&last).as_deref(), Some(told));
+        assert!(matches!(reason(&state, DB1), Reason::Conflict { with } if with == "db2"));
+    }
+    // Nobody says so: the first in the file, with a warning.
+    let mut state = three();
+    state.survey(Time::ZERO);
+    see(&mut state, DB2, primary(), 0);
+    see(&mut state, DB1, primary(), 0);
+    let changes = fail(&mut state, ServerKey { pool: 0, server: 2 }, 0);
+    assert_eq!(incumbent(&state).as_deref(), Some("db1"));
+    assert!(chosen(&changes).is_some_and(|c| c.contains("it is the first in the file")), "{changes:?}");
+}
+
+#[test]
+fn a_server_whose_check_hangs_holds_the_first_choice_up_no_longer_than_it_may() {
+    let mut state = three();
+    state.survey(Time::ZERO);
+    see(&mut state, DB2, primary(), 1);
+    assert_eq!((incumbent(&state), word(&state, DB2)), (None, State::Unknown));
+    let until = state.deadline().expect("it waits");
+    assert!(until <= second(3), "a second for the first turn, one for its time-out: {until:?}");
+    let changes = state.tick(until);
+    assert!(changes.pools && chosen(&changes).is_none(), "{changes:?}");
+    assert_eq!((incumbent(&state).as_deref(), state.deadline()), (Some("db2"), None));
+    // A single one is waited for by nobody.
+    let mut alone = PoolsState::new(vec![pool("p", &["db1"], Some(check(Role::Primary, None)))], Time::ZERO);
+    alone.survey(Time::ZERO);
+    see(&mut alone, DB1, primary(), 0);
+    assert_eq!((incumbent(&alone).as_deref(), alone.deadline()), (Some("db1"), None));
+}
+
+/// A pool for each of two listeners of the same two servers.
+fn two_pools() -> PoolsState {
+    let of = |name| pool(name, &["db1", "db2"], Some(check(Role::Primary, None)));
+    PoolsState::new(vec![of("app"), of("batch")], Time::ZERO)
+}
+
+fn key(pool: usize, server: usize) -> ServerKey {
+    ServerKey { pool, server }
+}
+
+fn incumbents(state: &PoolsState) -> Vec<(usize, usize)> {
+    state.status().filter(|s| s.incumbent).map(|s| (s.key.pool, s.key.server)).collect()
+}
+
+#[test]
+fn two_pools_of_the_same_servers_follow_the_same_primary() {
+    let mut state = two_pools();
+    see(&mut state, key(0, 0), primary(), 1);
+    see(&mut state, key(1, 1), primary(), 1);
+    assert_eq!(incumbents(&state), [(0, 0), (1, 1)], "neither has seen the other's");
+    let changes = see(&mut state, key(1, 0), primary(), 2);
+    assert_eq!(incumbents(&state), [(0, 0), (1, 0)], "of the same epoch the first pool's");
+    assert_eq!(changes.close, [Close { key: key(1, 1), why: Why::Superseded }]);
+    // The second sees a change first: it decides.
+    fail(&mut state, key(1, 0), 3);
+    assert_eq!((incumbents(&state), state.epoch(1)), (vec![(0, 0), (1, 1)], 2));
+    see(&mut state, key(0, 1), primary(), 6);
+    assert_eq!((incumbents(&state), state.epoch(0)), (vec![(0, 1), (1, 1)], 2));
+}
+
+#[test]
+fn pools_that_cannot_agree_on_the_primary_say_so_once() {
+    let mut state = two_pools();
+    see(&mut state, key(0, 0), primary(), 1);
+    see(&mut state, key(1, 1), primary(), 1);
+    let mut told = vec![];
+    for at in 2..20 {
+        for (server, probe) in [(key(1, 0), failed()), (key(1, 1), primary()), (key(0, 0), primary())] {
+            let events = see(&mut state, server, probe, at).events;
+            told.extend(events.into_iter().filter(|e| matches!(e.change, Change::Apart { .. })));
+        }
+    }
+    assert_eq!(incumbents(&state), [(0, 0), (1, 1)]);
+    let told: Vec<_> = told.iter().map(ToString::to_string).collect();
+    assert_eq!(told.len(), 1, "{told:?}");
+    let words = "server batch/db2: it takes the writes of its pool, and db1 those of pool app";
+    assert!(told[0].starts_with(words), "{told:?}");
+}
+
 /// More than a hello holds: a switch has failed, and half of the servers with it.
 #[test]
 fn what_is_said_of_many_servers_is_told_by_turns_and_nothing_of_it_is_left_out() {

@@ -223,6 +223,7 @@ fn two_writable_servers_raise_an_alarm_that_names_both() {
     use crate::probe::ObservedRole::Primary;
     let mut node = two(Role::Primary, |_| ());
     says(&mut node, DB2, role(Primary), at(1));
+    says(&mut node, DB1, role(crate::probe::ObservedRole::Replica), at(1));
     let told = events(says(&mut node, DB1, role(Primary), at(2)));
     let alarm = told.iter().find(|e| e.message.contains("conflict")).expect("an alarm");
     assert_eq!(alarm.level, Level::Warn);
