@@ -318,11 +318,12 @@ mod tests {
             let asked = question.queries.first()?;
             let mut answer = Message::response(question.id, question.op_code);
             answer.metadata.authoritative = true;
-            let data: Vec<RData> = match asked.query_type() {
-                RecordType::TXT => vec![RData::TXT(TXT::new(vec![lease.to_string()]))],
-                RecordType::A => lease.addresses.iter().map(|a| RData::from(*a)).collect(),
-                _ => vec![],
-            };
+            let mut data = vec![];
+            if asked.query_type() == RecordType::TXT {
+                data.push(RData::TXT(TXT::new(vec![lease.to_string()])));
+            } else if asked.query_type() == RecordType::A {
+                data.extend(lease.addresses.iter().map(|address| RData::from(*address)));
+            }
             let record = |data| Record::from_rdata(asked.name().clone(), lease.ttl, data);
             answer.answers = data.into_iter().map(record).collect();
             let answer = answer.to_vec().ok()?;

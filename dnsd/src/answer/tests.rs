@@ -147,8 +147,8 @@ fn addresses(shared: &Shared, answerer: &mut Answerer, name: &str) -> (u8, Vec<u
     answerer.answer(shared, &shared.served.load(), &question(name, 1), source, &mut out);
     let answer = Message::from_vec(&out).unwrap();
     let last = |record: &hickory_proto::rr::Record| match record.data.ip_addr()? {
-        std::net::IpAddr::V4(v4) => Some(v4.octets()[3]),
-        std::net::IpAddr::V6(_) => None,
+        IpAddr::V4(v4) => Some(v4.octets()[3]),
+        IpAddr::V6(_) => None,
     };
     (answer.response_code.low(), answer.answers.iter().filter_map(last).collect())
 }
