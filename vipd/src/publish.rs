@@ -322,7 +322,7 @@ mod tests {
             if asked.query_type() == RecordType::TXT {
                 data.push(RData::TXT(TXT::new(vec![lease.to_string()])));
             } else if asked.query_type() == RecordType::A {
-                data.extend(lease.addresses.iter().map(|a| RData::from(*a)));
+                data.extend(lease.addresses.iter().map(|address| RData::from(*address)));
             }
             let record = |data| Record::from_rdata(asked.name().clone(), lease.ttl, data);
             answer.answers = data.into_iter().map(record).collect();
