@@ -384,10 +384,15 @@ fn vrids(cluster: &str, drafts: &[Draft], report: &mut Report<'_>) -> Vec<NonZer
 pub(super) fn same_vrid(what: &str, vrid: NonZeroU8, whose: &str, used: &mut Vec<NonZeroU8>) -> Problem {
     let problem =
         Problem::new(format!("{what} comes by its name to vrid {vrid}, which is that of {whose} already"));
-    let free = (1..=u8::MAX).filter_map(NonZeroU8::new).find(|v| !used.contains(v));
+    // Not from 1 on: that is what routers and firewalls have.
+    let after = (vrid.get()..=u8::MAX).chain(1..vrid.get());
+    let free = after.filter_map(NonZeroU8::new).find(|v| !used.contains(v));
     used.extend(free);
     problem.hint(match free {
-        Some(free) => format!("write vrid = {free} in it, which no group here has"),
+        Some(free) => format!(
+            "write vrid = {free}, which no group here has, in the one that is new, and vrid = {vrid} in the one \
+             that runs: another number hands it over"
+        ),
         None => "there are 255 numbers and more groups; a group may hold many addresses".into(),
     })
 }

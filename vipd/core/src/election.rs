@@ -436,20 +436,7 @@ impl Election {
             return self.become_active(Cause::AddressOwner, now);
         }
         self.become_backup(now, None, false);
-        let listened = now + self.params.start_delay;
-        if let State::Backup { down_at, .. } = &mut self.state {
-            *down_at = listened.max(*down_at);
-        }
         Outcome::default()
-    }
-
-    /// Every other node is heard, and none owns: what this one would have waited
-    /// for to hear has come.
-    pub fn hears_all(&mut self, now: Time) {
-        let silent = now + self.active_down_interval();
-        if let State::Backup { owner: None, candidate: None, down_at, .. } = &mut self.state {
-            *down_at = silent.min(*down_at);
-        }
     }
 
     fn become_backup(&mut self, now: Time, owner: Option<Owner>, yielded: bool) {

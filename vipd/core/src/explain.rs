@@ -5,6 +5,7 @@ use crate::group::Group;
 use crate::lease::{Answer, Lease};
 use crate::node::{Elsewhere, Link, Proof, Scope};
 use crate::settings::{Quorum, Transport};
+use crate::time::Time;
 use crate::wire::advert::PRIORITY_RELEASE;
 use crate::wire::peer::State;
 use crate::wire::{Mac, show_mac};
@@ -191,10 +192,16 @@ fn state(group: &Group, scope: &Scope<'_>) -> String {
 
 /// What a backup does that has heard nobody.
 fn listening(group: &Group, scope: &Scope<'_>) -> String {
-    let left = group.election.deadline().map(|at| at - scope.now);
-    match left.filter(|left| *left > group.election.active_down_interval()) {
-        Some(left) => format!("listening for an owner for another {} (start-delay)", seconds(left)),
-        None => "listening for an owner".to_owned(),
+    let left = |at| seconds(at - scope.now);
+    let longer = |at: &Time| *at - scope.now > group.election.active_down_interval();
+    match (group.starts_until(scope), group.election.deadline().filter(longer)) {
+        (Some(at), _) => format!("listening for an owner for another {} (start-delay)", left(at)),
+        (None, Some(at)) => format!(
+            "listening for an owner for another {}: not every other node has said yet by which file it runs, or \
+             one runs by another",
+            left(at)
+        ),
+        (None, None) => "listening for an owner".to_owned(),
     }
 }
 

@@ -60,6 +60,8 @@ pub(crate) struct Group {
     pub(crate) vip: VipGroup,
     pub(crate) election: Election,
     pub(crate) link: Link,
+    /// Since when it is up; from the daemon's start where it was then.
+    up_since: Option<Time>,
     /// The interface of the last link that was up: what it holds is deleted there.
     interface: Option<u32>,
     pub(crate) hold: Hold,
@@ -173,6 +175,7 @@ impl Group {
             vip,
             election: Election::new(params).with_lease(lease),
             link: Link::Unknown,
+            up_since: None,
             interface: None,
             hold: Hold::Absent,
             generation: 0,
@@ -412,18 +415,6 @@ impl Group {
         }
     }
 
-    /// Another node said hello: if it was the last one, and none owns, a start
-    /// waits no longer.
-    pub(crate) fn hear_hello(&mut self, scope: &Scope<'_>) {
-        let waits = |node: &usize| {
-            let report = scope.peers.get(*node).filter(|p| p.alive).and_then(|p| p.report(self.vip.vrid));
-            report.is_none_or(|r| r.state == State::Active)
-        };
-        if !self.vip.nodes.iter().filter(|n| **n != scope.me).any(waits) {
-            self.election.hears_all(scope.now);
-        }
-    }
-
     fn tell_state(&self, before: State, scope: &mut Scope<'_>) {
         let after = self.election.word();
         let why = explain::change(self, scope);
@@ -549,7 +540,6 @@ pub(crate) fn params(vip: &VipGroup, me: usize, settings: &Settings) -> Option<P
         version: election.version,
         preempt: election.preempt,
         preempt_delay: election.preempt_delay,
-        start_delay: election.start_delay,
         lease: election.lease,
     })
 }

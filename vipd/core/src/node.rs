@@ -103,6 +103,8 @@ pub(crate) struct Scope<'a> {
     pub(crate) registers: &'a mut Registers,
     pub(crate) peers: &'a [Peer],
     pub(crate) run: u32,
+    /// When the daemon began.
+    pub(crate) started: Time,
     nonce: &'a mut u32,
 }
 
@@ -481,6 +483,7 @@ impl Node {
             registers: &mut self.registers,
             peers: &self.peers,
             run: self.run,
+            started: self.started,
             nonce: &mut self.nonce,
         };
         for group in self.groups.iter_mut().chain(&mut self.leaving) {
@@ -544,6 +547,7 @@ impl Node {
             registers: &mut registers,
             peers: &self.peers,
             run: self.run,
+            started: self.started,
             nonce: &mut nonce,
         };
         for group in self.groups.iter().chain(&self.leaving) {

@@ -19,8 +19,6 @@ pub struct Params {
     pub preempt: bool,
     /// How long such an owner is left alone first.
     pub preempt_delay: Duration,
-    /// How long a start listens at least before silence counts.
-    pub start_delay: Duration,
     /// The kernel's lease on the addresses; an owner that slept past it steps down.
     pub lease: Duration,
 }

@@ -11,7 +11,6 @@ fn params(priority: u8) -> Params {
         version: VrrpVersion::V3,
         preempt: false,
         preempt_delay: Duration::ZERO,
-        start_delay: Duration::ZERO,
         lease: 3 * SECOND,
     }
 }
@@ -309,28 +308,6 @@ fn who_gave_ownership_up_does_not_preempt_the_successor() {
     // Once the successor is gone, it takes over as always.
     let due = election.deadline().unwrap_or_default();
     assert!(election.handle(Event::Timer, due).own.is_some());
-}
-
-/// Behind a switch port that passes nothing at first everybody seems silent.
-#[test]
-fn a_start_listens_for_its_delay_or_until_all_are_heard() {
-    let started = || {
-        let mut election = Election::new(Params { start_delay: 30 * SECOND, ..params(150) });
-        election.handle(Event::Startup, at(0));
-        election
-    };
-    assert_eq!(started().deadline(), Some(at(30_000)));
-    // An owner that is heard is followed as always.
-    let mut follows = started();
-    follows.handle(Event::Advert(heard(200)), at(20_000));
-    assert_eq!(follows.deadline(), Some(at(20_000) + follows.active_down_interval()));
-    follows.hears_all(at(20_100));
-    assert_eq!(follows.deadline(), Some(at(20_000) + follows.active_down_interval()));
-    let mut alone = started();
-    alone.hears_all(at(1_000));
-    let due = at(1_000) + alone.active_down_interval();
-    alone.hears_all(at(2_000));
-    assert_eq!(alone.deadline(), Some(due), "and no hello prolongs it");
 }
 
 /// A stall is no reason to undo a planned switchover.

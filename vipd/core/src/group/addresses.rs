@@ -396,6 +396,15 @@ impl Group {
         self.part_from(to_others, scope);
     }
 
+    /// The same, of a group that hands over already.
+    pub(crate) fn give_more(&mut self, to_others: impl Fn(IpAddr) -> bool, scope: &mut Scope<'_>) {
+        let before = self.vip.addresses.len();
+        self.give(to_others, scope);
+        if self.vip.addresses.len() < before && self.hold != Hold::Absent {
+            self.plan(self.hold, scope);
+        }
+    }
+
     /// A reload takes addresses from this group: their sessions are closed at
     /// once, and an owner keeps them until the clients know. What another group
     /// has from now on is that one's at once.

@@ -17,6 +17,13 @@ impl Group {
             return;
         }
         let mac = self.mac();
+        self.up_since = match (&self.link, &link) {
+            (_, Link::Unknown | Link::Down { .. } | Link::Partial { .. }) => None,
+            (Link::Up { .. }, Link::Up { .. }) => self.up_since,
+            // A group that a reload brings finds its interface as it was.
+            (Link::Unknown, Link::Up { .. }) => Some(scope.started),
+            (Link::Down { .. } | Link::Partial { .. }, Link::Up { .. }) => Some(scope.now),
+        };
         self.link = link;
         match &self.link {
             Link::Unknown => {}

@@ -73,7 +73,19 @@ impl Group {
         let other_interval = |peer: &&Peer| peer.alive && peer.differs.contains(&ADVERT_INTERVAL);
         let slow = scope.peers.iter().filter(other_interval).filter(owns);
         let until = slow.filter_map(|peer| Some(peer.heard_at? + PATIENCE_AT_MOST));
-        until.chain(unsure).max()
+        until.chain(unsure).chain(self.starts_until(scope)).max()
+    }
+
+    /// How long `start-delay` keeps this node listening: until every other node
+    /// of the group says hello, and none that it owns.
+    pub(crate) fn starts_until(&self, scope: &Scope<'_>) -> Option<Time> {
+        let until = self.up_since? + scope.settings.election.start_delay;
+        let unheard = |node: &usize| {
+            let report = scope.peers.get(*node).filter(|p| p.alive).and_then(|p| p.report(self.vip.vrid));
+            report.is_none_or(|r| r.state == State::Active)
+        };
+        let mut others = self.vip.nodes.iter().filter(|n| **n != scope.me);
+        (scope.now < until && others.any(unheard)).then_some(until)
     }
 
     /// Takes note of what other nodes answer for. True if the kernel was told

@@ -224,6 +224,11 @@ impl Node {
             .filter(|(_, id)| id.is_some_and(|id| kept.contains(&id)))
             .flat_map(|(v, _)| v.addresses.iter().map(|a| a.address()))
             .collect();
+        // One that leaves already, by the reload before, neither.
+        let leaving: Vec<usize> = self.leaving.iter().map(|g| g.id).collect();
+        for id in leaving {
+            self.with_group(id, now, |g, scope| g.give_more(|a| of_staying.contains(&a), scope));
+        }
         for group in go {
             let (id, to) = (group.id, self.successor(&group));
             self.leaving.push(group);

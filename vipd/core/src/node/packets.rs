@@ -376,7 +376,6 @@ impl Node {
         self.step_back(now);
         self.hear_hears(from, hears.as_deref(), now);
         self.hear_states(from, now);
-        self.with_groups(now, |group, scope| group.hear_hello(scope));
         for vrid in deposed {
             self.with_vrid(vrid, now, Group::announce_to_theirs);
         }

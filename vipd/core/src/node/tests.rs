@@ -98,8 +98,12 @@ fn drain(node: &mut Node) -> Vec<Output> {
 
 /// Lets the node take over, and its kernel obey.
 fn owner(settings: Settings) -> Node {
+    owner_at(settings, 3_300)
+}
+
+fn owner_at(settings: Settings, millis: u64) -> Node {
     let mut node = node(settings);
-    let now = at(3_300);
+    let now = at(millis);
     node.handle(Input::Tick, now);
     obey(&mut node, now);
     assert_eq!(node.group_status(now)[0].state, State::Active);

@@ -117,6 +117,44 @@ fn a_start_delay_ends_with_the_last_hello() {
     assert!(owns_at(with_peer).is_some_and(|at| at < 4_000));
 }
 
+/// Its port has been open for long: whatever else begins anew is no start.
+#[test]
+fn a_start_delay_counts_from_the_start_and_the_link_alone() {
+    let mut settings = settings();
+    settings.election.start_delay = 30 * SECOND;
+    let mut node = owner_at(settings.clone(), 30_000);
+    let owns_after = |node: &mut Node, from: u64| {
+        (from..from + 60_000).step_by(10).find(|now| {
+            node.handle(Input::Tick, at(*now));
+            obey(node, at(*now));
+            node.group_status(at(*now))[0].state == State::Active
+        })
+    };
+    node.set_maintenance(true, at(40_000));
+    obey(&mut node, at(40_000));
+    for now in (40_000..50_000).step_by(10) {
+        node.handle(Input::Tick, at(now));
+        obey(&mut node, at(now));
+    }
+    node.set_maintenance(false, at(50_000));
+    assert!(owns_after(&mut node, 50_000).is_some_and(|at| at < 55_000));
+    let link = |link| Input::Link { group: 0, link };
+    node.handle(link(Link::Down { reason: "no carrier".into() }), at(60_000));
+    obey(&mut node, at(60_000));
+    let up = || Link::Up { interface: LINK, sources: vec![address(11)], mac: None, subnets: vec![] };
+    node.handle(link(up()), at(61_000));
+    let why = node.group_status(at(61_000)).remove(0).why;
+    assert_eq!(why, "listening for an owner for another 30.00 s (start-delay)");
+    assert_eq!(owns_after(&mut node, 61_000), Some(91_000));
+    // A reload ends it.
+    node.handle(link(Link::Down { reason: "no carrier".into() }), at(100_000));
+    obey(&mut node, at(100_000));
+    node.handle(link(up()), at(101_000));
+    settings.election.start_delay = SECOND;
+    node.reconfigure(settings, at(102_000));
+    assert!(owns_after(&mut node, 102_000).is_some_and(|at| at < 106_000));
+}
+
 /// The last plan of a node, and whether it told of anything.
 fn planned(node: &mut Node) -> (Option<crate::plan::GroupPlan>, usize) {
     let outputs = drain(node);

@@ -429,6 +429,44 @@ fn a_group_that_gets_another_number_is_handed_over_and_begins_anew() {
     assert_eq!(status.state, State::Active, "{}", status.why);
 }
 
+/// An operator who corrects his file while what the first edit removed still leaves.
+#[test]
+fn what_a_later_reload_gives_to_a_group_that_stays_is_no_leaving_ones() {
+    let mut two = settings();
+    two.vips.push(vip("second", 101));
+    let mut node = owner(two.clone());
+    peer_says(&mut node, &hello(State::Backup, true, vec![1, 2]), at(3_350));
+    obey(&mut node, at(3_350));
+    let mut one = two;
+    one.vips.truncate(1);
+    node.reconfigure(one.clone(), at(3_400));
+    obey(&mut node, at(3_400));
+    one.vips[0].addresses.extend(Cidr::new(address(101), 24));
+    node.reconfigure(one, at(3_450));
+    let (mut holds, mut plans) = ([false; 2], 0);
+    for now in (3_450..9_000).step_by(10) {
+        node.handle(Input::Tick, at(now));
+        loop {
+            let outputs = drain(&mut node);
+            if outputs.is_empty() {
+                break;
+            }
+            for output in outputs {
+                let Output::Addresses(plan) = output else { continue };
+                plans += 1;
+                if let Some(holds) = holds.get_mut(plan.group) {
+                    *holds = plan.hold != Hold::Absent
+                        && plan.addresses.iter().any(|a| a.address() == address(101));
+                }
+                let (group, generation) = (plan.group, plan.generation);
+                node.handle(Input::Applied { group, generation, result: Ok(()) }, at(now));
+            }
+        }
+        assert_eq!(holds, [true, false], "at {now}");
+    }
+    assert!(plans > 3, "{plans}");
+}
+
 /// The number comes back before the group that had it is gone.
 #[test]
 fn a_group_that_comes_back_waits_for_what_is_left_of_itself() {
