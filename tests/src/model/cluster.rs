@@ -518,7 +518,6 @@ pub(super) fn params(host: usize) -> Params {
         version: VrrpVersion::V3,
         preempt: false,
         preempt_delay: Duration::ZERO,
-        start_delay: Duration::ZERO,
         lease: INTERVAL * 3,
     }
 }

@@ -389,18 +389,14 @@ impl Group {
         self.available().chain(parting).collect()
     }
 
-    /// A reload ends this group and gives addresses to others of this node.
+    /// A reload has ended this group and gives addresses to others of this node:
+    /// those need not hold them, so this one keeps them no longer than it says.
     pub(crate) fn give(&mut self, to_others: impl Fn(IpAddr) -> bool, scope: &mut Scope<'_>) {
         let given = self.vip.addresses.iter().filter(|a| to_others(a.address())).copied();
+        let before = self.given.len();
         self.given.extend(given);
         self.part_from(to_others, scope);
-    }
-
-    /// The same, of a group that hands over already.
-    pub(crate) fn give_more(&mut self, to_others: impl Fn(IpAddr) -> bool, scope: &mut Scope<'_>) {
-        let before = self.vip.addresses.len();
-        self.give(to_others, scope);
-        if self.vip.addresses.len() < before && self.hold != Hold::Absent {
+        if self.given.len() > before && self.hold != Hold::Absent {
             self.plan(self.hold, scope);
         }
     }

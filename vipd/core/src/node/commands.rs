@@ -227,7 +227,7 @@ impl Node {
         // One that leaves already, by the reload before, neither.
         let leaving: Vec<usize> = self.leaving.iter().map(|g| g.id).collect();
         for id in leaving {
-            self.with_group(id, now, |g, scope| g.give_more(|a| of_staying.contains(&a), scope));
+            self.with_group(id, now, |g, scope| g.give(|a| of_staying.contains(&a), scope));
         }
         for group in go {
             let (id, to) = (group.id, self.successor(&group));
