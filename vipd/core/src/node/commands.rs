@@ -217,11 +217,13 @@ impl Node {
         let (stay, go): (Vec<Group>, Vec<Group>) =
             std::mem::take(&mut self.groups).into_iter().partition(|g| kept.contains(&g.id));
         self.groups = stay;
-        // What a group that stays has from now on is not a leaving one's to hand over.
+        // What a group that stays has from now on is not a leaving one's to hand over;
+        // of one that waits for a leaving one, it is.
+        let takes: BTreeSet<usize> = self.groups.iter().filter(|g| !g.waits()).map(|g| g.id).collect();
         let of_staying: BTreeSet<IpAddr> = vips
             .iter()
             .zip(&running)
-            .filter(|(_, id)| id.is_some_and(|id| kept.contains(&id)))
+            .filter(|(_, id)| id.is_some_and(|id| takes.contains(&id)))
             .flat_map(|(v, _)| v.addresses.iter().map(|a| a.address()))
             .collect();
         // One that leaves already, by the reload before, neither.
@@ -249,7 +251,7 @@ impl Node {
                 None => self.add_group(vip, now),
             }
         }
-        self.wait_for_leaving(first_new);
+        self.wait_for_leaving(first_new, now);
         self.look_at_claims(now);
         self.servers_changed(Some(changes), now);
         self.say_hello(now);
@@ -259,11 +261,15 @@ impl Node {
     /// A new group may have the number of one that leaves, or its addresses under
     /// another number: as long as that one lets go of them, this one is no part of
     /// the election.
-    fn wait_for_leaving(&mut self, first_new: usize) {
+    fn wait_for_leaving(&mut self, first_new: usize, now: Time) {
+        let waited: Vec<usize> = self.groups.iter().filter(|g| g.waits()).map(|g| g.id).collect();
         for group in self.groups.iter_mut().filter(|g| g.id >= first_new || g.waits()) {
             let has = |a: &Cidr| group.vip.addresses.iter().any(|own| own.address() == a.address());
             let shares = |l: &&Group| l.vip.vrid == group.vip.vrid || l.vip.addresses.iter().any(has);
             group.waits_for = self.leaving.iter().filter(shares).map(|l| l.id).collect();
+        }
+        for id in waited {
+            self.with_group(id, now, |group, scope| group.start_if_able(scope));
         }
     }
 
