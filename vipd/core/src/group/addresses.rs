@@ -85,7 +85,7 @@ impl Group {
         scope.guard_changed = true;
     }
 
-    fn may_own_until(&self) -> Option<Time> {
+    pub(super) fn may_own_until(&self) -> Option<Time> {
         self.election.may_own_until().filter(|_| self.hold == Hold::Owned)
     }
 
