@@ -102,6 +102,7 @@ pub(crate) struct Scope<'a> {
     /// What is known of the groups' keys, where the quorum is kept in etcd.
     pub(crate) registers: &'a mut Registers,
     pub(crate) peers: &'a [Peer],
+    pub(crate) witnesses: &'a [WitnessFile],
     pub(crate) run: u32,
     nonce: &'a mut u32,
 }
@@ -480,6 +481,7 @@ impl Node {
             votes: &mut self.votes,
             registers: &mut self.registers,
             peers: &self.peers,
+            witnesses: &self.witnesses,
             run: self.run,
             nonce: &mut self.nonce,
         };
@@ -543,6 +545,7 @@ impl Node {
             votes: &mut votes,
             registers: &mut registers,
             peers: &self.peers,
+            witnesses: &self.witnesses,
             run: self.run,
             nonce: &mut nonce,
         };

@@ -111,7 +111,9 @@ impl Group {
     /// What the guard tells every other voter when this process is gone and
     /// its addresses are deleted: of this run no request counts any more.
     pub(crate) fn last_releases(&self, scope: &Scope<'_>) -> Vec<(usize, Vec<u8>)> {
-        if self.election.lease().is_none() || self.held().is_empty() {
+        // The election of `[dns]` owns without an address.
+        let owns = self.hold == Hold::Owned || !self.held().is_empty();
+        if self.election.lease().is_none() || !owns {
             return vec![];
         }
         let ballot = Ballot { vrid: self.vip.vrid, run: scope.run, number: u64::MAX };
