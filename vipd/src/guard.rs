@@ -58,9 +58,10 @@ const RESTART_AFTER: Duration = Duration::from_secs(1);
 const TELL_AFTER: u16 = 1_000;
 /// A deletion that failed is tried again after this.
 const DELETE_AGAIN: Duration = Duration::from_millis(100);
-/// And given up after this: then even the longest promise of a voter is over, and
-/// the kernel has ended the addresses' own lifetime, where it can do that much.
-const DELETE_FOR: Duration = Duration::from_secs(180);
+/// And given up after this: systemd starts no other daemon before the guard has
+/// ended, and that one removes what is left, or says why it cannot. The kernel
+/// ends the addresses' own lifetime meanwhile, where it can do that much.
+const DELETE_FOR: Duration = Duration::from_secs(2);
 /// Room for the largest state: 64 groups of 255 addresses in two families.
 const SEND_BUFFER: usize = 8 << 20;
 
@@ -461,7 +462,8 @@ fn wait_for_word(mut last: Option<&mut State>, requester: &mut io::Result<Reques
 fn delete_what_is_over(last: &mut State, failed: &mut bool, now: Time, delete: Delete<'_>) {
     let over = last.over(now);
     if over.is_empty() {
-        return;
+        // Nothing is held by what has ended: it is not to be looked at again at once, and again.
+        return last.settle(now, None);
     }
     match delete(&spots(&over)) {
         Ok(()) => {
@@ -545,8 +547,9 @@ fn delete_all(last: &State, patience: Duration, delete: Delete<'_>) -> Addresses
         }
         if clock::now() - start >= patience {
             eprintln!(
-                "vipd guard: given up after {patience:?}: {error}; delete {} by hand (`vipctl release`). The votes \
-                 were not given back: they have ended by themselves",
+                "vipd guard: given up after {patience:?}: {error}; the next start of vipd deletes {}, or you do \
+                 (`vipctl release`). Nobody was told that they are free, and no vote was given back: those end by \
+                 themselves",
                 last.addresses.iter().map(|(_, a, _)| a.to_string()).collect::<Vec<_>>().join(", ")
             );
             return Addresses::Left;
@@ -649,6 +652,14 @@ mod tests {
             ..GuardState::default()
         };
         Ok((State::new(&state, None, vec![(voter.local_addr()?, vec![9])], dir), voter))
+    }
+
+    #[test]
+    fn an_election_without_addresses_does_not_keep_the_guard_busy() {
+        let mut state = State { watched: vec![(1_000, vec![])], ..State::default() };
+        let now = Time::from_nanos(2_000);
+        delete_what_is_over(&mut state, &mut false, now, &mut |_| panic!("there is nothing to delete"));
+        assert_eq!(state.next_end(), None);
     }
 
     fn is_told(voter: &std::net::UdpSocket) -> bool {

@@ -297,6 +297,7 @@ impl Shell {
                     }
                     self.kernel.submit(plan);
                 }
+                Output::Extended { group, until } => self.kernel.extend(group, until),
                 Output::Announce(announcement) => self.announce(&announcement),
                 Output::Ask(inquiry) => self.ask(&inquiry),
                 Output::CloseSessions { addresses } => {

@@ -210,6 +210,7 @@ impl Play {
             | Output::Hurry { .. }
             | Output::Records(_)
             | Output::Register { .. }
+            | Output::Extended { .. }
             | Output::Guard(_)
             | Output::Event(_)
             | Output::Forget { .. }

@@ -7,6 +7,7 @@
 use super::Host;
 use super::process::lock;
 use anyhow::{Context, Result, ensure};
+use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, poll};
 use nix::sys::socket::{
     AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, send, setsockopt,
@@ -122,17 +123,33 @@ impl AddressLog {
         Ok(held.remove(0))
     }
 
+    /// A log with a hole proves nothing.
+    fn assert_whole(&self) {
+        let sources = lock(&self.board.sources);
+        let overrun = sources.iter().find(|s| s.overrun).map(|s| Arc::clone(&s.host));
+        drop(sources);
+        assert!(overrun.is_none(), "the kernel of {overrun:?} told more than was read in time");
+    }
+
     /// What became of an address since a point in time.
+    ///
+    /// # Panics
+    /// If the kernel dropped what it had to tell.
     #[must_use]
     pub fn changes(&self, address: IpAddr, since: Instant) -> Vec<Change> {
+        self.assert_whole();
         let state = lock(&self.board.state);
         state.changes.iter().filter(|c| c.address == address && c.at >= since).cloned().collect()
     }
 
     /// How long, in all, more than one host held an address since a point in
     /// time.
+    ///
+    /// # Panics
+    /// If the kernel dropped what it had to tell.
     #[must_use]
     pub fn overlap(&self, address: IpAddr, since: Instant) -> Duration {
+        self.assert_whole();
         let state = lock(&self.board.state);
         let mut holders = BTreeSet::new();
         let mut total = Duration::ZERO;
@@ -203,6 +220,7 @@ pub(super) fn watch(host: &Host, log: &AddressLog) -> Result<()> {
         host: name,
         socket: Arc::clone(&socket),
         pending: VecDeque::new(),
+        overrun: false,
     });
     let board: Weak<Board> = Arc::downgrade(&log.board);
     std::thread::spawn(move || {
@@ -223,14 +241,24 @@ struct Source {
     socket: Arc<OwnedFd>,
     /// Address, interface, and whether it is there now.
     pending: VecDeque<(IpAddr, u32, bool)>,
+    /// The kernel dropped what was not read in time.
+    overrun: bool,
 }
 
 impl Source {
     fn read(&mut self) {
         let mut buffer = vec![0; 64 * 1024];
-        while let Ok(length) = recv(self.socket.as_raw_fd(), &mut buffer, MsgFlags::MSG_DONTWAIT) {
-            let add = |address, interface, present| self.pending.push_back((address, interface, present));
-            for_each_address(&buffer[..length], add);
+        loop {
+            match recv(self.socket.as_raw_fd(), &mut buffer, MsgFlags::MSG_DONTWAIT) {
+                Ok(length) => {
+                    let add =
+                        |address, interface, present| self.pending.push_back((address, interface, present));
+                    for_each_address(&buffer[..length], add);
+                }
+                // From now on nobody could say who held what.
+                Err(Errno::ENOBUFS) => self.overrun = true,
+                Err(_) => return,
+            }
         }
     }
 }

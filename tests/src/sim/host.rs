@@ -58,6 +58,8 @@ pub struct Host {
     pub kernel: BTreeMap<usize, Held>,
     /// The newest generation the kernel has applied, by group.
     pub applied: BTreeMap<usize, u64>,
+    /// Until when a group's plan may be put there by now, by its clock.
+    pub leases: BTreeMap<usize, Time>,
     /// Addresses that the balancer takes connections on, and the group that has each.
     pub open: BTreeMap<IpAddr, usize>,
     /// Addresses that clients may be connected to.
@@ -86,6 +88,7 @@ impl Host {
             carrier: true,
             kernel: BTreeMap::new(),
             applied: BTreeMap::new(),
+            leases: BTreeMap::new(),
             open: BTreeMap::new(),
             sessions: BTreeSet::new(),
             guard: GuardState::default(),
@@ -125,6 +128,12 @@ impl Host {
                     .insert(plan.group, Held { hold: plan.hold, addresses: plan.addresses.clone(), until });
             }
         }
+    }
+
+    /// Whether another node may own a group by now that was planned to be owned.
+    #[must_use]
+    pub fn is_over(&self, group: usize, now: Time) -> bool {
+        self.leases.get(&group).is_some_and(|until| *until <= self.clock.show(now))
     }
 
     /// The kernel deletes what was not renewed, and the guard what a frozen

@@ -331,7 +331,16 @@ impl World {
                 }
             }
             Due::Restored { host, group, addresses } => {
-                if self.hosts[host].runs() {
+                if !self.hosts[host].runs() {
+                    return;
+                }
+                let h = &self.hosts[host];
+                let owned = h.kernel.get(&group).is_some_and(|held| held.hold == Hold::Owned);
+                if owned && h.is_over(group, self.now) {
+                    self.note(format!("{host}: what somebody deleted stays out"));
+                    let reason = "the lease ran out before it was renewed".to_owned();
+                    self.input(host, Input::Lost { group, reason });
+                } else {
                     self.input(host, Input::Restored { group, addresses });
                 }
             }

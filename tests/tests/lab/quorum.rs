@@ -15,6 +15,7 @@ pub(crate) const CASES: &[Case] = &[
     Case { name: "quorum::an_owner_that_is_cut_off_withdraws_first", needs: VIPD, run: cut_off },
     Case { name: "quorum::nobody_owns_without_a_majority", needs: VIPD, run: no_majority },
     Case { name: "quorum::a_frozen_owner_loses_the_address_first", needs: VIPD, run: frozen },
+    Case { name: "quorum::a_deleted_address_is_put_back_at_fast_adverts", needs: VIPD, run: deleted },
     Case { name: "quorum::crash_and_switchover_cost_no_lease", needs: VIPD, run: crash_and_switchover },
     Case { name: "quorum::a_witness_with_another_file_is_named", needs: VIPD, run: another_file },
     Case { name: "quorum::a_witness_is_small", needs: VIPD, run: a_witness_is_small },
@@ -107,6 +108,25 @@ fn frozen(lab: &Lab) -> Result<()> {
     never_two(lab, fault)?;
     let gap = three.probe.longest_gap(fault).map_or(Duration::MAX, |g| g.length);
     ensure!(gap < 500 * MS, "no answer for {gap:?}: the kernel's second was waited for");
+    Ok(())
+}
+
+/// A lease of 30 ms, of which plans tell seldom: whoever deletes the address
+/// nearly always does so when the last plan's is over.
+fn deleted(lab: &Lab) -> Result<()> {
+    let three = three(lab, 10 * MS)?;
+    let [px1, _] = &three.scene.proxies;
+    for _ in 0..10 {
+        // At whatever time between two renewals.
+        std::thread::sleep(130 * MS);
+        let fault = Instant::now();
+        px1.run("ip", &["address", "delete", &format!("{}/16", Scene::vip()), "dev", "eth0"])?;
+        three.probe.wait_for("px1", PATIENCE)?;
+        let gap = three.probe.longest_gap(fault).map_or(Duration::ZERO, |g| g.length);
+        ensure!(gap < 300 * MS, "no answer for {gap:?} after the address was deleted");
+        let vip = three.scene.vipd(0)?.status()?["vips"][0].clone();
+        ensure!(vip["state"] == "active", "{vip}");
+    }
     Ok(())
 }
 

@@ -46,6 +46,26 @@ fn never_two_owners_under_loss_and_refusals() {
     });
 }
 
+/// Plans are renewed every third of the kernel's second, leases of 30 ms with
+/// every advert: what somebody deletes in between is put back.
+#[test]
+fn who_deletes_the_address_makes_no_fault() {
+    let fast = |seed| {
+        let mut world = World::with_quorum(seed, 2, 1, 1, election(Duration::from_millis(10)));
+        settle(&mut world);
+        world
+    };
+    for_seeds(fast, |world| {
+        let owner = (0..2).find(|host| world.hosts[*host].answers("vip0")).expect("an owner");
+        for _ in 0..5 {
+            world.inject(Fault::Delete(owner, 0));
+            let pause = Duration::from_millis(world.rng.between(30, 300));
+            world.run(pause);
+            assert!(world.hosts[owner].answers("vip0"), "{}", world.why(owner, 0));
+        }
+    });
+}
+
 /// Nothing reaches these from the others, nor the others from these.
 fn isolate(world: &mut World, some: &[usize]) {
     for voter in 0..world.hosts.len() + world.witnesses.len() {

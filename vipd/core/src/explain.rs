@@ -3,7 +3,7 @@
 use crate::election::{Cause, Restraint, Who};
 use crate::group::Group;
 use crate::lease::{Answer, Lease};
-use crate::node::{Elsewhere, Link, Proof, Scope};
+use crate::node::{ADVERT_INTERVAL, Elsewhere, Link, Proof, Scope};
 use crate::settings::{Quorum, Transport};
 use crate::time::Time;
 use crate::wire::advert::PRIORITY_RELEASE;
@@ -233,7 +233,28 @@ fn refusals(group: &Group) -> impl Iterator<Item = usize> + '_ {
     })
 }
 
-/// The voters that do not answer: "; w1 silent for 3.00 s, px2 never heard".
+/// Why a voter promises this node nothing although it names nobody who has the
+/// promise, as far as its file tells; none if it does not say no.
+pub(crate) fn refuses(lease: &Lease, voter: usize, scope: &Scope<'_>) -> Option<String> {
+    let word = lease.words().get(voter).copied().flatten()?;
+    let left = match word.answer {
+        Answer::Refused { holder: None, left } if !left.is_zero() => left,
+        Answer::Refused { .. } | Answer::Granted => return None,
+    };
+    let nodes = scope.settings.cluster.nodes.len();
+    let differs = match voter.checked_sub(nodes) {
+        None => scope.peers.get(voter).map(|peer| &peer.differs),
+        Some(witness) => scope.witnesses.get(witness).map(|file| &file.differs),
+    };
+    if differs.is_some_and(|keys| keys.contains(&ADVERT_INTERVAL)) {
+        return Some(format!("refuses: its file has another {ADVERT_INTERVAL}, and so may its lease"));
+    }
+    let left = seconds(left);
+    Some(format!("refuses for {left}: it has just started, or its file has a shorter {ADVERT_INTERVAL}"))
+}
+
+/// The voters that do not answer: "; w1 silent for 3.00 s, px2 never heard", or
+/// that promise nothing to anybody.
 /// Where etcd is the only one, [`Group::told_by_etcd`] says it.
 fn silent(group: &Group, scope: &Scope<'_>) -> String {
     let voters_vote = scope.settings.election.quorum != Quorum::Etcd;
@@ -242,12 +263,12 @@ fn silent(group: &Group, scope: &Scope<'_>) -> String {
     let voters = scope.settings.cluster.voters().zip(lease.words()).enumerate();
     let silent: Vec<String> = voters
         .filter(|(voter, _)| *voter != scope.me)
-        .filter_map(|(_, (member, word))| match word {
+        .filter_map(|(voter, (member, word))| match word {
             None => Some(format!("{} never heard", member.name)),
             Some(word) if scope.now - word.at >= patience => {
                 Some(format!("{} silent for {}", member.name, seconds(scope.now - word.at)))
             }
-            Some(_) => None,
+            Some(_) => refuses(lease, voter, scope).map(|why| format!("{} {why}", member.name)),
         })
         .collect();
     if silent.is_empty() { String::new() } else { format!("; {}", silent.join(", ")) }

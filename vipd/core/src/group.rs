@@ -350,6 +350,7 @@ impl Group {
         if outcome.extended || outcome.advertise && covered {
             self.renew_if_due(scope);
             scope.guard_changed |= outcome.extended;
+            self.tell_extended(scope);
         }
     }
 

@@ -371,6 +371,12 @@ impl Lease {
         ends.get(self.terms.majority() - 1).copied()
     }
 
+    /// Until when a voter's latest promise lets this node own; none if it has made none.
+    #[must_use]
+    pub fn promised_until(&self, voter: usize) -> Option<Time> {
+        self.granted.get(voter).copied().flatten()
+    }
+
     /// How long after [`Lease::until`] the guard waits for this process to
     /// withdraw, before it does so in its place.
     #[must_use]

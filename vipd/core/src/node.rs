@@ -102,6 +102,7 @@ pub(crate) struct Scope<'a> {
     /// What is known of the groups' keys, where the quorum is kept in etcd.
     pub(crate) registers: &'a mut Registers,
     pub(crate) peers: &'a [Peer],
+    pub(crate) witnesses: &'a [WitnessFile],
     pub(crate) run: u32,
     /// When the daemon began.
     pub(crate) started: Time,
@@ -482,6 +483,7 @@ impl Node {
             votes: &mut self.votes,
             registers: &mut self.registers,
             peers: &self.peers,
+            witnesses: &self.witnesses,
             run: self.run,
             started: self.started,
             nonce: &mut self.nonce,
@@ -546,6 +548,7 @@ impl Node {
             votes: &mut votes,
             registers: &mut registers,
             peers: &self.peers,
+            witnesses: &self.witnesses,
             run: self.run,
             started: self.started,
             nonce: &mut nonce,

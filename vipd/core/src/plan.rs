@@ -24,7 +24,8 @@ pub struct GroupPlan {
     /// The life each address gets from the moment the plan is applied.
     pub lease: Duration,
     /// When it may be put there no more, on this node's clock: a plan that
-    /// waited for longer, or an address that somebody deleted, stays out.
+    /// waited for longer, or an address that somebody deleted, stays out. A lease
+    /// that is renewed meanwhile moves it.
     pub until: Option<Time>,
     /// Where the node is found that hands the addresses over to this one: it has
     /// connections, and takes their packets for a while yet. Empty if none does.

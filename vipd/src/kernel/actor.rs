@@ -81,21 +81,6 @@ struct Group {
     placed: Option<Placed>,
 }
 
-impl Group {
-    /// What is left of the lease: nothing when the quorum's is over.
-    fn left(&self, now: Time) -> Duration {
-        if over(&self.plan, now) {
-            return Duration::ZERO;
-        }
-        (self.applied + self.plan.lease).since(now)
-    }
-}
-
-/// Whether another node may own a plan's addresses by now.
-fn over(plan: &GroupPlan, now: Time) -> bool {
-    plan.hold == Hold::Owned && plan.until.is_some_and(|until| until <= now)
-}
-
 impl KernelActor {
     pub(super) async fn new(
         settings: KernelSettings,
@@ -248,7 +233,7 @@ impl KernelActor {
             plan.addresses.retain(|a| !elsewhere(a));
         }
         let now = clock::now();
-        if over(&plan, now) {
+        if self.shared.is_over(&plan, now) {
             return Err("the quorum's lease ended before the plan was carried out".to_owned());
         }
         let before = self.groups.remove(&plan.group);
@@ -303,6 +288,14 @@ impl KernelActor {
             }
         }
         self.groups.retain(|_, group| !group.plan.addresses.is_empty());
+    }
+
+    /// What is left of a group's lease: nothing when the quorum's is over.
+    fn left(&self, group: &Group, now: Time) -> Duration {
+        if self.shared.is_over(&group.plan, now) {
+            return Duration::ZERO;
+        }
+        (group.applied + group.plan.lease).since(now)
     }
 
     /// Every place that holds addresses of a plan.

@@ -35,10 +35,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::IpAddr;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::{Notify, mpsc, oneshot};
-use vipd_core::plan::GroupPlan;
+use vipd_core::plan::{GroupPlan, Hold};
 use vipd_core::settings::Cidr;
 use vipd_core::time::Time;
 use vipd_core::wire::Mac;
@@ -193,6 +193,9 @@ pub struct KernelHandle(Arc<Shared>);
 #[derive(Debug, Default)]
 struct Shared {
     plans: Mutex<BTreeMap<usize, (GroupPlan, Time)>>,
+    /// Until when a group may be put there by now: at first what its newest plan
+    /// says. Of as many groups as have plans with an end.
+    leases: Mutex<BTreeMap<usize, Time>>,
     /// Groups that are no more, and the addresses that are configured still.
     forgotten: Mutex<Option<Forgotten>>,
     /// Who waits for a sign of life: one, the watchdog.
@@ -207,6 +210,17 @@ struct Forgotten {
 }
 
 impl Shared {
+    fn leases(&self) -> MutexGuard<'_, BTreeMap<usize, Time>> {
+        self.leases.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether another node may own a plan's addresses by now.
+    fn is_over(&self, plan: &GroupPlan, now: Time) -> bool {
+        let Some(until) = plan.until.filter(|_| plan.hold == Hold::Owned) else { return false };
+        let by_now = self.leases().get(&plan.group).map_or(until, |extended| until.max(*extended));
+        by_now <= now
+    }
+
     fn give_sign_of_life(&self) {
         if let Some(asked) = self.asked.lock().unwrap_or_else(PoisonError::into_inner).take() {
             // Whoever asked may have given up.
@@ -235,10 +249,22 @@ impl KernelHandle {
     /// after which it would be renewed anyway: one that is older when its turn
     /// comes, because the process stood still, is refused.
     pub fn submit(&self, plan: GroupPlan) {
+        match plan.until {
+            Some(until) => self.0.leases().insert(plan.group, until),
+            None => self.0.leases().remove(&plan.group),
+        };
         let mut plans = self.0.plans.lock().unwrap_or_else(PoisonError::into_inner);
         plans.insert(plan.group, (plan, clock::now()));
         drop(plans);
         self.0.news.notify_one();
+    }
+
+    /// The quorum's lease of a group lasts until then by now: what its plan
+    /// holds may be put back so long. Nothing is asked of the kernel.
+    pub fn extend(&self, group: usize, until: Time) {
+        if let Some(lease) = self.0.leases().get_mut(&group) {
+            *lease = until;
+        }
     }
 
     /// Waits until the owner of the addresses takes its next turn; false if
@@ -256,6 +282,9 @@ impl KernelHandle {
     pub fn forget(&self, group: Option<usize>, configured: BTreeSet<IpAddr>) {
         let mut forgotten = self.0.forgotten.lock().unwrap_or_else(PoisonError::into_inner);
         let mut groups = forgotten.take().map(|f| f.groups).unwrap_or_default();
+        if let Some(group) = group {
+            self.0.leases().remove(&group);
+        }
         groups.extend(group);
         *forgotten = Some(Forgotten { groups, configured });
         drop(forgotten);

@@ -18,8 +18,10 @@ use tempfile::TempDir;
 use tokio::sync::mpsc::Receiver;
 use tokio::task::JoinHandle;
 use vipd::kernel::{self, KernelEvent, KernelHandle, KernelSettings, Leftover, Link, Released};
+use vipd::net::clock;
 use vipd_core::plan::{GroupPlan, Hold};
 use vipd_core::settings::Cidr;
+use vipd_core::time::Time;
 
 const V4: &str = "10.9.0.100/24";
 const V6: &str = "fd09::100/64";
@@ -36,6 +38,8 @@ struct Rig {
     removed: Vec<Leftover>,
     dir: Rc<TempDir>,
     generation: u64,
+    /// Of the next plan.
+    until: Option<Time>,
 }
 
 impl Rig {
@@ -47,13 +51,29 @@ impl Rig {
         let addresses = vips.iter().map(|v| cidr(v).address()).collect();
         let settings = KernelSettings { runtime_dir: dir.path().to_owned(), addresses };
         let (handle, actor, events, removed) = kernel::start(settings).await?;
-        Ok(Self { handle, events, actor: tokio::spawn(actor.run()), removed, dir, generation: 0 })
+        Ok(Self {
+            handle,
+            events,
+            actor: tokio::spawn(actor.run()),
+            removed,
+            dir,
+            generation: 0,
+            until: None,
+        })
     }
 
     /// Submits a plan of group 0 and gives the kernel's answer to it.
     async fn hold(&mut self, hold: Hold, vips: &[&str], lease: Duration) -> Result<(), String> {
         let addresses = vips.iter().map(|v| cidr(v)).collect();
         self.plan(0, addresses, hold, lease).await
+    }
+
+    /// Owns with a quorum's lease.
+    async fn hold_until(&mut self, until: Time, vips: &[&str], lease: Duration) -> Result<(), String> {
+        self.until = Some(until);
+        let held = self.hold(Hold::Owned, vips, lease).await;
+        self.until = None;
+        held
     }
 
     async fn plan(
@@ -74,7 +94,7 @@ impl Rig {
                 addresses,
                 hold,
                 lease,
-                until: None,
+                until: self.until,
                 former: vec![],
             });
             let answer = self.event(|event| match event {

@@ -58,6 +58,33 @@ fn an_address_that_somebody_configured_is_taken_over_or_evicted() {
     });
 }
 
+/// Plans are renewed once in a while, the quorum's lease with every advert.
+#[test]
+fn a_deleted_address_is_put_back_as_long_as_the_quorums_lease_lasts_by_now() {
+    lab(|_net| async move {
+        let mut rig = Rig::start(&[V4]).await?;
+        let until = clock::now() + Duration::from_secs(1);
+        rig.hold_until(until, &[V4], LEASE).await?;
+        rig.handle.extend(0, clock::now() + LEASE);
+        tokio::time::sleep(until - clock::now()).await;
+        sh(&format!("ip addr del {V4} dev {HERE}"))?;
+        assert_eq!(rig.restored().await, [cidr(V4)]);
+        // A lease that nobody extends ends as it was planned.
+        let until = clock::now() + Duration::from_secs(1);
+        rig.hold_until(until, &[V4], LEASE).await?;
+        tokio::time::sleep(until - clock::now()).await;
+        sh(&format!("ip addr del {V4} dev {HERE}"))?;
+        rig.event(|event| match event {
+            KernelEvent::Lost { group: 0, .. } => Some(()),
+            KernelEvent::Restored { .. } => panic!("put back beside the next owner"),
+            _ => None,
+        })
+        .await;
+        assert!(!has(HERE, V4));
+        Ok(())
+    });
+}
+
 /// Who looks for an interface finds it, or knows that it is not there.
 #[test]
 fn the_first_event_tells_of_all_links() {

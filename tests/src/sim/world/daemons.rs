@@ -17,6 +17,7 @@ impl World {
         h.power = Power::Running;
         h.kernel.clear();
         h.applied.clear();
+        h.leases.clear();
         h.open.clear();
         h.sessions.clear();
         h.ordered = None;
@@ -73,7 +74,16 @@ impl World {
                             .open
                             .extend(plan.addresses.iter().map(|a| (a.address(), plan.group)));
                     }
+                    match plan.until {
+                        Some(until) => self.hosts[host].leases.insert(plan.group, until),
+                        None => self.hosts[host].leases.remove(&plan.group),
+                    };
                     self.schedule(after, Due::Apply { host, start, plan });
+                }
+                Output::Extended { group, until } => {
+                    if let Some(lease) = self.hosts[host].leases.get_mut(&group) {
+                        *lease = until;
+                    }
                 }
                 Output::Announce(announcement) => {
                     let held = self.hosts[host].kernel.get(&announcement.group);
@@ -154,7 +164,7 @@ impl World {
             let after = (until - self.now) + Duration::from_nanos(1);
             return self.schedule(after, Due::Apply { host, start, plan: plan.clone() });
         }
-        let over = plan.until.is_some_and(|until| until <= self.shown(host));
+        let over = plan.hold == Hold::Owned && self.hosts[host].is_over(plan.group, self.now);
         let refused = over || plan.hold != Hold::Absent && self.rng.chance(self.refusals);
         if !refused {
             self.hosts[host].apply(plan, self.now);

@@ -85,7 +85,7 @@ impl Group {
         scope.guard_changed = true;
     }
 
-    fn may_own_until(&self) -> Option<Time> {
+    pub(super) fn may_own_until(&self) -> Option<Time> {
         self.election.may_own_until().filter(|_| self.hold == Hold::Owned)
     }
 
@@ -93,7 +93,8 @@ impl Group {
     pub(crate) fn watched(&self) -> Option<Watch> {
         let lease = self.election.lease()?;
         let until = self.may_own_until()? + lease.grace();
-        Some(Watch { until, addresses: self.held() })
+        let addresses = self.held();
+        (!addresses.is_empty()).then_some(Watch { until, addresses })
     }
 
     pub(super) fn emit_plan(&mut self, scope: &mut Scope<'_>) {

@@ -61,6 +61,13 @@ pub(super) enum Transition {
     Prepared { from: usize, nonce: u32, until: Time },
 }
 
+/// When the kernel has ended what it holds by a lease, whatever it answers: its
+/// lifetimes end up to a tenth late. A node that stops does not wait for longer
+/// than [`crate::node`] lets it, and leaves the addresses to the guard.
+fn lease_ends_within(lease: Duration) -> Duration {
+    lease + lease / 10 + Duration::from_millis(100)
+}
+
 impl Group {
     pub(super) fn tick_transition(&mut self, scope: &mut Scope<'_>) {
         match self.transition {
@@ -85,7 +92,7 @@ impl Group {
                 }
             }
             Transition::Silencing { until, purpose } if until <= scope.now => match purpose {
-                // By now the kernel has ended the lease, if it does nothing else.
+                // By now the kernel has ended the lifetime, if it does nothing else.
                 Purpose::Leave => self.released(scope),
                 Purpose::Switchover | Purpose::StepBack => self.own_on(scope),
             },
@@ -246,7 +253,7 @@ impl Group {
     pub(super) fn silence(&mut self, purpose: Purpose, scope: &mut Scope<'_>) {
         self.announcing = None;
         let patience = match purpose {
-            Purpose::Leave => self.election.params().lease,
+            Purpose::Leave => lease_ends_within(self.election.params().lease),
             Purpose::Switchover | Purpose::StepBack => SILENCE_FOR,
         };
         self.transition = Transition::Silencing { until: scope.now + patience, purpose };

@@ -100,10 +100,20 @@ impl Group {
         }
     }
 
+    /// Plans are seldom renewed where adverts are fast. What somebody deletes
+    /// between two is put back as long as the lease lasts by now.
+    pub(super) fn tell_extended(&self, scope: &mut Scope<'_>) {
+        if let Some(until) = self.may_own_until().filter(|_| !self.asked.is_empty()) {
+            scope.out.push_back(Output::Extended { group: self.id, until });
+        }
+    }
+
     /// What the guard tells every other voter when this process is gone and
     /// its addresses are deleted: of this run no request counts any more.
     pub(crate) fn last_releases(&self, scope: &Scope<'_>) -> Vec<(usize, Vec<u8>)> {
-        if self.election.lease().is_none() || self.held().is_empty() {
+        // The election of `[dns]` owns without an address.
+        let owns = self.hold == Hold::Owned || !self.held().is_empty();
+        if self.election.lease().is_none() || !owns {
             return vec![];
         }
         let ballot = Ballot { vrid: self.vip.vrid, run: scope.run, number: u64::MAX };

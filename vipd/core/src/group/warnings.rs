@@ -96,9 +96,11 @@ impl Group {
         for voter in silent.difference(&before) {
             let left = voters - silent.len();
             let name = scope.settings.cluster.voter(*voter).map_or("?", |v| v.name.as_str());
+            let refuses = explain::refuses(lease, *voter, scope).map(|why| format!(" ({name} {why})"));
             let message = format!(
-                "{}: {name} does not vote: {left} of {voters} voters are left, and {majority} are needed to own it",
-                self.vip.name
+                "{}: {name} does not vote: {left} of {voters} voters are left, and {majority} are needed to own it{}",
+                self.vip.name,
+                refuses.unwrap_or_default()
             );
             scope.event(self.event(Level::Warn, Kind::Vip, message).of_peer(name));
         }
@@ -110,9 +112,14 @@ impl Group {
     }
 }
 
-/// The other voters that have not answered for two leases.
+/// The other voters that have not answered for two leases, or have refused for
+/// as long without naming another holder.
 fn silent(lease: &Lease, scope: &Scope<'_>, length: Duration) -> BTreeSet<usize> {
     let words = lease.words().iter().enumerate();
-    let quiet = words.filter(|(_, word)| word.is_none_or(|w| scope.now - w.at >= length * 2));
+    // A promise counts for a lease.
+    let lasts = |voter| lease.promised_until(voter).is_none_or(|until| scope.now - until >= length);
+    let refuses = |voter| explain::refuses(lease, voter, scope).is_some() && lasts(voter);
+    let quiet = words
+        .filter(|(voter, word)| refuses(*voter) || word.is_none_or(|word| scope.now - word.at >= length * 2));
     quiet.map(|(voter, _)| voter).filter(|v| *v != scope.me).collect()
 }

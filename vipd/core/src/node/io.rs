@@ -293,6 +293,14 @@ pub enum Output {
     },
     /// Make the kernel hold this, and answer with [`Input::Applied`].
     Addresses(GroupPlan),
+    /// The quorum's lease of a group that is owned lasts longer than its plan
+    /// says: it may be put there until then.
+    Extended {
+        /// The group's number.
+        group: usize,
+        /// In the place of [`GroupPlan::until`], on this node's clock.
+        until: Time,
+    },
     /// Announce addresses, and answer with [`Input::Announced`].
     Announce(Announcement),
     /// Ask who has addresses; answers come as [`Input::Claim`].

@@ -102,7 +102,7 @@ impl KernelActor {
         if spots.is_empty() {
             return None;
         }
-        let left = group.left(clock::now());
+        let left = self.left(group, clock::now());
         if left.is_zero() {
             let reason = "the lease ran out before it was renewed".to_owned();
             self.give_up(number);
@@ -173,13 +173,15 @@ impl KernelActor {
             let mut requests = Vec::new();
             for ((interface, address), group) in &self.places {
                 let Some(group) = self.groups.get(group) else { continue };
-                let same = *interface == own.interface && own.address.contains(*address);
+                let left = self.left(group, now);
+                // What is over is no more to be put anywhere.
+                let same = *interface == own.interface && own.address.contains(*address) && !left.is_zero();
                 let spots = group.placed.iter().flat_map(|p| p.spots());
                 let spot =
                     spots.copied().find(|s| s.interface == *interface && s.address.address() == *address);
                 if let (true, Some(spot)) = (same, spot) {
                     requests.push(Request::Delete { spot });
-                    requests.push(Request::Put { spot, life: life(spot, group.left(now), &[]) });
+                    requests.push(Request::Put { spot, life: life(spot, left, &[]) });
                 }
             }
             info!(

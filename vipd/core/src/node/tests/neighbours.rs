@@ -397,6 +397,75 @@ fn a_silent_voter_is_told_of_before_it_is_missed() {
     assert_eq!(node.group_status(at(50_000))[0].state, State::Active);
 }
 
+/// It answers, and is as good as silent.
+#[test]
+fn a_voter_that_always_refuses_does_not_vote_and_says_why() {
+    let mut settings = settings();
+    settings.election.quorum = Quorum::Majority;
+    settings.cluster.witnesses =
+        vec![Member { name: "w1".into(), addresses: vec![address(13)], priority: None }];
+    let mut node = on_ethernet(settings, 77);
+    let mut told = vec![];
+    for n in 1..200_u64 {
+        let now = at(n * 100);
+        node.handle(Input::Tick, now);
+        for output in obey(&mut node, now) {
+            if let Output::Event(event) = &output {
+                told.push(event.message.clone());
+            }
+            let Output::Peer { node: to, bytes } = output else { continue };
+            let Ok(Message::Request { ballot, .. }) = Envelope::parse(&bytes).map(|e| e.message) else {
+                continue;
+            };
+            if to == 2 {
+                let left = Duration::from_millis(300);
+                says(&mut node, to, Message::Refuse { ballot, holder: None, left }, now);
+            } else {
+                grants(&mut node, to, ballot, now);
+            }
+            told.extend(events(obey(&mut node, now)).into_iter().map(|e| e.message));
+        }
+    }
+    let of: Vec<_> = told.iter().filter(|m| m.contains("w1 does not vote: 2 of 3 voters are left")).collect();
+    assert_eq!(of.len(), 1, "{told:?}");
+    assert!(of[0].contains("(w1 refuses for 0.30 s: it has just started"), "{of:?}");
+    assert_eq!(node.group_status(at(20_000))[0].state, State::Active);
+}
+
+/// After a crash the others take the election of `[dns]` over as fast as an
+/// address; and there is nothing of it that a guard could delete.
+#[test]
+fn votes_for_an_election_without_addresses_are_given_back_by_the_guard() {
+    let mut settings = settings();
+    settings.election.quorum = Quorum::Majority;
+    settings.cluster.witnesses =
+        vec![Member { name: "w1".into(), addresses: vec![address(13)], priority: None }];
+    settings.vips[0].addresses.clear();
+    let mut node = on_ethernet(settings, 77);
+    let mut guard = None;
+    for n in 1..100_u64 {
+        let now = at(n * 100);
+        node.handle(Input::Tick, now);
+        for output in obey(&mut node, now) {
+            if let Output::Guard(state) = &output {
+                guard = Some(state.clone());
+            }
+            let Output::Peer { node: to, bytes } = output else { continue };
+            if let Ok(Message::Request { ballot, .. }) = Envelope::parse(&bytes).map(|e| e.message) {
+                grants(&mut node, to, ballot, now);
+                for output in obey(&mut node, now) {
+                    guard = if let Output::Guard(state) = output { Some(state) } else { guard };
+                }
+            }
+        }
+    }
+    assert_eq!(node.group_status(at(10_000))[0].state, State::Active);
+    let guard = guard.expect("the guard was told");
+    let voters: Vec<usize> = guard.releases.iter().map(|(voter, _)| *voter).collect();
+    assert_eq!(voters, [1, 2]);
+    assert_eq!(guard.watched, []);
+}
+
 #[test]
 fn a_witness_that_votes_by_another_file_is_named() {
     let mut settings = settings();
@@ -427,8 +496,11 @@ fn a_witness_that_votes_by_another_file_is_named() {
 }
 
 fn grants(node: &mut Node, voter: usize, ballot: Ballot, now: Time) {
+    says(node, voter, Message::Grant(ballot), now);
+}
+
+fn says(node: &mut Node, voter: usize, message: Message, now: Time) {
     let (name, last) = if voter == 1 { ("px2", 12) } else { ("w1", 13) };
-    let message = Message::Grant(ballot);
     let payload = Envelope { cluster: cluster_id("orders"), sender: node_id(name), message }.write();
     node.handle(Input::PeerPacket { source: address(last), ttl: 255, payload: &payload }, now);
 }
