@@ -82,6 +82,9 @@ impl Passage {
     }
 }
 
+/// Groups, with their plans' generations.
+pub(super) type Opened = Vec<(usize, u64)>;
+
 /// The groups that wait for a passage: each once, by its newest plan.
 #[derive(Debug)]
 pub(super) struct Passages {
@@ -89,7 +92,7 @@ pub(super) struct Passages {
     /// Their plans' generations, and what is to be opened.
     waiting: BTreeMap<usize, (u64, Passage)>,
     /// Those that the program runs for now.
-    opening: Option<(Vec<(usize, u64)>, JoinHandle<()>)>,
+    opening: Option<(Opened, JoinHandle<()>)>,
     /// How many tables there were.
     tables: u64,
 }
@@ -120,7 +123,7 @@ impl Passages {
 
     /// The groups for which the program has run, with their plans' generations:
     /// what could be done is done. Never, while it runs for none.
-    pub(super) async fn opened(&mut self) -> Vec<(usize, u64)> {
+    pub(super) async fn opened(&mut self) -> Opened {
         let Some((_, task)) = &mut self.opening else { return std::future::pending().await };
         if let Err(error) = task.await {
             debug!(%error, "opening a passage ended early");
