@@ -26,6 +26,12 @@ pub(crate) const CASES: &[Case] = &[
         needs: VIPD,
         run: conversations_outlive_the_move,
     },
+    Case {
+        name: "failover::planned_switchover_from_the_vip",
+        needs: VIPD,
+        run: planned_switchover_from_the_vip,
+    },
+    Case { name: "failover::many_groups_at_once", needs: VIPD, run: many_groups_at_once },
     Case { name: "failover::partition_heals_to_one", needs: VIPD, run: partition_heals_to_one },
     Case { name: "failover::both_families_over_multicast", needs: VIPD, run: both_families_over_multicast },
     Case { name: "failover::both_families_move_together", needs: VIPD, run: both_families_move_together },
@@ -215,6 +221,60 @@ fn planned_switchover(lab: &Lab) -> Result<()> {
     ensure!(summary.slowest_us < 500_000, "{summary:?}");
     ensure!(gap < 50 * MS, "no answer for {gap:?}");
     Ok(())
+}
+
+/// Connections to the servers come from the floating address itself: those that the
+/// next owner opens are answered to it, not to the former owner.
+fn planned_switchover_from_the_vip(lab: &Lab) -> Result<()> {
+    let (mut plan, _server) = balanced(lab)?;
+    plan.rest += "source = \"vip\"\n";
+    let (scene, probe) = scene(lab, plan)?;
+    let target = "10.77.0.100:3306".parse()?;
+    let connections = ConnectProbe::start(&scene.client, target, MS, 3 * SECOND)?;
+    connections.wait_answered(PATIENCE)?;
+    let start = Instant::now();
+    scene.vipd(0)?.ctl(&["switchover", "g51", "--yes"])?;
+    probe.wait_for("px2", PATIENCE)?;
+    lab.addresses().wait_for(Scene::vip(), &["px2"], PATIENCE)?;
+    lab.addresses().wait_for_silence_to_end(Scene::vip(), PATIENCE)?;
+    connections.wait_answered(PATIENCE)?;
+    let summary = Summary::of(&connections.finish(start)?);
+    ensure!(summary.answered > 10 && summary.refused == 0 && summary.lost == 0, "{summary:?}");
+    // Attempts of the former owner whose answer comes after the announcement.
+    ensure!(summary.broken <= 8, "{summary:?}");
+    // A server's answer that meets a reset is asked for again after a second.
+    ensure!(summary.slowest_us < 500_000, "{summary:?}");
+    Ok(())
+}
+
+/// A host that stops hands all its groups over at once: none waits so long for the
+/// others' rules that its owner goes on without the next one.
+fn many_groups_at_once(lab: &Lab) -> Result<()> {
+    let mut plan = Plan::new(SECOND);
+    plan.groups.extend((1..=40).map(|n| (100 + n, vec![format!("10.77.1.{n}/16")])));
+    let (scene, probe) = scene(lab, plan)?;
+    let last = EchoProbe::start(&scene.client, "10.77.1.40:7".parse()?, MS)?;
+    last.wait_for("px1", PATIENCE)?;
+    let start = Instant::now();
+    scene.daemons[0].process().signal(Signal::SIGTERM)?;
+    for probe in [&probe, &last] {
+        probe.wait_for("px2", PATIENCE)?;
+        let gap = outage(probe, start)?;
+        // All of it is work of one moment, on a machine that may have other work; an owner
+        // that nobody is ready for asks for 300 ms.
+        ensure!(gap < 200 * MS, "no answer for {gap:?}");
+    }
+    let status = scene.vipd(1)?.status()?;
+    let vips = status["vips"].as_array().context("no groups")?;
+    for vip in vips {
+        let address = vip["addresses"][0].as_str().unwrap_or_default();
+        let address = address.split('/').next().unwrap_or_default().parse()?;
+        lab.addresses().wait_for(address, &["px2"], PATIENCE)?;
+    }
+    ensure!(vips.len() == 41, "{}", vips.len());
+    poll_until("the rules are gone", PATIENCE, || {
+        Ok(scene.proxies[1].run("nft", &["list", "ruleset"])?.trim().is_empty())
+    })
 }
 
 /// Two that cannot hear each other both own, and agree when they hear again.

@@ -3,7 +3,7 @@
 mod watch;
 
 use super::monitor::{Batch, Monitor};
-use super::passage::Passage;
+use super::passage::{self, Passage, Passages};
 use super::release::remove_leftovers;
 use super::request::{BATCH, Life, Refusal, Request, Requester, deletions, is_gone};
 use super::steps::{Placed, Steps, steps};
@@ -20,7 +20,6 @@ use std::path::PathBuf;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 use tokio::sync::mpsc;
-use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tracing::{info, warn};
 use vipd_core::plan::{GroupPlan, Hold};
@@ -60,8 +59,8 @@ pub struct KernelActor {
     retry: Instant,
     /// Everything is being read anew.
     reading: Option<Reading>,
-    /// What packets of connections of former owners take, by group, and what ends it.
-    passages: BTreeMap<usize, JoinHandle<()>>,
+    /// What packets of connections of former owners take.
+    passages: Passages,
 }
 
 /// Why the table of links and addresses cannot be trusted.
@@ -98,6 +97,7 @@ impl KernelActor {
         for leftover in &removed {
             info!("removed {} from {}, left there by an earlier run", leftover.address, leftover.interface);
         }
+        passage::remove_leftovers(Some(&floating)).await;
         let actor = Self {
             shared,
             events,
@@ -116,7 +116,7 @@ impl KernelActor {
             stale: None,
             retry: Instant::now(),
             reading: None,
-            passages: BTreeMap::new(),
+            passages: Passages::new(),
         };
         Ok((actor, removed))
     }
@@ -132,6 +132,7 @@ impl KernelActor {
                 biased;
                 () = events.closed() => return,
                 () = shared.news.notified() => self.take_plans().await,
+                opened = self.passages.opened() => self.tell_opened(opened).await,
                 () = tokio::time::sleep_until(self.retry), if self.stale.is_some() && self.reading.is_none() => {
                     self.read_anew();
                 }
@@ -164,15 +165,16 @@ impl KernelActor {
                 continue;
             }
             let result = self.apply(plan).await;
-            match &result {
-                Ok(()) => self.let_pass(group).await,
-                Err(reason) => {
-                    warn!(group, generation, "the kernel does not hold the addresses as planned: {reason}");
-                }
+            if let Err(reason) = &result {
+                warn!(group, generation, "the kernel does not hold the addresses as planned: {reason}");
+            } else if let Some(passage) = self.passage(group) {
+                self.passages.open(group, generation, passage);
+                continue;
             }
             // The shell first: what follows can wait for it, not the reverse.
             self.tell(KernelEvent::Applied { group, generation, result }).await;
         }
+        self.passages.start();
         if std::mem::take(&mut self.unsettled) {
             self.settle();
         }
@@ -184,24 +186,21 @@ impl KernelActor {
 
     /// Connections that the former owner has shall live on: their packets come
     /// here from the moment of the announcement.
-    async fn let_pass(&mut self, group: usize) {
+    fn passage(&self, group: usize) -> Option<Passage> {
         let hands_over = |g: &&Group| g.plan.hold == Hold::Silent && !g.plan.former.is_empty();
-        let Some(plan) = self.groups.get(&group).filter(hands_over).map(|g| &g.plan) else { return };
-        let Some(link) = self.table.link(plan.interface, |a| self.floating.contains(&a)) else { return };
+        let plan = self.groups.get(&group).filter(hands_over).map(|g| &g.plan)?;
+        let link = self.table.link(plan.interface, |a| self.floating.contains(&a))?;
         let on_link = |former| link.addresses.iter().any(|own| own.contains(former));
         let addresses = plan.addresses.iter().map(|a| a.address());
-        let Some(passage) = Passage::new(&link.name, addresses, &plan.former, on_link) else { return };
-        if let Some(before) = self.passages.remove(&group) {
-            before.abort();
-        }
-        match passage.open().await {
-            Ok(ends) => {
-                self.passages.insert(group, ends);
+        Passage::new(&link.name, addresses, &plan.former, on_link)
+    }
+
+    /// These groups may be taken over, unless a newer plan says something else.
+    async fn tell_opened(&self, opened: Vec<(usize, u64)>) {
+        for (group, generation) in opened {
+            if self.groups.get(&group).is_some_and(|g| g.plan.generation == generation) {
+                self.tell(KernelEvent::Applied { group, generation, result: Ok(()) }).await;
             }
-            Err(error) => warn!(
-                "connections that are open when the address comes here are reset: packets cannot be passed on \
-                 to the former owner: {error} (this wants `nft`, of the package nftables)"
-            ),
         }
     }
 
@@ -210,7 +209,6 @@ impl KernelActor {
         for group in forgotten.groups {
             if self.groups.get(&group).is_some_and(|g| g.plan.hold == Hold::Absent) {
                 self.groups.remove(&group);
-                self.passages.remove(&group);
             }
         }
         self.configured = forgotten.configured;

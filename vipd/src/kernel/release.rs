@@ -3,7 +3,7 @@
 use super::monitor::Monitor;
 use super::request::Requester;
 use super::table::{Seen, Table};
-use super::{KernelError, Leftover, Spot, held, sysctl};
+use super::{KernelError, Leftover, Spot, held, passage, sysctl};
 use std::path::Path;
 
 /// What [`release_all`] did.
@@ -17,8 +17,8 @@ pub struct Released {
 }
 
 /// Removes every address that this program put on an interface and that is
-/// still there, and gives raised switches their earlier values: for
-/// `vipctl release`, when no daemon runs.
+/// still there, and what a planned switchover left in nftables, and gives raised
+/// switches their earlier values: for `vipctl release`, when no daemon runs.
 ///
 /// # Errors
 ///
@@ -41,6 +41,7 @@ pub async fn release_all(runtime_dir: &Path) -> Result<Released, KernelError> {
     }
     let mut requester = Requester::open().map_err(KernelError::Open)?;
     let removed = remove_leftovers(&table, &mut requester, runtime_dir, |_, seen| seen.ours)?;
+    passage::remove_leftovers(None).await;
     Ok(Released { removed, elsewhere: vec![] })
 }
 

@@ -5,6 +5,7 @@
 #[path = "../namespaces/mod.rs"]
 mod namespaces;
 mod others;
+mod passage;
 mod silence;
 mod speed;
 

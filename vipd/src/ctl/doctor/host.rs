@@ -4,6 +4,7 @@ use super::{Findings, Verdict};
 use nix::ifaddrs::getifaddrs;
 use nix::net::if_::InterfaceFlags;
 use std::net::IpAddr;
+use std::path::PathBuf;
 use std::process::Command;
 use vipd_config::Config;
 use vipd_core::settings::{Cidr, VipGroup};
@@ -78,7 +79,27 @@ pub(super) fn look(config: &Config, me: usize, findings: &mut Findings) {
             seen.push(interface);
         }
     }
+    // Alone a node hands over to nobody.
+    if !seen.is_empty() && config.cluster.nodes.len() > 1 {
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        // A user's shell may not look where systemd does.
+        let systems = ["/usr/sbin", "/sbin"].map(PathBuf::from);
+        passage(std::env::split_paths(&path).chain(systems), findings);
+    }
     clock(findings);
+}
+
+/// The program by which the next owner passes packets on.
+fn passage(mut directories: impl Iterator<Item = PathBuf>, findings: &mut Findings) {
+    match directories.find_map(|dir| Some(dir.join("nft")).filter(|file| file.is_file())) {
+        Some(file) => findings.good("nft", format!("{} is there, for planned switchovers", file.display())),
+        None => {
+            let text = "there is no nft: at a planned switchover to this host connections that are open at that \
+                        moment are reset at once, instead of going on for a while so that whoever waits for an answer \
+                        gets it";
+            findings.fix(Verdict::Warning, "nft", text, "apt install nftables");
+        }
+    }
 }
 
 /// The interface of a group; what is wrong with it is told.
@@ -214,5 +235,26 @@ fn clock(findings: &mut Findings) {
             "timedatectl set-ntp true",
         ),
         None => findings.add(Verdict::Unknown, "clock", "systemd does not tell whether it is kept in step"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_lost_without_nft_is_told_and_is_no_error() -> std::io::Result<()> {
+        let dir = tempfile::tempdir()?;
+        let look = || {
+            let mut findings = Findings::default();
+            passage([PathBuf::from("/nonexistent"), dir.path().to_owned()].into_iter(), &mut findings);
+            findings.0.pop().map(|f| (f.verdict, f.text, f.fix))
+        };
+        let (verdict, text, fix) = look().unwrap_or_else(|| unreachable!("a finding"));
+        assert_eq!((verdict, fix.as_deref()), (Verdict::Warning, Some("apt install nftables")));
+        assert!(text.contains("planned switchover") && text.contains("reset"), "{text}");
+        std::fs::write(dir.path().join("nft"), "")?;
+        assert_eq!(look().map(|(verdict, ..)| verdict), Some(Verdict::Good));
+        Ok(())
     }
 }
