@@ -277,7 +277,10 @@ async fn serve(
     let Left { balancer, relay } = shell::run(parts).await.map_err(system("run the event loop"))?;
     events.push(Event::new(Level::Info, EventKind::Stop, "everything is handed over and released"));
     let drain_for = match relay {
-        Some(relay) => relay_on(&balancer, relay, &events).await?,
+        Some(relay) => {
+            aux.handle.spawn(notify::take_time(relay.keep));
+            relay_on(&balancer, relay, &events).await?
+        }
         None => DRAIN_FOR,
     };
     let again = told_again()?;
