@@ -19,6 +19,7 @@ pub enum Command {
     /// Runs the daemon.
     Run(Run),
     /// Says whether a configuration file is right; exit status 1 and a line for each error if not.
+    /// It may be another host's: what this host lacks is for `vipd run --check`.
     Check(Check),
     /// Prints a new cluster key, for the file that `key-file` in `[cluster]` names.
     Keygen,
@@ -47,6 +48,10 @@ pub struct Run {
     /// How the log is written.
     #[arg(long, value_enum, default_value_t, value_name = "FORMAT")]
     pub log_format: LogFormat,
+    /// Says whether it would start, with these options and as this user, and ends: the file, its key
+    /// and secrets, and which node this host is. What runs is not touched.
+    #[arg(long)]
+    pub check: bool,
 }
 
 /// `vipd check`.
@@ -93,6 +98,7 @@ mod tests {
         assert_eq!(run.runtime_dir.to_str(), Some("/run/vipd"));
         assert_eq!(run.state_dir.to_str(), Some("/var/lib/vipd"));
         assert_eq!(run.node, None);
+        assert!(!run.check);
         Ok(())
     }
 }

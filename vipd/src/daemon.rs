@@ -116,6 +116,51 @@ fn system(what: &'static str) -> impl FnOnce(io::Error) -> Error {
     move |source| Error::System { what, source }
 }
 
+/// What a start takes from this host, and is refused without.
+struct Needs {
+    key: Option<ClusterKey>,
+    token: Option<Token>,
+    role: Role,
+}
+
+/// What this host is, as a position in the file.
+enum Role {
+    Node(usize),
+    Witness(usize),
+}
+
+impl Needs {
+    fn find(config: &Config, run: &Run) -> Result<Self, Error> {
+        let key = config.key.as_ref().map(|key| ClusterKey::load(&key.file)).transpose()?;
+        let local = local_addresses()?;
+        let witness = match &run.node {
+            Some(name) => config.witness_named(name),
+            None => config.find_witness(&local),
+        };
+        if let Some(me) = witness {
+            return Ok(Self { key, token: None, role: Role::Witness(me) });
+        }
+        let me = match &run.node {
+            Some(name) => config.node_named(name)?,
+            None => config.find_node(&local)?,
+        };
+        if let Some(settings) = &config.etcd {
+            etcd::inspect(settings)?;
+        }
+        let token_file = config.status.as_ref().and_then(|s| s.token_file.as_deref());
+        Ok(Self { key, token: token_file.map(Token::read).transpose()?, role: Role::Node(me) })
+    }
+}
+
+/// Says whether [`run`] would start, and starts nothing.
+///
+/// # Errors
+/// Why it would not.
+pub fn would_run(run: &Run) -> Result<(), Error> {
+    let config = Config::load(&run.config.path)?;
+    Needs::find(&config, run).map(drop)
+}
+
 /// Runs until it is told to stop.
 ///
 /// # Errors
@@ -126,27 +171,16 @@ pub fn run(run: &Run) -> Result<(), Error> {
     for warning in &config.warnings {
         warn!("{warning}");
     }
-    let key = config.key.as_ref().map(|key| ClusterKey::load(&key.file)).transpose()?;
+    let Needs { key, token, role } = Needs::find(&config, run)?;
     if key.is_none() {
         warn!(
             "no key-file in [cluster]: whoever is on the network can speak for a node; `vipd keygen` prints a key"
         );
     }
-    let local = local_addresses()?;
-    let witness = match &run.node {
-        Some(name) => config.witness_named(name),
-        None => config.find_witness(&local),
+    let me = match role {
+        Role::Node(me) => me,
+        Role::Witness(me) => return vote(&config, me, key.as_ref(), run),
     };
-    if let Some(me) = witness {
-        return vote(&config, me, key.as_ref(), run);
-    }
-    let me = match &run.node {
-        Some(name) => config.node_named(name)?,
-        None => config.find_node(&local)?,
-    };
-    if let Some(settings) = &config.etcd {
-        etcd::inspect(settings)?;
-    }
     capabilities()?;
     vipd_balancer::raise_descriptor_limit().map_err(system("raise the limit of descriptors"))?;
     // Before any thread, and before the lock that a child would share.
@@ -156,9 +190,7 @@ pub fn run(run: &Run) -> Result<(), Error> {
     let socket = instance.listen()?;
     let run_number = key.as_ref().map(|_| epoch::begin(&run.state_dir));
     let links = (config.key.clone(), key.map(|key| links(&config, &key, me, run_number.unwrap_or(0))));
-    let status = config.status.clone();
-    let token = status.as_ref().and_then(|s| s.token_file.as_deref()).map(Token::read).transpose()?;
-    let pages = Pages { status, token, notify: config.notify.clone() };
+    let pages = Pages { status: config.status.clone(), token, notify: config.notify.clone() };
     let etcd = config.etcd.clone();
     let node = Node::new(shell::settings(config), me, epoch::run(run_number), clock::now());
     let result = Builder::new_current_thread()
@@ -277,7 +309,10 @@ async fn serve(
     let Left { balancer, relay } = shell::run(parts).await.map_err(system("run the event loop"))?;
     events.push(Event::new(Level::Info, EventKind::Stop, "everything is handed over and released"));
     let drain_for = match relay {
-        Some(relay) => relay_on(&balancer, relay, &events).await?,
+        Some(relay) => {
+            aux.handle.spawn(notify::take_time(relay.keep));
+            relay_on(&balancer, relay, &events).await?
+        }
         None => DRAIN_FOR,
     };
     let again = told_again()?;

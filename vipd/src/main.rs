@@ -4,7 +4,7 @@ use anyhow::Context as _;
 use clap::Parser as _;
 use std::path::Path;
 use std::process::ExitCode;
-use vipd::cli::{Cli, Command, Import};
+use vipd::cli::{Cli, Command, Import, Run};
 use vipd::peer::key::{ClusterKey, KeyError};
 use vipd_config::{Config, chain};
 
@@ -18,6 +18,7 @@ fn main() -> ExitCode {
         Command::Keygen => keygen(),
         Command::Import(import) => finish(carry_over(&import)),
         Command::Guard => vipd::guard::main(),
+        Command::Run(run) if run.check => finish(would_run(&run)),
         Command::Run(run) => finish(vipd::daemon::run(&run).map_err(anyhow::Error::from)),
     }
 }
@@ -84,6 +85,14 @@ fn judge(path: &Path) -> ExitCode {
         }
         Err(errors) => complain(&errors),
     }
+}
+
+/// Says whether the daemon would start here.
+fn would_run(run: &Run) -> anyhow::Result<()> {
+    use std::io::Write as _;
+    vipd::daemon::would_run(run)?;
+    let path = run.config.path.display();
+    writeln!(std::io::stdout(), "{path}: vipd would start by it").context("cannot write to standard output")
 }
 
 /// A key file that this host has must be right; where a file is only judged, there is none.

@@ -67,3 +67,52 @@ fn a_witness_is_ready_and_feeds_the_watchdog() {
     witness.kill().and_then(|()| witness.wait()).expect("it ends");
     assert_eq!(heard, ["READY=1\n", "WATCHDOG=1\n", "WATCHDOG=1\n"].map(|line| Ok(line.to_owned())));
 }
+
+/// What the packages ask before they restart what runs: more than `vipd check`, which judges any host's file.
+#[test]
+fn a_check_of_the_start_refuses_what_the_start_would() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = |name: &str| dir.path().join(name);
+    let write = |name: &str, text: &str, mode: u32| {
+        std::fs::write(path(name), text).expect("a file");
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(mode);
+        std::fs::set_permissions(path(name), mode).expect("a mode");
+    };
+    let config = format!(
+        "[cluster]\nname = \"orders\"\nkey-file = {:?}\n\
+         nodes = [{{ name = \"px1\", address = \"127.77.0.11\" }}, {{ name = \"px2\", address = \"127.77.0.12\" }}]\n\
+         [status]\nhttp = \"10.77.0.11:9112\"\ntoken-file = {:?}\n\
+         [[vip]]\nname = \"main\"\naddresses = [\"10.77.0.100/24\"]\ninterface = \"eth0\"\n",
+        path("cluster.key"),
+        path("token")
+    );
+    write("vipd.toml", &config, 0o644);
+    let judge = |options: &[&str]| {
+        let mut vipd = Command::new(env!("CARGO_BIN_EXE_vipd"));
+        vipd.args(options).arg("--config").arg(path("vipd.toml"));
+        if options.contains(&"run") {
+            vipd.arg("--runtime-dir").arg(path("run")).arg("--state-dir").arg(path("state"));
+        }
+        let output = vipd.output().expect("vipd runs");
+        let said = String::from_utf8([output.stdout, output.stderr].concat()).expect("text");
+        (output.status.success(), said)
+    };
+    let start = |node: &str| judge(&["run", "--check", "--node", node]);
+    let refused = |node: &str, why: &str| {
+        let (good, said) = start(node);
+        assert!(!good && said.contains(why), "not refused for '{why}': {said}");
+    };
+    assert!(judge(&["check"]).0, "a file is judged where its key is not");
+    refused("px1", "cluster.key");
+    write("cluster.key", &"1".repeat(64), 0o644);
+    refused("px1", "may be used by others");
+    write("cluster.key", &"1".repeat(64), 0o600);
+    refused("px1", "token");
+    write("token", "short", 0o600);
+    refused("px1", "16 to 256 characters");
+    write("token", "of-sixteen-chars", 0o600);
+    refused("px3", "px3");
+    let (good, said) = start("px1");
+    assert!(good && said.ends_with("vipd would start by it\n"), "{said}");
+    assert!(!path("run").exists() && !path("state").exists(), "something was started");
+}

@@ -16,7 +16,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 /// What a container is made of beside the least of Debian.
-const PACKAGES: &str = "systemd,systemd-sysv,dbus,iproute2";
+const PACKAGES: &str = "systemd,systemd-sysv,dbus,iproute2,nftables";
 /// The release of Debian in the containers.
 const RELEASE: &str = "bookworm";
 /// Files of containers, in memory.
@@ -42,7 +42,8 @@ fn on_path(program: &str) -> bool {
 /// The tree that all containers share and none changes; made once, in `target`.
 pub(crate) fn base(target: &Path) -> Result<PathBuf> {
     let dir = target.join("nspawn");
-    let base = dir.join(RELEASE);
+    // Its name tells what is in it: one of other packages is made anew.
+    let base = dir.join(format!("{RELEASE}-{}", PACKAGES.replace(',', "-")));
     if base.join("sbin/init").exists() {
         return Ok(base);
     }

@@ -408,6 +408,11 @@ fn upgrade(hosts: &mut [Machine; 2]) -> Result<()> {
     }
     // px1 handed over, then px2 did.
     owned_by(hosts, 0)?;
+    for host in hosts.iter() {
+        // The service may do what that takes: its sandbox lets it call nft.
+        let journal = host.sh("journalctl --no-pager -u vipd")?;
+        ensure!(!journal.contains("packets cannot be passed on"), "{}: {journal}", host.name);
+    }
     refused_upgrade(&hosts[0])
 }
 
@@ -438,6 +443,8 @@ fn remove(hosts: &[Machine; 2], before: &BTreeSet<String>) -> Result<()> {
     host.sh("dpkg -r vipd vipd-dnsd 2>&1")?;
     ensure!(!host.sh("ip -o address")?.contains(VIP), "the address is still there");
     ensure!(host.path("/etc/vipd/vipd.toml").exists(), "a removal is no purge");
+    installed_anew(host)?;
+    host.sh("dpkg -r vipd vipd-dnsd 2>&1")?;
     host.sh("dpkg -P vipd vipd-dnsd 2>&1")?;
     host.sh("userdel person")?;
     let left: Vec<_> = files(host)?.difference(before).cloned().collect();
@@ -449,6 +456,26 @@ fn remove(hosts: &[Machine; 2], before: &BTreeSet<String>) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// What was removed and comes again is started; what an admin stopped stays so in an upgrade.
+fn installed_anew(host: &Machine) -> Result<()> {
+    let install = format!("dpkg -i /debs/vipd_{NEXT}_*.deb /debs/vipd-dnsd_{NEXT}_*.deb 2>&1");
+    let states = || host.try_sh("systemctl is-active vipd; systemctl is-active dnsd");
+    let told = host.sh(&install)?;
+    ensure!(states()? == "active\nactive", "not started: {told}");
+    host.sh("systemctl stop vipd dnsd")?;
+    let told = host.sh(&install)?;
+    ensure!(states()? == "inactive\ninactive", "started although it was stopped by hand: {told}");
+    // Options that the service would be refused for, and another file.
+    host.sh("echo 'VIPD_OPTIONS=\"--node px9\"' >> /etc/default/vipd && dpkg -r vipd")?;
+    let told = host.sh(&install)?;
+    ensure!(told.contains("refuses its configuration") && told.contains("px9"), "{told}");
+    host.sh("mv /etc/vipd/vipd.toml /etc/vipd/other.toml && dpkg -r vipd")?;
+    host.sh("echo 'VIPD_OPTIONS=\"--config /etc/vipd/other.toml\"' >> /etc/default/vipd")?;
+    let told = host.sh(&install)?;
+    ensure!(states()?.starts_with("active"), "not started by its own file: {told}");
+    host.sh("mv /etc/vipd/other.toml /etc/vipd/vipd.toml && rm /etc/default/vipd").map(drop)
 }
 
 /// Files that are not the system's own notes.

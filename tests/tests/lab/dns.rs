@@ -6,6 +6,8 @@ use nix::sys::signal::Signal;
 use serde_json::Value;
 use std::io::{BufRead, BufReader, ErrorKind, Write};
 use std::net::TcpStream;
+use std::os::unix::net::UnixDatagram;
+use std::path::Path;
 use std::time::{Duration, Instant};
 use vipd_tests::lab::vipd::{Config, Vipd};
 use vipd_tests::lab::{Host, Lab, Process, dnsd, poll_until};
@@ -448,7 +450,14 @@ fn near(lab: &Lab) -> Result<()> {
 }
 
 fn stopped(lab: &Lab) -> Result<()> {
-    let cloud = Cloud::new(lab, "")?;
+    let systemd =
+        UnixDatagram::bind(lab.outside(Path::new("/run/notify"))).context("cannot stand in for systemd")?;
+    systemd.set_read_timeout(Some(PATIENCE))?;
+    let ns1 = lab.host("ns1", &[&format!("{NS1}/16")])?;
+    let dnsd = dnsd::start(&ns1, NS1)?;
+    let environment = [("NOTIFY_SOCKET", "/run/notify")];
+    let cloud =
+        Cloud::with(lab, ns1, dnsd, &environment, |host| Ok(config(&dnsd::settings(host, &[NS1], "")?)))?;
     let mut session = cloud.session(PX1)?;
     let began = Instant::now();
     cloud.daemons[0].process().signal(Signal::SIGTERM)?;
@@ -460,6 +469,16 @@ fn stopped(lab: &Lab) -> Result<()> {
     ask(&mut session)?;
     cloud.session(PX1)?;
     cloud.daemons[1].wait_for_state("active", PATIENCE)?;
+    // systemd hears how long this takes before it loses its patience: three TTLs, and ten seconds more.
+    let mut buffer = [0; 4096];
+    let asked = std::iter::repeat_with(|| {
+        systemd.recv(&mut buffer).map(|n| String::from_utf8_lossy(&buffer[..n]).into_owned())
+    })
+    .find(|said| !matches!(said, Ok(said) if !said.starts_with("EXTEND_")))
+    .context("nothing is said")??;
+    let asked = asked.trim_end().strip_prefix("EXTEND_TIMEOUT_USEC=").unwrap_or_default();
+    let asked = asked.parse().map(Duration::from_micros).with_context(|| format!("no time: '{asked}'"))?;
+    ensure!((Duration::from_secs(12)..=Duration::from_secs(13)).contains(&asked), "{asked:?}");
     let ended = wait_for_end(&mut session)?;
     ensure!(ended - began >= Duration::from_secs(3), "closed after {:?}", ended - began);
     let status = cloud.daemons[0].process().wait(PATIENCE)?;

@@ -26,6 +26,7 @@ pub(crate) const CASES: &[Case] = &[
     },
     Case { name: "operators::doctor_names_a_dropped_direction", needs: VIPD, run: dropped_on_the_host },
     Case { name: "operators::doctor_names_a_drop_between_hosts", needs: VIPD, run: dropped_between },
+    Case { name: "operators::doctor_looks_at_multicast_too", needs: VIPD, run: multicast_is_dropped },
     Case { name: "operators::doctor_proves_a_direction_with_a_key", needs: VIPD, run: proven_with_a_key },
     Case { name: "operators::doctor_compares_clocks", needs: VIPD, run: doctor_compares_clocks },
     Case {
@@ -271,6 +272,40 @@ fn dropped_between(lab: &Lab) -> Result<()> {
         "{found:#?}"
     );
     ensure!(!found.iter().any(|f| f.bad("protocol 112", "")), "the other direction is open: {found:#?}");
+    Ok(())
+}
+
+/// The importer writes `multicast` for a plain keepalived: both directions are told there, too.
+fn multicast_is_dropped(lab: &Lab) -> Result<()> {
+    let mut plan = Plan::new(100 * MS);
+    plan.election.push("transport = \"multicast\"".to_owned());
+    let scene = Scene::new(lab, Kind::Vipd, plan)?;
+    let [px1, px2] = &scene.proxies;
+    scene.vipd(1)?.wait_for_state("backup", PATIENCE)?;
+    let (_, found) = doctor(&scene, 1)?;
+    ensure!(
+        found.iter().any(|f| f.is("good", "protocol 112", "from px1: its last advert came")),
+        "{found:#?}"
+    );
+    // The backup's probe to the group arrives at the owner; its own vipd does not get it.
+    poll_until("px1 has px2's probe", PATIENCE, || {
+        doctor(&scene, 1)?;
+        Ok(doctor(&scene, 0)?.1.iter().any(|f| f.is("good", "protocol 112", "from px2: a probe came")))
+    })?;
+    let own = scene.vipd(1)?.status()?["counters"]["adverts-rejected"].to_string();
+    ensure!(!own.contains(PROXIES[1]), "px2 counts its own: {own}");
+    nft(px2, "add rule inet filter output ip daddr 224.0.0.18 ip protocol 112 drop")?;
+    let out = "to the others (224.0.0.18, by ";
+    let (_, found) = doctor_says(&scene, 1, out)?;
+    let missing = find(&found, "protocol 112", out)?;
+    ensure!(missing.text.contains("the firewall of this host drops it on its way out"), "{missing:?}");
+    px2.run("sh", &["-c", &missing.fix])?;
+    let (_, found) = doctor(&scene, 1)?;
+    ensure!(found.iter().any(|f| f.is("good", "protocol 112", "sent to the others")), "{found:#?}");
+    // The owner's adverts are dropped where nobody can list it: px2 owns, too.
+    lab.drop_vrrp(px1, px2)?;
+    scene.vipd(1)?.wait_for_state("active", PATIENCE)?;
+    doctor_says(&scene, 1, "a switch does not pass the group on")?;
     Ok(())
 }
 

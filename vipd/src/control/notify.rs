@@ -9,6 +9,7 @@ use super::table::clean;
 use crate::kernel::KernelHandle;
 use sd_notify::NotifyState;
 use std::time::Duration;
+use tokio::time::Instant;
 
 /// How often the status line is refreshed when there is no watchdog.
 const REFRESH: Duration = Duration::from_secs(10);
@@ -18,6 +19,10 @@ const LOOK: Duration = Duration::from_millis(20);
 /// A server that does not even answer with an error, or whose name is not
 /// found, keeps nobody waiting for longer than this.
 const FIRST_ROUND: Duration = Duration::from_secs(5);
+/// What a stop may take beyond the time that is asked for: the last hooks, and the end of the process.
+const SPARE: Duration = Duration::from_secs(10);
+/// systemd grants 71 minutes at a time, and the time of a stop can be hours.
+const ASK_AGAIN: Duration = Duration::from_secs(60);
 
 /// The daemon is up: addresses may come, listeners are bound.
 pub fn ready() {
@@ -53,6 +58,20 @@ pub fn reloading() {
 /// The daemon hands over, releases and drains.
 pub fn stopping() {
     tell(&[NotifyState::Stopping]);
+}
+
+/// Asks for so much time to stop, from now on: systemd kills what takes longer
+/// than its unit's `TimeoutStopSec`. Runs until that time is over.
+pub async fn take_time(needed: Duration) {
+    let end = Instant::now() + needed + SPARE;
+    loop {
+        let left = end.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return;
+        }
+        tell(&[NotifyState::ExtendTimeoutUsec(u32::try_from(left.as_micros()).unwrap_or(u32::MAX))]);
+        tokio::time::sleep(ASK_AGAIN.min(left)).await;
+    }
 }
 
 /// Feeds the watchdog, where that is all there is to say.
@@ -141,6 +160,10 @@ mod tests {
         ready();
         reloading();
         stopping();
+        // It is over by itself, after two messages; and more than one message can ask for.
+        take_time(Duration::from_secs(55)).await;
+        let day = Duration::from_secs(86_400);
+        assert!(tokio::time::timeout(ASK_AGAIN * 3 / 2, take_time(day)).await.is_err(), "the day is over");
         let (calls, mut receiver) = call::channel();
         let kernel = KernelHandle::detached();
         let loops = async {
@@ -163,7 +186,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn the_first_round_of_checks_is_waited_for_and_not_for_ever() {
         let (calls, mut receiver) = call::channel();
-        let start = tokio::time::Instant::now();
+        let start = Instant::now();
         let mut answers = 0;
         let daemon = async {
             while let Some(call::Call::Status { reply }) = receiver.recv().await {
@@ -204,10 +227,12 @@ mod tests {
         while let Ok(length) = systemd.recv(&mut buffer) {
             heard.push(String::from_utf8(buffer[..length].to_vec())?);
         }
-        let [ready, reloading, stopping, alive] = heard.as_slice() else { panic!("{heard:?}") };
+        let [ready, reloading, stopping, time @ .., alive] = heard.as_slice() else { panic!("{heard:?}") };
         assert_eq!(ready, "READY=1\n");
         assert!(reloading.starts_with("RELOADING=1\nMONOTONIC_USEC="), "{reloading}");
         assert_eq!(stopping, "STOPPING=1\n");
+        let most = format!("EXTEND_TIMEOUT_USEC={}\n", u32::MAX);
+        assert_eq!(time, ["EXTEND_TIMEOUT_USEC=65000000\n", "EXTEND_TIMEOUT_USEC=5000000\n", &most, &most]);
         assert!(
             alive.starts_with("STATUS=in maintenance; main") && alive.ends_with("WATCHDOG=1\n"),
             "{alive}"

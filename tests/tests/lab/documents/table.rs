@@ -172,6 +172,8 @@ pub(super) const COMMANDS: &[(&str, Proof)] = &[
     ("systemctl stop vipd", OnHosts("systemctl stop vipd")),
     ("systemctl restart vipd", OnHosts("systemctl restart vipd")),
     ("systemctl reload vipd", OnHosts("systemctl reload vipd")),
+    ("systemctl kill vipd", NotHere("a second SIGTERM: balancer::second_signal_ends_the_drain sends one")),
+    ("vipd run --check", Elsewhere("vipd/tests/start.rs", "\"run\", \"--check\"")),
     ("systemctl status vipd", OnHosts("systemctl status vipd")),
     ("systemctl cat vipd", OnHosts("systemctl cat vipd")),
     ("systemctl edit vipd", OnHosts("# [Service]\\n")),

@@ -102,24 +102,30 @@ fn passage(mut directories: impl Iterator<Item = PathBuf>, findings: &mut Findin
     }
 }
 
-/// The interface of a group; what is wrong with it is told.
-fn interface(vip: &VipGroup, own: &[Own], findings: &mut Findings) -> Option<String> {
+/// Interfaces by which the groups of a node send adverts, each with an address of the group.
+pub(super) fn interfaces(config: &Config, me: usize) -> Vec<(String, IpAddr)> {
+    let own = own();
+    let of = |vip: &VipGroup| {
+        let name = named(vip, &own);
+        vip.addresses.iter().filter_map(|a| Some((name.clone()?, a.address()))).collect::<Vec<_>>()
+    };
+    config.vips.iter().filter(|v| v.nodes.contains(&me)).flat_map(of).collect()
+}
+
+/// The name of a group's interface: that of the file, or the one in its subnet.
+fn named(vip: &VipGroup, own: &[Own]) -> Option<String> {
     let within =
         |cidr: &Cidr| own.iter().find(|o| o.address.is_some_and(|a| a != cidr.address() && cidr.contains(a)));
-    let name = match &vip.interface {
-        Some(name) => name.clone(),
-        None => match vip.addresses.iter().find_map(within) {
-            Some(found) => found.interface.clone(),
-            None => {
-                let text = format!(
-                    "{}: no interface of this host has an address in the subnet of its VIP",
-                    vip.name
-                );
-                let fix = "give the host an address there, or name the interface: interface = \"eth0\"";
-                findings.fix(Verdict::Bad, "interface", text, fix);
-                return None;
-            }
-        },
+    vip.interface.clone().or_else(|| vip.addresses.iter().find_map(within).map(|o| o.interface.clone()))
+}
+
+/// The interface of a group; what is wrong with it is told.
+fn interface(vip: &VipGroup, own: &[Own], findings: &mut Findings) -> Option<String> {
+    let Some(name) = named(vip, own) else {
+        let text = format!("{}: no interface of this host has an address in the subnet of its VIP", vip.name);
+        let fix = "give the host an address there, or name the interface: interface = \"eth0\"";
+        findings.fix(Verdict::Bad, "interface", text, fix);
+        return None;
     };
     let Some(link) = own.iter().find(|o| o.interface == name) else {
         let text = format!("{}: there is no interface {name}", vip.name);

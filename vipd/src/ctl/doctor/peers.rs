@@ -6,13 +6,15 @@
 //! sender, so that `vipctl doctor` on both hosts proves both directions.
 
 use super::firewall::{Way, culprit, permit};
-use super::{Findings, Verdict};
+use super::{Findings, Verdict, host};
 use crate::control::api::{PeerDoc, PeerState, StatusDoc, VipState, WitnessDoc};
+use crate::net::advert::multicast_group;
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+use std::collections::BTreeSet;
 use std::io;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use vipd_config::Config;
-use vipd_core::settings::{Member, Transport};
+use vipd_core::settings::{Family, Member, Transport};
 
 /// VRRP's protocol number (RFC 9568, section 5.1.1.4).
 const VRRP: i32 = 112;
@@ -32,20 +34,28 @@ pub(super) const COUNTED_AS: &str = "unknown-version";
 /// Looks at every other node.
 pub(super) fn look(config: &Config, me: usize, status: Option<&StatusDoc>, findings: &mut Findings) {
     let others = config.cluster.nodes.iter().enumerate().filter(|(n, _)| *n != me).map(|(_, m)| m);
-    let by_ip = config.election.transport == Transport::Unicast;
+    let transport = config.election.transport;
     let used = |address: &IpAddr| {
         config.vips.iter().flat_map(|v| &v.addresses).any(|vip| vip.address().is_ipv4() == address.is_ipv4())
     };
     let interval = u64::try_from(config.election.advert_interval.as_millis()).unwrap_or(u64::MAX);
     let patience_ms = ADVERT_COUNTS_MS.max(interval.saturating_mul(4));
+    if transport == Transport::Multicast {
+        to_group(config, me, findings);
+    }
     for member in others {
         if let Some(status) = status {
             heard(member, config.cluster.peer_port, status, findings);
         }
-        for address in member.addresses.iter().filter(|a| by_ip && used(a)) {
-            there(member, *address, findings);
+        for address in member.addresses.iter().filter(|a| used(a)) {
+            match transport {
+                Transport::Unicast => there(member, *address, findings),
+                Transport::Multicast => {}
+                // The messages that were heard, or not, go the same way.
+                Transport::Udp => continue,
+            }
             if let Some(status) = status {
-                here(member, *address, status, patience_ms, findings);
+                here(member, *address, (status, transport), patience_ms, findings);
             }
         }
     }
@@ -121,42 +131,83 @@ fn witness(witness: &WitnessDoc, port: u16, findings: &mut Findings) {
 
 /// Whether this host may send protocol 112 to another.
 fn there(member: &Member, address: IpAddr, findings: &mut Findings) {
-    let name = &member.name;
-    match probe(address) {
+    let sent = raw(address).and_then(|socket| probe(&socket, address));
+    tell_sent(sent, &format!("{} ({address})", member.name), address, findings);
+}
+
+/// Whether it may send it to all others, by the interfaces of its groups.
+fn to_group(config: &Config, me: usize, findings: &mut Findings) {
+    let ways = host::interfaces(config, me).into_iter();
+    let ways: BTreeSet<_> = ways.map(|(link, vip)| (link, multicast_group(Family::of(vip)))).collect();
+    for (interface, group) in ways {
+        let own = config.cluster.nodes.get(me).map(|n| n.addresses.as_slice()).unwrap_or_default();
+        let own = own.iter().copied().find(|a| a.is_ipv4() == group.is_ipv4());
+        let sent = group_socket(&interface, group, own).and_then(|socket| probe(&socket, group));
+        tell_sent(sent, &format!("the others ({group}, by {interface})"), group, findings);
+    }
+}
+
+fn tell_sent(sent: io::Result<()>, whom: &str, address: IpAddr, findings: &mut Findings) {
+    match sent {
         Ok(()) => {
-            let text = format!("sent to {name} ({address}); `vipctl doctor` there tells whether it arrived");
+            let text = format!("sent to {whom}; `vipctl doctor` there tells whether it arrived");
             findings.good("protocol 112", text);
         }
         Err(error)
             if error.kind() == io::ErrorKind::PermissionDenied && !nix::unistd::geteuid().is_root() =>
         {
-            let text = format!("to {name}: a probe needs the right to open raw sockets");
+            let text = format!("to {whom}: a probe needs the right to open raw sockets");
             findings.fix(Verdict::Unknown, "protocol 112", text, "sudo vipctl doctor");
         }
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
             let found = culprit(Way::Out, address);
             let rule = found.as_ref().map(|c| format!(": {}", c.told())).unwrap_or_default();
-            let text =
-                format!("to {name} ({address}): the firewall of this host drops it on its way out{rule}");
+            let text = format!("to {whom}: the firewall of this host drops it on its way out{rule}");
             findings.fix(Verdict::Bad, "protocol 112", text, permit(found.as_ref(), Way::Out, address));
         }
         Err(error) => findings.fix(
             Verdict::Bad,
             "protocol 112",
-            format!("to {name} ({address}): {}", crate::words(&error)),
+            format!("to {whom}: {}", crate::words(&error)),
             format!("ip route get {address}"),
         ),
     }
 }
 
-fn probe(address: IpAddr) -> io::Result<()> {
+/// A socket whose packets receivers take: nothing else than these hops (RFC 9568, section 7.1).
+fn raw(address: IpAddr) -> io::Result<Socket> {
     let domain = if address.is_ipv4() { Domain::IPV4 } else { Domain::IPV6 };
     let socket = Socket::new(domain, Type::RAW, Some(Protocol::from(VRRP)))?;
     match address {
-        // Receivers take nothing else (RFC 9568, section 7.1).
         IpAddr::V4(_) => socket.set_ttl_v4(255)?,
         IpAddr::V6(_) => socket.set_unicast_hops_v6(255)?,
     }
+    Ok(socket)
+}
+
+/// The same for a group, by one interface. This host's own vipd, which has joined it, gets nothing;
+/// the others know the sender by the address that the file has of it.
+fn group_socket(interface: &str, group: IpAddr, own: Option<IpAddr>) -> io::Result<Socket> {
+    let socket = raw(group)?;
+    socket.bind_device(Some(interface.as_bytes()))?;
+    match group {
+        IpAddr::V4(_) => {
+            socket.set_multicast_ttl_v4(255)?;
+            socket.set_multicast_loop_v4(false)?;
+        }
+        IpAddr::V6(_) => {
+            socket.set_multicast_if_v6(nix::net::if_::if_nametoindex(interface)?)?;
+            socket.set_multicast_hops_v6(255)?;
+            socket.set_multicast_loop_v6(false)?;
+        }
+    }
+    if let Some(own) = own {
+        socket.bind(&SockAddr::from(SocketAddr::new(own, 0)))?;
+    }
+    Ok(socket)
+}
+
+fn probe(socket: &Socket, address: IpAddr) -> io::Result<()> {
     let to = SockAddr::from(SocketAddr::new(address, 0));
     for _ in 0..PROBES {
         socket.send_to(&PROBE, &to)?;
@@ -165,7 +216,13 @@ fn probe(address: IpAddr) -> io::Result<()> {
 }
 
 /// Whether protocol 112 comes here from another.
-fn here(member: &Member, address: IpAddr, status: &StatusDoc, patience_ms: u64, findings: &mut Findings) {
+fn here(
+    member: &Member,
+    address: IpAddr,
+    (status, transport): (&StatusDoc, Transport),
+    patience_ms: u64,
+    findings: &mut Findings,
+) {
     let (name, node) = (&member.name, &status.node);
     let peer = status.peers.iter().find(|p| p.name == *name);
     let advert = peer.and_then(|p| p.last_advert_ms).filter(|ms| *ms < patience_ms);
@@ -186,9 +243,13 @@ fn here(member: &Member, address: IpAddr, status: &StatusDoc, patience_ms: u64, 
         findings.fix(Verdict::Bad, "protocol 112", text, fix);
         return;
     }
+    let or = match transport {
+        Transport::Multicast => "a switch does not pass the group on (IGMP snooping without a querier), or ",
+        Transport::Unicast | Transport::Udp => "",
+    };
     if silent_owner {
         let text = format!(
-            "from {name} ({address}): it owns a VIP and says so over UDP, but its adverts do not arrive: a firewall \
+            "from {name} ({address}): it owns a VIP and says so over UDP, but its adverts do not arrive: {or}a firewall \
              between {name} and {node}, or {name}'s own, drops protocol 112 on the way from {name} to {node}"
         );
         findings.fix(Verdict::Bad, "protocol 112", text, fix);
@@ -201,7 +262,7 @@ fn here(member: &Member, address: IpAddr, status: &StatusDoc, patience_ms: u64, 
         return;
     }
     let text = format!(
-        "from {name} ({address}): nothing has come in the last ten minutes. Run `vipctl doctor` on {name}, then here again: if this stays, a firewall drops it on the way from {name} to {node}"
+        "from {name} ({address}): nothing has come in the last ten minutes. Run `vipctl doctor` on {name}, then here again: if this stays, {or}a firewall drops it on the way from {name} to {node}"
     );
     findings.fix(Verdict::Unknown, "protocol 112", text, fix);
 }
