@@ -565,7 +565,7 @@ fn delete_all(last: &State, patience: Duration, delete: Delete<'_>) -> Addresses
 fn clean_up(last: &State, delete: Delete<'_>) -> ExitCode {
     let start = clock::now();
     let addresses = delete_all(last, DELETE_FOR, delete);
-    let mut clean = addresses != Addresses::Left;
+    let mut clean = true;
     let mut complain = |what: &str, error: io::Error| {
         clean = false;
         eprintln!("vipd guard: cannot {what}: {error}");
@@ -573,7 +573,8 @@ fn clean_up(last: &State, delete: Delete<'_>) -> ExitCode {
     match addresses {
         Addresses::Superseded => return ExitCode::SUCCESS,
         Addresses::Deleted => tell_others(last, start, &mut complain),
-        Addresses::Left => {}
+        // One that is held silently must not answer for it now.
+        Addresses::Left => return ExitCode::FAILURE,
     }
     if let Err(error) = kernel::restore_switches(&last.runtime_dir) {
         complain("restore ARP settings for a dead daemon", error);

@@ -132,7 +132,9 @@ impl KernelActor {
                 biased;
                 () = events.closed() => return,
                 () = shared.news.notified() => self.take_plans().await,
-                opened = self.passages.opened() => self.tell_opened(opened).await,
+                opened = self.passages.opened(|group, generation| {
+                    self.groups.get(&group).is_some_and(|g| g.plan.generation == generation)
+                }) => self.tell_opened(opened).await,
                 () = tokio::time::sleep_until(self.retry), if self.stale.is_some() && self.reading.is_none() => {
                     self.read_anew();
                 }
@@ -158,6 +160,7 @@ impl KernelActor {
         };
         for (plan, made) in plans.into_values() {
             let (group, generation) = (plan.group, plan.generation);
+            self.passages.forget(group);
             let waited = clock::now() - made;
             if plan.hold != Hold::Absent && waited > plan.lease / 3 {
                 warn!(group, generation, ?waited, "a plan of addresses came too late to be carried out");
@@ -195,12 +198,10 @@ impl KernelActor {
         Passage::new(&link.name, addresses, &plan.former, on_link)
     }
 
-    /// These groups may be taken over, unless a newer plan says something else.
+    /// These groups may be taken over.
     async fn tell_opened(&self, opened: Vec<(usize, u64)>) {
         for (group, generation) in opened {
-            if self.groups.get(&group).is_some_and(|g| g.plan.generation == generation) {
-                self.tell(KernelEvent::Applied { group, generation, result: Ok(()) }).await;
-            }
+            self.tell(KernelEvent::Applied { group, generation, result: Ok(()) }).await;
         }
     }
 
@@ -222,14 +223,7 @@ impl KernelActor {
         self.floating = planned.chain(self.configured.iter().copied()).collect();
     }
 
-    async fn apply(&mut self, mut plan: GroupPlan) -> Result<(), String> {
-        if plan.hold == Hold::Absent {
-            // What is another group's by now is not this one's to delete.
-            let elsewhere = |a: &Cidr| {
-                self.places.iter().any(|((_, held), group)| *held == a.address() && *group != plan.group)
-            };
-            plan.addresses.retain(|a| !elsewhere(a));
-        }
+    async fn apply(&mut self, plan: GroupPlan) -> Result<(), String> {
         let now = clock::now();
         if self.shared.is_over(&plan, now) {
             return Err("the quorum's lease ended before the plan was carried out".to_owned());
@@ -240,7 +234,15 @@ impl KernelActor {
             self.claim(&plan);
         }
         let placed = before.as_ref().and_then(|b| b.placed.as_ref());
-        let steps = steps(&plan, placed, || self.strays(&plan));
+        let mut steps = steps(&plan, placed, || self.strays(&plan));
+        if plan.hold == Hold::Absent {
+            // What is another group's by now is not this one's to delete.
+            let elsewhere = |spot: &Spot| {
+                let place = self.places.get(&(spot.interface, spot.address.address()));
+                place.is_some_and(|group| *group != plan.group)
+            };
+            steps.delete.retain(|spot| !elsewhere(spot));
+        }
         let put = match self.prepare(&plan) {
             Ok(()) => self.put(&plan, &steps).await,
             refused @ Err(_) => refused,

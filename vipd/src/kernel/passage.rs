@@ -93,18 +93,37 @@ pub(super) struct Passages {
     waiting: BTreeMap<usize, (u64, Passage)>,
     /// Those that the program runs for now.
     opening: Option<(Opened, JoinHandle<()>)>,
+    /// The table that it has made last, or makes.
+    last: Option<String>,
     /// How many tables there were.
     tables: u64,
 }
 
 impl Passages {
     pub(super) fn new() -> Self {
-        Self { nft: Nft::default(), waiting: BTreeMap::new(), opening: None, tables: 0 }
+        Self { nft: Nft::default(), waiting: BTreeMap::new(), opening: None, last: None, tables: 0 }
     }
 
     /// Opens a passage as soon as may be; [`Passages::opened`] tells when.
     pub(super) fn open(&mut self, group: usize, generation: u64, passage: Passage) {
         self.waiting.insert(group, (generation, passage));
+    }
+
+    /// A newer plan of a group says what is to be.
+    pub(super) fn forget(&mut self, group: usize) {
+        self.waiting.remove(&group);
+    }
+
+    /// Closes the table of the groups that were told of last: of one that owns by
+    /// now, its own connections would go to the former owner.
+    fn close_last(&mut self) {
+        let Some(table) = self.last.take() else { return };
+        let nft = self.nft.clone();
+        tokio::spawn(async move {
+            if let Err(error) = nft.run(&["-f", "-"], &removal(&table), UNHURRIED).await {
+                debug!(%error, "cannot close a passage that came too late");
+            }
+        });
     }
 
     /// Runs the program for all that wait, unless it runs.
@@ -118,17 +137,24 @@ impl Passages {
         let passages: Vec<_> = waiting.into_values().map(|(_, passage)| passage).collect();
         let Some(table) = Table::of(&passages, self.tables) else { return };
         let nft = self.nft.clone();
+        self.last = Some(table.name.clone());
         self.opening = Some((groups, tokio::spawn(async move { nft.open(table).await })));
     }
 
     /// The groups for which the program has run, with their plans' generations:
-    /// what could be done is done. Never, while it runs for none.
-    pub(super) async fn opened(&mut self) -> Opened {
+    /// what could be done is done. Never, while it runs for none. Those whose newest
+    /// plan is another are left out, and nothing is passed on for their sake.
+    pub(super) async fn opened(&mut self, newest: impl Fn(usize, u64) -> bool) -> Opened {
         let Some((_, task)) = &mut self.opening else { return std::future::pending().await };
         if let Err(error) = task.await {
             debug!(%error, "opening a passage ended early");
         }
-        let opened = self.opening.take().map(|(groups, _)| groups).unwrap_or_default();
+        let mut opened = self.opening.take().map(|(groups, _)| groups).unwrap_or_default();
+        let all = opened.len();
+        opened.retain(|(group, generation)| newest(*group, *generation));
+        if opened.len() < all {
+            self.close_last();
+        }
         self.start();
         opened
     }
@@ -233,9 +259,11 @@ impl Nft {
     async fn open(self, table: Table) {
         let done = self.run(&["-f", "-"], &table.script, PATIENCE).await;
         if let Err(error) = &done {
+            let missing = error.kind() == io::ErrorKind::NotFound;
+            let hint = if missing { " (this wants `nft`, of the package nftables)" } else { "" };
             warn!(
                 "connections that are open when the address comes here are reset: packets cannot be passed on \
-                 to the former owner: {error} (this wants `nft`, of the package nftables)"
+                 to the former owner: {error}{hint}"
             );
         }
         // Also if it took too long: the kernel may have it all the same.
@@ -404,9 +432,30 @@ mod tests {
         }
         passages.open(5, 2, wanted()?);
         passages.start();
-        assert_eq!(passages.opened().await, [(0, 1)]);
-        let then = passages.opened().await;
+        assert_eq!(passages.opened(|_, _| true).await, [(0, 1)]);
+        let then = passages.opened(|_, _| true).await;
         assert_eq!((then.len(), then.contains(&(5, 2)), then.contains(&(5, 1))), (63, true, false));
+        assert_eq!(given(dir.path()).len(), 2);
+        Ok(())
+    }
+
+    /// The group owns by now: what is opened would take its own connections away.
+    #[tokio::test]
+    async fn what_comes_too_late_is_closed_at_once() -> Outcome {
+        let dir = tempfile::tempdir()?;
+        let mut passages = stand_in(dir.path(), "")?;
+        passages.open(3, 9, wanted()?);
+        passages.start();
+        // A newer plan of one that waits for the program's turn.
+        passages.open(4, 9, wanted()?);
+        passages.forget(4);
+        assert_eq!(passages.opened(|_, _| false).await, []);
+        let closed = async {
+            while given(dir.path()).last() != Some(&removal("vipd_10.77.0.100_1")) {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_millis(900), closed).await?;
         assert_eq!(given(dir.path()).len(), 2);
         Ok(())
     }
@@ -417,7 +466,7 @@ mod tests {
         let mut passages = stand_in(dir.path(), "exec sleep 60")?;
         passages.open(3, 9, wanted()?);
         passages.start();
-        let opened = tokio::time::timeout(Duration::from_secs(10), passages.opened()).await?;
+        let opened = tokio::time::timeout(Duration::from_secs(10), passages.opened(|_, _| true)).await?;
         assert_eq!(opened, [(3, 9)]);
         // Whatever becomes of the owner of the addresses.
         drop(passages);
@@ -435,7 +484,7 @@ mod tests {
         let mut passages = Passages { nft: Nft(vec!["/nonexistent/nft".to_owned()]), ..Passages::new() };
         passages.open(3, 9, wanted()?);
         passages.start();
-        assert_eq!(passages.opened().await, [(3, 9)]);
+        assert_eq!(passages.opened(|_, _| true).await, [(3, 9)]);
         Nft(vec!["/nonexistent/nft".to_owned()]).remove_leftovers(None).await;
         Ok(())
     }

@@ -29,8 +29,8 @@ const ANNOUNCE_AT: [Duration; 10] = [
     Duration::from_secs(10),
 ];
 const ANNOUNCE_REFRESH: Duration = Duration::from_secs(60);
-/// A renewal that the kernel refused is asked for again after this.
-const RENEW_AGAIN: Duration = Duration::from_millis(100);
+/// A renewal or a deletion that the kernel refused is asked for again after this.
+const ASK_AGAIN: Duration = Duration::from_millis(100);
 /// What somebody else deletes is put back at once, what they put here removed;
 /// of either one is told this often.
 const TELL_EVERY: Duration = Duration::from_secs(1);
@@ -92,7 +92,10 @@ impl Group {
     /// When the guard deletes what is owned, if this process does not.
     pub(crate) fn watched(&self) -> Option<Watch> {
         let lease = self.election.lease()?;
-        let until = self.may_own_until()? + lease.grace();
+        // Also of what the kernel has not let go of yet.
+        let held = self.hold == Hold::Owned || !self.confirmed;
+        let until =
+            self.election.may_own_until().filter(|until| held && *until > Time::ZERO)? + lease.grace();
         let addresses = self.held();
         (!addresses.is_empty()).then_some(Watch { until, addresses })
     }
@@ -154,6 +157,7 @@ impl Group {
                 }
                 self.note_gone(generation, scope);
                 if !std::mem::replace(&mut self.confirmed, true) {
+                    scope.guard_changed = true;
                     self.hold_confirmed(scope);
                 }
                 self.give_back(scope);
@@ -165,7 +169,7 @@ impl Group {
             (Hold::Silent, Err(reason)) => self.cannot_be_silent(&reason, scope),
             (Hold::Absent, Err(reason)) => {
                 // Nobody is told that it is free: its lease ends, or the next attempt does.
-                let again = self.again_at.replace(scope.now + RETRY_AFTER);
+                let again = self.again_at.replace(scope.now + ASK_AGAIN);
                 if again.is_none() {
                     let message = format!("{}: the kernel would not delete it: {reason}", self.vip.name);
                     scope.event(self.event(Level::Error, Kind::Address, message));
@@ -198,7 +202,7 @@ impl Group {
 
     /// One renewal failed: that is no reason yet to cut its clients.
     fn renew_again(&mut self, reason: &str, scope: &mut Scope<'_>) {
-        self.again_at = Some(scope.now + RENEW_AGAIN);
+        self.again_at = Some(scope.now + ASK_AGAIN);
         if !std::mem::replace(&mut self.renewal_refused, true) {
             let message =
                 format!("{}: the kernel would not renew it, it is tried again: {reason}", self.vip.name);
@@ -209,7 +213,7 @@ impl Group {
     /// Asks the kernel again for what it refused.
     pub(super) fn ask_again(&mut self, scope: &mut Scope<'_>) {
         // Kept while it is deleted, so that refusals in a row are told of once.
-        self.again_at = (self.hold == Hold::Absent).then_some(scope.now + RETRY_AFTER);
+        self.again_at = (self.hold == Hold::Absent).then_some(scope.now + ASK_AGAIN);
         self.emit_plan(scope);
     }
 

@@ -39,6 +39,8 @@ impl Group {
                     self.close_sessions(scope);
                     self.plan(Hold::Absent, scope);
                 }
+                // One that comes back in part carries a release.
+                self.release_late(scope);
             }
             Link::Up { interface, .. } => {
                 let before = self.interface.replace(*interface);
