@@ -31,6 +31,11 @@ pub use vipd_core::settings::KeyAlgorithm;
 /// nobody to notice that it is back.
 pub const PACE: Pace = Pace { first: Duration::from_millis(100), longest: Duration::from_secs(5) };
 
+/// A server is believed for so long that a name is in use: somebody may take away
+/// what is there, as vipd asks, and what is read then looks the same where a
+/// wildcard says it, too.
+const BELIEVED: Duration = Duration::from_secs(60);
+
 /// One name on one server.
 #[derive(Debug)]
 pub struct Rfc2136 {
@@ -41,8 +46,8 @@ pub struct Rfc2136 {
     key: Key,
     clock: fn() -> SystemTime,
     /// What was read that is nobody's lease, and is the name's own: the server
-    /// said that the name is in use.
-    foreign: Mutex<Option<Foreign>>,
+    /// said then that the name is in use.
+    foreign: Mutex<Option<(Foreign, Instant)>>,
 }
 
 /// How the server told what it holds.
@@ -211,10 +216,10 @@ impl Rfc2136 {
 
     /// Whether what was read is a wildcard's: then nobody has the name yet, though
     /// the answers bear it. Only the server can tell, by an update that changes
-    /// nothing; of what it said was the name's own it is not asked again.
+    /// nothing; of what it said was the name's own it is not asked again for a while.
     async fn is_unused(&self, found: Foreign, deadline: Instant) -> Result<bool, Error> {
         let foreign = || self.foreign.lock().unwrap_or_else(PoisonError::into_inner);
-        if foreign().as_ref() == Some(&found) {
+        if foreign().as_ref().is_some_and(|(known, at)| *known == found && at.elapsed() < BELIEVED) {
             return Ok(false);
         }
         let mut question = self.empty_update();
@@ -222,7 +227,7 @@ impl Rfc2136 {
         match self.send(question, deadline).await {
             Ok(()) => Ok(true),
             Err(Failure::Conflict) => {
-                *foreign() = Some(found);
+                *foreign() = Some((found, Instant::now()));
                 Ok(false)
             }
             Err(Failure::Unknown(error) | Failure::Refused(error)) => Err(error),
@@ -370,6 +375,21 @@ mod tests {
     use crate::lease::Owner;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpListener;
+
+    /// The alias was removed as asked, and a wildcard still says the same.
+    #[tokio::test(start_paused = true)]
+    async fn what_was_the_names_own_is_asked_about_again() {
+        // Nobody listens there: a question is an error.
+        let closed = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+        let key = Key::new("vipd.", KeyAlgorithm::HmacSha256, "c2VjcmV0").unwrap();
+        let store = Rfc2136::new(closed, "corp.example", "db.corp.example", key).unwrap();
+        let is_unused = || store.is_unused(Foreign::Alias, Instant::now() + Duration::from_secs(20));
+        assert!(is_unused().await.is_err(), "nothing is known yet");
+        *store.foreign.lock().unwrap() = Some((Foreign::Alias, Instant::now()));
+        assert!(matches!(is_unused().await, Ok(false)), "it is not asked for each look");
+        tokio::time::advance(BELIEVED).await;
+        assert!(is_unused().await.is_err());
+    }
 
     /// Whoever sits in between may say yes, but cannot sign it.
     #[tokio::test]

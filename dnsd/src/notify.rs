@@ -1,5 +1,6 @@
 //! Tells secondaries that a zone has changed (RFC 1996).
 
+use crate::answer::rcode;
 use crate::message::{HEADER, Section, count};
 use crate::name::Wire;
 use crate::served::{Serving, Shared};
@@ -26,15 +27,25 @@ pub async fn tell(shared: Arc<Shared>, serving: Serving, to: SocketAddr, own: Ve
     let mut serial = serving.zone.serial.subscribe();
     // It may have changed while this server was away.
     serial.mark_changed();
+    // When the tries began to which there was no answer yet.
+    let mut since = None;
     let from = source(&own, to);
     while serial.changed().await.is_ok() {
         let newest = *serial.borrow_and_update();
         let zone = &serving.settings.name;
+        let begun = *since.get_or_insert_with(Instant::now);
         let told = tokio::select! {
             told = until_answered(&serving.zone.origin, from, to) => told,
-            // A newer one makes this one pointless.
-            Ok(()) = async { serial.clone().changed().await } => continue,
+            // A newer one makes this one pointless, but a zone that keeps changing
+            // shall not hide a secondary that is gone.
+            Ok(()) = async { serial.clone().changed().await } => {
+                if begun.elapsed() < WAITS.iter().sum::<Duration>() {
+                    continue;
+                }
+                Err(io::Error::other("no change of the zone since then was acknowledged"))
+            }
         };
+        since = None;
         match told {
             Ok(()) => {
                 shared.metrics.notifies.add();
@@ -85,7 +96,13 @@ async fn ask(message: &[u8], from: Option<IpAddr>, to: SocketAddr) -> io::Result
     loop {
         let length = socket.recv(&mut answer).await?;
         if length >= HEADER && answer[..2] == message[..2] && answer[2] & 0x80 != 0 {
-            return Ok(());
+            return match answer[3] & 0x0f {
+                rcode::NOERROR => Ok(()),
+                rcode::REFUSED => Err("REFUSED: is this address among its primaries?".to_owned()),
+                rcode::NOTAUTH => Err("NOTAUTH: does it have this zone?".to_owned()),
+                code => Err(format!("with response code {code}")),
+            }
+            .map_err(|what| io::Error::other(format!("it answered {what}")));
         }
     }
 }
@@ -121,7 +138,12 @@ fn message(origin: &Wire) -> io::Result<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cookie::Cookies;
     use crate::name::from_text;
+    use crate::served::Served;
+    use crate::state::tests::{opened, settings};
+    use crate::tsig::Keys;
+    use vipd_config::dnsd::RateLimit;
 
     #[test]
     fn nobody_else_is_told_from_a_loopback_address() {
@@ -163,6 +185,46 @@ mod tests {
         let error = until_answered(&from_text("corp.example."), None, to).await.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::PermissionDenied);
         assert_eq!(begun.elapsed(), WAITS.iter().sum::<Duration>());
+    }
+
+    /// A secondary that has another address for its primary says so, and changes nothing.
+    #[tokio::test]
+    async fn a_refusal_is_no_acknowledgement() {
+        let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let to = socket.local_addr().unwrap();
+        let refusing = tokio::spawn(async move {
+            let mut message = [0; 512];
+            let (length, from) = socket.recv_from(&mut message).await.unwrap();
+            message[2] |= 0x80;
+            message[3] |= rcode::REFUSED;
+            socket.send_to(&message[..length], from).await.unwrap();
+        });
+        let message = message(&from_text("corp.example.")).unwrap();
+        let error = ask(&message, None, to).await.unwrap_err().to_string();
+        assert!(error.contains("REFUSED: is this address among its primaries?"), "{error}");
+        refusing.await.unwrap();
+    }
+
+    /// Each change ends the tries for the one before.
+    #[tokio::test(start_paused = true)]
+    async fn a_dead_secondary_is_counted_also_while_the_zone_keeps_changing() {
+        let dir = tempfile::tempdir().unwrap();
+        let serving = opened(dir.path(), &settings(None)).serving;
+        let limit = RateLimit { responses_per_second: 0, slip: 0, exempt: vec![] };
+        let served = Served::new([serving.clone()], Keys::default(), limit);
+        let shared = Arc::new(Shared::new(served, Cookies::new().unwrap()));
+        // Nobody may send there.
+        let to = "255.255.255.255:53".parse().unwrap();
+        let telling = tokio::spawn(tell(shared.clone(), serving.clone(), to, vec![]));
+        let patience: Duration = WAITS.iter().sum();
+        let mut lost = Vec::new();
+        for _ in 0..13 {
+            tokio::time::sleep(patience / 6).await;
+            serving.zone.serial.send_modify(|serial| *serial += 1);
+            lost.push(shared.metrics.notifies_lost.get());
+        }
+        assert_eq!((lost[5], lost[6], lost[12]), (0, 1, 2), "{lost:?}");
+        telling.abort();
     }
 
     #[tokio::test]

@@ -15,9 +15,6 @@ use std::time::Instant;
 use tracing::{error, info, warn};
 use vipd_config::dnsd;
 
-/// The beginning of 2026, in seconds since 1970.
-const YEAR_2026: u64 = 1_767_225_600;
-
 /// Why a zone cannot be served.
 #[derive(Debug, thiserror::Error)]
 pub enum StateError {
@@ -111,7 +108,9 @@ pub fn open(
     let fresh = entries.is_empty();
     // With nothing known, the time is ahead of serials that were given out
     // before, unless they had run ahead of it: as those of a file can that are dates.
-    let kept = if fresh { u32::try_from(tsig::seconds() & 0xffff_ffff).unwrap_or(1) } else { total.serial };
+    let clock = tsig::seconds();
+    let time = u32::try_from(clock & 0xffff_ffff).unwrap_or(1);
+    let kept = if fresh { time } else { total.serial };
     if fresh && from_file != 0 && newer(from_file, kept) {
         error!(
             zone = name,
@@ -133,12 +132,13 @@ pub fn open(
         serial
     } else {
         zone.restore(&total.changes);
-        let next = if fresh { kept } else { next_serial(kept) };
+        // On a full disk it cannot be noted, and the next start would give it
+        // out again: by the clock, each of them has a later one.
+        let next = if fresh { kept } else { later(time, next_serial(kept)) };
         let serial = later(from_file, next);
         zone.set_serial(serial);
         serial
     };
-    let clock = tsig::seconds();
     let mut replay = Replay::default();
     let late = replay.restore(entries.into_iter().flat_map(|entry| entry.marks), clock);
     let mut written = Ok(());
@@ -153,10 +153,6 @@ pub fn open(
         let of_file = total.changes.iter().filter(|(key, set)| zone.is_of_file(key, set.as_ref()));
         let settled = of_file.map(|(key, _)| key.clone()).collect();
         written = journal.append(&[Entry { serial, base, settled, ..Entry::default() }]);
-    }
-    // The next start will not know that this serial was given out.
-    if !same && !fresh && serial != from_file && written.as_ref().is_err_and(no_room) {
-        zone.set_serial(unrecorded(serial, clock));
     }
     info!(
         zone = name,
@@ -180,18 +176,10 @@ pub fn open(
     Ok(ZoneState { serving, journal, leases, base, replay })
 }
 
-/// The serial that a person wrote into the file, if it comes after the zone's;
-/// a file need not have one.
-fn later(from_file: u32, serial: u32) -> u32 {
-    if from_file != 0 && newer(from_file, serial) { from_file } else { serial }
-}
-
-/// A serial that cannot be noted down: one start after the other, each with
-/// another file, give out later and later ones by the clock.
-fn unrecorded(serial: u32, clock: u64) -> u32 {
-    // Below half of all serials for decades: it comes after the one that is noted.
-    let more = u32::try_from(clock.saturating_sub(YEAR_2026) % (1 << 31)).unwrap_or(0);
-    serial.wrapping_add(more).max(1)
+/// A serial that a person wrote into the file, or the clock's, if it comes after
+/// the zone's; a file need not have one.
+fn later(proposed: u32, serial: u32) -> u32 {
+    if proposed != 0 && newer(proposed, serial) { proposed } else { serial }
 }
 
 fn no_room(error: &io::Error) -> bool {

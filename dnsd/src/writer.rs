@@ -66,7 +66,14 @@ impl Reply {
 }
 
 enum Job {
-    Update { raw: Vec<u8>, signed: Box<Signed>, from: IpAddr, reply: Reply },
+    /// `at` is when it was handed over.
+    Update {
+        raw: Vec<u8>,
+        signed: Box<Signed>,
+        from: IpAddr,
+        reply: Reply,
+        at: Instant,
+    },
     Reload(Box<dnsd::Config>, Vec<Loaded>, oneshot::Sender<Result<Arc<Served>, StateError>>, Box<Keys>),
     Stop,
 }
@@ -79,7 +86,7 @@ impl Writer {
     /// Hands over an update whose signature is good; `false` when too many wait.
     #[must_use]
     pub fn update(&self, raw: Vec<u8>, signed: Box<Signed>, from: IpAddr, reply: Reply) -> bool {
-        match self.0.try_send(Job::Update { raw, signed, from, reply }) {
+        match self.0.try_send(Job::Update { raw, signed, from, reply, at: Instant::now() }) {
             Ok(()) => true,
             Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => false,
         }
@@ -202,12 +209,13 @@ impl Thread {
             };
             let mut batches: BTreeMap<usize, Batch> = BTreeMap::new();
             let mut last = None;
-            // When there was nothing left that waited.
-            let mut emptied = None;
+            // What was handed over by then is in this batch or in one before.
+            let mut until = None;
             for _ in 0..BATCH {
                 let looked = Instant::now();
                 match job.take().or_else(|| jobs.try_recv().ok()) {
-                    Some(Job::Update { raw, signed, from, reply }) => {
+                    Some(Job::Update { raw, signed, from, reply, at }) => {
+                        until = Some(at);
                         self.take(raw, *signed, from, reply, &mut batches);
                         if batches.values().any(|batch| batch.size >= BATCH_BYTES) {
                             break;
@@ -218,15 +226,16 @@ impl Thread {
                         break;
                     }
                     None => {
-                        emptied = Some(looked);
+                        until = Some(looked);
                         break;
                     }
                 }
             }
             batches.into_iter().for_each(|(zone, batch)| self.commit(zone, batch));
             // A renewal may wait in the queue, or have come while this batch was
-            // written: what has ended by the time at which nothing waited, nobody renewed.
-            if let Some(then) = emptied {
+            // written: what had ended when the last job was handed over, or when nothing
+            // waited, nobody renewed.
+            if let Some(then) = until {
                 self.expire(then);
             }
             self.settle();

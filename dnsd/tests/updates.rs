@@ -150,7 +150,7 @@ fn updates_outlive_a_kill_and_a_reload() {
     dnsd.kill();
     dnsd.start();
     assert_eq!(dnsd.short("db.corp.example A").len(), 7);
-    assert_eq!(dnsd.serial(), serial + 3, "the update, and the file that changed while it was away");
+    assert!(dnsd.serial() > serial + 2, "the update, and the file that changed while it was away");
     dnsd.log().signal("-TERM");
     assert!(dnsd.log().child.wait().unwrap().success());
 }
@@ -353,11 +353,7 @@ fn edits_that_no_journal_can_note_have_serials_of_their_own() {
     let mut serials = vec![dnsd.serial()];
     dnsd.kill();
     for round in 2..=3 {
-        // systemd waits for a second, too, before it starts it again.
-        let second = now();
-        while now() == second {
-            std::thread::sleep(std::time::Duration::from_millis(20));
-        }
+        until_after(&serials);
         std::fs::write(dnsd.path("zone"), ZONE.replace("10.0.0.1", &format!("10.0.0.{round}"))).unwrap();
         dnsd.program = Some(with_room(&dnsd, 0));
         dnsd.log().wait_for(&["ready"]);
@@ -366,10 +362,22 @@ fn edits_that_no_journal_can_note_have_serials_of_their_own() {
         dnsd.kill();
     }
     // Where there is room it is noted, and goes on from there.
+    until_after(&serials);
     dnsd.start();
+    serials.push(dnsd.serial());
     assert_eq!(dnsd.short("db.corp.example A").len(), 2, "what updates did is kept");
+    dnsd.update("update add db.corp.example. 5 A 10.1.0.2");
+    serials.push(dnsd.serial());
     let grows = |two: &[u32]| two[1].wrapping_sub(two[0]).cast_signed() > 0;
     assert!(serials.windows(2).all(grows), "{serials:?}");
+}
+
+/// The clock is ahead of all serials but those of the last few seconds; systemd
+/// waits for a second, too, before it starts it again.
+fn until_after(serials: &[u32]) {
+    while now() <= serials.last().copied().unwrap_or(0).into() {
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
 }
 
 fn now() -> u64 {

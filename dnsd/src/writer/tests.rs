@@ -42,12 +42,17 @@ fn update(names: &[&str], text: &[u8]) -> Vec<u8> {
 
 /// Hands all over before the thread runs, so that they are one batch if they can be.
 fn run(thread: &mut Thread, updates: Vec<(Vec<u8>, Signed)>) -> Vec<u8> {
+    run_at(thread, updates, Instant::now())
+}
+
+/// The same, handed over at some time.
+fn run_at(thread: &mut Thread, updates: Vec<(Vec<u8>, Signed)>, at: Instant) -> Vec<u8> {
     let (sender, receiver) = sync_channel(QUEUE);
     let mut answers = Vec::new();
     for (raw, signed) in updates {
         let (reply, answer) = oneshot::channel();
         let from = "127.0.0.1".parse().unwrap();
-        let job = Job::Update { raw, signed: Box::new(signed), from, reply: Reply::Tcp(reply) };
+        let job = Job::Update { raw, signed: Box::new(signed), from, reply: Reply::Tcp(reply), at };
         sender.send(job).unwrap();
         answers.push(answer);
     }
@@ -80,7 +85,8 @@ fn a_batch_of_large_sets_is_written_in_parts_that_can_be_read_again() {
     assert_eq!(count(&opened(dir.path(), &settings(None))), [64, 64], "and after a restart");
 }
 
-/// A slow disk has made a queue, and the renewal is not in its first batch.
+/// A slow disk has made a queue, and the renewal is not in its first batch. When
+/// there is nothing of it, the lease ends though the queue is never empty.
 #[test]
 fn a_lease_does_not_end_while_its_renewal_waits() {
     let dir = tempfile::tempdir().unwrap();
@@ -95,16 +101,23 @@ fn a_lease_does_not_end_while_its_renewal_waits() {
     };
     let granted = vec![leased(b"one", b"first"), leased(b"two", b"second")];
     assert_eq!(run(&mut thread, granted), [rcode::NOERROR; 2]);
-    // They ended a moment ago.
+    // They ended a moment ago, and what waits was there before.
     let leases = thread.zones[0].leases.all();
     assert_eq!(leases.len(), 2);
-    thread.zones[0].leases = Table::new(&leases, Instant::now() - Duration::from_secs(31));
+    let ended = Instant::now() - Duration::from_secs(1);
+    thread.zones[0].leases = Table::new(&leases, ended - Duration::from_secs(30));
     let other = |i: usize| (update(&["b"], b"x"), signed(&key, now, &i.to_be_bytes()));
     let mut waiting: Vec<_> = (0..BATCH).map(other).collect();
     waiting.extend([leased(b"one", b"third"), leased(b"two", b"fourth")]);
-    assert!(run(&mut thread, waiting).iter().all(|code| *code == rcode::NOERROR));
+    let codes = run_at(&mut thread, waiting, ended - Duration::from_secs(1));
+    assert!(codes.iter().all(|code| *code == rcode::NOERROR));
     assert_eq!(thread.shared.metrics.expired.get(), 0, "both were renewed in time");
     assert!(thread.zones[0].leases.ended(Instant::now()).is_empty());
+    // The next job waits behind each batch.
+    thread.zones[0].leases = Table::new(&leases, ended - Duration::from_secs(30));
+    let busy = vec![(update(&["b"], b"y"), signed(&key, now, b"busy"))];
+    assert_eq!(run_at(&mut thread, busy, Instant::now()), [rcode::NOERROR]);
+    assert_eq!(thread.shared.metrics.expired.get(), 1, "all but the last of the set");
 }
 
 /// It says nothing that takes a grant, and would have all of its prerequisites looked at.
