@@ -364,7 +364,7 @@ fn dnsd_forgets(lab: &Lab) -> Result<()> {
     let before = epoch(&cloud)?;
     cloud.dns.signal(Signal::SIGKILL)?;
     cloud.dns.wait(PATIENCE)?;
-    std::fs::remove_dir_all(cloud.ns1.dir().join("state"))?;
+    cloud.ns1.run("rm", &["-r", &cloud.ns1.dir().join("state").to_string_lossy()])?;
     cloud.dns = dnsd::start(&cloud.ns1, NS1)?;
     poll_until("it is written again, and no epoch is used twice", PATIENCE, || {
         Ok(before > 0 && epoch(&cloud)? > before)
