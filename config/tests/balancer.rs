@@ -99,6 +99,18 @@ fn every_key_of_a_pool_reaches_the_settings() -> Outcome {
 }
 
 #[test]
+fn checks_come_from_a_given_address_that_does_not_float() -> Outcome {
+    let text = include_str!("all-keys.toml");
+    let given = text.replace("source = \"10.77.0.100\"", "source = \"10.77.0.99\"");
+    for (text, expected) in [(given.as_str(), Some("10.77.0.99".parse()?)), (text, None)] {
+        let config = Config::parse(text, "f")?;
+        let found = [0, 1].map(|pool| config.pools[pool].check_source);
+        assert_eq!(found, [expected, None], "{:?}, {:?}", config.pools[0].source, config.pools[1].source);
+    }
+    Ok(())
+}
+
+#[test]
 fn every_key_of_a_check_reaches_the_settings() -> Outcome {
     let config = all_keys()?;
     let tls = |ca_file: Option<&str>, name: Option<&str>, verify| {

@@ -33,7 +33,7 @@ pub(crate) fn config(spec: Spec, report: &mut Report<'_>) -> Config {
     let etcd = etcd::judge(etcd, &mut election, report);
     cluster::sealed(&cluster, &election, report);
     cluster::quorum(&cluster, &election, report);
-    let pools = pool::judge(open(pool, "pool", report), report);
+    let mut pools = pool::judge(open(pool, "pool", report), report);
     let status = notify::status(status, report);
     let http = status.as_ref().map(|s| At { value: s.value.http, span: s.span.clone() });
     let listeners = listen::judge(open(listen, "listen", report), &pools.names, http.as_ref(), report);
@@ -53,6 +53,7 @@ pub(crate) fn config(spec: Spec, report: &mut Report<'_>) -> Config {
     reach::vips(&pools, &vips, report);
     reach::loops(&pools, &listeners, &cluster, &vips, report);
     reach::sources(&pools, &cluster, report);
+    reach::check_sources(&mut pools, &vips);
     listen::nowhere(&listeners, &cluster, &vips.settings, report);
     let dns = dns::judge(dns, &cluster, &listeners, &mut vips, report);
     Config {

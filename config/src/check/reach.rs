@@ -143,6 +143,18 @@ pub(super) fn loops(
     }
 }
 
+/// Checks come from a given source address, too, but not from one that floats:
+/// every node checks, and after a switchover the answers would go to its new owner.
+pub(super) fn check_sources(pools: &mut Pools, vips: &Vips) {
+    let floats = |a: &IpAddr| vips.places.iter().any(|(_, vip)| vip.value.address() == *a);
+    for pool in &mut pools.settings {
+        pool.check_source = match pool.source {
+            Source::Address(address) => Some(address).filter(|a| !floats(a)),
+            Source::Auto | Source::Vip => None,
+        };
+    }
+}
+
 /// Refuses a source address that one node alone has: the file is that of all.
 pub(super) fn sources(pools: &Pools, cluster: &Cluster, report: &mut Report<'_>) {
     if cluster.settings.nodes.len() < 2 {

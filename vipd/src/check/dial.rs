@@ -3,13 +3,13 @@
 use super::Progress;
 use crate::words;
 use std::error::Error;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::{fmt, io};
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::Instant;
 use vipd_balancer::{bind_source, proxy_header_of_own};
-use vipd_core::settings::{ProxyProtocol, Source};
+use vipd_core::settings::ProxyProtocol;
 
 /// No address took a connection.
 #[derive(Debug)]
@@ -84,18 +84,18 @@ pub(super) struct Way<'a> {
     pub(super) deadline: Instant,
     /// What every connection to it begins with: it closes others.
     pub(super) proxy: Option<ProxyProtocol>,
-    /// Where clients' connections to it come from.
-    pub(super) source: Source,
+    /// Where clients' connections to it come from, if that is given and does not float.
+    pub(super) source: Option<IpAddr>,
 }
 
 impl Way<'_> {
     /// A socket that is where a client's connection would be, so that what is
-    /// open to one (a firewall, an account) is open to the other. An address
-    /// that this host has not now, since it floats, cannot be asked from.
+    /// open to one (a firewall, an account) is open to the other. From an
+    /// address that this host has not, nothing can be asked.
     fn socket(&self, address: &SocketAddr) -> io::Result<TcpSocket> {
         let new = || if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() };
         let socket = new()?;
-        let Source::Address(from) = self.source else { return Ok(socket) };
+        let Some(from) = self.source else { return Ok(socket) };
         if from.is_ipv4() != address.is_ipv4() {
             return Ok(socket);
         }

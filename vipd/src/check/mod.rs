@@ -32,7 +32,7 @@ pub(crate) mod tls;
 use crate::resolve::Resolver;
 use run::{Progress, Run};
 use std::collections::HashMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::runtime::Handle;
@@ -108,8 +108,10 @@ struct Endpoint {
     port: u16,
     /// What its connections begin with.
     proxy: Option<ProxyProtocol>,
-    /// Where clients' connections come from.
+    /// Where clients' connections come from: its addresses are of that one's family.
     source: Source,
+    /// Where its own come from, if not from where the kernel chooses.
+    from: Option<IpAddr>,
 }
 
 impl Endpoint {
@@ -186,6 +188,7 @@ impl Checker {
                     // As HAProxy does: what listens at another port takes others than clients.
                     proxy: pool.proxy_protocol.filter(|_| check.port.is_none()),
                     source: pool.source,
+                    from: pool.check_source,
                 };
                 let target = Target { endpoint, port: server.port, check: check.clone() };
                 let task = match before.remove(&server.name).filter(|task| task.target == target) {

@@ -134,7 +134,16 @@ mod tests {
         let (pool, server) = ("a".into(), "db1".into());
         Pace::new(
             &check,
-            &Endpoint { pool, server, host, found_at: None, port: 1, proxy: None, source: Source::Auto },
+            &Endpoint {
+                pool,
+                server,
+                host,
+                found_at: None,
+                port: 1,
+                proxy: None,
+                source: Source::Auto,
+                from: None,
+            },
         )
     }
 

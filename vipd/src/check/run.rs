@@ -7,7 +7,7 @@ use super::{Place, Report, Target};
 use crate::net::clock;
 use crate::resolve::Lookup;
 use futures_util::FutureExt as _;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::{Notify, mpsc, watch};
@@ -39,6 +39,7 @@ pub(super) struct Run {
     port: u16,
     proxy: Option<ProxyProtocol>,
     source: Source,
+    from: Option<IpAddr>,
     timeout: Duration,
     pace: Pace,
     prober: Prober,
@@ -62,6 +63,7 @@ impl Run {
             port: target.endpoint.port,
             proxy: target.endpoint.proxy,
             source: target.endpoint.source,
+            from: target.endpoint.from,
             timeout: target.check.timeout,
             pace: Pace::new(&target.check, &target.endpoint),
             prober: Prober::new(target),
@@ -135,7 +137,7 @@ impl Run {
             // Those that clients' connections go to.
             let known = reached(self.source, &known);
             let addresses: Vec<_> = known.map(|a| SocketAddr::new(a, self.port)).collect();
-            let way = Way { addresses: &addresses, deadline, proxy: self.proxy, source: self.source };
+            let way = Way { addresses: &addresses, deadline, proxy: self.proxy, source: self.from };
             self.prober.probe(way, &progress).await
         };
         match tokio::time::timeout_at(deadline, asked).await {

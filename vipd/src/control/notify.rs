@@ -17,7 +17,9 @@ const REFRESH: Duration = Duration::from_secs(10);
 /// How often the first round of checks is looked at.
 const LOOK: Duration = Duration::from_millis(20);
 /// A server that does not even answer with an error, or whose name is not
-/// found, keeps nobody waiting for longer than this.
+/// found, keeps nobody waiting for longer than this: more than what a pool's
+/// first choice of a primary takes at most (`FIRST_TURN` and `FIRST_ANSWER` in
+/// `vipd/core/src/health/pool/primary.rs`).
 const FIRST_ROUND: Duration = Duration::from_secs(5);
 /// What a stop may take beyond the time that is asked for: the last hooks, and the end of the process.
 const SPARE: Duration = Duration::from_secs(10);

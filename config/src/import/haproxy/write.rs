@@ -327,7 +327,10 @@ fn limits(table: &mut Table, back: &Proxy, servers: &[Server], known: &Known, le
         Ok(ip) if known.nodes.contains(&ip) => {
             ledger.note(line, "source: every node connects from its own address by itself");
         }
-        Ok(ip) if !ip.is_unspecified() => table.text("source", &ip.to_string()),
+        Ok(ip) if !ip.is_unspecified() => {
+            table.text("source", &ip.to_string());
+            ledger.note(line, "source: checks come from it too, unless it becomes an address of a [[vip]]");
+        }
         Ok(_) | Err(_) => ledger.note(line, "source: this address could not be carried over"),
     }
 }

@@ -113,6 +113,8 @@ pub enum Change {
         /// Its replicas, by their own word: if there are none, it is only the
         /// first in the file.
         replicas: Vec<String>,
+        /// Others of them that have as many: then it is that, too.
+        equals: Vec<String>,
     },
     /// Its pool follows it, and another one with the same servers follows another.
     Apart {
@@ -136,9 +138,15 @@ impl fmt::Display for Event {
             Change::State { from, to, reason } => write!(f, "{from} -> {to}: {reason}"),
             Change::Role { from, to } => write!(f, "was {from}, is {to}"),
             Change::Addresses(addresses) => write!(f, "its name leads to {addresses:?} now"),
-            Change::Chosen { among, replicas } => {
+            Change::Chosen { among, replicas, equals } => {
                 write!(f, "of the writable servers {} it takes the writes, since ", among.join(", "))?;
                 match replicas.as_slice() {
+                    [_, ..] if !equals.is_empty() => write!(
+                        f,
+                        "it is the first in the file, and as many replicas follow {}; make sure that it is \
+                         the right one",
+                        equals.join(", ")
+                    ),
                     [] => f.write_str(
                         "it is the first in the file, and no replica says that it follows one of them; \
                          make sure that it is the right one",

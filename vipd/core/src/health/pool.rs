@@ -24,6 +24,8 @@ pub(super) struct PoolState {
     pub(super) incumbent: Option<usize>,
     /// Counts the changes of that, on all nodes; 0 before the first.
     pub(super) epoch: u32,
+    /// Since when it has followed that, or the pool that it took it from has.
+    pub(super) followed_at: Time,
     /// It follows another primary than a pool with the same servers.
     pub(super) apart: Option<Apart>,
     /// What other nodes say of its servers.
@@ -74,6 +76,7 @@ impl PoolState {
             servers: servers.collect(),
             incumbent: kept(|b| b.incumbent),
             epoch: before.map_or(0, |b| b.epoch),
+            followed_at: before.map_or(now, |b| b.followed_at),
             apart: before.and_then(|b| b.apart),
             others: before.map(|b| b.others.clone()).unwrap_or_default(),
             listens: before.is_some_and(|b| b.listens),
@@ -271,7 +274,7 @@ impl PoolState {
         let mut reasons: Vec<Reason> = self.servers.iter().map(|s| s.judge(self.demands)).collect();
         self.second_opinions(&mut reasons);
         self.keep_unproven(&mut reasons);
-        self.one_primary(at, &mut reasons, changes);
+        self.one_primary(at, &mut reasons, now, changes);
         self.keep_freshest(&mut reasons);
         self.spare_clients(&mut reasons);
         for ((s, settings), reason) in self.servers.iter().zip(&self.settings.servers).zip(&mut reasons) {

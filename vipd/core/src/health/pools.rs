@@ -165,7 +165,7 @@ impl PoolsState {
             pool.judge(i, now, &mut changes);
         }
         for at in 0..self.pools.len() {
-            changes.extend(align(&mut self.pools, at, now));
+            align(&mut self.pools, at, &mut changes, now);
         }
         changes
     }
@@ -298,7 +298,7 @@ impl PoolsState {
                 pool.judge(at, now, &mut changes);
                 changes.pools = !pool.is_built();
                 all.extend(changes);
-                all.extend(align(&mut self.pools, at, now));
+                align(&mut self.pools, at, &mut all, now);
             }
         }
         all
@@ -334,7 +334,7 @@ impl PoolsState {
         let at = self.pools.iter().position(|p| peer::pool_id(&p.settings.name) == incumbent.pool)?;
         let mut servers = self.pools[at].settings.servers.iter();
         let server = servers.position(|s| peer::server_id(&s.name) == incumbent.server)?;
-        self.change(at, now, |pool, changes| pool.adopt(at, server, incumbent.epoch, changes))
+        self.change(at, now, |pool, changes| pool.adopt(at, server, incumbent.epoch, now, changes))
     }
 
     /// When [`PoolsState::tick`] is due: the next step of a slow start, the end
@@ -461,7 +461,7 @@ impl PoolsState {
         input(pool, &mut changes);
         pool.judge(at, now, &mut changes);
         changes.pools = !pool.is_built();
-        changes.extend(align(&mut self.pools, at, now));
+        align(&mut self.pools, at, &mut changes, now);
         (!changes.is_empty()).then_some(changes)
     }
 }

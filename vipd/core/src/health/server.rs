@@ -187,9 +187,10 @@ impl Server {
         self.judged.as_ref().map_or(&self.addresses, |judged| std::slice::from_ref(&judged.address))
     }
 
-    /// Where its sessions may stay: there, and for a while where it was before.
-    pub(super) fn homes(&self) -> impl Iterator<Item = IpAddr> {
-        let before = self.judged.and_then(|judged| judged.before);
+    /// Where its sessions may stay: there, and where all servers take writes for
+    /// a while where it was before. Otherwise two would be written to.
+    pub(super) fn homes(&self, anywhere: bool) -> impl Iterator<Item = IpAddr> {
+        let before = self.judged.and_then(|judged| judged.before).filter(|_| anywhere);
         self.places().iter().copied().chain(before)
     }
 
@@ -348,6 +349,16 @@ impl Server {
     /// Whether it said, where it is now, that it is the primary.
     pub(super) fn is_proven_primary(&self) -> bool {
         self.is_writable() && self.changed.is_none() && self.health.role == Some(ObservedRole::Primary)
+    }
+
+    /// Whether its last check told that it is the primary, where it is now.
+    pub(super) fn said_primary(&self) -> bool {
+        self.changed.is_none() && !self.check_failed && self.health.role == Some(ObservedRole::Primary)
+    }
+
+    /// Whether it did, and is writable.
+    pub(super) fn is_settled(&self) -> bool {
+        self.is_writable() && self.said_primary()
     }
 
     /// Sessions it may have beside those that it has until its next check, if it told.

@@ -3,10 +3,11 @@
 //! writes each pool may have its own.)
 
 use super::pool::PoolState;
-use super::{Change, Changes};
+use super::{Change, Changes, Event};
 use crate::pool::ServerKey;
 use crate::settings::Role;
 use crate::time::Time;
+use std::cmp::Ordering;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -17,22 +18,21 @@ pub(super) struct Apart {
     told: bool,
 }
 
-/// Two pools follow different servers, though that of the first is one of the second's, too.
+/// Two pools follow different servers, though each has that of the other.
 #[derive(Clone, Copy, Debug)]
 struct Difference {
-    /// The pool that decides: the primary changed more often in it, or it is
-    /// the first in the file.
+    /// The pool that decides.
     leads: usize,
     follows: usize,
     /// The server to follow, in the pool that follows.
     server: usize,
 }
 
-/// Lets the pools agree with the one at a position, in which something changed.
-pub(super) fn align(pools: &mut [PoolState], at: usize, now: Time) -> Changes {
-    let mut all = Changes::default();
+/// Lets the pools agree with the one at a position, in which something changed;
+/// `all` has what the change asks for.
+pub(super) fn align(pools: &mut [PoolState], at: usize, all: &mut Changes, now: Time) {
     if !pools.get(at).is_some_and(follows_one) {
-        return all;
+        return;
     }
     for other in (0..pools.len()).filter(|other| *other != at) {
         if !follows_one(&pools[other]) {
@@ -44,12 +44,18 @@ pub(super) fn align(pools: &mut [PoolState], at: usize, now: Time) -> Changes {
             continue;
         };
         let Difference { leads, follows, server } = difference;
-        let epoch = pools[leads].epoch;
+        let (epoch, since) = (pools[leads].epoch, pools[leads].followed_at);
         let mut changes = Changes::default();
         let pool = &mut pools[follows];
-        pool.adopt(follows, server, epoch, &mut changes);
-        pool.judge(follows, now, &mut changes);
-        changes.pools = !pool.is_built();
+        // What takes its own change back decides anew, for all nodes, and only
+        // if it can: its last check of the other may be older than that.
+        let back = pool.epoch > epoch;
+        let epoch = if back { pool.epoch.saturating_add(1) } else { epoch };
+        if !back || pool.servers[server].said_primary() {
+            pool.adopt(follows, server, epoch, since, &mut changes);
+            pool.judge(follows, now, &mut changes);
+            changes.pools = !pool.is_built();
+        }
         if pool.incumbent == Some(server) {
             pool.apart = None;
         } else {
@@ -57,7 +63,9 @@ pub(super) fn align(pools: &mut [PoolState], at: usize, now: Time) -> Changes {
         }
         all.extend(changes);
     }
-    all
+    // A choice that was undone by that is none.
+    let stands = |e: &Event| pools[e.key.pool].incumbent == Some(e.key.server);
+    all.events.retain(|e| !matches!(e.change, Change::Chosen { .. }) || stands(e));
 }
 
 /// Whether a pool follows one of several servers, of which only one should be written to.
@@ -67,15 +75,34 @@ fn follows_one(pool: &PoolState) -> bool {
 }
 
 fn difference(pools: &[PoolState], first: usize, second: usize) -> Option<Difference> {
-    let (leads, follows) = match pools[second].epoch > pools[first].epoch {
-        true => (second, first),
-        false => (first, second),
-    };
-    let wanted = places(&pools[leads], pools[leads].incumbent?);
-    let same = |server: &usize| places(&pools[follows], *server).iter().any(|place| wanted.contains(place));
-    let server = (0..pools[follows].servers.len()).find(same)?;
-    let agree = pools[follows].incumbent.is_some_and(|i| same(&i));
-    (!agree).then_some(Difference { leads, follows, server })
+    let (leads, follows) =
+        if leads(&pools[second], &pools[first]) { (second, first) } else { (first, second) };
+    let server = find(&pools[follows], &pools[leads], pools[leads].incumbent?)?;
+    // Whoever knows nothing of a server takes no writes from it.
+    find(&pools[leads], &pools[follows], pools[follows].incumbent?)?;
+    (pools[follows].incumbent != Some(server)).then_some(Difference { leads, follows, server })
+}
+
+/// Whether a pool decides over one before it in the file: its primary changed
+/// more often, or has been followed for longer. But a primary that is well, and
+/// was followed before the other's was, is not left for a change that another
+/// pool made alone: that one's checks may fail of themselves.
+fn leads(second: &PoolState, first: &PoolState) -> bool {
+    let older = |a: &PoolState, b: &PoolState| a.followed_at < b.followed_at;
+    let well = |pool: &PoolState| pool.incumbent.is_some_and(|i| pool.servers[i].is_settled());
+    match second.epoch.cmp(&first.epoch) {
+        Ordering::Equal => older(second, first),
+        Ordering::Greater => !(well(first) && older(first, second)),
+        Ordering::Less => well(second) && older(second, first),
+    }
+}
+
+/// The server of a pool that is where one of another pool is: the one it
+/// follows, if that is it.
+fn find(pool: &PoolState, other: &PoolState, server: usize) -> Option<usize> {
+    let wanted = places(other, server);
+    let same = |server: &usize| places(pool, *server).iter().any(|place| wanted.contains(place));
+    pool.incumbent.filter(same).or_else(|| (0..pool.servers.len()).find(same))
 }
 
 fn places(pool: &PoolState, server: usize) -> Vec<SocketAddr> {
@@ -84,13 +111,16 @@ fn places(pool: &PoolState, server: usize) -> Vec<SocketAddr> {
 }
 
 /// One pool cannot follow the other's server yet, by its own checks. Those are
-/// asked again; if they stay with it, a person is told.
+/// asked again, and the other's, which may be older; if all stay with it, a
+/// person is told.
 fn stay_apart(pools: &mut [PoolState], difference: Difference, changes: &mut Changes, now: Time) {
     let Difference { leads, follows, server } = difference;
     let with = pools[leads].settings.name.clone();
+    let theirs = pools[leads].incumbent.map(|server| ServerKey { pool: leads, server });
     let pool = &mut pools[follows];
     let apart = pool.apart.get_or_insert_with(|| {
         changes.hurry.push(ServerKey { pool: follows, server });
+        changes.hurry.extend(theirs);
         Apart { since: now, told: false }
     });
     let patience = pool.settings.check.as_ref().map_or(Duration::ZERO, |c| (c.interval + c.timeout) * 3);

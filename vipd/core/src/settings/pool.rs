@@ -190,6 +190,9 @@ pub struct Pool {
     pub headroom: u32,
     /// The source address of connections to its servers.
     pub source: Source,
+    /// The source address of its checks, other than what the kernel chooses:
+    /// that of its connections, if it is given and does not float.
+    pub check_source: Option<IpAddr>,
     /// The PROXY protocol header that its servers are sent.
     pub proxy_protocol: Option<ProxyProtocol>,
     /// What happens to the sessions of a server that is down.
@@ -228,6 +231,7 @@ impl Pool {
             slow_start: None,
             headroom: 0,
             source: Source::Auto,
+            check_source: None,
             proxy_protocol: None,
             on_down: OnDown::Drain,
             on_demote: OnDemote::Close,

@@ -11,7 +11,7 @@ mod tls;
 
 use super::*;
 use crate::resolve::Resolver;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::Ipv4Addr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -41,7 +41,7 @@ fn hasty(kind: CheckKind, port: u16) -> Pool {
 }
 
 fn way(addresses: &[SocketAddr], deadline: Instant) -> dial::Way<'_> {
-    dial::Way { addresses, deadline, proxy: None, source: Source::Auto }
+    dial::Way { addresses, deadline, proxy: None, source: None }
 }
 
 struct Lab {

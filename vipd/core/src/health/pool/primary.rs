@@ -15,13 +15,19 @@ use std::time::Duration;
 /// report within a moment after its time-out.
 const FIRST_TURN: Duration = Duration::from_millis(1_250);
 
+/// A check may take longer than this, but holds no first choice up for it. With
+/// [`FIRST_TURN`] it is less than what systemd waits for the first round
+/// (`FIRST_ROUND` in `vipd/src/control/notify.rs`): who starts after vipd finds
+/// a primary.
+const FIRST_ANSWER: Duration = Duration::from_secs(2);
+
 impl PoolState {
     /// Chooses no primary before each server could be checked once.
     pub(in crate::health) fn survey(&mut self, now: Time) {
         let wants_one = self.demands.is_some_and(|d| d.role == Role::Primary && !d.writes_anywhere);
         let known = self.incumbent.is_some() || self.servers.iter().any(Server::is_told);
         if let Some(check) = self.settings.check.as_ref().filter(|_| wants_one && !known) {
-            self.survey = Some(now + FIRST_TURN + check.timeout);
+            self.survey = Some(now + FIRST_TURN + check.timeout.min(FIRST_ANSWER));
         }
     }
 
@@ -41,7 +47,13 @@ impl PoolState {
     /// it is no primary any more, does not answer, is in maintenance, or has
     /// vanished and another is there. Of a pool that is gone as a whole, one of
     /// those that vanished is followed: there may be sessions on each.
-    pub(super) fn one_primary(&mut self, at: usize, reasons: &mut [Reason], changes: &mut Changes) {
+    pub(super) fn one_primary(
+        &mut self,
+        at: usize,
+        reasons: &mut [Reason],
+        now: Time,
+        changes: &mut Changes,
+    ) {
         let Some(demands) = self.demands.filter(|d| d.role == Role::Primary) else { return };
         let writable = |r: &Reason| r.state() == State::Up;
         let vanished = |i: usize| self.settings.servers[i].vanished.is_some();
@@ -56,7 +68,7 @@ impl PoolState {
             Some(_) | None => self.choose(at, (0..reasons.len()).filter(candidate).collect(), changes),
         };
         if let Some(next) = next {
-            self.follow(at, next, self.epoch.saturating_add(1), changes);
+            self.follow(at, next, self.epoch.saturating_add(1), now, changes);
         }
         let Some(incumbent) = self.incumbent else {
             let waiting = reasons.iter_mut().filter(|r| writable(r));
@@ -81,10 +93,16 @@ impl PoolState {
         let most = candidates.iter().map(|i| replicas(*i).len()).max()?;
         let chosen = *candidates.iter().find(|i| replicas(**i).len() == most)?;
         let anywhere = self.demands.is_some_and(|d| d.writes_anywhere);
-        if candidates.len() > 1 && !anywhere {
+        // Whoever fails, or was not asked where it is now, may not be writable.
+        let sure = candidates.iter().all(|i| self.servers[*i].said_primary());
+        if candidates.len() > 1 && !anywhere && sure {
             let name = |i: &usize| self.settings.servers[*i].name.clone();
-            let change =
-                Change::Chosen { among: candidates.iter().map(name).collect(), replicas: replicas(chosen) };
+            let equal = |i: &&usize| **i != chosen && replicas(**i).len() == most;
+            let change = Change::Chosen {
+                among: candidates.iter().map(name).collect(),
+                replicas: replicas(chosen),
+                equals: candidates.iter().filter(equal).map(name).collect(),
+            };
             changes.events.push(self.event(ServerKey { pool: at, server: chosen }, change));
         }
         Some(chosen)
@@ -112,8 +130,9 @@ impl PoolState {
     }
 
     /// Another server is the primary from now on, or the first one is.
-    fn follow(&mut self, at: usize, server: usize, epoch: u32, changes: &mut Changes) {
+    fn follow(&mut self, at: usize, server: usize, epoch: u32, since: Time, changes: &mut Changes) {
         self.epoch = epoch;
+        self.followed_at = since;
         changes.words = true;
         if let Some(old) = self.incumbent.replace(server) {
             self.superseded(ServerKey { pool: at, server: old }, server, changes);
@@ -123,8 +142,15 @@ impl PoolState {
     /// Takes the word of another node for which server is the primary, if that
     /// can be written to by what is known here. If it cannot be seen from here,
     /// and is the primary by another's checks, nothing is written from here:
-    /// rather no writer than two.
-    pub(in crate::health) fn adopt(&mut self, at: usize, server: usize, epoch: u32, changes: &mut Changes) {
+    /// rather no writer than two. `since` is when it began to be followed.
+    pub(in crate::health) fn adopt(
+        &mut self,
+        at: usize,
+        server: usize,
+        epoch: u32,
+        since: Time,
+        changes: &mut Changes,
+    ) {
         let Some(s) = self.servers.get(server) else { return };
         let beside = matches!(s.reason, Reason::Conflict { .. } | Reason::Standby { .. });
         let unseen = self.is_primary_elsewhere(server, &s.reason);
@@ -132,7 +158,7 @@ impl PoolState {
             self.epoch = epoch.max(self.epoch);
         } else if beside || unseen || self.incumbent.is_none() {
             // One of an earlier release has none.
-            self.follow(at, server, epoch.max(self.epoch).max(1), changes);
+            self.follow(at, server, epoch.max(self.epoch).max(1), since, changes);
         }
     }
 
@@ -191,6 +217,7 @@ impl PoolState {
         let follows = self.demands.is_some_and(|d| d.role == Role::Primary) && !self.has_heir;
         let proven = |i: &usize| self.servers.get(*i).is_some_and(Server::is_proven_primary);
         let Some(incumbent) = self.incumbent.filter(|i| follows && proven(i)) else { return };
+        let anywhere = self.demands.is_some_and(|d| d.writes_anywhere);
         let mut places = vec![];
         for (i, (s, settings)) in self.servers.iter_mut().zip(&self.settings.servers).enumerate() {
             if s.health.role == Some(ObservedRole::Primary) {
@@ -198,7 +225,7 @@ impl PoolState {
                 s.close_at = None;
             }
             if i == incumbent || s.health.role == Some(ObservedRole::Replica) {
-                places.extend(s.homes().map(|a| SocketAddr::new(a, settings.port)));
+                places.extend(s.homes(anywhere).map(|a| SocketAddr::new(a, settings.port)));
             }
         }
         places.sort_unstable();

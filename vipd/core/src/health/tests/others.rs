@@ -278,6 +278,47 @@ fn of_two_writable_servers_at_a_start_the_one_with_replicas_is_the_primary() {
 }
 
 #[test]
+fn the_warning_of_a_first_choice_says_what_is_so() {
+    let key = |server| ServerKey { server, ..DB1 };
+    // As many replicas follow the other.
+    let mut state = PoolsState::new(
+        vec![pool("p", &["db1", "db2", "db3", "db4"], Some(check(Role::Primary, None)))],
+        Time::ZERO,
+    );
+    state.survey(Time::ZERO);
+    let mut last = Changes::default();
+    let replicas = [replicates_from([10, 77, 0, 21]), replicates_from([10, 77, 0, 22])];
+    for (server, probe) in [primary(), primary()].into_iter().chain(replicas).enumerate() {
+        last = see(&mut state, key(server), probe, 1);
+    }
+    let told = "server p/db1: of the writable servers db1, db2 it takes the writes, since it is the first in \
+                the file, and as many replicas follow db2; make sure that it is the right one";
+    assert_eq!(chosen(&last).as_deref(), Some(told));
+    // One of them fails: it may not be writable.
+    let mut state = three();
+    state.listen();
+    see(&mut state, DB1, primary(), 1);
+    see(&mut state, DB1, failed(), 2);
+    see(&mut state, DB2, primary(), 3);
+    let changes = state.decide(second(4));
+    assert!(incumbent(&state).is_some() && chosen(&changes).is_none(), "{changes:?}");
+}
+
+#[test]
+fn a_first_choice_that_gives_way_to_another_pools_primary_is_no_news() {
+    let of = |name, servers: &[&str]| pool(name, servers, Some(check(Role::Primary, None)));
+    let pools = vec![of("app", &["db1", "db2"]), of("batch", &["db1", "db2", "db3"])];
+    let mut state = PoolsState::new(pools, Time::ZERO);
+    state.survey(Time::ZERO);
+    see(&mut state, key(0, 0), primary(), 1);
+    assert!(chosen(&see(&mut state, key(0, 1), primary(), 1)).is_some());
+    see(&mut state, key(1, 0), primary(), 2);
+    see(&mut state, key(1, 1), primary(), 2);
+    let changes = see(&mut state, key(1, 2), replicates_from([10, 77, 0, 22]), 2);
+    assert_eq!((incumbents(&state), chosen(&changes)), (vec![(0, 0), (1, 0)], None));
+}
+
+#[test]
 fn a_server_whose_check_hangs_holds_the_first_choice_up_no_longer_than_it_may() {
     let mut state = three();
     state.survey(Time::ZERO);
@@ -288,6 +329,17 @@ fn a_server_whose_check_hangs_holds_the_first_choice_up_no_longer_than_it_may() 
     let changes = state.tick(until);
     assert!(changes.pools && chosen(&changes).is_none(), "{changes:?}");
     assert_eq!((incumbent(&state).as_deref(), state.deadline()), (Some("db2"), None));
+    // It may take as long as the file allows, but nobody waits for that.
+    let mut slow = pool("p", &["db1", "db2"], Some(check(Role::Primary, None)));
+    slow.check.as_mut().expect("a check").timeout = Duration::from_secs(3_600);
+    let mut patient = PoolsState::new(vec![slow], Time::ZERO);
+    patient.survey(Time::ZERO);
+    see(&mut patient, DB2, primary(), 1);
+    assert_eq!(incumbent(&patient), None);
+    let until = patient.deadline().expect("it waits");
+    assert!(until < second(4), "two seconds for its answer: {until:?}");
+    patient.tick(until);
+    assert_eq!(incumbent(&patient).as_deref(), Some("db2"));
     // A single one is waited for by nobody.
     let mut alone = PoolsState::new(vec![pool("p", &["db1"], Some(check(Role::Primary, None)))], Time::ZERO);
     alone.survey(Time::ZERO);
@@ -318,11 +370,67 @@ fn two_pools_of_the_same_servers_follow_the_same_primary() {
     let changes = see(&mut state, key(1, 0), primary(), 2);
     assert_eq!(incumbents(&state), [(0, 0), (1, 0)], "of the same epoch the first pool's");
     assert_eq!(changes.close, [Close { key: key(1, 1), why: Why::Superseded }]);
-    // The second sees a change first: it decides.
-    fail(&mut state, key(1, 0), 3);
+    // The second sees a change first: it decides, once the first has seen that its own is gone.
+    let changes = fail(&mut state, key(1, 0), 3);
     assert_eq!((incumbents(&state), state.epoch(1)), (vec![(0, 0), (1, 1)], 2));
+    assert!(changes.hurry.contains(&key(0, 0)), "its last word may be older: {changes:?}");
     see(&mut state, key(0, 1), primary(), 6);
+    assert_eq!(incumbents(&state), [(0, 0), (1, 1)], "it is well by its last check");
+    see(&mut state, key(0, 0), failed(), 7);
     assert_eq!((incumbents(&state), state.epoch(0)), (vec![(0, 1), (1, 1)], 2));
+}
+
+/// Its account there was locked, say. Once it may ask again, it comes back.
+#[test]
+fn a_pool_whose_checks_fail_alone_takes_no_primary_from_another() {
+    let mut state = two_pools();
+    see(&mut state, key(0, 0), primary(), 1);
+    see(&mut state, key(1, 0), primary(), 2);
+    see(&mut state, key(0, 1), primary(), 2);
+    see(&mut state, key(1, 1), primary(), 2);
+    fail(&mut state, key(1, 0), 3);
+    let mut told = vec![];
+    for at in 6..20 {
+        for (server, probe) in [(key(0, 0), primary()), (key(0, 1), primary()), (key(1, 0), failed())] {
+            let changes = see(&mut state, server, probe, at);
+            assert_eq!(changes.close, [], "{at}");
+            told.extend(changes.events.into_iter().filter(|e| matches!(e.change, Change::Apart { .. })));
+        }
+    }
+    assert_eq!(incumbents(&state), [(0, 0), (1, 1)]);
+    let told: Vec<_> = told.iter().map(ToString::to_string).collect();
+    let words = "server batch/db2: it takes the writes of its pool, and db1 those of pool app";
+    assert!(told.len() == 1 && told[0].starts_with(words), "{told:?}");
+    let mut changes = see(&mut state, key(1, 0), primary(), 20);
+    changes.extend(see(&mut state, key(1, 0), primary(), 21));
+    assert_eq!(changes.close, [Close { key: key(1, 1), why: Why::Superseded }]);
+    assert_eq!((incumbents(&state), state.epoch(0), state.epoch(1)), (vec![(0, 0), (1, 0)], 1, 3));
+}
+
+#[test]
+fn a_pool_that_lacks_the_primary_of_another_takes_no_writes_from_it() {
+    let check = Some(check(Role::Primary, None));
+    let mut few = pool("c", &["db2"], check.clone());
+    few.servers[0].host = Host::Address(IpAddr::from([10, 77, 0, 22]));
+    let mut state = PoolsState::new(vec![few, pool("a", &["db1", "db2"], check)], Time::ZERO);
+    see(&mut state, key(1, 0), primary(), 1);
+    see(&mut state, key(1, 1), replica(0), 1);
+    // By accident db2 takes writes.
+    see(&mut state, key(1, 1), primary(), 2);
+    let changes = see(&mut state, key(0, 0), primary(), 3);
+    assert_eq!((incumbents(&state), changes.close), (vec![(0, 0), (1, 0)], vec![]));
+}
+
+#[test]
+fn of_two_first_choices_the_older_stays_whatever_the_order_in_the_file() {
+    let mut state = two_pools();
+    see(&mut state, key(1, 1), primary(), 1);
+    see(&mut state, key(1, 0), primary(), 2);
+    see(&mut state, key(0, 0), primary(), 3);
+    assert_eq!(incumbents(&state), [(0, 0), (1, 1)], "it has not seen the other's");
+    let changes = see(&mut state, key(0, 1), primary(), 4);
+    assert_eq!(incumbents(&state), [(0, 1), (1, 1)]);
+    assert_eq!(changes.close, [Close { key: key(0, 0), why: Why::Superseded }]);
 }
 
 #[test]

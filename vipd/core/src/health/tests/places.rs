@@ -101,8 +101,8 @@ fn told(state: &mut PoolsState, probe: Probe, last: u8, seconds: u64) -> Changes
 }
 
 /// A pool whose one server has a name with two addresses.
-fn of_two(role: Role) -> PoolsState {
-    let mut settings = vec![pool("p", &["db1"], Some(check(role, None)))];
+fn of_two(check: Check) -> PoolsState {
+    let mut settings = vec![pool("p", &["db1"], Some(check))];
     settings[0].servers[0].host = Host::Name("db.internal".into());
     let mut state = PoolsState::new(settings, Time::ZERO);
     state.set_addresses(DB1, &[at(31).ip(), at(32).ip()], None, Time::ZERO);
@@ -115,25 +115,35 @@ fn used(state: &mut PoolsState) -> Vec<SocketAddr> {
 
 #[test]
 fn of_a_names_addresses_sessions_go_to_the_one_that_the_check_speaks_of() {
-    let mut state = of_two(Role::Primary);
+    let mut state = of_two(check(Role::Primary, None));
     let changes = told(&mut state, primary(), 32, 1);
     assert_eq!(used(&mut state), [at(32)], "what is at the other may be a replica");
     assert_eq!(only(&changes), [[at(32)]]);
     assert_eq!(state.find_at("p", "db1", at(31)), None, "what clients meet there says nothing of it");
-    // Once at the other: new sessions go there, and those that run stay until that is no accident.
+    // Once at the other: no session stays where it was, since two must never be written to.
     let changes = told(&mut state, primary(), 31, 2);
-    assert_eq!((used(&mut state), only(&changes)), (vec![at(31)], vec![vec![at(31), at(32)]]));
+    assert_eq!((used(&mut state), only(&changes)), (vec![at(31)], vec![vec![at(31)]]));
     assert_eq!(changes.events.first().map(|e| e.change.clone()), Some(Change::Answers(at(31).ip())));
     assert_eq!(only(&told(&mut state, primary(), 31, 3)), Vec::<Vec<_>>::new());
-    assert_eq!(only(&told(&mut state, primary(), 31, 4)), [[at(31)]], "three answers, as `fall`");
     // Its name leaves the address that was judged: nothing is known of the rest.
     state.set_addresses(DB1, &[at(32).ip()], None, second(5));
     assert_eq!((reason(&state, DB1), used(&mut state)), (Reason::Unproven { kept: true }, vec![at(32)]));
 }
 
 #[test]
+fn where_all_take_writes_sessions_stay_until_the_other_address_is_no_accident() {
+    let galera = Some(crate::settings::Galera { donors: false });
+    let kind = CheckKind::Mysql(MysqlCheck { role: Role::Primary, galera, ..MysqlCheck::new("vipd") });
+    let mut state = of_two(Check::new(kind));
+    told(&mut state, primary(), 32, 1);
+    assert_eq!(only(&told(&mut state, primary(), 31, 2)), [[at(31), at(32)]]);
+    assert_eq!(only(&told(&mut state, primary(), 31, 3)), Vec::<Vec<_>>::new());
+    assert_eq!(only(&told(&mut state, primary(), 31, 4)), [[at(31)]], "three answers, as `fall`");
+}
+
+#[test]
 fn an_address_that_is_of_another_role_demotes_nobody() {
-    let mut state = of_two(Role::Primary);
+    let mut state = of_two(check(Role::Primary, None));
     told(&mut state, primary(), 31, 1);
     let changes = told(&mut state, replica(0), 32, 2);
     assert_eq!(changes.close, [], "it is another server, and the first is not heard of");
@@ -142,7 +152,7 @@ fn an_address_that_is_of_another_role_demotes_nobody() {
 
 #[test]
 fn an_answer_from_where_a_server_is_not_says_nothing_of_it() {
-    let mut state = of_two(Role::Any);
+    let mut state = of_two(check(Role::Any, None));
     told(&mut state, primary(), 31, 1);
     state.build();
     let changes = told(
