@@ -40,7 +40,12 @@ pub(crate) fn votes(hosts: &mut [Machine; 2]) -> Result<()> {
         || "the last voter to let go".into(),
         || Ok((!hosts[1].sh("ip -o address show dev host0")?.contains(VIP)).then_some(())),
     )?;
-    ensure!(hosts[1].sh("vipctl why main")?.contains("w1"), "it does not say who is silent");
+    // Who has just fallen silent is no silent voter yet.
+    wait_for(
+        SOON,
+        || "why it has no majority to name the silent voter".into(),
+        || Ok(hosts[1].sh("vipctl why main")?.contains("w1").then_some(())),
+    )?;
     let told = w1.try_sh("vipctl doctor; vipctl status")?;
     ensure!(told.contains("this witness does not vote") && told.contains("or it is a witness"), "{told}");
     w1.sh("systemctl start vipd")?;

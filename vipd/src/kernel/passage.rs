@@ -451,7 +451,7 @@ mod tests {
         passages.forget(4);
         assert_eq!(passages.opened(|_, _| false).await, []);
         let closed = async {
-            while given(dir.path()).last() != Some(&removal("vipd_10.77.0.100_1")) {
+            while !given(dir.path()).contains(&removal("vipd_10.77.0.100_1")) {
                 tokio::time::sleep(Duration::from_millis(1)).await;
             }
         };
