@@ -83,7 +83,7 @@ impl Rig {
 /// What is elsewhere than planned would outlive the release: this host would go on
 /// answering for it beside the next owner.
 #[test]
-fn a_copy_at_another_place_or_with_another_length_is_evicted_also_while_it_is_held() {
+fn a_copy_is_evicted_also_while_the_address_is_held() {
     lab(|_net| async move {
         sh("ip link add other type veth peer name third; ip link set other up")?;
         let mut rig = Rig::start(&[V4, V6]).await?;
