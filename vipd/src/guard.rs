@@ -85,6 +85,15 @@ struct State {
     watched: Vec<(u64, Vec<Held>)>,
 }
 
+/// A message to the guard.
+#[derive(Debug, Deserialize, Serialize)]
+enum Message {
+    /// It replaces what was told before.
+    State(State),
+    /// The lease of these addresses ends then, of what was told of them before.
+    Longer(u64, Vec<Held>),
+}
+
 #[derive(Debug, Deserialize, Serialize)]
 struct Farewell {
     interface: u32,
@@ -103,7 +112,6 @@ impl State {
         runtime_dir: &Path,
     ) -> Self {
         let plain = |(interface, a): &(u32, Cidr)| (*interface, a.address(), a.prefix());
-        let watched = |w: &Watch| (w.until.as_nanos(), w.addresses.iter().map(plain).collect());
         let farewell = |packet: &Transmit| Farewell {
             interface: packet.interface,
             source: packet.source,
@@ -117,7 +125,14 @@ impl State {
             addresses: state.addresses.iter().map(plain).collect(),
             farewells: state.farewells.iter().map(farewell).collect(),
             releases,
-            watched: state.watched.iter().map(watched).collect(),
+            watched: state.watched.iter().map(end_of).collect(),
+        }
+    }
+
+    /// A lease lasts longer.
+    fn extend(&mut self, until: u64, addresses: &[Held]) {
+        for (end, _) in self.watched.iter_mut().filter(|(_, watched)| watched == addresses) {
+            *end = until;
         }
     }
 
@@ -153,6 +168,11 @@ impl State {
             }
         }
     }
+}
+
+fn end_of(watch: &Watch) -> (u64, Vec<Held>) {
+    let plain = |(interface, a): &(u32, Cidr)| (*interface, a.address(), a.prefix());
+    (watch.until.as_nanos(), watch.addresses.iter().map(plain).collect())
 }
 
 fn spots(addresses: &[Held]) -> Vec<Spot> {
@@ -226,13 +246,24 @@ impl Guard {
     /// given; `releases` are the state's, as they are sent.
     pub fn update(&self, state: &GuardState, port: Option<u16>, releases: Vec<(SocketAddr, Vec<u8>)>) {
         let state = State::new(state, port, releases, &self.shared.runtime_dir);
-        let Ok(bytes) = serde_json::to_vec(&state) else { return };
+        let Ok(bytes) = serde_json::to_vec(&Message::State(state)) else { return };
         let mut link = self.shared.link();
         if link.newest.as_ref() == Some(&bytes) && link.told {
             return;
         }
         link.newest = Some(bytes);
         link.tell_newest();
+    }
+
+    /// Tells the guard that a lease lasts longer. Never waits.
+    pub fn extend(&self, watch: &Watch) {
+        let (until, addresses) = end_of(watch);
+        let Ok(bytes) = serde_json::to_vec(&Message::Longer(until, addresses)) else { return };
+        let mut link = self.shared.link();
+        if tell(&link.socket, &bytes).is_err() {
+            // With the next whole state it is.
+            link.told = false;
+        }
     }
 
     /// Whether the guard has been told what was last held.
@@ -417,7 +448,10 @@ pub fn main() -> ExitCode {
     loop {
         wait_for_word(last.as_mut(), &mut requester);
         match next_message() {
-            Ok(Some(state)) => last = Some(state),
+            Ok(Some(Message::State(state))) => last = Some(state),
+            Ok(Some(Message::Longer(until, addresses))) => {
+                last.iter_mut().for_each(|last| last.extend(until, &addresses));
+            }
             Ok(None) => break,
             Err(error) => {
                 eprintln!("vipd guard: cannot hear the daemon, which must start me itself: {error}");
@@ -500,7 +534,7 @@ fn delete(requester: &mut io::Result<Requester>, spots: &[Spot]) -> io::Result<(
 }
 
 /// The next message that is understood; `None` at the end.
-fn next_message() -> io::Result<Option<State>> {
+fn next_message() -> io::Result<Option<Message>> {
     let stdin = io::stdin();
     let socket = stdin.as_raw_fd();
     loop {
@@ -711,7 +745,11 @@ mod tests {
             });
             attempts
         };
-        let end = Time::ZERO + Duration::from_secs(1);
+        let (end, other) = (Time::ZERO + Duration::from_secs(2), (9, IpAddr::from([192, 0, 2, 9]), 24));
+        // It lasted longer than was told first; what is said of others changes nothing.
+        let addresses = state.addresses.clone();
+        state.extend(end.as_nanos(), &addresses);
+        state.extend(end.as_nanos() * 2, &[other]);
         assert_eq!(at(&mut state, end.before(Duration::from_nanos(1))), 0, "its lease is not over");
         assert_eq!(at(&mut state, end), 1);
         assert_eq!(state.next_end(), Some(end + DELETE_AGAIN), "it has failed");

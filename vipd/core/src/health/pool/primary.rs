@@ -87,14 +87,18 @@ impl PoolState {
     }
 
     /// Of several writable servers, none of which is in use, the one that most
-    /// replicas replicate from; else the first. A person is told which and why.
+    /// replicas replicate from; of those rather one whose last check said so;
+    /// else the first. A person is told which and why.
     fn choose(&self, at: usize, candidates: Vec<usize>, changes: &mut Changes) -> Option<usize> {
         let replicas = |i: usize| self.opinion_of(i).hear;
-        let most = candidates.iter().map(|i| replicas(*i).len()).max()?;
-        let chosen = *candidates.iter().find(|i| replicas(**i).len() == most)?;
-        let anywhere = self.demands.is_some_and(|d| d.writes_anywhere);
         // Whoever fails, or was not asked where it is now, may not be writable.
-        let sure = candidates.iter().all(|i| self.servers[*i].said_primary());
+        let said = |i: usize| self.servers[i].said_primary();
+        let worth = |i: usize| (replicas(i).len(), said(i));
+        let best = candidates.iter().map(|i| worth(*i)).max()?;
+        let chosen = *candidates.iter().find(|i| worth(**i) == best)?;
+        let most = best.0;
+        let anywhere = self.demands.is_some_and(|d| d.writes_anywhere);
+        let sure = candidates.iter().all(|i| said(*i));
         if candidates.len() > 1 && !anywhere && sure {
             let name = |i: &usize| self.settings.servers[*i].name.clone();
             let equal = |i: &&usize| **i != chosen && replicas(**i).len() == most;
