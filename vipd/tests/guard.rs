@@ -2,7 +2,7 @@
 
 mod namespaces;
 
-use namespaces::{HERE, Net, Outcome, THERE, index, lab, output};
+use namespaces::{HERE, Net, Outcome, THERE, index, lab, output, sh};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
@@ -11,7 +11,7 @@ use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 use vipd::guard::Guard;
-use vipd::kernel::{self, KernelEvent, KernelSettings};
+use vipd::kernel::{self, KernelEvent, KernelSettings, Released};
 use vipd::net::AdvertSocket;
 use vipd::net::advert::BUFFER;
 use vipd_core::node::{GuardState, Transmit};
@@ -270,6 +270,32 @@ fn sigkill_costs_milliseconds() {
         let arp_ignore = std::fs::read_to_string("/proc/sys/net/ipv4/conf/va/arp_ignore")?;
         assert_eq!(arp_ignore.trim(), "0");
         assert!(!daemon.dir.path().join("sysctl").exists());
+        // So that nobody looks for them: `vipctl release` has nothing to do.
+        assert_eq!(std::fs::read_to_string(daemon.dir.path().join("held"))?, "");
+        assert_eq!(kernel::release_all(daemon.dir.path()).await?, Released::Here(vec![]));
+        Ok(())
+    });
+}
+
+/// The daemon that would have evicted them stood still.
+#[test]
+fn copies_at_other_places_are_deleted_too() {
+    lab(|net| async move {
+        let mut daemon = Daemon::start()?;
+        let ears = Ears::open(&net)?;
+        stop(i32::try_from(daemon.child.id())?)?;
+        sh(
+            "ip link add other type veth peer name third; ip link set other up; ip addr add 10.9.0.100/32 dev va; \
+            ip addr add 10.9.0.101/24 dev other; ip addr del fd09::100/64 dev va; \
+            ip addr add fd09::100/128 dev va nodad; ip addr add 10.9.0.77/32 dev va",
+        )?;
+        daemon.child.kill()?;
+        ears.hear().await?;
+        let listed = listed();
+        for gone in ["10.9.0.100/", "10.9.0.101/", "fd09::100/"] {
+            assert!(!listed.contains(gone), "{listed}");
+        }
+        assert!(listed.contains("10.9.0.77/32") && listed.contains("10.9.0.1/24"), "{listed}");
         Ok(())
     });
 }

@@ -73,7 +73,7 @@ pub(super) fn run(cli: &Cli, screen: &mut Screen<impl Write>) -> Result<(), Fail
             consent::ask(*consent, "release", || Ok(consent::OF_RELEASE.into()))?;
             let released = release::release(&cli.runtime_dir)?;
             if released.is_empty() {
-                return screen.line("Nothing was left on this host.");
+                return screen.line("No floating address was left on this host.");
             }
             released.iter().try_for_each(|what| screen.line(&format!("removed {}", clean(what))))
         }

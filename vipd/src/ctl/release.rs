@@ -2,7 +2,7 @@
 
 use super::Failure;
 use crate::control::instance::{ClaimError, Instance};
-use crate::kernel::Released;
+use crate::kernel::{Leftover, Released};
 use std::path::Path;
 
 /// Removes every address that an earlier vipd left on this host, and says which.
@@ -20,15 +20,16 @@ fn remove(runtime_dir: &Path) -> Result<Vec<String>, Failure> {
     let refused = |e: &dyn std::fmt::Display| Failure::Refused(e.to_string());
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|e| refused(&e))?;
-    let Released { removed, elsewhere } =
-        runtime.block_on(crate::kernel::release_all(runtime_dir)).map_err(|e| refused(&e))?;
-    if !elsewhere.is_empty() {
-        let list: Vec<_> = elsewhere.iter().map(|l| format!("{} on {}", l.address, l.interface)).collect();
-        return Err(Failure::Refused(format!(
-            "on record are {}, and none of them is in this network namespace: run this in the one that vipd ran \
-             in; should they have run out there by themselves, the next vipd forgets them when it starts",
-            list.join(", ")
-        )));
+    let released = runtime.block_on(crate::kernel::release_all(runtime_dir)).map_err(|e| refused(&e))?;
+    let list = |all: Vec<Leftover>, word: &str| -> Vec<String> {
+        all.into_iter().map(|l| format!("{} {word} {}", l.address, l.interface)).collect()
+    };
+    match released {
+        Released::Here(removed) => Ok(list(removed, "from")),
+        Released::Elsewhere { namespace, addresses } => Err(Failure::Refused(format!(
+            "on record are {}, in another network namespace than this one ({namespace}; `lsns -t net` lists them): \
+             run this in that one. If it is gone, so are they, and the next start of vipd forgets them",
+            list(addresses, "on").join(", ")
+        ))),
     }
-    Ok(removed.into_iter().map(|l| format!("{} from {}", l.address, l.interface)).collect())
 }

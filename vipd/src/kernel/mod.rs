@@ -26,6 +26,7 @@ mod sysctl;
 mod table;
 
 pub use actor::KernelActor;
+pub use held::forget as forget_held;
 pub use release::{Released, release_all};
 pub use sysctl::restore as restore_switches;
 
@@ -114,8 +115,9 @@ pub enum KernelEvent {
         /// Why.
         reason: String,
     },
-    /// Somebody put addresses here that the group's plan says not to hold;
-    /// they are gone again.
+    /// Somebody put the group's addresses here where its plan does not have them:
+    /// anywhere, if it says not to hold them, or else at another place or with
+    /// another prefix length than it has them. They are gone again from there.
     Evicted {
         /// The group.
         group: usize,

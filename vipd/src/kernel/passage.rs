@@ -80,6 +80,15 @@ impl Passage {
         let named = !interface.contains(['"', '\\']);
         (named && !pairs.is_empty()).then(|| Self { interface: interface.to_owned(), pairs })
     }
+
+    /// What takes it out of a table.
+    fn closing(&self, table: &str) -> String {
+        let element = |(address, former): &(IpAddr, IpAddr)| {
+            let header = header(*address);
+            format!("delete element netdev {table} former_{header} {{ {address} : {former} }}\n")
+        };
+        self.pairs.iter().map(element).collect()
+    }
 }
 
 /// Groups, with their plans' generations.
@@ -91,17 +100,24 @@ pub(super) struct Passages {
     nft: Nft,
     /// Their plans' generations, and what is to be opened.
     waiting: BTreeMap<usize, (u64, Passage)>,
-    /// Those that the program runs for now.
-    opening: Option<(Opened, JoinHandle<()>)>,
-    /// The table that it has made last, or makes.
-    last: Option<String>,
+    opening: Option<Opening>,
     /// How many tables there were.
     tables: u64,
 }
 
+/// What the program runs for now.
+#[derive(Debug)]
+struct Opening {
+    /// The table's name.
+    table: String,
+    /// What was waiting.
+    groups: BTreeMap<usize, (u64, Passage)>,
+    task: JoinHandle<()>,
+}
+
 impl Passages {
     pub(super) fn new() -> Self {
-        Self { nft: Nft::default(), waiting: BTreeMap::new(), opening: None, last: None, tables: 0 }
+        Self { nft: Nft::default(), waiting: BTreeMap::new(), opening: None, tables: 0 }
     }
 
     /// Opens a passage as soon as may be; [`Passages::opened`] tells when.
@@ -114,13 +130,12 @@ impl Passages {
         self.waiting.remove(&group);
     }
 
-    /// Closes the table of the groups that were told of last: of one that owns by
-    /// now, its own connections would go to the former owner.
-    fn close_last(&mut self) {
-        let Some(table) = self.last.take() else { return };
-        let nft = self.nft.clone();
+    /// Takes a group's addresses out of a table: of one that owns by now, its own
+    /// connections would go to the former owner. Those of the others stay.
+    fn close(&self, table: &str, passage: &Passage) {
+        let (nft, script) = (self.nft.clone(), passage.closing(table));
         tokio::spawn(async move {
-            if let Err(error) = nft.run(&["-f", "-"], &removal(&table), UNHURRIED).await {
+            if let Err(error) = nft.run(&["-f", "-"], &script, UNHURRIED).await {
                 debug!(%error, "cannot close a passage that came too late");
             }
         });
@@ -131,29 +146,32 @@ impl Passages {
         if self.opening.is_some() || self.waiting.is_empty() {
             return;
         }
-        let waiting = std::mem::take(&mut self.waiting);
-        let groups = waiting.iter().map(|(group, (generation, _))| (*group, *generation)).collect();
+        let groups = std::mem::take(&mut self.waiting);
         self.tables += 1;
-        let passages: Vec<_> = waiting.into_values().map(|(_, passage)| passage).collect();
+        let passages: Vec<_> = groups.values().map(|(_, passage)| passage.clone()).collect();
         let Some(table) = Table::of(&passages, self.tables) else { return };
-        let nft = self.nft.clone();
-        self.last = Some(table.name.clone());
-        self.opening = Some((groups, tokio::spawn(async move { nft.open(table).await })));
+        let (nft, name) = (self.nft.clone(), table.name.clone());
+        let task = tokio::spawn(async move { nft.open(table).await });
+        self.opening = Some(Opening { table: name, groups, task });
     }
 
     /// The groups for which the program has run, with their plans' generations:
     /// what could be done is done. Never, while it runs for none. Those whose newest
     /// plan is another are left out, and nothing is passed on for their sake.
     pub(super) async fn opened(&mut self, newest: impl Fn(usize, u64) -> bool) -> Opened {
-        let Some((_, task)) = &mut self.opening else { return std::future::pending().await };
-        if let Err(error) = task.await {
+        let Some(opening) = &mut self.opening else { return std::future::pending().await };
+        if let Err(error) = (&mut opening.task).await {
             debug!(%error, "opening a passage ended early");
         }
-        let mut opened = self.opening.take().map(|(groups, _)| groups).unwrap_or_default();
-        let all = opened.len();
-        opened.retain(|(group, generation)| newest(*group, *generation));
-        if opened.len() < all {
-            self.close_last();
+        let mut opened = Opened::new();
+        if let Some(Opening { table, groups, .. }) = self.opening.take() {
+            for (group, (generation, passage)) in groups {
+                if newest(group, generation) {
+                    opened.push((group, generation));
+                } else {
+                    self.close(&table, &passage);
+                }
+            }
         }
         self.start();
         opened
@@ -224,6 +242,11 @@ fn rules(interface: &str, addresses: &[IpAddr]) -> String {
         );
     }
     rules
+}
+
+/// What nftables calls an address's family.
+fn header(address: IpAddr) -> &'static str {
+    if address.is_ipv4() { "ip" } else { "ip6" }
 }
 
 /// What the names of an address's tables begin with; a number follows. An address
@@ -444,14 +467,20 @@ mod tests {
     async fn what_comes_too_late_is_closed_at_once() -> Outcome {
         let dir = tempfile::tempdir()?;
         let mut passages = stand_in(dir.path(), "")?;
-        passages.open(3, 9, wanted()?);
+        passages.open(3, 9, passage(&["10.77.0.11", "fd77::11"]).ok_or("a passage")?);
+        passages.open(5, 9, passage_of("eth0", &["10.77.0.101"], &["10.77.0.11"]).ok_or("a passage")?);
         passages.start();
         // A newer plan of one that waits for the program's turn.
         passages.open(4, 9, wanted()?);
         passages.forget(4);
-        assert_eq!(passages.opened(|_, _| false).await, []);
+        assert_eq!(passages.opened(|group, _| group == 5).await, [(5, 9)]);
+        // The other one's stay.
+        let table = "delete element netdev vipd_10.77.0.100_1";
+        let closing = format!(
+            "{table} former_ip {{ 10.77.0.100 : 10.77.0.11 }}\n{table} former_ip6 {{ fd77::100 : fd77::11 }}\n"
+        );
         let closed = async {
-            while !given(dir.path()).contains(&removal("vipd_10.77.0.100_1")) {
+            while !given(dir.path()).contains(&closing) {
                 tokio::time::sleep(Duration::from_millis(1)).await;
             }
         };

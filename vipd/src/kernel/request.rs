@@ -5,10 +5,10 @@
 //! travel in one message (0.75 ms); the kernel has carried them out when `send`
 //! returns, and says only what went wrong and that the last one is done.
 
-use super::{LOOPBACK, Spot, TAG};
+use super::{LOOPBACK, Spot, TAG, table};
 use netlink_packet_core::{
-    NLM_F_ACK, NLM_F_ACK_TLVS, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE, NLM_F_REQUEST, NLMSG_ERROR,
-    NetlinkMessage, NlasIterator,
+    NLM_F_ACK, NLM_F_ACK_TLVS, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REPLACE, NLM_F_REQUEST,
+    NLMSG_ERROR, NetlinkMessage, NetlinkPayload, NlasIterator,
 };
 use netlink_packet_route::address::{
     AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage, AddressProtocol, AddressScope,
@@ -19,6 +19,7 @@ use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 use nix::errno::Errno;
 use nix::libc;
 use nix::sys::socket::{setsockopt, sockopt};
+use std::collections::BTreeSet;
 use std::fmt;
 use std::io;
 use std::net::IpAddr;
@@ -131,6 +132,42 @@ impl Requester {
         match self.apply(&deletions(spots))?.into_iter().find(|(_, refusal)| !is_gone(refusal.errno)) {
             Some((_, refusal)) => Err(refusal.errno.into()),
             None => Ok(()),
+        }
+    }
+
+    /// Every place of the addresses of these, with whatever prefix length.
+    pub(crate) fn copies(&mut self, of: &[Spot]) -> io::Result<Vec<Spot>> {
+        let addresses: BTreeSet<IpAddr> = of.iter().map(|spot| spot.address.address()).collect();
+        self.sequence = self.sequence.wrapping_add(1);
+        let mut message = NetlinkMessage::from(RouteNetlinkMessage::GetAddress(AddressMessage::default()));
+        message.header.flags = NLM_F_REQUEST | NLM_F_DUMP;
+        message.header.sequence_number = self.sequence;
+        message.finalize();
+        let mut bytes = vec![0; message.buffer_len()];
+        message.serialize(&mut bytes);
+        self.socket.send(&bytes, 0)?;
+        let mut copies = Vec::new();
+        loop {
+            let mut answer = [0; ANSWER];
+            let length = self.socket.recv(&mut &mut answer[..], libc::MSG_DONTWAIT)?;
+            let mut rest = answer.get(..length).unwrap_or(&answer);
+            while let Ok(message) = NetlinkMessage::<RouteNetlinkMessage>::deserialize(rest) {
+                let length = (message.header.length as usize).next_multiple_of(4);
+                rest = rest.get(length.max(16)..).unwrap_or_default();
+                if message.header.sequence_number != self.sequence {
+                    continue;
+                }
+                match message.payload {
+                    NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewAddress(found)) => {
+                        let spot = table::read(&found).map(|(spot, _)| spot);
+                        copies.extend(spot.filter(|spot| addresses.contains(&spot.address.address())));
+                    }
+                    NetlinkPayload::Done(_) => return Ok(copies),
+                    NetlinkPayload::Error(error) => return Err(error.to_io()),
+                    // Foreign, open-ended: no part of a list of addresses.
+                    _ => {}
+                }
+            }
         }
     }
 

@@ -30,8 +30,8 @@ impl Placed {
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub(super) struct Steps {
     /// Delete before anything is put: IPv6 addresses with another prefix
-    /// length. For the kernel they are the same address; it would renew them
-    /// with the length they have, and delete them with either.
+    /// length. For the kernel they are the same address: it would renew them
+    /// with the length they have.
     pub(super) clear: Vec<Spot>,
     /// Put there, or renew.
     pub(super) put: Vec<Spot>,
@@ -40,8 +40,9 @@ pub(super) struct Steps {
 }
 
 /// The steps from what the group's earlier plan left (`None`: unknown) to
-/// `plan`. `strays` gives all places that hold the group's addresses; a mere
-/// renewal does not ask for them.
+/// `plan`. `strays` gives all places that hold the group's addresses: at those
+/// that the plan does not name they would outlive it. A mere renewal does not
+/// ask for them.
 pub(super) fn steps(plan: &GroupPlan, before: Option<&Placed>, strays: impl FnOnce() -> Vec<Spot>) -> Steps {
     let after = Placed::of(plan);
     let put: Vec<Spot> = after.spots.iter().copied().collect();
@@ -60,7 +61,7 @@ pub(super) fn steps(plan: &GroupPlan, before: Option<&Placed>, strays: impl FnOn
         |spot: &Spot| spot.address.address().is_ipv6().then(|| (spot.interface, spot.address.address()));
     let puts: BTreeSet<_> = put.iter().filter_map(unique).collect();
     let is_put = |spot: &Spot| unique(spot).is_some_and(|u| puts.contains(&u));
-    delete.extend(strays().into_iter().filter(|spot| plan.hold == Hold::Absent || is_put(spot)));
+    delete.extend(strays());
     let delete = delete.into_iter().filter(|spot| !after.spots.contains(spot));
     let (clear, delete) = delete.partition(is_put);
     Steps { clear, put, delete }
@@ -161,11 +162,37 @@ mod tests {
     }
 
     #[test]
-    fn strays_go_only_when_nothing_is_held() {
-        let stray = Spot { interface: 9, address: cidr("10.77.0.100", 16) };
-        assert!(steps(&plan(Hold::Absent), None, || vec![stray]).delete.contains(&stray));
-        assert!(!steps(&plan(Hold::Owned), None, || vec![stray]).delete.contains(&stray));
+    fn strays_go_with_every_change_of_hold() {
+        let strays = [
+            Spot { interface: 9, address: cidr("10.77.0.100", 16) },
+            Spot { interface: 9, address: cidr("fd77::100", 64) },
+            Spot { interface: 7, address: cidr("10.77.0.100", 32) },
+            Spot { interface: LOOPBACK, address: cidr("10.77.0.100", 24) },
+        ];
+        // They stand among what is held, as the kernel lists them.
+        let found = || [on_interface(), on_loopback(), strays.to_vec()].concat();
+        for hold in [Hold::Absent, Hold::Silent, Hold::Owned] {
+            let steps = steps(
+                &plan(hold),
+                Some(&Placed::of(&plan(Hold::Owned))).filter(|_| hold != Hold::Owned),
+                found,
+            );
+            assert!(strays.iter().all(|stray| steps.delete.contains(stray)), "{hold:?}: {steps:?}");
+            assert!(!steps.put.iter().any(|spot| steps.delete.contains(spot)), "{hold:?}: {steps:?}");
+        }
+        let renewal =
+            steps(&plan(Hold::Owned), Some(&Placed::of(&plan(Hold::Owned))), || unreachable!("not asked"));
+        assert_eq!(renewal, Steps { put: on_interface(), ..Steps::default() });
     }
+
+    #[test]
+    fn an_ipv6_address_of_the_place_with_another_length_goes_before_it_is_silent() {
+        let stray = |interface, prefix| Spot { interface, address: cidr("fd77::100", prefix) };
+        let steps = steps(&plan(Hold::Silent), None, || vec![stray(LOOPBACK, 64), stray(7, 128)]);
+        assert_eq!(steps.clear, [stray(LOOPBACK, 64)]);
+        assert!(steps.delete.contains(&stray(7, 128)), "{steps:?}");
+    }
+
     #[test]
     fn an_ipv6_address_with_another_prefix_length_goes_first() {
         let before = Placed::of(&plan(Hold::Owned));

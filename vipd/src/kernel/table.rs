@@ -139,7 +139,7 @@ impl Table {
 }
 
 /// The address in a message: the local one where it has two ends.
-fn read(message: &AddressMessage) -> Option<(Spot, Seen)> {
+pub(super) fn read(message: &AddressMessage) -> Option<(Spot, Seen)> {
     let (mut local, mut address) = (None, None);
     let mut flags = AddressFlags::from_bits_retain(u32::from(message.header.flags.bits()));
     let mut ours = false;

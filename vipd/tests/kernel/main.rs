@@ -306,7 +306,8 @@ fn what_an_earlier_run_left_is_removed() {
         let dir = rig.crash().await;
         assert!(has(HERE, V4) && has("lo", "10.9.0.103/32"));
         let held = std::fs::read_to_string(dir.path().join("held"))?;
-        assert_eq!(held, format!("lo 10.9.0.103/32\n{HERE} {V4}\n{HERE} {V6}\n"));
+        let namespace = output("readlink /proc/self/ns/net")?;
+        assert_eq!(held, format!("{namespace}lo 10.9.0.103/32\n{HERE} {V4}\n{HERE} {V6}\n"));
 
         // Another configuration, an address of its own that somebody set, and
         // one that only the list of an old kernel's daemon knows.
@@ -348,11 +349,42 @@ fn release_needs_no_daemon() {
         rig.hold(Hold::Owned, &[V4, V6], LEASE).await?;
         assert_eq!(switch("promote_secondaries"), "1");
         let dir = rig.crash().await;
-        let released = kernel::release_all(dir.path()).await?;
-        assert_eq!(released.removed.len(), 2, "{released:?}");
+        assert_eq!(removed(&dir).await?, [format!("va {V4}"), format!("va {V6}")]);
         assert!(!has(HERE, V4) && !has(HERE, V6) && has(HERE, "10.9.0.1/24"));
         assert_eq!(switch("promote_secondaries"), "0");
-        assert_eq!(kernel::release_all(dir.path()).await?, Released::default());
+        assert_eq!(removed(&dir).await?, Vec::<String>::new());
+        Ok(())
+    });
+}
+
+/// What `vipctl release` removes.
+async fn removed(dir: &TempDir) -> Result<Vec<String>, Box<dyn std::error::Error>> {
+    match kernel::release_all(dir.path()).await? {
+        Released::Here(removed) => Ok(named(&removed)),
+        elsewhere @ Released::Elsewhere { .. } => Err(format!("{elsewhere:?}").into()),
+    }
+}
+
+fn named(all: &[Leftover]) -> Vec<String> {
+    all.iter().map(|l| format!("{} {}", l.interface, l.address)).collect()
+}
+
+/// The daemon and its guard were killed together, and everything had ended by the
+/// time that somebody looked.
+#[test]
+fn release_cleans_up_when_the_addresses_have_ended_by_themselves() {
+    lab(|_net| async move {
+        let mut rig = Rig::start(&[V4, V6]).await?;
+        rig.plan(1, vec![cidr("10.9.0.101/24")], Hold::Silent, LEASE).await?;
+        rig.hold(Hold::Owned, &[V4, V6], LEASE).await?;
+        let dir = rig.crash().await;
+        sh(&format!("ip addr del {V4} dev va; ip addr del {V6} dev va; ip addr del 10.9.0.101/32 dev lo"))?;
+        let switches = || ["arp_ignore", "arp_announce", "promote_secondaries"].map(switch);
+        assert_eq!(switches(), ["1", "2", "1"]);
+        assert_eq!(removed(&dir).await?, Vec::<String>::new());
+        assert_eq!(switches(), ["0", "0", "0"]);
+        assert!(!dir.path().join("sysctl").exists());
+        assert_eq!(std::fs::read_to_string(dir.path().join("held"))?, "");
         Ok(())
     });
 }
@@ -363,6 +395,12 @@ fn release_in_another_namespace_changes_nothing_and_says_what_is_on_record() {
         let mut rig = Rig::start(&[V4, V6]).await?;
         rig.hold(Hold::Owned, &[V4, V6], LEASE).await?;
         let dir = rig.crash().await;
+        // An address of the same name makes the other namespace no more the right one.
+        net.there(|| {
+            sh(&format!(
+                "ip link add va type veth peer name third; ip link set va up; ip addr add {V4} dev va"
+            ))
+        })?;
         // A thread of its own may have a runtime of its own, and is born into the namespace.
         let path = dir.path();
         let release = || {
@@ -370,15 +408,17 @@ fn release_in_another_namespace_changes_nothing_and_says_what_is_on_record() {
             runtime.block_on(kernel::release_all(path)).map_err(std::io::Error::other)
         };
         let there = net.there(|| std::thread::scope(|s| s.spawn(release).join()));
-        let there = there.expect("no panic in the thread")?;
-        let elsewhere: Vec<_> =
-            there.elsewhere.iter().map(|l| format!("{} {}", l.interface, l.address)).collect();
-        assert_eq!((there.removed, elsewhere), (vec![], vec![format!("va {V4}"), format!("va {V6}")]));
-        let released = kernel::release_all(dir.path()).await?;
-        assert_eq!((released.removed.len(), released.elsewhere.len()), (2, 0), "the record is still there");
+        let Released::Elsewhere { namespace, addresses } = there.expect("no panic in the thread")? else {
+            return Err("released in the wrong namespace".into());
+        };
+        assert_eq!(namespace, output("readlink /proc/self/ns/net")?.trim());
+        assert_eq!(named(&addresses), [format!("va {V4}"), format!("va {V6}")]);
+        assert!(net.there(|| has("va", V4)));
+        assert_eq!(removed(&dir).await?.len(), 2, "the record is still there");
         Ok(())
     });
 }
+
 #[test]
 fn a_refused_group_is_not_held_by_half() {
     lab(|_net| async move {

@@ -58,6 +58,83 @@ fn an_address_that_somebody_configured_is_taken_over_or_evicted() {
     });
 }
 
+impl Rig {
+    /// Adds an address as somebody else would, and waits until it is gone again.
+    async fn evicts(&mut self, stray: &str) -> Outcome {
+        let (address, device) = stray.split_once(" dev ").ok_or("no device")?;
+        sh(&format!("ip addr add {stray}"))?;
+        let start = Instant::now();
+        assert_eq!(self.evicted().await, [cidr(address)]);
+        assert!(start.elapsed() < Duration::from_millis(50), "{:?}", start.elapsed());
+        assert!(!has(device, address), "{}", addresses(device));
+        Ok(())
+    }
+
+    async fn evicted(&mut self) -> Vec<Cidr> {
+        self.event(|event| match event {
+            KernelEvent::Evicted { group: 0, addresses } => Some(addresses),
+            KernelEvent::Restored { .. } | KernelEvent::Lost { .. } => panic!("{event:?}"),
+            _ => None,
+        })
+        .await
+    }
+}
+
+/// What is elsewhere than planned would outlive the release: this host would go on
+/// answering for it beside the next owner.
+#[test]
+fn a_copy_is_evicted_also_while_the_address_is_held() {
+    lab(|_net| async move {
+        sh("ip link add other type veth peer name third; ip link set other up")?;
+        let mut rig = Rig::start(&[V4, V6]).await?;
+        rig.hold(Hold::Owned, &[V4, V6], LEASE).await?;
+        for stray in [
+            "10.9.0.100/32 dev va",
+            "10.9.0.100/24 dev other",
+            "fd09::100/64 dev other",
+            "fd09::100/128 dev lo",
+        ] {
+            rig.evicts(stray).await?;
+            assert!(has(HERE, V4) && has(HERE, V6), "{}", addresses(HERE));
+        }
+        rig.hold(Hold::Silent, &[V4, V6], LEASE).await?;
+        for stray in
+            ["10.9.0.100/24 dev va", "10.9.0.100/32 dev other", "fd09::100/64 dev va", "10.9.0.100/8 dev lo"]
+        {
+            rig.evicts(stray).await?;
+            assert!(has("lo", "10.9.0.100/32") && has("lo", "fd09::100/128"), "{}", addresses("lo"));
+        }
+        // Not with the address, and nobody else's.
+        sh("ip addr add 10.9.0.77/32 dev va")?;
+        rig.hold(Hold::Absent, &[V4, V6], LEASE).await?;
+        assert!(has(HERE, "10.9.0.77/32") && !addresses("lo").contains(".100/"));
+        Ok(())
+    });
+}
+
+/// For the kernel an IPv6 address is one, whatever its prefix length: ours cannot
+/// be put back beside it.
+#[test]
+fn an_ipv6_address_in_place_of_ours_is_replaced_by_ours() {
+    lab(|_net| async move {
+        let mut rig = Rig::start(&[V6]).await?;
+        rig.hold(Hold::Owned, &[V6], LEASE).await?;
+        // One after the other before anybody can act: the actor is on this thread.
+        sh("ip addr del fd09::100/64 dev va; ip addr add fd09::100/128 dev va nodad")?;
+        assert_eq!(rig.evicted().await, [cidr("fd09::100/128")]);
+        assert_eq!(rig.restored().await, [cidr(V6)]);
+        assert!(has(HERE, V6) && !has(HERE, "fd09::100/128"), "{}", addresses(HERE));
+        // A plan that comes before the eviction leaves nothing on the interface.
+        sh("ip addr del fd09::100/64 dev va; ip addr add fd09::100/128 dev va nodad")?;
+        rig.hold(Hold::Silent, &[V6], LEASE).await?;
+        while addresses(HERE).contains("fd09::100/") {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        assert!(has("lo", "fd09::100/128"));
+        Ok(())
+    });
+}
+
 /// Plans are renewed once in a while, the quorum's lease with every advert.
 #[test]
 fn a_deleted_address_is_put_back_as_long_as_the_quorums_lease_lasts_by_now() {

@@ -95,6 +95,36 @@ fn a_plan_that_a_newer_one_replaced_meanwhile_is_not_answered() {
 }
 
 #[test]
+fn a_group_that_owns_by_now_is_left_out_and_the_others_are_passed_on() {
+    lab(|_net| async move {
+        if !nft() {
+            return Ok(());
+        }
+        let mut rig = Rig::start(&[]).await?;
+        rig.link(|_| true).await;
+        rig.handle.submit(plan(1, 1, Hold::Silent));
+        rig.handle.submit(plan(2, 1, Hold::Silent));
+        rig.handle.submit(plan(3, 1, Hold::Owned));
+        // The program runs when this is answered.
+        assert_eq!(rig.answers(1).await?, [(3, 1)]);
+        rig.handle.submit(plan(1, 2, Hold::Owned));
+        assert_eq!(rig.answers(2).await?, [(1, 2), (2, 1)]);
+        // Well before it would end by itself.
+        let start = Instant::now();
+        loop {
+            let rules = output("nft list ruleset")?;
+            let kept = rules.contains("10.9.1.2 timeout 500ms");
+            assert!(kept || start.elapsed() > Duration::from_millis(400), "{rules}");
+            if kept && !rules.contains("10.9.1.1 timeout 500ms") {
+                return Ok(());
+            }
+            assert!(start.elapsed() < Duration::from_millis(400), "{rules}");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    });
+}
+
+#[test]
 fn what_was_opened_is_removed_also_when_another_is_opened_meanwhile() {
     lab(|_net| async move {
         if !nft() {

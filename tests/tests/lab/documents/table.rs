@@ -81,7 +81,7 @@ pub(super) const COMMANDS: &[(&str, Proof)] = &[
     ("vipctl maintenance off", Typed(Px1, "")),
     ("vipctl switchover dns", Answered(Px1, "vipctl switchover dns", "px2 owns dns now")),
     ("vipctl switchover", Answered(Px1, "vipctl switchover", "px2 owns main now")),
-    ("vipctl release", Answered(Fresh, "vipctl release", "Nothing was left on this host.")),
+    ("vipctl release", Answered(Fresh, "vipctl release", "No floating address was left on this host.")),
     // vipd.
     ("cp /usr/share/doc/vipd/examples/vipd.toml /etc/vipd/vipd.toml", Typed(Fresh, "")),
     ("vipd check", Typed(Fresh, "/etc/vipd/vipd.toml: right (2 nodes, 1 VIP")),

@@ -3,6 +3,7 @@
 use super::{Group, KernelActor, RESYNC_PAUSE, Stale, life};
 use crate::kernel::monitor::{Monitor, Notice};
 use crate::kernel::request::Request;
+use crate::kernel::steps::Placed;
 use crate::kernel::sysctl::Switch;
 use crate::kernel::table::{News, Seen, Table};
 use crate::kernel::{KernelError, KernelEvent, Spot};
@@ -53,8 +54,7 @@ impl KernelActor {
                 }
             }
         }
-        self.restore(&lost).await;
-        self.evict(&strays).await;
+        self.put_right(&lost, &strays).await;
         self.reseat(&demoted);
         self.tell_links(&touched).await;
     }
@@ -65,6 +65,14 @@ impl KernelActor {
         info!("{old} is called {new} now");
         self.switches.rename(old, new);
         self.settle();
+    }
+
+    /// Puts back what is missing and removes what is too much. In whose place an
+    /// IPv6 address with another prefix length was, that one is back only then.
+    async fn put_right(&mut self, lost: &BTreeSet<Spot>, strays: &BTreeSet<Spot>) {
+        self.restore(lost).await;
+        let evicted = self.evict(strays).await;
+        self.restore(&evicted).await;
     }
 
     /// Puts back what somebody deleted.
@@ -130,28 +138,40 @@ impl KernelActor {
         }
     }
 
-    /// Deletes what somebody put here although no group is to hold it.
-    async fn evict(&mut self, strays: &BTreeSet<Spot>) {
-        let mut evicted: BTreeMap<usize, Vec<Cidr>> = BTreeMap::new();
+    /// Deletes what somebody put where no plan has it: it would outlive the plan.
+    /// Gives what it deleted.
+    async fn evict(&mut self, strays: &BTreeSet<Spot>) -> BTreeSet<Spot> {
+        let mut evicted: BTreeMap<usize, Vec<Spot>> = BTreeMap::new();
         for spot in strays {
-            let absent = |g: &&Group| {
-                g.plan.hold == Hold::Absent
-                    && g.plan.addresses.iter().any(|a| a.address() == spot.address.address())
-            };
-            if self.places.contains_key(&(spot.interface, spot.address.address())) {
-                continue;
-            }
-            let Some(group) = self.groups.values().find(absent).map(|g| g.plan.group) else { continue };
+            let Some(group) = self.intruded(spot) else { continue };
             match self.delete(&[*spot]).await {
                 Ok(gone) if gone.is_empty() => {}
-                Ok(_) => evicted.entry(group).or_default().push(spot.address),
+                Ok(_) => evicted.entry(group).or_default().push(*spot),
                 Err(reason) => warn!("somebody put a floating address here: {reason}"),
             }
         }
-        for (group, addresses) in evicted {
+        for (group, spots) in &evicted {
+            let addresses: Vec<Cidr> = spots.iter().map(|spot| spot.address).collect();
             debug!(group, ?addresses, "somebody put floating addresses here; removed");
-            self.tell(KernelEvent::Evicted { group, addresses }).await;
+            self.tell(KernelEvent::Evicted { group: *group, addresses }).await;
         }
+        evicted.into_values().flatten().collect()
+    }
+
+    /// The group whose address is in a place where the group does not have it; what
+    /// a group holds goes before what another may not hold.
+    fn intruded(&self, spot: &Spot) -> Option<usize> {
+        let address = spot.address.address();
+        let has = |group: &&Group| group.plan.addresses.iter().any(|a| a.address() == address);
+        let of_place = self.places.get(&(spot.interface, address)).and_then(|group| self.groups.get(group));
+        let held = || self.groups.values().filter(|g| g.plan.hold != Hold::Absent).find(has);
+        let group = of_place.or_else(held).or_else(|| self.groups.values().find(has))?;
+        // By the plan, where it is not known what was placed.
+        let planned = match &group.placed {
+            Some(placed) => placed.spots().contains(spot),
+            None => Placed::of(&group.plan).spots().contains(spot),
+        };
+        (!planned).then_some(group.plan.group)
     }
 
     /// The host's own address came back to a subnet in which a floating one
@@ -300,8 +320,7 @@ impl KernelActor {
         let secondary = self.table.spots().filter(|(spot, seen)| seen.secondary && !floating(spot));
         let demoted = secondary.map(|(spot, _)| spot).collect();
         let all = self.table.links().collect();
-        self.restore(&lost).await;
-        self.evict(&strays).await;
+        self.put_right(&lost, &strays).await;
         self.reseat(&demoted);
         self.tell_links(&all).await;
     }
