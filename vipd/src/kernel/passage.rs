@@ -130,10 +130,10 @@ impl Passages {
         self.waiting.remove(&group);
     }
 
-    /// Takes a group's addresses out of a table: of one that owns by now, its own
+    /// Takes addresses out of a table: of a group that owns by now, its own
     /// connections would go to the former owner. Those of the others stay.
-    fn close(&self, table: &str, passage: &Passage) {
-        let (nft, script) = (self.nft.clone(), passage.closing(table));
+    fn close(&self, script: String) {
+        let nft = self.nft.clone();
         tokio::spawn(async move {
             if let Err(error) = nft.run(&["-f", "-"], &script, UNHURRIED).await {
                 debug!(%error, "cannot close a passage that came too late");
@@ -163,15 +163,18 @@ impl Passages {
         if let Err(error) = (&mut opening.task).await {
             debug!(%error, "opening a passage ended early");
         }
-        let mut opened = Opened::new();
+        let (mut opened, mut closing) = (Opened::new(), String::new());
         if let Some(Opening { table, groups, .. }) = self.opening.take() {
             for (group, (generation, passage)) in groups {
                 if newest(group, generation) {
                     opened.push((group, generation));
                 } else {
-                    self.close(&table, &passage);
+                    closing += &passage.closing(&table);
                 }
             }
+        }
+        if !closing.is_empty() {
+            self.close(closing);
         }
         self.start();
         opened

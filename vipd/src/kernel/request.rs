@@ -151,9 +151,9 @@ impl Requester {
             let mut answer = [0; ANSWER];
             let length = self.socket.recv(&mut &mut answer[..], libc::MSG_DONTWAIT)?;
             let mut rest = answer.get(..length).unwrap_or(&answer);
-            while let Ok(message) = NetlinkMessage::<RouteNetlinkMessage>::deserialize(rest) {
-                let length = (message.header.length as usize).next_multiple_of(4);
-                rest = rest.get(length.max(16)..).unwrap_or_default();
+            while let Some(bytes) = first(rest) {
+                rest = rest.get(bytes.len().next_multiple_of(4)..).unwrap_or_default();
+                let Ok(message) = NetlinkMessage::<RouteNetlinkMessage>::deserialize(bytes) else { continue };
                 if message.header.sequence_number != self.sequence {
                     continue;
                 }
@@ -278,6 +278,12 @@ fn put(spot: Spot, life: Life) -> AddressMessage {
     message.attributes.push(AddressAttribute::Flags(flags));
     message.attributes.push(AddressAttribute::Protocol(AddressProtocol::Other(TAG)));
     message
+}
+
+/// The first message of a datagram.
+fn first(bytes: &[u8]) -> Option<&[u8]> {
+    let length = u32::from_ne_bytes(*bytes.first_chunk()?) as usize;
+    bytes.get(..length).filter(|message| message.len() >= 16)
 }
 
 /// The answers in a datagram: sequence number and result of each.
