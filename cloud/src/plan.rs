@@ -44,6 +44,9 @@ pub struct Desired {
     pub may_be_empty: bool,
     /// A person's edit is to be overwritten.
     pub repair: bool,
+    /// A name that is gone, lease and all, is written again: the server may have
+    /// lost its disk. Where that cannot be, a person has removed it.
+    pub restore: bool,
 }
 
 /// The records' time to live while a change is near, in seconds: caches ask again
@@ -94,7 +97,7 @@ pub enum Drift {
     },
     /// The addresses are right, their records were rebuilt.
     Rebuilt,
-    /// The lease record is gone, and the name has addresses.
+    /// The lease record is gone, and the name has addresses or is not to be restored.
     LeaseRemoved,
     /// The lease record is none.
     LeaseUnreadable(String),
@@ -163,9 +166,11 @@ impl fmt::Display for List<'_> {
 }
 
 /// Compares what a store holds with what it should hold. `base` is the lease as
-/// this node saw it last; none if it has not looked yet.
+/// this node saw it last; none if it has not looked yet. `now` is the time in
+/// seconds since 1970: where nobody knows an epoch, it begins above those that
+/// another node may remember of a server that lost them.
 #[must_use]
-pub fn plan(current: &Current, desired: &Desired, base: Option<&LeaseRecord>) -> Plan {
+pub fn plan(current: &Current, desired: &Desired, base: Option<&LeaseRecord>, now: u64) -> Plan {
     if let (LeaseRecord::Held(lease), Some(base)) = (&current.lease, base)
         && current.lease != *base
         && lease.owner != desired.owner
@@ -183,10 +188,12 @@ pub fn plan(current: &Current, desired: &Desired, base: Option<&LeaseRecord>) ->
     if drift.is_none() && is_in_sync(current, desired) {
         return Plan::InSync;
     }
+    let known = current.lease.epoch().max(base.map_or(0, LeaseRecord::epoch));
+    let is_first = known == 0 && current.lease == LeaseRecord::Absent;
     Plan::Write(Lease {
         // More than any epoch known, also after the zone went back. Far
         // below u64::MAX by the type's promise.
-        epoch: current.lease.epoch().max(base.map_or(0, LeaseRecord::epoch)) + 1,
+        epoch: if is_first { now.max(1) } else { known + 1 },
         owner: desired.owner.clone(),
         ttl: desired.ttl,
         addresses: desired.addresses.clone(),
@@ -215,7 +222,7 @@ fn drift(current: &Current, desired: &Desired, base: Option<&LeaseRecord>) -> Op
         // A server that lost what it had on disk (or a person who took everything
         // away): a name without addresses serves nobody, and the write asks for
         // nothing to be there.
-        LeaseRecord::Absent if found.is_empty() => None,
+        LeaseRecord::Absent if found.is_empty() && (desired.restore || highest == 0) => None,
         LeaseRecord::Absent if highest > 0 => Some(Drift::LeaseRemoved),
         LeaseRecord::Absent if *found == desired.addresses => None,
         LeaseRecord::Absent => Some(Drift::Unclaimed { found: found.clone() }),
@@ -248,7 +255,13 @@ mod tests {
 
     fn desired(addresses: &[&str]) -> Desired {
         let owner = Owner::new("px1").unwrap();
-        Desired { addresses: set(addresses), ttl: 5, owner, may_be_empty: false, repair: false }
+        let (may_be_empty, repair, restore) = (false, false, true);
+        Desired { addresses: set(addresses), ttl: 5, owner, may_be_empty, repair, restore }
+    }
+
+    /// With a clock that says nothing.
+    fn plan(current: &Current, desired: &Desired, base: Option<&LeaseRecord>) -> Plan {
+        super::plan(current, desired, base, 0)
     }
 
     fn lease(epoch: u64, owner: &str, addresses: &[&str]) -> Lease {
@@ -273,6 +286,22 @@ mod tests {
     #[test]
     fn the_first_write_creates() {
         assert_eq!(plan(&absent(&[]), &desired(TWO), None), Plan::Write(lease(1, "px1", TWO)));
+    }
+
+    /// A server has lost its disk. One node has started since and knows nothing,
+    /// another one remembers.
+    #[test]
+    fn a_first_epoch_is_above_those_that_others_remember() {
+        let (now, base) = (1_800_000_000, lease(7, "px2", TWO));
+        let Plan::Write(first) = super::plan(&absent(&[]), &desired(TWO), None, now) else { panic!() };
+        assert_eq!(first, lease(now, "px1", TWO));
+        let theirs = Desired { owner: Owner::new("px2").unwrap(), ..desired(TWO) };
+        let remembers = record(&base);
+        assert_eq!(super::plan(&held(&first), &theirs, Some(&remembers), now), Plan::Lost(first.clone()));
+        assert_eq!(super::plan(&held(&first), &theirs, Some(&record(&first)), now), Plan::InSync);
+        // Whoever knows one goes on from there.
+        let next = super::plan(&absent(&[]), &theirs, Some(&remembers), now);
+        assert_eq!(next, Plan::Write(lease(8, "px2", TWO)));
     }
 
     #[test]
@@ -366,6 +395,11 @@ mod tests {
             Plan::Write(lease(8, "px1", TWO))
         );
         assert_eq!(plan(&absent(&[]), &desired(&[]), Some(&record(&base))), Plan::KeepLast);
+        // A service loses no disk: a person has removed it.
+        let kept = Desired { restore: false, ..desired(TWO) };
+        let drift = Plan::Drift(Drift::LeaseRemoved);
+        assert_eq!(plan(&absent(&[]), &kept, Some(&record(&base))), drift);
+        assert_eq!(plan(&absent(&[]), &kept, None), Plan::Write(lease(1, "px1", TWO)), "nobody knows of it");
         let text = "v=spf1".to_owned();
         let foreign = Current { lease: LeaseRecord::Unreadable(text.clone()), ..absent(TWO) };
         assert_eq!(plan(&foreign, &desired(TWO), None), Plan::Drift(Drift::LeaseUnreadable(text)));
@@ -427,13 +461,15 @@ mod tests {
     }
 
     fn any_desired() -> impl Strategy<Value = Desired> {
-        (any_set(), 5..7u32, prop_oneof!["px1", "px2"], any::<bool>(), any::<bool>()).prop_map(
-            |(addresses, ttl, owner, may_be_empty, repair)| Desired {
+        let flags = any::<(bool, bool, bool)>();
+        (any_set(), 5..7u32, prop_oneof!["px1", "px2"], flags).prop_map(
+            |(addresses, ttl, owner, (may_be_empty, repair, restore))| Desired {
                 addresses,
                 ttl,
                 owner: Owner::new(&owner).unwrap(),
                 may_be_empty,
                 repair,
+                restore,
             },
         )
     }
@@ -496,7 +532,7 @@ mod tests {
                 if look {
                     views[node] = store.clone();
                 }
-                let wanted = Desired { addresses, ttl: 5, owner, may_be_empty: false, repair: false };
+                let wanted = Desired { addresses, owner, ..desired(&[]) };
                 if let Plan::Write(new) = plan(&views[node], &wanted, Some(&views[node].lease)) {
                     // The store's compare-and-swap.
                     if views[node] == store {

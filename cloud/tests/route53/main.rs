@@ -12,7 +12,7 @@ use std::collections::BTreeSet;
 use std::io::Write;
 use std::net::IpAddr;
 use std::process::{Command, ExitCode};
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 use tokio::time::{Instant, timeout};
 use vipd_cloud::route53::{Following, Form, Member, PACE, Route53};
 use vipd_cloud::{Desired, Drift, Outcome, Owner, Problem, Publisher, Skew};
@@ -119,7 +119,8 @@ fn set(addresses: &[&str]) -> BTreeSet<IpAddr> {
 
 fn desired(owner: &str, addresses: &[&str]) -> Desired {
     let owner = Owner::new(owner).unwrap();
-    Desired { addresses: set(addresses), ttl: 5, owner, may_be_empty: false, repair: false }
+    let (may_be_empty, repair, restore) = (false, false, false);
+    Desired { addresses: set(addresses), ttl: 5, owner, may_be_empty, repair, restore }
 }
 
 async fn store(fake: &Fake, form: Form) -> Route53 {
@@ -128,7 +129,8 @@ async fn store(fake: &Fake, form: Form) -> Route53 {
 
 fn publisher(store: Route53) -> Publisher<Route53> {
     let place = store.place();
-    Publisher::new(store, place, PACE)
+    // The first epoch is 1.
+    Publisher::new(store, place, PACE).with_clock(|| UNIX_EPOCH)
 }
 
 async fn simple(fake: &Fake) -> Publisher<Route53> {
@@ -314,8 +316,11 @@ async fn edits_are_told_and_repaired_on_demand() {
     assert_eq!(publish(&mut px1, &desired("px1", &["10.0.0.1"])).await, written(3));
     assert_eq!(at(&fake, NAME), [record("A", "", 5, &["10.0.0.1"])]);
 
-    // Records from before vipd, and a name that is an alias.
+    // All of it was removed: that was a person.
     fake.state().sets.clear();
+    assert_eq!(px1.check(&wanted, soon(), 0).await.unwrap(), Outcome::Drift(Drift::LeaseRemoved));
+
+    // Records from before vipd, and a name that is an alias.
     fake.state().put(NAME, "A", 60, &["192.0.2.9"]);
     let mut px2 = simple(&fake).await;
     let found = set(&["192.0.2.9"]);

@@ -369,6 +369,7 @@ fn dnsd_forgets(lab: &Lab) -> Result<()> {
     poll_until("it is written again, and no epoch is used twice", PATIENCE, || {
         Ok(before > 0 && epoch(&cloud)? > before)
     })?;
+    cloud.daemons[0].process().wait_for_line("was gone, lease and all: written again", PATIENCE)?;
     cloud.probe.wait_for(BOTH, PATIENCE)?;
     wait_for_sync(&cloud.daemons[0])
 }
