@@ -13,10 +13,20 @@ pub struct Current {
     pub lease: LeaseRecord,
     /// The addresses of the A and AAAA records.
     pub addresses: BTreeSet<IpAddr>,
-    /// The addresses are those of the lease, but the records are not built as
-    /// the settings ask: another TTL, one record instead of one for each node,
-    /// other health checks.
-    pub other_form: bool,
+    /// How the records are built, where the addresses are those of the lease.
+    pub shape: Shape,
+}
+
+/// How records are built: their TTL, one for all addresses or one for each node,
+/// with which health checks.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Shape {
+    /// As the settings ask.
+    Asked,
+    /// As a node wrote them last, by settings that were others.
+    Former,
+    /// As no node wrote them.
+    Foreign,
 }
 
 /// The TXT record of a name's lease.
@@ -140,7 +150,7 @@ impl fmt::Display for Drift {
                 write!(f, "the records were edited: {} was written, {} is there", List(written), List(found))
             }
             Self::Rebuilt => {
-                f.write_str("the records were rebuilt: another TTL, set identifier or health check")
+                f.write_str("the records were rebuilt by hand: another TTL, set identifier or health check")
             }
             Self::LeaseRemoved => f.write_str("the lease record was removed"),
             Self::LeaseUnreadable(text) => write!(f, "the lease record was edited: {text:?}"),
@@ -206,7 +216,7 @@ fn is_in_sync(current: &Current, desired: &Desired) -> bool {
             current.addresses == desired.addresses
                 && lease.addresses == desired.addresses
                 && lease.ttl == desired.ttl
-                && !current.other_form
+                && current.shape == Shape::Asked
         }
         // Nothing is there, and nothing is wanted: a lease would say no more.
         LeaseRecord::Absent => current.addresses.is_empty() && desired.addresses.is_empty(),
@@ -235,7 +245,7 @@ fn drift(current: &Current, desired: &Desired, base: Option<&LeaseRecord>) -> Op
         }
         // New addresses are written in the right form anyway.
         LeaseRecord::Held(lease)
-            if current.other_form && *found == desired.addresses && lease.ttl == desired.ttl =>
+            if current.shape == Shape::Foreign && *found == desired.addresses && lease.ttl == desired.ttl =>
         {
             Some(Drift::Rebuilt)
         }
@@ -273,11 +283,11 @@ mod tests {
     }
 
     fn held(lease: &Lease) -> Current {
-        Current { lease: record(lease), addresses: lease.addresses.clone(), other_form: false }
+        Current { lease: record(lease), addresses: lease.addresses.clone(), shape: Shape::Asked }
     }
 
     fn absent(addresses: &[&str]) -> Current {
-        Current { lease: LeaseRecord::Absent, addresses: set(addresses), other_form: false }
+        Current { lease: LeaseRecord::Absent, addresses: set(addresses), shape: Shape::Asked }
     }
 
     const ONE: &[&str] = &["10.0.0.1"];
@@ -352,13 +362,17 @@ mod tests {
     }
 
     #[test]
-    fn another_form_is_drift_but_does_not_stop_a_change() {
+    fn another_shape_is_drift_but_does_not_stop_a_change() {
         let ours = lease(7, "px1", TWO);
-        let rebuilt = Current { other_form: true, ..held(&ours) };
+        let rebuilt = Current { shape: Shape::Foreign, ..held(&ours) };
         assert_eq!(plan(&rebuilt, &desired(TWO), Some(&record(&ours))), Plan::Drift(Drift::Rebuilt));
         assert_eq!(plan(&rebuilt, &desired(ONE), Some(&record(&ours))), Plan::Write(lease(8, "px1", ONE)));
         let repair = Desired { repair: true, ..desired(TWO) };
         assert_eq!(plan(&rebuilt, &repair, Some(&record(&ours))), Plan::Write(lease(8, "px1", TWO)));
+        // What a node built by former settings is nobody's edit.
+        let former = Current { shape: Shape::Former, ..held(&ours) };
+        assert_eq!(plan(&former, &desired(TWO), Some(&record(&ours))), Plan::Write(lease(8, "px1", TWO)));
+        assert_eq!(plan(&former, &desired(TWO), None), Plan::Write(lease(8, "px1", TWO)), "after a restart");
     }
 
     #[test]
@@ -450,14 +464,13 @@ mod tests {
     }
 
     fn any_current() -> impl Strategy<Value = Current> {
-        (any_record(), any_set(), any::<bool>(), any::<bool>()).prop_map(
-            |(lease, mut addresses, same, other_form)| {
-                if let (LeaseRecord::Held(l), true) = (&lease, same) {
-                    addresses = l.addresses.clone();
-                }
-                Current { lease, addresses, other_form }
-            },
-        )
+        let shape = prop::sample::select(vec![Shape::Asked, Shape::Former, Shape::Foreign]);
+        (any_record(), any_set(), any::<bool>(), shape).prop_map(|(lease, mut addresses, same, shape)| {
+            if let (LeaseRecord::Held(l), true) = (&lease, same) {
+                addresses = l.addresses.clone();
+            }
+            Current { lease, addresses, shape }
+        })
     }
 
     fn any_desired() -> impl Strategy<Value = Desired> {

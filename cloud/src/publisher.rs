@@ -266,6 +266,7 @@ fn without_write(plan: Plan) -> Result<Outcome, Lease> {
 mod tests {
     use super::*;
     use crate::lease::Owner;
+    use crate::plan::Shape;
     use crate::store::Applied;
     use std::collections::VecDeque;
     use std::sync::Mutex;
@@ -309,7 +310,7 @@ mod tests {
 
     fn held(lease: &Lease) -> Current {
         let addresses = lease.addresses.clone();
-        Current { lease: LeaseRecord::Held(lease.clone()), addresses, other_form: false }
+        Current { lease: LeaseRecord::Held(lease.clone()), addresses, shape: Shape::Asked }
     }
 
     fn desired(last: &[u8]) -> Desired {
@@ -355,7 +356,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_name_that_was_gone_is_told_as_such() {
-        let nothing = || Ok(Current { lease: LeaseRecord::Absent, addresses: set(&[]), other_form: false });
+        let nothing = || Ok(Current { lease: LeaseRecord::Absent, addresses: set(&[]), shape: Shape::Asked });
         let ours = || Ok(held(&lease(7, "px1", &[9])));
         let mut px1 = publisher(vec![ours(), nothing()], vec![None, None]);
         assert_eq!(publish(&mut px1, &[9]).await.unwrap(), Outcome::InSync);
