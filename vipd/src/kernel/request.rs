@@ -165,7 +165,10 @@ impl Requester {
                     NetlinkPayload::Done(_) => return Ok(copies),
                     NetlinkPayload::Error(error) => return Err(error.to_io()),
                     // Foreign, open-ended: no part of a list of addresses.
-                    _ => {}
+                    NetlinkPayload::InnerMessage(_)
+                    | NetlinkPayload::Noop
+                    | NetlinkPayload::Overrun(_)
+                    | _ => {}
                 }
             }
         }
