@@ -64,11 +64,15 @@ pub struct Lease {
 impl Lease {
     /// The lease as the character strings of one TXT record.
     pub(crate) fn to_strings(&self) -> Vec<String> {
-        let text = self.to_string();
-        let chunks = text.as_bytes().chunks(MAX_CHARACTER_STRING);
-        // The text is ASCII: it may be cut anywhere.
-        chunks.map(|c| String::from_utf8_lossy(c).into_owned()).collect()
+        strings(&self.to_string())
     }
+}
+
+/// A text as the character strings of a TXT record.
+pub(crate) fn strings(text: &str) -> Vec<String> {
+    // Leases are ASCII: they may be cut anywhere.
+    let chunks = text.as_bytes().chunks(MAX_CHARACTER_STRING);
+    chunks.map(|c| String::from_utf8_lossy(c).into_owned()).collect()
 }
 
 impl fmt::Display for Lease {

@@ -19,6 +19,6 @@ pub use breaker::Pace;
 pub use error::{Error, Problem, Skew};
 pub use lease::{BadLease, BadOwner, LEASE_LABEL, Lease, Owner};
 pub use names::BadName;
-pub use plan::{Current, Desired, Drift, LeaseRecord, NEAR_TTL, Plan, plan};
+pub use plan::{Current, Desired, Drift, LeaseRecord, NEAR_TTL, Plan, Shape, plan};
 pub use publisher::{Outcome, Publisher, Status};
 pub use store::{Applied, Failure, Observed, RecordStore};

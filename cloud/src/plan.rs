@@ -13,10 +13,20 @@ pub struct Current {
     pub lease: LeaseRecord,
     /// The addresses of the A and AAAA records.
     pub addresses: BTreeSet<IpAddr>,
-    /// The addresses are those of the lease, but the records are not built as
-    /// the settings ask: another TTL, one record instead of one for each node,
-    /// other health checks.
-    pub other_form: bool,
+    /// How the records are built, where the addresses are those of the lease.
+    pub shape: Shape,
+}
+
+/// How records are built: their TTL, one for all addresses or one for each node,
+/// with which health checks.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Shape {
+    /// As the settings ask.
+    Asked,
+    /// As a node wrote them last, by settings that were others.
+    Former,
+    /// As no node wrote them.
+    Foreign,
 }
 
 /// The TXT record of a name's lease.
@@ -44,6 +54,9 @@ pub struct Desired {
     pub may_be_empty: bool,
     /// A person's edit is to be overwritten.
     pub repair: bool,
+    /// A name that is gone, lease and all, is written again: the server may have
+    /// lost its disk. Where that cannot be, a person has removed it.
+    pub restore: bool,
 }
 
 /// The records' time to live while a change is near, in seconds: caches ask again
@@ -94,7 +107,7 @@ pub enum Drift {
     },
     /// The addresses are right, their records were rebuilt.
     Rebuilt,
-    /// The lease record is gone, and the name has addresses.
+    /// The lease record is gone, and the name has addresses or is not to be restored.
     LeaseRemoved,
     /// The lease record is none.
     LeaseUnreadable(String),
@@ -137,7 +150,7 @@ impl fmt::Display for Drift {
                 write!(f, "the records were edited: {} was written, {} is there", List(written), List(found))
             }
             Self::Rebuilt => {
-                f.write_str("the records were rebuilt: another TTL, set identifier or health check")
+                f.write_str("the records were rebuilt by hand: another TTL, set identifier or health check")
             }
             Self::LeaseRemoved => f.write_str("the lease record was removed"),
             Self::LeaseUnreadable(text) => write!(f, "the lease record was edited: {text:?}"),
@@ -163,9 +176,11 @@ impl fmt::Display for List<'_> {
 }
 
 /// Compares what a store holds with what it should hold. `base` is the lease as
-/// this node saw it last; none if it has not looked yet.
+/// this node saw it last; none if it has not looked yet. `now` is the time in
+/// seconds since 1970: where nobody knows an epoch, it begins above those that
+/// another node may remember of a server that lost them.
 #[must_use]
-pub fn plan(current: &Current, desired: &Desired, base: Option<&LeaseRecord>) -> Plan {
+pub fn plan(current: &Current, desired: &Desired, base: Option<&LeaseRecord>, now: u64) -> Plan {
     if let (LeaseRecord::Held(lease), Some(base)) = (&current.lease, base)
         && current.lease != *base
         && lease.owner != desired.owner
@@ -183,10 +198,12 @@ pub fn plan(current: &Current, desired: &Desired, base: Option<&LeaseRecord>) ->
     if drift.is_none() && is_in_sync(current, desired) {
         return Plan::InSync;
     }
+    let known = current.lease.epoch().max(base.map_or(0, LeaseRecord::epoch));
+    let is_first = known == 0 && current.lease == LeaseRecord::Absent;
     Plan::Write(Lease {
         // More than any epoch known, also after the zone went back. Far
         // below u64::MAX by the type's promise.
-        epoch: current.lease.epoch().max(base.map_or(0, LeaseRecord::epoch)) + 1,
+        epoch: if is_first { now.max(1) } else { known + 1 },
         owner: desired.owner.clone(),
         ttl: desired.ttl,
         addresses: desired.addresses.clone(),
@@ -199,7 +216,7 @@ fn is_in_sync(current: &Current, desired: &Desired) -> bool {
             current.addresses == desired.addresses
                 && lease.addresses == desired.addresses
                 && lease.ttl == desired.ttl
-                && !current.other_form
+                && current.shape == Shape::Asked
         }
         // Nothing is there, and nothing is wanted: a lease would say no more.
         LeaseRecord::Absent => current.addresses.is_empty() && desired.addresses.is_empty(),
@@ -215,7 +232,7 @@ fn drift(current: &Current, desired: &Desired, base: Option<&LeaseRecord>) -> Op
         // A server that lost what it had on disk (or a person who took everything
         // away): a name without addresses serves nobody, and the write asks for
         // nothing to be there.
-        LeaseRecord::Absent if found.is_empty() => None,
+        LeaseRecord::Absent if found.is_empty() && (desired.restore || highest == 0) => None,
         LeaseRecord::Absent if highest > 0 => Some(Drift::LeaseRemoved),
         LeaseRecord::Absent if *found == desired.addresses => None,
         LeaseRecord::Absent => Some(Drift::Unclaimed { found: found.clone() }),
@@ -228,7 +245,7 @@ fn drift(current: &Current, desired: &Desired, base: Option<&LeaseRecord>) -> Op
         }
         // New addresses are written in the right form anyway.
         LeaseRecord::Held(lease)
-            if current.other_form && *found == desired.addresses && lease.ttl == desired.ttl =>
+            if current.shape == Shape::Foreign && *found == desired.addresses && lease.ttl == desired.ttl =>
         {
             Some(Drift::Rebuilt)
         }
@@ -248,7 +265,13 @@ mod tests {
 
     fn desired(addresses: &[&str]) -> Desired {
         let owner = Owner::new("px1").unwrap();
-        Desired { addresses: set(addresses), ttl: 5, owner, may_be_empty: false, repair: false }
+        let (may_be_empty, repair, restore) = (false, false, true);
+        Desired { addresses: set(addresses), ttl: 5, owner, may_be_empty, repair, restore }
+    }
+
+    /// With a clock that says nothing.
+    fn plan(current: &Current, desired: &Desired, base: Option<&LeaseRecord>) -> Plan {
+        super::plan(current, desired, base, 0)
     }
 
     fn lease(epoch: u64, owner: &str, addresses: &[&str]) -> Lease {
@@ -260,11 +283,11 @@ mod tests {
     }
 
     fn held(lease: &Lease) -> Current {
-        Current { lease: record(lease), addresses: lease.addresses.clone(), other_form: false }
+        Current { lease: record(lease), addresses: lease.addresses.clone(), shape: Shape::Asked }
     }
 
     fn absent(addresses: &[&str]) -> Current {
-        Current { lease: LeaseRecord::Absent, addresses: set(addresses), other_form: false }
+        Current { lease: LeaseRecord::Absent, addresses: set(addresses), shape: Shape::Asked }
     }
 
     const ONE: &[&str] = &["10.0.0.1"];
@@ -273,6 +296,22 @@ mod tests {
     #[test]
     fn the_first_write_creates() {
         assert_eq!(plan(&absent(&[]), &desired(TWO), None), Plan::Write(lease(1, "px1", TWO)));
+    }
+
+    /// A server has lost its disk. One node has started since and knows nothing,
+    /// another one remembers.
+    #[test]
+    fn a_first_epoch_is_above_those_that_others_remember() {
+        let (now, base) = (1_800_000_000, lease(7, "px2", TWO));
+        let Plan::Write(first) = super::plan(&absent(&[]), &desired(TWO), None, now) else { panic!() };
+        assert_eq!(first, lease(now, "px1", TWO));
+        let theirs = Desired { owner: Owner::new("px2").unwrap(), ..desired(TWO) };
+        let remembers = record(&base);
+        assert_eq!(super::plan(&held(&first), &theirs, Some(&remembers), now), Plan::Lost(first.clone()));
+        assert_eq!(super::plan(&held(&first), &theirs, Some(&record(&first)), now), Plan::InSync);
+        // Whoever knows one goes on from there.
+        let next = super::plan(&absent(&[]), &theirs, Some(&remembers), now);
+        assert_eq!(next, Plan::Write(lease(8, "px2", TWO)));
     }
 
     #[test]
@@ -323,13 +362,17 @@ mod tests {
     }
 
     #[test]
-    fn another_form_is_drift_but_does_not_stop_a_change() {
+    fn another_shape_is_drift_but_does_not_stop_a_change() {
         let ours = lease(7, "px1", TWO);
-        let rebuilt = Current { other_form: true, ..held(&ours) };
+        let rebuilt = Current { shape: Shape::Foreign, ..held(&ours) };
         assert_eq!(plan(&rebuilt, &desired(TWO), Some(&record(&ours))), Plan::Drift(Drift::Rebuilt));
         assert_eq!(plan(&rebuilt, &desired(ONE), Some(&record(&ours))), Plan::Write(lease(8, "px1", ONE)));
         let repair = Desired { repair: true, ..desired(TWO) };
         assert_eq!(plan(&rebuilt, &repair, Some(&record(&ours))), Plan::Write(lease(8, "px1", TWO)));
+        // What a node built by former settings is nobody's edit.
+        let former = Current { shape: Shape::Former, ..held(&ours) };
+        assert_eq!(plan(&former, &desired(TWO), Some(&record(&ours))), Plan::Write(lease(8, "px1", TWO)));
+        assert_eq!(plan(&former, &desired(TWO), None), Plan::Write(lease(8, "px1", TWO)), "after a restart");
     }
 
     #[test]
@@ -366,6 +409,11 @@ mod tests {
             Plan::Write(lease(8, "px1", TWO))
         );
         assert_eq!(plan(&absent(&[]), &desired(&[]), Some(&record(&base))), Plan::KeepLast);
+        // A service loses no disk: a person has removed it.
+        let kept = Desired { restore: false, ..desired(TWO) };
+        let drift = Plan::Drift(Drift::LeaseRemoved);
+        assert_eq!(plan(&absent(&[]), &kept, Some(&record(&base))), drift);
+        assert_eq!(plan(&absent(&[]), &kept, None), Plan::Write(lease(1, "px1", TWO)), "nobody knows of it");
         let text = "v=spf1".to_owned();
         let foreign = Current { lease: LeaseRecord::Unreadable(text.clone()), ..absent(TWO) };
         assert_eq!(plan(&foreign, &desired(TWO), None), Plan::Drift(Drift::LeaseUnreadable(text)));
@@ -416,24 +464,25 @@ mod tests {
     }
 
     fn any_current() -> impl Strategy<Value = Current> {
-        (any_record(), any_set(), any::<bool>(), any::<bool>()).prop_map(
-            |(lease, mut addresses, same, other_form)| {
-                if let (LeaseRecord::Held(l), true) = (&lease, same) {
-                    addresses = l.addresses.clone();
-                }
-                Current { lease, addresses, other_form }
-            },
-        )
+        let shape = prop::sample::select(vec![Shape::Asked, Shape::Former, Shape::Foreign]);
+        (any_record(), any_set(), any::<bool>(), shape).prop_map(|(lease, mut addresses, same, shape)| {
+            if let (LeaseRecord::Held(l), true) = (&lease, same) {
+                addresses = l.addresses.clone();
+            }
+            Current { lease, addresses, shape }
+        })
     }
 
     fn any_desired() -> impl Strategy<Value = Desired> {
-        (any_set(), 5..7u32, prop_oneof!["px1", "px2"], any::<bool>(), any::<bool>()).prop_map(
-            |(addresses, ttl, owner, may_be_empty, repair)| Desired {
+        let flags = any::<(bool, bool, bool)>();
+        (any_set(), 5..7u32, prop_oneof!["px1", "px2"], flags).prop_map(
+            |(addresses, ttl, owner, (may_be_empty, repair, restore))| Desired {
                 addresses,
                 ttl,
                 owner: Owner::new(&owner).unwrap(),
                 may_be_empty,
                 repair,
+                restore,
             },
         )
     }
@@ -496,7 +545,7 @@ mod tests {
                 if look {
                     views[node] = store.clone();
                 }
-                let wanted = Desired { addresses, ttl: 5, owner, may_be_empty: false, repair: false };
+                let wanted = Desired { addresses, owner, ..desired(&[]) };
                 if let Plan::Write(new) = plan(&views[node], &wanted, Some(&views[node].lease)) {
                     // The store's compare-and-swap.
                     if views[node] == store {

@@ -4,11 +4,11 @@
 use crate::breaker::{Breaker, Pace};
 use crate::error::{Error, Problem};
 use crate::lease::Lease;
-use crate::plan::{Desired, Drift, LeaseRecord, Plan, plan};
+use crate::plan::{Current, Desired, Drift, LeaseRecord, Plan, plan};
 use crate::store::{Failure, Observed, RecordStore};
 use std::collections::BTreeSet;
 use std::net::IpAddr;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::time::Instant;
 
 /// A server may refuse a write because of another one that it does not answer
@@ -31,6 +31,7 @@ pub struct Publisher<S: RecordStore> {
     observed: Option<Observed<S::Raw>>,
     /// The lease as it was seen last, also while in doubt.
     base: Option<LeaseRecord>,
+    clock: fn() -> SystemTime,
     status: Status,
 }
 
@@ -72,6 +73,8 @@ pub struct Status {
     pub error: Option<(String, Instant)>,
     /// When the last write was sent.
     pub sent_at: Option<Instant>,
+    /// It was of a name that was gone, lease and all, since a node had written it.
+    pub was_gone: bool,
     /// No request is made before.
     pub paused_until: Option<Instant>,
 }
@@ -80,7 +83,19 @@ impl<S: RecordStore> Publisher<S> {
     /// A name in a store that was not read yet. `place` names both in errors.
     pub fn new(store: S, place: String, pace: Pace) -> Self {
         let breaker = Breaker::new(pace);
-        Self { store, place, breaker, observed: None, base: None, status: Status::default() }
+        let clock = SystemTime::now as fn() -> SystemTime;
+        Self { store, place, breaker, observed: None, base: None, clock, status: Status::default() }
+    }
+
+    /// The same with another clock for the first epoch.
+    #[must_use]
+    pub fn with_clock(self, clock: fn() -> SystemTime) -> Self {
+        Self { clock, ..self }
+    }
+
+    fn plan(&self, observed: &Observed<S::Raw>, desired: &Desired, base: Option<&LeaseRecord>) -> Plan {
+        let now = (self.clock)().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
+        plan(&observed.current, desired, base, now)
     }
 
     /// The store.
@@ -136,7 +151,7 @@ impl<S: RecordStore> Publisher<S> {
     }
 
     async fn try_publish(&mut self, desired: &Desired, deadline: Instant) -> Result<Outcome, Error> {
-        let known = self.observed.as_ref().map(|o| plan(&o.current, desired, self.base.as_ref()));
+        let known = self.observed.as_ref().map(|o| self.plan(o, desired, self.base.as_ref()));
         let planned = match known {
             Some(plan @ (Plan::InSync | Plan::Write(_) | Plan::KeepLast)) => plan,
             // What keeps us from writing may have gone since.
@@ -156,7 +171,7 @@ impl<S: RecordStore> Publisher<S> {
         for _ in 0..2 {
             self.observed = None;
             let observed = self.store.read(deadline).await?;
-            planned = plan(&observed.current, desired, base.as_ref());
+            planned = self.plan(&observed, desired, base.as_ref());
             self.remember(observed);
             if !matches!(planned, Plan::Drift(_)) {
                 break;
@@ -180,6 +195,9 @@ impl<S: RecordStore> Publisher<S> {
         let observed = self.observed.take().expect("a write is planned from what was observed");
         let now = Instant::now();
         self.status.sent_at = Some(now);
+        let was_written = matches!(self.base, Some(LeaseRecord::Held(_)));
+        let Current { lease: found, addresses, .. } = &observed.current;
+        self.status.was_gone = was_written && *found == LeaseRecord::Absent && addresses.is_empty();
         let write_by = now + deadline.saturating_duration_since(now) / 2;
         let written = |pending| Ok(Outcome::Written { epoch: lease.epoch, pending });
         let (doubt, pauses) = match self.store.apply(&observed, lease, write_by).await {
@@ -248,7 +266,7 @@ fn without_write(plan: Plan) -> Result<Outcome, Lease> {
 mod tests {
     use super::*;
     use crate::lease::Owner;
-    use crate::plan::Current;
+    use crate::plan::Shape;
     use crate::store::Applied;
     use std::collections::VecDeque;
     use std::sync::Mutex;
@@ -292,12 +310,13 @@ mod tests {
 
     fn held(lease: &Lease) -> Current {
         let addresses = lease.addresses.clone();
-        Current { lease: LeaseRecord::Held(lease.clone()), addresses, other_form: false }
+        Current { lease: LeaseRecord::Held(lease.clone()), addresses, shape: Shape::Asked }
     }
 
     fn desired(last: &[u8]) -> Desired {
         let owner = Owner::new("px1").unwrap();
-        Desired { addresses: set(last), ttl: 5, owner, may_be_empty: false, repair: false }
+        let (may_be_empty, repair, restore) = (false, false, true);
+        Desired { addresses: set(last), ttl: 5, owner, may_be_empty, repair, restore }
     }
 
     fn publisher(reads: Vec<Result<Current, Problem>>, writes: Vec<Option<Failure>>) -> Publisher<Script> {
@@ -333,6 +352,24 @@ mod tests {
         let mut px1 = publisher((0..5).map(|_| old()).collect(), vec![Some(Failure::Conflict)]);
         let error = publish(&mut px1, &[9]).await.unwrap_err();
         assert!(matches!(error.problem, Problem::Contended) && is_done(&px1), "{error}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_name_that_was_gone_is_told_as_such() {
+        let nothing = || Ok(Current { lease: LeaseRecord::Absent, addresses: set(&[]), shape: Shape::Asked });
+        let ours = || Ok(held(&lease(7, "px1", &[9])));
+        let mut px1 = publisher(vec![ours(), nothing()], vec![None, None]);
+        assert_eq!(publish(&mut px1, &[9]).await.unwrap(), Outcome::InSync);
+        let by = Instant::now() + Duration::from_secs(10);
+        assert!(matches!(px1.check(&desired(&[9]), by, 0).await.unwrap(), Outcome::Due(_)));
+        assert_eq!(publish(&mut px1, &[9]).await.unwrap(), Outcome::Written { epoch: 8, pending: None });
+        assert!(px1.status().was_gone);
+        assert_eq!(publish(&mut px1, &[8]).await.unwrap(), Outcome::Written { epoch: 9, pending: None });
+        assert!(is_done(&px1) && !px1.status().was_gone, "that one was a change");
+        // A first write is none, and begins by the clock.
+        let mut px1 = publisher(vec![nothing()], vec![None]);
+        let Outcome::Written { epoch, .. } = publish(&mut px1, &[9]).await.unwrap() else { panic!() };
+        assert!(epoch > 1_700_000_000 && !px1.status().was_gone);
     }
 
     #[tokio::test(start_paused = true)]

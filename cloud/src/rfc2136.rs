@@ -12,7 +12,7 @@ use crate::breaker::Pace;
 use crate::error::{Error, Problem};
 use crate::lease::Lease;
 use crate::names::{self, BadName};
-use crate::plan::{Current, LeaseRecord};
+use crate::plan::{Current, LeaseRecord, Shape};
 use crate::store::{Applied, Failure, Observed, RecordStore};
 use exchange::{Answer, NoAnswer, exchange};
 use hickory_proto::op::{Message, OpCode, Query, ResponseCode, UpdateMessage};
@@ -241,7 +241,7 @@ impl Rfc2136 {
         let addresses = sets.flatten().filter_map(|data| data.ip_addr()).collect();
         // TTLs are not compared: one that somebody edited is right again with the
         // next change, and until then no client goes wrong by it.
-        let current = Current { lease: lease_record(&lease), addresses, other_form: false };
+        let current = Current { lease: lease_record(&lease), addresses, shape: Shape::Asked };
         Observed { current, raw: Told { lease, unused: false } }
     }
 
@@ -310,7 +310,7 @@ fn lease_record(data: &[RData]) -> LeaseRecord {
 
 /// What was read of a name that nobody has: the write asks for just that.
 fn nothing() -> Observed<Told> {
-    let current = Current { lease: LeaseRecord::Absent, addresses: BTreeSet::new(), other_form: false };
+    let current = Current { lease: LeaseRecord::Absent, addresses: BTreeSet::new(), shape: Shape::Asked };
     Observed { current, raw: Told { lease: vec![], unused: true } }
 }
 
@@ -362,7 +362,7 @@ impl RecordStore for Rfc2136 {
         let current = Current {
             lease: LeaseRecord::Held(lease.clone()),
             addresses: lease.addresses.clone(),
-            other_form: false,
+            shape: Shape::Asked,
         };
         let raw = Told { lease: vec![RData::TXT(TXT::new(lease.to_strings()))], unused: false };
         Ok(Applied { observed: Observed { current, raw }, pending: None })
@@ -407,7 +407,7 @@ mod tests {
             stream.write_u16(answer.len() as u16).await.unwrap();
             stream.write_all(&answer).await.unwrap();
         });
-        let nothing = Current { lease: LeaseRecord::Absent, addresses: BTreeSet::new(), other_form: false };
+        let nothing = Current { lease: LeaseRecord::Absent, addresses: BTreeSet::new(), shape: Shape::Asked };
         let observed = Observed { current: nothing, raw: Told::default() };
         let addresses = BTreeSet::from([IpAddr::from([10, 0, 0, 1])]);
         let lease = Lease { epoch: 1, owner: Owner::new("px1").unwrap(), ttl: 5, addresses };

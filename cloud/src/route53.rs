@@ -13,7 +13,7 @@ use crate::breaker::Pace;
 use crate::error::{Error, Problem};
 use crate::lease::Lease;
 use crate::names::{self, BadName};
-use crate::plan::{Current, LeaseRecord};
+use crate::plan::{Current, LeaseRecord, Shape};
 use crate::store::{Applied, Failure, Observed, RecordStore};
 use aws_sdk_route53::Client;
 use aws_sdk_route53::config::http::HttpResponse;
@@ -256,7 +256,7 @@ impl RecordStore for Route53 {
                 let current = Current {
                     lease: LeaseRecord::Held(lease.clone()),
                     addresses: lease.addresses.clone(),
-                    other_form: false,
+                    shape: Shape::Asked,
                 };
                 let pending = answer.change_info.filter(|c| c.status != ChangeStatus::Insync).map(|c| c.id);
                 Ok(Applied { observed: Observed { current, raw: new }, pending })

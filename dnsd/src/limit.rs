@@ -36,7 +36,7 @@ impl Complaints {
         if last.0 != now {
             let held = last.1.saturating_sub(LINES);
             if held > 0 {
-                warn!(lines = held, "more requests without a good signature were refused");
+                warn!(lines = held, "more refusals were not told of");
             }
             *last = (now, 0);
         }

@@ -141,6 +141,8 @@ pub struct Shared {
     pub metrics: Metrics,
     /// Lines about what anybody can cause.
     pub complaints: Complaints,
+    /// The same of updates with a good signature that were not done for this server's own sake.
+    pub failures: Complaints,
     /// The addresses that are served.
     pub listen: ArcSwap<Vec<SocketAddr>>,
     reload_error: ArcSwapOption<String>,
@@ -155,6 +157,7 @@ impl Shared {
             cookies,
             metrics: Metrics::default(),
             complaints: Complaints::default(),
+            failures: Complaints::default(),
             listen: ArcSwap::default(),
             reload_error: ArcSwapOption::empty(),
         }

@@ -1,7 +1,7 @@
 //! The sockets of TCP (RFC 7766).
 
-use crate::answer::{Answerer, Outcome, Source, rcode};
-use crate::message::{Request, begin};
+use crate::answer::{Answerer, Outcome, Source};
+use crate::message::Request;
 use crate::served::{Served, Shared};
 use crate::transfer;
 use crate::tsig;
@@ -216,12 +216,8 @@ impl Guest {
             Outcome::Silence => (vec![], None),
             Outcome::Update(signed) => {
                 let (sender, receiver) = oneshot::channel();
-                if writer.update(raw.to_vec(), signed, self.client, Reply::Tcp(sender)) {
-                    return (receiver.await.into_iter().collect(), None);
-                }
-                let Ok(request) = Request::read(raw) else { return (vec![], None) };
-                begin(&request, false, rcode::SERVFAIL, &mut out);
-                (vec![out], None)
+                writer.update(raw.to_vec(), signed, self.client, Reply::Tcp(sender));
+                (receiver.await.into_iter().collect(), None)
             }
             Outcome::Transfer => self.transfer(raw, &served).await,
         }

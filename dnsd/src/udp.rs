@@ -1,7 +1,6 @@
 //! The sockets of UDP: a thread each, many messages to a system call.
 
-use crate::answer::{Answerer, Outcome, Source, rcode};
-use crate::message::{Request, begin};
+use crate::answer::{Answerer, Outcome, Source};
 use crate::served::Shared;
 use crate::tsig;
 use crate::writer::{Reply, Writer};
@@ -95,12 +94,7 @@ pub fn serve(
                 Outcome::Update(signed) => {
                     let Some(to) = socket_address(client) else { continue };
                     let reply = Reply::Udp(Arc::clone(socket), to);
-                    if !writer.update(raw.to_vec(), signed, address, reply)
-                        && let Ok(request) = Request::read(raw)
-                    {
-                        begin(&request, false, rcode::SERVFAIL, out);
-                        clients.push(Some(*client));
-                    }
+                    writer.update(raw.to_vec(), signed, address, reply);
                 }
             }
         }

@@ -80,16 +80,26 @@ enum Job {
 
 /// The way to the writer.
 #[derive(Clone)]
-pub struct Writer(SyncSender<Job>);
+pub struct Writer {
+    queue: SyncSender<Job>,
+    shared: Arc<Shared>,
+}
 
 impl Writer {
-    /// Hands over an update whose signature is good; `false` when too many wait.
-    #[must_use]
-    pub fn update(&self, raw: Vec<u8>, signed: Box<Signed>, from: IpAddr, reply: Reply) -> bool {
-        match self.0.try_send(Job::Update { raw, signed, from, reply, at: Instant::now() }) {
-            Ok(()) => true,
-            Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => false,
-        }
+    /// Hands over an update whose signature is good; it is refused when too many wait.
+    pub fn update(&self, raw: Vec<u8>, signed: Box<Signed>, from: IpAddr, reply: Reply) {
+        let (job, why) =
+            match self.queue.try_send(Job::Update { raw, signed, from, reply, at: Instant::now() }) {
+                Ok(()) => return,
+                Err(TrySendError::Full(job)) => (job, "too many updates wait for the disk"),
+                Err(TrySendError::Disconnected(job)) => (job, "this server stops"),
+            };
+        let Job::Update { raw, signed, from, reply, .. } = job else { return };
+        let Ok(request) = Request::read(&raw) else { return };
+        failed(&self.shared, &request, &signed, from, why);
+        let mut answer = Vec::new();
+        begin(&request, false, rcode::SERVFAIL, &mut answer);
+        send(&self.shared, &request, &signed, None, answer, reply);
     }
 
     /// Takes new settings into service.
@@ -103,7 +113,7 @@ impl Writer {
             path: config.state_dir.clone(),
             source: io::Error::other("the writer has stopped"),
         };
-        let (queue, settings) = (self.0.clone(), config.clone());
+        let (queue, settings) = (self.queue.clone(), config.clone());
         // Files are read here, where no update waits for it. The queue, too, may
         // be full for a moment.
         let sent = tokio::task::spawn_blocking(move || {
@@ -119,7 +129,7 @@ impl Writer {
 
     /// Ends the thread when what waits is done.
     pub fn stop(&self) {
-        let _ = self.0.send(Job::Stop);
+        let _ = self.queue.send(Job::Stop);
     }
 }
 
@@ -133,9 +143,9 @@ pub fn start(
     zones: Vec<ZoneState>,
 ) -> io::Result<(Writer, std::thread::JoinHandle<()>)> {
     let (sender, receiver) = sync_channel(QUEUE);
-    let mut thread = Thread { shared, zones, elsewhere: Replay::default() };
+    let mut thread = Thread { shared: Arc::clone(&shared), zones, elsewhere: Replay::default() };
     let handle = std::thread::Builder::new().name("writer".into()).spawn(move || thread.run(&receiver))?;
-    Ok((Writer(sender), handle))
+    Ok((Writer { queue: sender, shared }, handle))
 }
 
 struct Thread {
@@ -150,6 +160,7 @@ struct Thread {
 struct Waiting {
     request: Vec<u8>,
     signed: Signed,
+    from: IpAddr,
     reply: Reply,
     verdict: Verdict,
 }
@@ -268,7 +279,9 @@ impl Thread {
             Seen::Waiting => return,
             Seen::Before(code) => {
                 begin(&request, false, code, &mut answer);
-                return self.send(&request, Some(&signed), None, answer, reply);
+                let index = index.as_ref().ok().filter(|_| code == rcode::NOERROR);
+                let lease = index.and_then(|index| self.granted(*index, &request).ok().flatten());
+                return send(&self.shared, &request, &signed, lease, answer, reply);
             }
             Seen::TooOld(why) => {
                 // Anybody can have recorded it.
@@ -290,7 +303,7 @@ impl Thread {
                 self.tell(&refused, &signed, from);
                 self.elsewhere.remember(&signed, Some(refused.rcode), now);
                 begin(&request, false, refused.rcode, &mut answer);
-                return self.send(&request, Some(&signed), None, answer, reply);
+                return send(&self.shared, &request, &signed, None, answer, reply);
             }
         };
         let batch = batches.entry(index).or_default();
@@ -300,7 +313,7 @@ impl Thread {
         });
         batch.marks.push(replay::mark(&signed, verdict.code()));
         self.replay(Some(index)).remember(&signed, None, now);
-        batch.waiting.push(Waiting { request: raw, signed, reply, verdict });
+        batch.waiting.push(Waiting { request: raw, signed, from, reply, verdict });
     }
 
     /// What is known of the signed updates of a zone.
@@ -342,10 +355,7 @@ impl Thread {
         }
         let message = Message::from_vec(request.raw)
             .map_err(|error| refuse(rcode::FORMERR, &format!("malformed: {error}")))?;
-        let lease = request.edns.and_then(|edns| edns.lease);
-        let malformed = || refuse(rcode::FORMERR, "the lease option is malformed");
-        let granted = |option| lease::granted(option, &state.serving.settings).ok_or_else(malformed);
-        let lease = lease.map(granted).transpose()?;
+        let lease = self.granted(index, request)?;
         let zone = state.serving.zone.read();
         let mut view = View::new(&zone, &batch.pending, batch.serial.unwrap_or(zone.serial()));
         let leases = update::judge(&mut view, &message, &signed.key, lease)?;
@@ -361,6 +371,17 @@ impl Thread {
         }
         batch.leases.extend(leases);
         Ok(if same { Verdict::Same { lease } } else { Verdict::Done { lease } })
+    }
+
+    /// The lease that an update asks for, as its zone grants it.
+    fn granted(&self, index: usize, request: &Request<'_>) -> Result<Option<u32>, Refused> {
+        let asked = request.edns.and_then(|edns| edns.lease);
+        let Some((option, state)) = asked.zip(self.zones.get(index)) else { return Ok(None) };
+        let granted = lease::granted(option, &state.serving.settings);
+        let reason = || "the lease option is malformed".to_owned();
+        let malformed =
+            || Refused { rcode: rcode::FORMERR, name: name::show(&request.name), reason: reason() };
+        granted.ok_or_else(malformed).map(Some)
     }
 
     fn index(&self, serving: &Serving) -> Option<usize> {
@@ -381,32 +402,36 @@ impl Thread {
                 state.leases.apply(&leases, now);
             }
         }
-        for Waiting { request, signed, reply, verdict } in waiting {
+        for Waiting { request, signed, from, reply, verdict } in waiting {
             let code = if written { verdict.code() } else { rcode::SERVFAIL };
-            self.count(verdict, written);
+            let Ok(request) = Request::read(&request) else { continue };
             if written {
+                self.count(verdict);
                 self.replay(Some(index)).remember(&signed, Some(code), tsig::seconds());
             } else {
+                // What was refused was told of then.
+                if verdict.code() == rcode::NOERROR {
+                    failed(&self.shared, &request, &signed, from, "the journal cannot be written");
+                }
                 self.replay(Some(index)).forget(&signed);
             }
-            let Ok(request) = Request::read(&request) else { continue };
             let mut answer = Vec::new();
             begin(&request, false, code, &mut answer);
-            self.send(&request, Some(&signed), verdict.lease().filter(|_| written), answer, reply);
+            let lease = verdict.lease().filter(|_| written);
+            send(&self.shared, &request, &signed, lease, answer, reply);
         }
         if written {
             self.tidy(index);
         }
     }
 
-    fn count(&self, verdict: Verdict, written: bool) {
+    fn count(&self, verdict: Verdict) {
         let metrics = &self.shared.metrics;
-        match (verdict, written) {
-            (Verdict::Done { .. }, true) => metrics.updates.add(),
-            (Verdict::Same { .. }, true) => metrics.updates_same.add(),
-            (Verdict::Done { .. } | Verdict::Same { .. }, false) => metrics.updates_failed.add(),
+        match verdict {
+            Verdict::Done { .. } => metrics.updates.add(),
+            Verdict::Same { .. } => metrics.updates_same.add(),
             // Told and counted when it was refused.
-            (Verdict::Refused(_), _) => {}
+            Verdict::Refused(_) => {}
         }
     }
 
@@ -446,22 +471,6 @@ impl Thread {
         true
     }
 
-    fn send(
-        &self,
-        request: &Request<'_>,
-        signed: Option<&Signed>,
-        lease: Option<u32>,
-        mut answer: Vec<u8>,
-        reply: Reply,
-    ) {
-        append_plain_edns(request, lease, &mut answer);
-        if let Some(signed) = signed {
-            signed.sign(&mut answer);
-        }
-        self.shared.metrics.answer(&answer);
-        reply.send(answer);
-    }
-
     fn tell(&self, refused: &Refused, signed: &Signed, from: IpAddr) {
         let Refused { rcode, name, reason } = refused;
         let key = &signed.key.name;
@@ -475,6 +484,30 @@ impl Thread {
             self.shared.metrics.updates_refused.add();
             warn!(key, name, client = %from, "update refused: {reason}");
         }
+    }
+}
+
+fn send(
+    shared: &Shared,
+    request: &Request<'_>,
+    signed: &Signed,
+    lease: Option<u32>,
+    mut answer: Vec<u8>,
+    reply: Reply,
+) {
+    append_plain_edns(request, lease, &mut answer);
+    signed.sign(&mut answer);
+    shared.metrics.answer(&answer);
+    reply.send(answer);
+}
+
+/// Counts an update that nothing was wrong with and that was not done all the same,
+/// and tells of it: of many, of some each second.
+fn failed(shared: &Shared, request: &Request<'_>, signed: &Signed, from: IpAddr, why: &str) {
+    shared.metrics.updates_failed.add();
+    if shared.failures.may_tell(tsig::seconds()) {
+        let (key, name) = (&signed.key.name, name::show(&request.name));
+        warn!(key, name, client = %from, "update refused: {why}");
     }
 }
 

@@ -8,6 +8,7 @@ use common::Dnsd;
 use common::leased::{cut_bytes, exchange, exchange_bytes, message, now, signed, signer};
 use hickory_proto::op::Message;
 use hickory_proto::rr::DNSClass;
+use hickory_proto::rr::rdata::opt::EdnsOption;
 use hickory_proto::rr::rdata::tsig::TsigError;
 
 const ZONE: &str = "$TTL 60\n@ NS ns1\nns1 A 10.77.0.11\n";
@@ -39,6 +40,20 @@ fn a_copy_of_an_update_does_nothing_and_is_answered_the_same() {
     let answer = exchange(&dnsd, &update);
     assert_eq!(answer.response_code.low(), 0, "a client whose answer was lost gets it");
     assert_eq!(dnsd_serial(&dnsd), serial + 1, "and it did nothing");
+}
+
+/// A client whose answer was lost has to learn for how long its records are there.
+#[test]
+fn a_copy_of_a_leased_update_is_told_its_lease() {
+    let dnsd = Dnsd::running(ZONE);
+    let update = signed(message(&["10.0.0.1"], Some(40)), now());
+    let lease = |answer: Message| {
+        assert_eq!(answer.response_code.low(), 0);
+        answer.edns.as_ref().and_then(|edns| edns.option(2.into()).cloned())
+    };
+    let first = lease(exchange(&dnsd, &update));
+    assert_eq!(first, Some(EdnsOption::Unknown(2, 40_u32.to_be_bytes().to_vec())));
+    assert_eq!(lease(exchange(&dnsd, &update)), first);
 }
 
 /// What nobody knows of may be a copy: of a server that lost its state.

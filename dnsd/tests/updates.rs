@@ -270,6 +270,7 @@ fn a_full_disk_refuses_updates_and_answers_on() {
     let (i, said) = failed.unwrap();
     assert!(said.contains("SERVFAIL"), "{said}");
     dnsd.log().wait_for(&["cannot write the journal: updates are refused, queries are answered"]);
+    dnsd.log().wait_for(&["update refused: the journal cannot be written", "key=\"vipd.\"", "corp.example."]);
     assert!(done > 2);
     assert_eq!(dnsd.short("db.corp.example A"), ["10.77.0.11"]);
     assert!(dnsd.dig(&format!("n{i}.dyn.corp.example TXT")).contains("NXDOMAIN"), "not done is not shown");

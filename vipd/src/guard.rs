@@ -8,6 +8,7 @@
 //!
 //! ```text
 //!  daemon ── update (whole state) ──► guard: remembers the newest
+//!  daemon ── a lease lasts longer ──► guard: deletes what it is for no sooner
 //!  daemon ── end of file ───────────► guard: waits until the process is gone,
 //!                                     deletes the addresses, and only then
 //!                                     sends the releases and gives votes and
@@ -55,6 +56,15 @@ struct State {
     watched: Vec<(u64, Vec<Held>)>,
 }
 
+/// A message to the guard.
+#[derive(Debug, Deserialize, Serialize)]
+enum Message {
+    /// It replaces what was told before.
+    State(State),
+    /// The lease of these addresses ends then, of what was told of them before.
+    Longer(u64, Vec<Held>),
+}
+
 #[derive(Debug, Deserialize, Serialize)]
 struct Farewell {
     interface: u32,
@@ -72,8 +82,6 @@ impl State {
         releases: Vec<(SocketAddr, Vec<u8>)>,
         runtime_dir: &Path,
     ) -> Self {
-        let plain = |(interface, a): &(u32, Cidr)| (*interface, a.address(), a.prefix());
-        let watched = |w: &Watch| (w.until.as_nanos(), w.addresses.iter().map(plain).collect());
         let farewell = |packet: &Transmit| Farewell {
             interface: packet.interface,
             source: packet.source,
@@ -84,10 +92,17 @@ impl State {
         Self {
             runtime_dir: runtime_dir.to_owned(),
             daemon: std::process::id(),
-            addresses: state.addresses.iter().map(plain).collect(),
+            addresses: plain(&state.addresses),
             farewells: state.farewells.iter().map(farewell).collect(),
             releases,
-            watched: state.watched.iter().map(watched).collect(),
+            watched: state.watched.iter().map(end_of).collect(),
+        }
+    }
+
+    /// A lease lasts longer.
+    fn extend(&mut self, until: u64, addresses: &[Held]) {
+        for (end, _) in self.watched.iter_mut().filter(|(_, watched)| watched == addresses) {
+            *end = until;
         }
     }
 
@@ -123,6 +138,14 @@ impl State {
             }
         }
     }
+}
+
+fn plain(addresses: &[(u32, Cidr)]) -> Vec<Held> {
+    addresses.iter().map(|(interface, a)| (*interface, a.address(), a.prefix())).collect()
+}
+
+fn end_of(watch: &Watch) -> (u64, Vec<Held>) {
+    (watch.until.as_nanos(), plain(&watch.addresses))
 }
 
 fn spots(addresses: &[Held]) -> Vec<Spot> {

@@ -5,7 +5,7 @@ use clap::Parser as _;
 use std::path::Path;
 use std::process::ExitCode;
 use vipd::cli::{Cli, Command, Import, Run};
-use vipd::peer::key::{ClusterKey, KeyError};
+use vipd::peer::key::ClusterKey;
 use vipd_config::{Config, chain};
 
 fn main() -> ExitCode {
@@ -78,9 +78,7 @@ fn carry_over(command: &Import) -> anyhow::Result<()> {
 fn judge(path: &Path) -> ExitCode {
     match Config::load(path) {
         Ok(config) => {
-            if let Err(error) = look_at_key(&config) {
-                return complain(&error);
-            }
+            look_at_key(&config);
             finish(tell_right(path, &config).context("cannot write to standard output"))
         }
         Err(errors) => complain(&errors),
@@ -95,19 +93,12 @@ fn would_run(run: &Run) -> anyhow::Result<()> {
     writeln!(std::io::stdout(), "{path}: vipd would start by it").context("cannot write to standard output")
 }
 
-/// A key file that this host has must be right; where a file is only judged, there is none.
-fn look_at_key(config: &Config) -> Result<(), KeyError> {
-    use std::io::ErrorKind::{NotFound, PermissionDenied};
-    let Some(key) = &config.key else { return Ok(()) };
-    match ClusterKey::load(&key.file) {
-        Err(KeyError::Unreadable { path, source })
-            if matches!(source.kind(), NotFound | PermissionDenied) =>
-        {
-            eprintln!("warning: key-file {} was not looked at: {source}", path.display());
-            Ok(())
-        }
-        Err(error) => Err(error),
-        Ok(_) => Ok(()),
+/// The file is judged alone, so that any machine can do it: whether a daemon
+/// would start with this host's key says `vipd run --check`.
+fn look_at_key(config: &Config) {
+    let Some(key) = &config.key else { return };
+    if let Err(error) = ClusterKey::load(&key.file) {
+        eprintln!("warning: vipd would not start by it on this host: {error}");
     }
 }
 

@@ -297,7 +297,10 @@ impl Shell {
                     }
                     self.kernel.submit(plan);
                 }
-                Output::Extended { group, until } => self.kernel.extend(group, until),
+                Output::Extended { group, until, watch } => {
+                    self.kernel.extend(group, until);
+                    watch.iter().for_each(|watch| self.guard.extend(watch));
+                }
                 Output::Announce(announcement) => self.announce(&announcement),
                 Output::Ask(inquiry) => self.ask(&inquiry),
                 Output::CloseSessions { addresses } => {

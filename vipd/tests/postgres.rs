@@ -283,10 +283,12 @@ async fn lag(lab: &mut Lab) -> Outcome {
 
 async fn one_connection(lab: &mut Lab) -> Outcome {
     lab.checks.until_primary(PRIMARY).await?;
-    let before = lab.session()?;
-    assert!(!before.is_empty() && !before.contains(','), "{before}");
-    lab.checks.only_answers(PRIMARY, 20).await?;
-    assert_eq!(lab.session()?, before);
+    // A login takes the place of what was kept, and that seldom.
+    let logins = "SELECT sessions FROM pg_stat_database WHERE datname = 'postgres'";
+    let before = lab.primary.sql(logins)?.parse::<u32>()?;
+    lab.checks.only_answers(PRIMARY, 100).await?;
+    let after = lab.primary.sql(logins)?.parse::<u32>()?;
+    assert!(after - before < 10, "{before} sessions, and {after} after 100 answers");
     Ok(())
 }
 
@@ -300,7 +302,8 @@ async fn a_password_is_changed(lab: &mut Lab) -> Outcome {
     lab.until_fresh().await?;
     let old = lab.session()?;
     lab.checks.flush();
-    lab.primary.sql(&format!("SELECT pg_terminate_backend({old})"))?;
+    lab.primary
+        .sql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'vipd'")?;
     lab.checks.only_answers(PRIMARY, 5).await?;
     assert_ne!(lab.session()?, old);
     Ok(())
@@ -372,7 +375,7 @@ async fn refusals(lab: &mut Lab) -> Outcome {
 }
 
 /// "Smart": those that are connected may stay, our check among them, and
-/// nobody else gets in. A client's failure makes the check see that.
+/// nobody else gets in. The check's next login sees that.
 async fn a_shutdown_that_waits_for_its_clients(lab: &mut Lab) -> Outcome {
     lab.check_as("vipd", |_| {});
     lab.checks.until_primary(PRIMARY).await?;
@@ -389,7 +392,6 @@ async fn a_shutdown_that_waits_for_its_clients(lab: &mut Lab) -> Outcome {
     let mut shutting_down = false;
     let waited = async {
         while !shutting_down {
-            lab.checks.hurry(lab.primary.port);
             let seen = lab.checks.until_seen(PRIMARY, |_| true).await?;
             shutting_down = seen.unready.as_deref() == Some("the database system is shutting down");
         }

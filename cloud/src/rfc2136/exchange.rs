@@ -46,11 +46,7 @@ pub(super) async fn exchange(
     now: u64,
     deadline: Instant,
 ) -> Result<Vec<Answer>, NoAnswer> {
-    let signed = questions
-        .into_iter()
-        .map(|q| sign(q, key, now))
-        .collect::<Result<Vec<_>, _>>()
-        .map_err(|problem| NoAnswer { sent: false, problem })?;
+    let signed = sign_all(questions, key, now).map_err(|problem| NoAnswer { sent: false, problem })?;
     let mut sent = false;
     let answers = async {
         let mut stream = TcpStream::connect(server).await?;
@@ -71,6 +67,18 @@ pub(super) async fn exchange(
         Err(_) => return Err(NoAnswer { sent, problem: Problem::TimedOut }),
     };
     in_order(&signed, &bytes, key).map_err(|problem| NoAnswer { sent, problem })
+}
+
+/// Answers are told apart by their questions' ids: those of one exchange follow the
+/// first one's, which is random.
+fn sign_all(questions: Vec<Message>, key: &Key, now: u64) -> Result<Vec<Signed>, Problem> {
+    let first = questions.first().map_or(0, |q| q.id);
+    let ids = (0..=u16::MAX).map(|n| first.wrapping_add(n));
+    let numbered = questions.into_iter().zip(ids).map(|(mut question, id)| {
+        question.metadata.id = id;
+        question
+    });
+    numbered.map(|q| sign(q, key, now)).collect()
 }
 
 fn sign(mut question: Message, key: &Key, now: u64) -> Result<Signed, Problem> {
@@ -148,7 +156,7 @@ fn skew(theirs: u64, ours: u64) -> Skew {
 mod tests {
     use super::*;
     use crate::rfc2136::KeyAlgorithm;
-    use hickory_proto::op::OpCode;
+    use hickory_proto::op::{MessageType, OpCode};
     use hickory_proto::rr::rdata::tsig::make_tsig_record;
     use proptest::prelude::*;
 
@@ -185,6 +193,23 @@ mod tests {
         assert!(matches!(replayed, Problem::BadSignature { .. }), "{replayed}");
         let unsigned = Message::response(question.id, OpCode::Update).to_vec().unwrap();
         assert!(!ask(&unsigned).unwrap().is_signed);
+    }
+
+    /// Two ids that are the same by chance would have one answer judged by the
+    /// other question's signature.
+    #[test]
+    fn questions_of_one_exchange_have_ids_of_their_own() {
+        let questions = vec![Message::new(u16::MAX, MessageType::Query, OpCode::Query); 4];
+        let signed = sign_all(questions, &key(), NOW).unwrap();
+        assert_eq!(signed.iter().map(|s| s.id).collect::<Vec<_>>(), [u16::MAX, 0, 1, 2]);
+        // The ids are those that were sent and signed, and answers in any order are theirs.
+        let sent: Vec<u16> = signed.iter().map(|s| Message::from_vec(&s.bytes).unwrap().id).collect();
+        assert_eq!(sent, [u16::MAX, 0, 1, 2]);
+        let mut answers: Vec<_> = signed.iter().map(|s| answer(s, &key(), NOW, None, vec![])).collect();
+        answers.reverse();
+        let answers = in_order(&signed, &answers, &key()).unwrap();
+        assert!(answers.iter().all(|a| a.is_signed));
+        assert_eq!(answers.iter().map(|a| a.message.id).collect::<Vec<_>>(), sent);
     }
 
     #[test]

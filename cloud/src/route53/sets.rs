@@ -2,12 +2,18 @@
 
 use super::{Form, Member};
 use crate::error::Problem;
-use crate::lease::Lease;
-use crate::plan::{Current, LeaseRecord};
+use crate::lease::{self, Lease};
+use crate::plan::{Current, LeaseRecord, Shape};
 use aws_sdk_route53::types::{Change, ChangeAction, ResourceRecord, ResourceRecordSet, RrType};
 use hickory_proto::rr::Name;
+use siphasher::sip::SipHasher13;
 use std::collections::{BTreeMap, BTreeSet};
+use std::hash::Hasher as _;
 use std::net::IpAddr;
+
+/// Before the digest of the sets as they were written, behind the lease in its
+/// record: by it an edit is told from what other settings have built.
+const FORM: &str = " form=";
 
 /// The record sets of a name and of its lease, as Route 53 told them.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -56,27 +62,33 @@ pub(super) fn current(sets: &Sets, name: &Name, lease_name: &Name, form: &Form) 
     }
     let texts: Vec<&ResourceRecord> =
         sets.lease.iter().flat_map(ResourceRecordSet::resource_records).collect();
-    let lease = match texts.as_slice() {
-        [] => LeaseRecord::Absent,
+    let (lease, written) = match texts.as_slice() {
+        [] => (LeaseRecord::Absent, None),
         [text] => {
             let text = unquote(&text.value);
-            text.parse().map_or(LeaseRecord::Unreadable(text), LeaseRecord::Held)
+            let (lease, written) = text.rsplit_once(FORM).map_or((&*text, None), |(l, w)| (l, Some(w)));
+            let lease =
+                lease.parse().map_or_else(|_| LeaseRecord::Unreadable(text.clone()), LeaseRecord::Held);
+            (lease, written.map(str::to_owned))
         }
-        several => LeaseRecord::Unreadable(format!("{} records", several.len())),
+        several => (LeaseRecord::Unreadable(format!("{} records", several.len())), None),
     };
-    let other_form = match &lease {
-        LeaseRecord::Held(held) => {
-            held.addresses == addresses
-                && normal(&sets.addresses) != normal(&build(held, name, lease_name, form)?.addresses)
+    let shape = match &lease {
+        LeaseRecord::Held(held) if held.addresses == addresses => {
+            let (found, asked) = (normal(&sets.addresses), build(held, name, lease_name, form)?);
+            match written {
+                _ if found == normal(&asked.addresses) => Shape::Asked,
+                Some(written) if written == digest(&found) => Shape::Former,
+                Some(_) | None => Shape::Foreign,
+            }
         }
-        LeaseRecord::Absent | LeaseRecord::Unreadable(_) => false,
+        LeaseRecord::Held(_) | LeaseRecord::Absent | LeaseRecord::Unreadable(_) => Shape::Asked,
     };
-    Ok(Current { lease, addresses, other_form })
+    Ok(Current { lease, addresses, shape })
 }
 
 /// The sets that a lease stands for.
 pub(super) fn build(lease: &Lease, name: &Name, lease_name: &Name, form: &Form) -> Result<Sets, Problem> {
-    let text = lease.to_strings().iter().map(|s| format!("\"{s}\"")).collect::<Vec<_>>().join(" ");
     let mut addresses = Vec::new();
     for record_type in [RrType::A, RrType::Aaaa] {
         let of_type = |a: &&IpAddr| a.is_ipv4() == (record_type == RrType::A);
@@ -105,6 +117,8 @@ pub(super) fn build(lease: &Lease, name: &Name, lease_name: &Name, form: &Form) 
             }
         }
     }
+    let text = format!("{lease}{FORM}{}", digest(&normal(&addresses)));
+    let text = lease::strings(&text).iter().map(|s| format!("\"{s}\"")).collect::<Vec<_>>().join(" ");
     Ok(Sets { lease: vec![set(lease_name, &RrType::Txt, lease.ttl, vec![text], None)?], addresses })
 }
 
@@ -149,8 +163,9 @@ pub(super) fn swap(old: &Sets, new: &Sets) -> Result<Vec<Change>, Problem> {
 /// Sets in an order and spelling that does not depend on who wrote them.
 fn normal(sets: &[ResourceRecordSet]) -> BTreeSet<String> {
     let key = |set: &ResourceRecordSet| {
-        let values: BTreeSet<_> =
-            set.resource_records().iter().map(|r| r.value.parse::<IpAddr>().ok()).collect();
+        let values = set.resource_records().iter().filter_map(|r| r.value.parse().ok());
+        let values: BTreeSet<IpAddr> = values.collect();
+        let values: Vec<String> = values.iter().map(ToString::to_string).collect();
         // Weights, regions and the like are nobody's but a person's.
         let routed = set.weight.is_some()
             || set.region.is_some()
@@ -158,12 +173,28 @@ fn normal(sets: &[ResourceRecordSet]) -> BTreeSet<String> {
             || set.failover.is_some()
             || set.cidr_routing_config.is_some()
             || set.geo_proximity_location.is_some();
+        // Its digest is kept: nothing of it may change with a library's version.
         format!(
-            "{} {:?} {:?} {:?} {:?} {values:?} {routed}",
-            set.r#type, set.ttl, set.set_identifier, set.multi_value_answer, set.health_check_id
+            "{} {} {:?} {} {:?} {} {routed}",
+            set.r#type.as_str(),
+            set.ttl.unwrap_or_default(),
+            set.set_identifier.as_deref().unwrap_or_default(),
+            set.multi_value_answer.unwrap_or_default(),
+            set.health_check_id.as_deref().unwrap_or_default(),
+            values.join(","),
         )
     };
     sets.iter().map(key).collect()
+}
+
+/// SipHash-1-3 with a zero key, over what [`normal`] gives.
+fn digest(normal: &BTreeSet<String>) -> String {
+    let mut hasher = SipHasher13::new();
+    for set in normal {
+        hasher.write(set.as_bytes());
+        hasher.write(b"\n");
+    }
+    format!("{:016x}", hasher.finish())
 }
 
 /// The text of a TXT value: `"one" "two"`, joined.
@@ -206,9 +237,21 @@ mod tests {
                 let read = current(&sets, &name, &lease_name, form).unwrap();
                 prop_assert_eq!(&read.lease, &LeaseRecord::Held(lease.clone()));
                 prop_assert_eq!(&read.addresses, &lease.addresses);
-                prop_assert!(!read.other_form);
+                prop_assert_eq!(read.shape, Shape::Asked);
                 let other = current(&sets, &name, &lease_name, &forms[1 - i]).unwrap();
-                prop_assert_eq!(other.other_form, !lease.addresses.is_empty());
+                let empty = lease.addresses.is_empty();
+                prop_assert_eq!(other.shape, if empty { Shape::Asked } else { Shape::Former });
+                // Somebody has changed a record, or nothing tells what was written.
+                let mut edited = sets.clone();
+                edited.addresses.iter_mut().for_each(|s| s.health_check_id = Some("hc-9".to_owned()));
+                let edited = current(&edited, &name, &lease_name, form).unwrap();
+                prop_assert_eq!(edited.shape, if empty { Shape::Asked } else { Shape::Foreign });
+                let mut untold = sets.clone();
+                let text = &mut untold.lease[0].resource_records.as_mut().unwrap()[0].value;
+                *text = format!("\"{}\"", unquote(text).rsplit_once(FORM).unwrap().0);
+                let untold = current(&untold, &name, &lease_name, &forms[1 - i]).unwrap();
+                prop_assert_eq!(&untold.lease, &LeaseRecord::Held(lease.clone()));
+                prop_assert_eq!(untold.shape, if empty { Shape::Asked } else { Shape::Foreign });
                 let mut taken = Sets::default();
                 let page = sets.lease.iter().chain(&sets.addresses).cloned().collect();
                 take(&mut taken, page, &name, &lease_name).unwrap();

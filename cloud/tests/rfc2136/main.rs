@@ -10,7 +10,7 @@ use proxy::Fault;
 use servers::{KEYS, Kind, Server, ZONE, key};
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::net::UdpSocket;
 use tokio::time::{Instant, timeout};
 use vipd_cloud::rfc2136::{Key, KeyAlgorithm, PACE, Rfc2136};
@@ -70,7 +70,8 @@ fn set(addresses: &[&str]) -> BTreeSet<IpAddr> {
 
 fn desired(owner: &str, addresses: &[&str]) -> Desired {
     let owner = Owner::new(owner).unwrap();
-    Desired { addresses: set(addresses), ttl: 5, owner, may_be_empty: false, repair: false }
+    let (may_be_empty, repair, restore) = (false, false, true);
+    Desired { addresses: set(addresses), ttl: 5, owner, may_be_empty, repair, restore }
 }
 
 fn store(server: SocketAddr, key: Key) -> Rfc2136 {
@@ -79,7 +80,8 @@ fn store(server: SocketAddr, key: Key) -> Rfc2136 {
 
 fn publisher(store: Rfc2136) -> Publisher<Rfc2136> {
     let place = store.place();
-    Publisher::new(store, place, PACE)
+    // The first epoch is 1.
+    Publisher::new(store, place, PACE).with_clock(|| UNIX_EPOCH)
 }
 
 /// Time enough for a busy machine.

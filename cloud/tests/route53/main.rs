@@ -12,7 +12,7 @@ use std::collections::BTreeSet;
 use std::io::Write;
 use std::net::IpAddr;
 use std::process::{Command, ExitCode};
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 use tokio::time::{Instant, timeout};
 use vipd_cloud::route53::{Following, Form, Member, PACE, Route53};
 use vipd_cloud::{Desired, Drift, Outcome, Owner, Problem, Publisher, Skew};
@@ -63,6 +63,7 @@ fn main() -> ExitCode {
     let trials = vec![
         case!(creates_changes_and_empties),
         case!(multivalue_records_have_an_identifier_for_each_node),
+        case!(other_settings_build_the_records_anew),
         case!(names_between_are_passed_over),
         case!(twenty_writers_have_one_winner),
         case!(edits_are_told_and_repaired_on_demand),
@@ -119,7 +120,8 @@ fn set(addresses: &[&str]) -> BTreeSet<IpAddr> {
 
 fn desired(owner: &str, addresses: &[&str]) -> Desired {
     let owner = Owner::new(owner).unwrap();
-    Desired { addresses: set(addresses), ttl: 5, owner, may_be_empty: false, repair: false }
+    let (may_be_empty, repair, restore) = (false, false, false);
+    Desired { addresses: set(addresses), ttl: 5, owner, may_be_empty, repair, restore }
 }
 
 async fn store(fake: &Fake, form: Form) -> Route53 {
@@ -128,7 +130,8 @@ async fn store(fake: &Fake, form: Form) -> Route53 {
 
 fn publisher(store: Route53) -> Publisher<Route53> {
     let place = store.place();
-    Publisher::new(store, place, PACE)
+    // The first epoch is 1.
+    Publisher::new(store, place, PACE).with_clock(|| UNIX_EPOCH)
 }
 
 async fn simple(fake: &Fake) -> Publisher<Route53> {
@@ -177,8 +180,10 @@ async fn creates_changes_and_empties() {
         at(&fake, NAME),
         [record("A", "", 5, &["10.0.0.1", "10.0.0.2"]), record("AAAA", "", 5, &["fd00::1"])]
     );
-    let lease = "\"epoch=1 owner=px1 ttl=5 set=10.0.0.1,10.0.0.2,fd00::1\"";
-    assert_eq!(at(&fake, LEASE), [record("TXT", "", 5, &[lease])]);
+    let lease = at(&fake, LEASE).pop().unwrap();
+    let text = "\"epoch=1 owner=px1 ttl=5 set=10.0.0.1,10.0.0.2,fd00::1 form=";
+    assert!(lease.3.len() == 1 && lease.3[0].starts_with(text), "{lease:?}");
+    assert_eq!(lease, record("TXT", "", 5, &[&lease.3[0]]));
 
     // No change, no request.
     let before = fake.state().requests.len();
@@ -203,6 +208,10 @@ async fn creates_changes_and_empties() {
 }
 
 fn members() -> Form {
+    members_checked_by(Some(HEALTH_CHECK))
+}
+
+fn members_checked_by(px2: Option<&str>) -> Form {
     let member = |name: &str, addresses: &[&str], health_check: Option<&str>| Member {
         name: name.to_owned(),
         addresses: set(addresses),
@@ -210,7 +219,7 @@ fn members() -> Form {
     };
     Form::Multivalue(vec![
         member("px1", &["10.0.0.1", "fd00::1"], None),
-        member("px2", &["10.0.0.2", "fd00::2"], Some(HEALTH_CHECK)),
+        member("px2", &["10.0.0.2", "fd00::2"], px2),
     ])
 }
 
@@ -239,13 +248,38 @@ async fn multivalue_records_have_an_identifier_for_each_node() {
         at(&fake, NAME),
         [record("A", "px2", 5, &["10.0.0.2"]), record("AAAA", "px2", 5, &["fd00::2"])]
     );
+}
 
-    // The same addresses in the other form: told, and rebuilt on demand.
-    let mut rebuilt = simple(&fake).await;
-    let same = desired("px2", &["10.0.0.2", "fd00::2"]);
-    assert_eq!(publish(&mut rebuilt, &same).await, Outcome::Drift(Drift::Rebuilt));
-    assert_eq!(publish(&mut rebuilt, &Desired { repair: true, ..same }).await, written(3));
-    assert_eq!(at(&fake, NAME), [record("A", "", 5, &["10.0.0.2"]), record("AAAA", "", 5, &["fd00::2"])]);
+/// `records` and `health-checks` are changed in the file, by a reload or a restart:
+/// what is there is what vipd wrote, and nobody's edit.
+async fn other_settings_build_the_records_anew() {
+    let fake = Fake::start().await;
+    let wanted = desired("px1", &["10.0.0.1", "10.0.0.2"]);
+    let checked = |fake: &Fake| {
+        let sets = fake.state().at(NAME).into_iter();
+        sets.filter_map(|s| Some((s.identifier?, s.health_check?))).collect::<Vec<_>>()
+    };
+    assert_eq!(publish(&mut publisher(store(&fake, members()).await), &wanted).await, written(1));
+    assert_eq!(checked(&fake), [("px2".to_owned(), HEALTH_CHECK.to_owned())]);
+    let unchecked = || members_checked_by(None);
+    assert_eq!(publish(&mut publisher(store(&fake, unchecked()).await), &wanted).await, written(2));
+    assert_eq!(checked(&fake), []);
+    assert_eq!(publish(&mut simple(&fake).await, &wanted).await, written(3));
+    assert_eq!(at(&fake, NAME), [record("A", "", 5, &["10.0.0.1", "10.0.0.2"])]);
+    let mut px1 = publisher(store(&fake, members()).await);
+    assert_eq!(publish(&mut px1, &wanted).await, written(4));
+    // Another node with these settings has nothing to do.
+    assert_eq!(publish(&mut publisher(store(&fake, members()).await), &wanted).await, Outcome::InSync);
+
+    // A person has taken a health check away. That is an edit, also by other settings.
+    fake.state().sets.values_mut().for_each(|s| s.health_check = None);
+    assert_eq!(px1.check(&wanted, soon(), 0).await.unwrap(), Outcome::Drift(Drift::Rebuilt));
+    let mut other = simple(&fake).await;
+    assert_eq!(publish(&mut other, &wanted).await, Outcome::Drift(Drift::Rebuilt));
+    assert_eq!(checked(&fake), []);
+    let repair = Desired { repair: true, ..wanted };
+    assert_eq!(publish(&mut px1, &repair).await, written(5));
+    assert_eq!(checked(&fake), [("px2".to_owned(), HEALTH_CHECK.to_owned())]);
 }
 
 /// The lease's name does not follow its name when others sort between.
@@ -314,8 +348,11 @@ async fn edits_are_told_and_repaired_on_demand() {
     assert_eq!(publish(&mut px1, &desired("px1", &["10.0.0.1"])).await, written(3));
     assert_eq!(at(&fake, NAME), [record("A", "", 5, &["10.0.0.1"])]);
 
-    // Records from before vipd, and a name that is an alias.
+    // All of it was removed: that was a person.
     fake.state().sets.clear();
+    assert_eq!(px1.check(&wanted, soon(), 0).await.unwrap(), Outcome::Drift(Drift::LeaseRemoved));
+
+    // Records from before vipd, and a name that is an alias.
     fake.state().put(NAME, "A", 60, &["192.0.2.9"]);
     let mut px2 = simple(&fake).await;
     let found = set(&["192.0.2.9"]);

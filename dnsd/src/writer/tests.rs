@@ -172,13 +172,40 @@ fn config(dir: &Path, zones: Vec<dnsd::Zone>) -> Config {
     }
 }
 
+/// The disk is slow, and no more updates may wait.
+#[test]
+fn an_update_for_which_there_is_no_room_is_refused_and_counted() {
+    let dir = tempfile::tempdir().unwrap();
+    let shared = Arc::clone(&thread(dir.path()).shared);
+    let (queue, receiver) = sync_channel(1);
+    let writer = Writer { queue, shared: Arc::clone(&shared) };
+    let (key, now) = (writing(), tsig::seconds());
+    let hand_over = |mac: &[u8]| {
+        let (reply, mut answer) = oneshot::channel();
+        let from = "127.0.0.1".parse().unwrap();
+        writer.update(update(&["a"], b"x"), Box::new(signed(&key, now, mac)), from, Reply::Tcp(reply));
+        answer.try_recv().ok()
+    };
+    assert_eq!(hand_over(b"waits"), None);
+    let answer = hand_over(b"too many").unwrap();
+    let answer = Message::from_vec(&answer).unwrap();
+    assert_eq!(answer.response_code.low(), rcode::SERVFAIL);
+    assert!(answer.signature.is_some(), "whoever asked can tell whose answer it is");
+    let count = || (shared.metrics.updates_failed.get(), shared.metrics.servfail.get());
+    assert_eq!(count(), (1, 1));
+    drop(receiver);
+    assert!(hand_over(b"too late").is_some());
+    assert_eq!(count(), (2, 2));
+}
+
 /// A large file takes a while, and updates wait for this thread.
 #[test]
 fn a_reload_reads_files_before_it_comes_to_the_writer() {
     let dir = tempfile::tempdir().unwrap();
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     let (sender, receiver) = sync_channel(1);
-    let writer = Writer(sender);
+    let shared = Arc::clone(&thread(dir.path()).shared);
+    let writer = Writer { queue: sender, shared };
     let absent = settings(Some(&dir.path().join("absent")));
     let error = runtime.block_on(writer.reload(config(dir.path(), vec![absent]), Keys::default())).err();
     assert!(matches!(error, Some(StateError::File(_))), "{error:?}");

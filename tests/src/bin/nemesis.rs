@@ -46,6 +46,8 @@ struct Sum {
     total: Duration,
     ownerless: u64,
     failed: u64,
+    /// By how much a client was late at worst, and so, it must be feared, who reads what kernels tell.
+    late: Duration,
 }
 
 impl Sum {
@@ -57,13 +59,15 @@ impl Sum {
             self.total += double.length;
         }
         self.ownerless += u64::from(verdict.owner.is_none());
+        self.late = self.late.max(verdict.late);
     }
 
     fn print(&self, mode: &str) {
         println!(
             "quorum = \"{mode}\": {} schedules, {} intervals with two owners (longest {:.1?}, in all {:.1?}), \
-             {} without one owner in the end, {} that could not be run",
-            self.schedules, self.doubles, self.longest, self.total, self.ownerless, self.failed
+             {} without one owner in the end, {} that could not be run; a shorter time with two owners than {:.1?}, \
+             by which a client was late at worst, may have been missed",
+            self.schedules, self.doubles, self.longest, self.total, self.ownerless, self.failed, self.late
         );
     }
 }

@@ -66,6 +66,8 @@ pub struct Host {
     pub sessions: BTreeSet<IpAddr>,
     /// What the guard knows.
     pub guard: GuardState,
+    /// How often it was told.
+    pub guard_told: u64,
     /// The records that the daemon ordered last, and since when.
     pub ordered: Option<(BTreeSet<IpAddr>, Time)>,
     /// The file that it has, once a roll-out began; before that, the cluster's.
@@ -92,6 +94,7 @@ impl Host {
             open: BTreeMap::new(),
             sessions: BTreeSet::new(),
             guard: GuardState::default(),
+            guard_told: 0,
             ordered: None,
             file: None,
             names: BTreeMap::new(),

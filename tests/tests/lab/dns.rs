@@ -31,6 +31,7 @@ pub(crate) const CASES: &[Case] = &[
     Case { name: "dns::maintenance_relays_and_then_closes", needs: NEEDS, run: maintenance },
     Case { name: "dns::the_ttl_falls_while_a_change_is_near", needs: NEEDS, run: near },
     Case { name: "dns::a_stop_leaves_the_answers_first", needs: NEEDS, run: stopped },
+    Case { name: "dns::an_owner_that_stops_relays_for_old_answers", needs: NEEDS, run: owner_stopped },
     Case { name: "dns::two_writers_that_do_not_hear_each_other_calm_down", needs: NEEDS, run: split },
 ];
 
@@ -369,6 +370,7 @@ fn dnsd_forgets(lab: &Lab) -> Result<()> {
     poll_until("it is written again, and no epoch is used twice", PATIENCE, || {
         Ok(before > 0 && epoch(&cloud)? > before)
     })?;
+    cloud.daemons[0].process().wait_for_line("was gone, lease and all: written again", PATIENCE)?;
     cloud.probe.wait_for(BOTH, PATIENCE)?;
     wait_for_sync(&cloud.daemons[0])
 }
@@ -450,22 +452,33 @@ fn near(lab: &Lab) -> Result<()> {
 }
 
 fn stopped(lab: &Lab) -> Result<()> {
+    stops(lab, "", BOTH)
+}
+
+/// `policy = "owner"`: there is nobody to take out before another owns.
+fn owner_stopped(lab: &Lab) -> Result<()> {
+    stops(lab, "policy = \"owner\"", PX1)
+}
+
+fn stops(lab: &Lab, policy: &str, answers: &str) -> Result<()> {
     let systemd =
         UnixDatagram::bind(lab.outside(Path::new("/run/notify"))).context("cannot stand in for systemd")?;
     systemd.set_read_timeout(Some(PATIENCE))?;
     let ns1 = lab.host("ns1", &[&format!("{NS1}/16")])?;
     let dnsd = dnsd::start(&ns1, NS1)?;
     let environment = [("NOTIFY_SOCKET", "/run/notify")];
-    let cloud =
-        Cloud::with(lab, ns1, dnsd, &environment, |host| Ok(config(&dnsd::settings(host, &[NS1], "")?)))?;
+    let cloud = Cloud::published(lab, ns1, dnsd, &environment, answers, |host| {
+        Ok(config(&dnsd::settings(host, &[NS1], policy)?))
+    })?;
     let mut session = cloud.session(PX1)?;
     let began = Instant::now();
     cloud.daemons[0].process().signal(Signal::SIGTERM)?;
     let gone = cloud.probe.wait_for(PX2, PATIENCE)?;
     // px2 came into the answers a moment ago: the hold-down of one second counts.
     ensure!(gone.at - began < 1_200 * MS, "gone from the answers after {:?}", gone.at - began);
-    // It is px1 itself that wrote that.
-    cloud.daemons[0].process().wait_for_line("has 10.77.0.12 now", PATIENCE)?;
+    // It is px1 itself that wrote that; or px2, which owns.
+    let (writer, unseen) = if answers == BOTH { (0, 0) } else { (1, 2) };
+    cloud.daemons[writer].process().wait_for_line("has 10.77.0.12 now", PATIENCE)?;
     ask(&mut session)?;
     cloud.session(PX1)?;
     cloud.daemons[1].wait_for_state("active", PATIENCE)?;
@@ -478,7 +491,8 @@ fn stopped(lab: &Lab) -> Result<()> {
     .context("nothing is said")??;
     let asked = asked.trim_end().strip_prefix("EXTEND_TIMEOUT_USEC=").unwrap_or_default();
     let asked = asked.parse().map(Duration::from_micros).with_context(|| format!("no time: '{asked}'"))?;
-    ensure!((Duration::from_secs(12)..=Duration::from_secs(13)).contains(&asked), "{asked:?}");
+    // And two more where it was not seen that it is out.
+    ensure!((Duration::from_secs(12)..=Duration::from_secs(13 + unseen)).contains(&asked), "{asked:?}");
     let ended = wait_for_end(&mut session)?;
     ensure!(ended - began >= Duration::from_secs(3), "closed after {:?}", ended - began);
     let status = cloud.daemons[0].process().wait(PATIENCE)?;

@@ -66,6 +66,25 @@ fn who_deletes_the_address_makes_no_fault() {
     });
 }
 
+/// What the guard is told is of every group: that is not done for each group's grant.
+#[test]
+fn the_grants_of_many_groups_are_told_to_the_guard_together() {
+    let many = |seed| {
+        let mut world = World::with_quorum(seed, 2, 1, 12, election(Duration::from_millis(100)));
+        settle(&mut world);
+        world
+    };
+    for_seeds(many, |world| {
+        let told = |world: &World| world.hosts.iter().map(|h| h.guard_told).sum::<u64>();
+        let before = told(world);
+        let (none, two) = watch(world, Duration::from_secs(1));
+        assert_eq!((none, two), (Duration::ZERO, Duration::ZERO), "a guard took something away");
+        let often = told(world) - before;
+        // Ten rounds of grants on either host, each within a quarter of an interval or two.
+        assert!(often <= 2 * 10 * 4, "the guards were told {often} times");
+    });
+}
+
 /// Nothing reaches these from the others, nor the others from these.
 fn isolate(world: &mut World, some: &[usize]) {
     for voter in 0..world.hosts.len() + world.witnesses.len() {

@@ -344,12 +344,12 @@ impl Group {
         if outcome.advertise {
             self.transmit(self.election.params().priority, scope);
         }
-        // The kernel's lease is no longer than the quorum's.
+        // Every advert renews a kernel's lease that the quorum's outlasts; a longer one what extends that.
         let until = scope.now + self.election.params().lease;
         let covered = self.election.may_own_until().is_none_or(|may_own| may_own >= until);
         if outcome.extended || outcome.advertise && covered {
             self.renew_if_due(scope);
-            scope.guard_changed |= outcome.extended;
+            scope.guard_may_wait |= outcome.extended;
             self.tell_extended(scope);
         }
     }

@@ -16,6 +16,9 @@
 //!
 //! * its role is not the one its pool wants: at once, without counting to
 //!   `fall`; sessions on a primary that was demoted are closed (`on-demote`);
+//! * its pool wants replicas, and it tells of no replication. A member of a
+//!   cluster (Galera, group replication) needs none: without a channel of its
+//!   own it is as fresh as its cluster, whatever `max-lag` is;
 //! * it lags more than `max-lag`, until it lags at most four fifths of it. A
 //!   lag that nobody knows changes nothing: it holds what was known before,
 //!   says so, and makes no unusable server usable. Sessions on it are never
@@ -145,7 +148,7 @@ struct Demands {
     role: Role,
     max_lag: Option<Duration>,
     passive: bool,
-    writes_anywhere: bool,
+    clustered: bool,
     /// Between two checks.
     interval: Duration,
 }
@@ -154,9 +157,9 @@ impl Demands {
     fn of(check: &Check) -> Self {
         let (role, max_lag) = (check.kind.role(), check.kind.max_lag());
         let (rise, fall) = (check.rise.max(1), check.fall.max(1));
-        let writes_anywhere = check.kind.writes_anywhere();
+        let clustered = check.kind.clustered();
         let (passive, interval) = (check.passive, check.interval);
-        Self { rise, fall, role, max_lag, passive, writes_anywhere, interval }
+        Self { rise, fall, role, max_lag, passive, clustered, interval }
     }
 }
 
@@ -209,7 +212,7 @@ impl Health {
     }
 
     fn judge_freshness(&mut self, demands: Demands) {
-        self.freshness = match (&self.answers, self.misfit(demands.role)) {
+        self.freshness = match (&self.answers, self.misfit(demands)) {
             (Answers::Up { .. }, None) => self.judge_lag(demands.max_lag),
             (Answers::Up { .. }, Some(_)) | (Answers::Unknown | Answers::Down { .. }, _) => {
                 Freshness::Unproven
@@ -232,11 +235,12 @@ impl Health {
     }
 
     /// What its role has against it.
-    fn misfit(&self, wanted: Role) -> Option<Reason> {
+    fn misfit(&self, demands: Demands) -> Option<Reason> {
+        let wanted = demands.role;
         match (wanted, self.role) {
             (Role::Any, _) | (Role::Primary, Some(ObservedRole::Primary)) => None,
             (Role::Primary | Role::Replica, None) => Some(Reason::RoleUnknown),
-            (Role::Replica, Some(ObservedRole::Replica)) if self.lag.is_none() => {
+            (Role::Replica, Some(ObservedRole::Replica)) if self.lag.is_none() && !demands.clustered => {
                 Some(Reason::NotReplicating)
             }
             (Role::Replica, Some(ObservedRole::Replica)) => None,
@@ -260,13 +264,14 @@ impl Health {
             }
             Answers::Up { .. } => {}
         }
-        if let Some(reason) = self.misfit(demands.role) {
+        if let Some(reason) = self.misfit(demands) {
             return reason;
         }
-        // A primary has no lag that matters to a pool which takes it.
+        // A primary has no lag that matters to a pool which takes it, and a member
+        // that tells of none is as fresh as its cluster.
         let lag_counts = match demands.role {
             Role::Primary => false,
-            Role::Replica => true,
+            Role::Replica => self.lag.is_some() || !demands.clustered,
             Role::Any => self.role == Some(ObservedRole::Replica) && self.lag.is_some(),
         };
         if let (Some(max), true) = (demands.max_lag, lag_counts) {

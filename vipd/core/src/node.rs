@@ -5,6 +5,7 @@
 
 mod claims;
 mod commands;
+mod guard;
 mod io;
 mod packets;
 mod records;
@@ -21,6 +22,7 @@ pub use io::{
 pub(crate) use claims::{ADVERT_INTERVAL, Elsewhere, Own, RANK};
 
 use claims::Claims;
+use guard::Telling;
 
 use crate::election::Event as Happening;
 use crate::event::{Event, Kind, Level};
@@ -92,6 +94,8 @@ pub(crate) struct Scope<'a> {
     pub(crate) out: &'a mut VecDeque<Output>,
     pub(crate) hello_soon: bool,
     pub(crate) guard_changed: bool,
+    /// Nothing but a lease has changed.
+    pub(crate) guard_may_wait: bool,
     /// A peer that owned was silent or let go unasked: until it is heard again
     /// it is gone.
     pub(crate) gone: Option<usize>,
@@ -192,6 +196,7 @@ pub struct Node {
     /// What this node promised to others, and to itself.
     votes: Votes,
     registers: Registers,
+    telling: Telling,
     maintenance: bool,
     stopping: Option<Time>,
     stopped: bool,
@@ -232,6 +237,7 @@ impl Node {
                 seed.max(1),
                 settings.cluster.nodes.iter().map(|n| n.name.clone()).collect(),
             ),
+            telling: Telling::default(),
             maintenance: false,
             stopping: None,
             stopped: false,
@@ -280,6 +286,7 @@ impl Node {
             .chain(self.warm_at)
             .chain(self.decide_at)
             .chain(self.claims_deadline())
+            .chain(self.telling.due)
             .chain(self.pools.deadline())
             .chain(self.publishing.deadline())
             .chain([self.hello_at])
@@ -414,6 +421,9 @@ impl Node {
             self.look_at_claims(now);
         }
         self.call_off_maintenance(now);
+        if self.telling.due.is_some_and(|at| now >= at) {
+            self.tell_guard(now);
+        }
         self.with_groups(now, |group, scope| {
             if group.deadline().is_some_and(|at| at <= scope.now) {
                 group.tick(scope);
@@ -478,6 +488,7 @@ impl Node {
             out: &mut self.out,
             hello_soon: false,
             guard_changed: false,
+            guard_may_wait: false,
             gone: None,
             unsure_for,
             votes: &mut self.votes,
@@ -491,7 +502,8 @@ impl Node {
         for group in self.groups.iter_mut().chain(&mut self.leaving) {
             with(group, &mut scope);
         }
-        let (hello_soon, guard_changed, gone) = (scope.hello_soon, scope.guard_changed, scope.gone);
+        let (hello_soon, gone) = (scope.hello_soon, scope.gone);
+        let (guard_changed, guard_may_wait) = (scope.guard_changed, scope.guard_may_wait);
         if let Some(peer) = gone.and_then(|n| self.peers.get_mut(n)) {
             peer.lose();
         }
@@ -500,6 +512,8 @@ impl Node {
         }
         if guard_changed {
             self.tell_guard(now);
+        } else if guard_may_wait {
+            self.tell_guard_soon(now);
         }
         if hello_soon && self.stopping.is_none() {
             self.say_hello(now);
@@ -521,17 +535,6 @@ impl Node {
         self.out.push_back(Output::Event(event));
     }
 
-    fn tell_guard(&mut self, now: Time) {
-        let mut state = GuardState::default();
-        self.read_groups(now, |group, scope| {
-            state.addresses.extend(group.held());
-            state.farewells.extend(group.farewells(scope));
-            state.watched.extend(group.watched());
-            state.releases.extend(group.last_releases(scope));
-        });
-        self.out.push_back(Output::Guard(state));
-    }
-
     /// Looks at every group with what it needs of the whole.
     fn read_groups(&self, now: Time, mut with: impl FnMut(&Group, &Scope<'_>)) {
         let (mut out, mut nonce, mut votes) = (VecDeque::new(), 0, self.votes.clone());
@@ -543,6 +546,7 @@ impl Node {
             out: &mut out,
             hello_soon: false,
             guard_changed: false,
+            guard_may_wait: false,
             gone: None,
             unsure_for: self.unsure_for(now),
             votes: &mut votes,

@@ -44,7 +44,8 @@ impl Checked {
 pub struct Observation {
     /// Its role, where the check can ask for one.
     pub role: Option<ObservedRole>,
-    /// Its replication lag, where it replicates.
+    /// Its replication lag, where it replicates: a member of a cluster may be
+    /// kept up to date without, and has none then.
     pub lag: Option<Lag>,
     /// Why it should not be used, in its own words: a Galera node that gives
     /// a joiner its data, a member that left its group. Nothing is wrong with

@@ -31,6 +31,13 @@ impl Error for DialError {
     }
 }
 
+impl DialError {
+    /// Whether this host lacks what connecting takes.
+    pub(super) fn is_ours(&self) -> bool {
+        self.source().is_some()
+    }
+}
+
 /// What stands in the way of a probe.
 #[derive(Debug)]
 pub(super) enum Obstacle {
@@ -89,6 +96,13 @@ pub(super) struct Way<'a> {
 }
 
 impl Way<'_> {
+    /// The addresses for a new login: that of the connection which is kept
+    /// comes first, so that a name's other addresses are no reason to move.
+    pub(super) fn beside(&self, kept: Option<SocketAddr>) -> Vec<SocketAddr> {
+        let others = self.addresses.iter().copied().filter(|address| Some(*address) != kept);
+        kept.into_iter().chain(others).collect()
+    }
+
     /// A socket that is where a client's connection would be, so that what is
     /// open to one (a firewall, an account) is open to the other. From an
     /// address that this host has not, nothing can be asked.

@@ -23,6 +23,7 @@ pub(crate) mod password;
 mod postgres;
 mod prober;
 mod redis;
+mod renewal;
 mod run;
 mod stream;
 mod tcp;
@@ -156,11 +157,12 @@ impl Checker {
         self.generation
     }
 
-    /// Probes a server now, since it fails others: a connection to it did.
+    /// Probes a server now, with a new login, since it fails others: a
+    /// connection to it did.
     ///
     /// Costs next to nothing, however often it is called: probes are no closer
-    /// to each other than the fast interval. A server that is not checked is
-    /// not probed.
+    /// to each other than the fast interval, or a second. A server that is not
+    /// checked is not probed.
     pub fn hurry(&self, pool: &str, server: &str) {
         if let Some(task) = self.tasks.get(pool).and_then(|servers| servers.get(server)) {
             task.hurry.notify_one();

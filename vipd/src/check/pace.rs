@@ -4,7 +4,9 @@
 //!  up, all is well            interval
 //!  a verdict is changing      fast-interval    after a first failure or a first success
 //!  down                       down-interval
-//!  up or down, and asked for  fast-interval    a connection to it has failed
+//!  up or down, and asked for  at once          a connection to it has failed; but no probe
+//!                                              comes sooner after another than fast-interval,
+//!                                              or a second, if that is shorter
 //! ```
 //!
 //! Each is `interval` where the settings give none, save that a server which
@@ -22,6 +24,15 @@ use vipd_core::settings::Check;
 const FIRST_WITHIN: Duration = Duration::from_secs(1);
 /// An interval is longer or shorter by up to this much, in thousandths.
 const JITTER: u32 = 50;
+/// Probes that are asked for need not be further apart than this: one a second
+/// costs a server little, and clients should not wait longer.
+const ASKED_FOR: Duration = Duration::from_secs(1);
+/// A check that keeps its connection makes a complete new login within this
+/// time, and not before half of it; each wait is drawn, so that logins to many
+/// servers spread. So long may a server let nobody in and look well, unless
+/// clients tell sooner. HAProxy's checks log in each time, every 2 s; the
+/// questions in between are what our checks are for, and cost far less.
+const LOGIN_WITHIN: Duration = Duration::from_secs(10);
 /// The wait for a server that is down grows with its outage, to this part of it ...
 const PART_OF_OUTAGE: u32 = 30;
 /// ... and no further than to this, so that its return is seen soon enough.
@@ -36,6 +47,8 @@ pub(super) struct Pace {
     rise: u32,
     fall: u32,
     verdict: Verdict,
+    /// When the next complete login is due.
+    login_at: Instant,
     /// Seed of the jitter.
     random: u64,
 }
@@ -57,6 +70,7 @@ impl Pace {
             rise: check.rise,
             fall: check.fall,
             verdict: Verdict::Unknown,
+            login_at: Instant::now(),
             // Differs from server to server, and from proxy to proxy.
             random: RandomState::new().hash_one(endpoint),
         }
@@ -96,12 +110,26 @@ impl Pace {
                 (outage / PART_OF_OUTAGE).min(LONGEST_GROWN).max(self.interval)
             }),
         };
-        gap * (1000 - JITTER + self.draw(2 * JITTER + 1)) / 1000
+        self.varied(gap)
     }
 
     /// No two probes start closer to each other, even if asked for.
-    pub(super) fn shortest(&self) -> Duration {
-        self.fast_interval
+    pub(super) fn shortest(&mut self) -> Duration {
+        self.varied(self.fast_interval.min(ASKED_FOR))
+    }
+
+    /// Whether the probe that starts now is to be a complete login; if so, the
+    /// next one is arranged.
+    pub(super) fn wants_login(&mut self, now: Instant) -> bool {
+        if now < self.login_at {
+            return false;
+        }
+        self.login_at = now + LOGIN_WITHIN * (500 + self.draw(501)) / 1000;
+        true
+    }
+
+    fn varied(&mut self, gap: Duration) -> Duration {
+        gap * (1000 - JITTER + self.draw(2 * JITTER + 1)) / 1000
     }
 
     /// A number below `bound` (splitmix64: nothing here must be unpredictable).
@@ -206,6 +234,46 @@ mod tests {
         grows.saw(true, now);
         grows.saw(false, now);
         assert_eq!(seconds(&mut grows, now), 1);
+    }
+
+    #[test]
+    fn whoever_is_asked_for_waits_a_second_at_most() {
+        for (interval, fast, most) in [(4, Some(2_000), 1_000), (4, Some(200), 200), (60, None, 1_000)] {
+            let mut pace = pace(|check| {
+                check.interval = Duration::from_secs(interval);
+                check.fast_interval = fast.map(Duration::from_millis);
+            });
+            let most = Duration::from_millis(most);
+            let shortest = pace.shortest();
+            assert!(shortest.abs_diff(most) <= most / 20, "{shortest:?} for {most:?}");
+        }
+    }
+
+    /// Logins come in time, and those of many servers not together, though all
+    /// began in the same moment.
+    #[test]
+    fn a_login_comes_in_time_and_alone() {
+        let start = Instant::now();
+        let logins = |mut pace: Pace| {
+            let ticks = (0..100_000).map(|ms| start + Duration::from_millis(ms));
+            ticks.filter(|now| pace.wants_login(*now)).collect::<Vec<_>>()
+        };
+        let mut seconds = [0; 20];
+        for _ in 0..100 {
+            let mut pace = pace(|_| {});
+            pace.login_at = start;
+            let logins = logins(pace);
+            assert_eq!(logins.first(), Some(&start), "the first is one");
+            for pair in logins.windows(2) {
+                let gap = pair[1] - pair[0];
+                assert!(gap >= LOGIN_WITHIN / 2 && gap <= LOGIN_WITHIN, "{gap:?}");
+            }
+            for second in logins.iter().skip(1).map(|at| (*at - start).as_secs()) {
+                seconds[usize::try_from(second.min(19)).unwrap_or(0)] += 1;
+            }
+        }
+        // The second ones fall into five seconds.
+        assert!(seconds[5..10].iter().all(|n| (5..40).contains(n)), "{seconds:?}");
     }
 
     #[test]

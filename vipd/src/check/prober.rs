@@ -55,13 +55,13 @@ impl Prober {
         })
     }
 
-    /// Clients could not connect: what was connected before says nothing of
-    /// that, so the next probe connects anew.
+    /// Lets the next probe connect anew: whether others can is not heard over
+    /// what was connected before.
     pub(super) fn renew(&mut self) {
         match self {
+            // They do so each time.
             Self::Tcp(_) | Self::Http(_) | Self::Exec(_) => {}
-            // Its server counts connections that end without a goodbye.
-            Self::Mysql(_) => {}
+            Self::Mysql(mysql) => mysql.renew(),
             Self::Postgres(postgres) => postgres.renew(),
             Self::Redis(redis) => redis.renew(),
         }

@@ -95,7 +95,8 @@ impl Run {
         loop {
             let (start, began) = (Instant::now(), clock::now());
             // Who asked for a probe until now is served by this one.
-            if self.hurry.notified().now_or_never().is_some() {
+            let asked_for = self.hurry.notified().now_or_never().is_some();
+            if self.pace.wants_login(start) || asked_for {
                 self.prober.renew();
             }
             let (probe, address) = self.probe(start + self.timeout).await;

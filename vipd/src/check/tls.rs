@@ -49,6 +49,24 @@ pub(crate) enum TlsError {
     Versions(rustls::Error),
 }
 
+impl TlsError {
+    /// Whether it is our judgement on a certificate, or something amiss here,
+    /// rather than a server with which nobody gets through.
+    pub(crate) fn is_ours(&self) -> bool {
+        match self {
+            Self::CaFile { .. }
+            | Self::CaForm { .. }
+            | Self::Identity { .. }
+            | Self::NoRoots
+            | Self::Name(_)
+            | Self::Versions(_) => true,
+            Self::Handshake { source, .. } => {
+                matches!(tls_error(source), Some(rustls::Error::InvalidCertificate(_)))
+            }
+        }
+    }
+}
+
 /// Does TLS with one server, as its check's settings say.
 #[derive(Clone, Debug)]
 pub(crate) struct Client {

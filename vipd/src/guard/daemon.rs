@@ -1,6 +1,6 @@
 //! The daemon's side: starts the guard, and tells it what is held.
 
-use super::State;
+use super::{Message, State, end_of};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{
@@ -18,7 +18,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 use tracing::warn;
-use vipd_core::node::GuardState;
+use vipd_core::node::{GuardState, Watch};
 
 /// A guard that cannot be started is tried again after this.
 const RESTART_AFTER: Duration = Duration::from_secs(1);
@@ -85,13 +85,24 @@ impl Guard {
     /// given; `releases` are the state's, as they are sent.
     pub fn update(&self, state: &GuardState, port: Option<u16>, releases: Vec<(SocketAddr, Vec<u8>)>) {
         let state = State::new(state, port, releases, &self.shared.runtime_dir);
-        let Ok(bytes) = serde_json::to_vec(&state) else { return };
+        let Ok(bytes) = serde_json::to_vec(&Message::State(state)) else { return };
         let mut link = self.shared.link();
         if link.newest.as_ref() == Some(&bytes) && link.told {
             return;
         }
         link.newest = Some(bytes);
         link.tell_newest();
+    }
+
+    /// Tells the guard that a lease lasts longer. Never waits.
+    pub fn extend(&self, watch: &Watch) {
+        let (until, addresses) = end_of(watch);
+        let Ok(bytes) = serde_json::to_vec(&Message::Longer(until, addresses)) else { return };
+        let mut link = self.shared.link();
+        if tell(&link.socket, &bytes).is_err() {
+            // It is with the next whole state.
+            link.told = false;
+        }
     }
 
     /// Whether the guard has been told what was last held.

@@ -1,6 +1,6 @@
 //! The guard's side: what it does when the daemon is gone, or stands still.
 
-use super::{Farewell, State, spots};
+use super::{Farewell, Message, State, spots};
 use crate::kernel::request::Requester;
 use crate::kernel::{self, Spot};
 use crate::net::advert::send_once;
@@ -45,7 +45,10 @@ pub fn main() -> ExitCode {
     loop {
         wait_for_word(last.as_mut(), &mut requester);
         match next_message() {
-            Ok(Some(state)) => last = Some(state),
+            Ok(Some(Message::State(state))) => last = Some(state),
+            Ok(Some(Message::Longer(until, addresses))) => {
+                last.iter_mut().for_each(|last| last.extend(until, &addresses));
+            }
             Ok(None) => break,
             Err(error) => {
                 eprintln!("vipd guard: cannot hear the daemon, which must start me itself: {error}");
@@ -133,7 +136,7 @@ fn delete(requester: &mut io::Result<Requester>, spots: &[Spot]) -> io::Result<(
 }
 
 /// The next message that is understood; `None` at the end.
-fn next_message() -> io::Result<Option<State>> {
+fn next_message() -> io::Result<Option<Message>> {
     let stdin = io::stdin();
     let socket = stdin.as_raw_fd();
     loop {
@@ -328,7 +331,11 @@ mod tests {
             });
             attempts
         };
-        let end = Time::ZERO + Duration::from_secs(1);
+        let (end, other) = (Time::ZERO + Duration::from_secs(2), (9, IpAddr::from([192, 0, 2, 9]), 24));
+        // It lasted longer than was told first; what is said of others changes nothing.
+        let addresses = state.addresses.clone();
+        state.extend(end.as_nanos(), &addresses);
+        state.extend(end.as_nanos() * 2, &[other]);
         assert_eq!(at(&mut state, end.before(Duration::from_nanos(1))), 0, "its lease is not over");
         assert_eq!(at(&mut state, end), 1);
         assert_eq!(state.next_end(), Some(end + DELETE_AGAIN), "it has failed");

@@ -157,14 +157,18 @@ impl Requester {
                 if message.header.sequence_number != self.sequence {
                     continue;
                 }
-                if let NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewAddress(found)) = &message.payload
-                {
-                    let spot = table::read(found).map(|(spot, _)| spot);
-                    copies.extend(spot.filter(|spot| addresses.contains(&spot.address.address())));
-                } else if let NetlinkPayload::Error(error) = &message.payload {
-                    return Err(error.to_io());
-                } else if matches!(message.payload, NetlinkPayload::Done(_)) {
-                    return Ok(copies);
+                match message.payload {
+                    NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewAddress(found)) => {
+                        let spot = table::read(&found).map(|(spot, _)| spot);
+                        copies.extend(spot.filter(|spot| addresses.contains(&spot.address.address())));
+                    }
+                    NetlinkPayload::Done(_) => return Ok(copies),
+                    NetlinkPayload::Error(error) => return Err(error.to_io()),
+                    // Foreign, open-ended: no part of a list of addresses.
+                    NetlinkPayload::InnerMessage(_)
+                    | NetlinkPayload::Noop
+                    | NetlinkPayload::Overrun(_)
+                    | _ => {}
                 }
             }
         }

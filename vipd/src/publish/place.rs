@@ -325,6 +325,10 @@ impl Place {
             millis(acknowledged)
         ));
         self.tell(Event { dns: Some(steps), ..Event::new(Level::Info, EventKind::Dns, message) });
+        if store.status().was_gone {
+            let message = self.sentence("was gone, lease and all: written again");
+            self.tell(Event::new(Level::Warning, EventKind::Dns, message));
+        }
     }
 
     /// Every server of Route 53 knows the last change, or nobody can tell.
@@ -426,7 +430,7 @@ mod tests {
     fn wanted(ttl: u32) -> Desired {
         let addresses = BTreeSet::from([IpAddr::from([10, 77, 0, 11])]);
         let owner = vipd_cloud::Owner::new("px2").expect("a name");
-        Desired { addresses, ttl, owner, may_be_empty: false, repair: false }
+        Desired { addresses, ttl, owner, may_be_empty: false, repair: false, restore: true }
     }
 
     fn due() -> Outcome {

@@ -137,6 +137,11 @@ impl Opening {
             // An empty set is ordered only where the policy says so.
             may_be_empty: records.wanted.is_some(),
             repair: self.dns.repair,
+            // Route 53 loses no name: if it is gone, a person has removed it.
+            restore: match place {
+                Where::Server(_) => true,
+                Where::Route53 => false,
+            },
         };
         Ok(match place {
             Where::Server(_) if records.near => desired.while_a_change_is_near(),

@@ -80,9 +80,14 @@ impl World {
                     };
                     self.schedule(after, Due::Apply { host, start, plan });
                 }
-                Output::Extended { group, until } => {
+                Output::Extended { group, until, watch } => {
                     if let Some(lease) = self.hosts[host].leases.get_mut(&group) {
                         *lease = until;
+                    }
+                    let watched = &mut self.hosts[host].guard.watched;
+                    if let Some(new) = watch {
+                        let old = watched.iter_mut().filter(|old| old.addresses == new.addresses);
+                        old.for_each(|old| old.until = new.until);
                     }
                 }
                 Output::Announce(announcement) => {
@@ -102,7 +107,10 @@ impl World {
                     self.ask_etcd(host, vrid, number, operation);
                 }
                 Output::Ask(inquiry) => self.ask(host, &inquiry.addresses),
-                Output::Guard(state) => self.hosts[host].guard = state,
+                Output::Guard(state) => {
+                    self.hosts[host].guard = state;
+                    self.hosts[host].guard_told += 1;
+                }
                 Output::Event(event) => self.note(format!("{host}: {}", event.message)),
                 Output::Forget { .. } => {}
                 Output::Stopped { .. } => {

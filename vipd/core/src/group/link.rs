@@ -44,7 +44,10 @@ impl Group {
             }
             Link::Up { interface, .. } => {
                 let before = self.interface.replace(*interface);
-                self.fault = None;
+                if self.retry_at.is_none() {
+                    // What the kernel refused is not to be had by a change of the link.
+                    self.fault = None;
+                }
                 scope.guard_changed = true;
                 if before != Some(*interface) {
                     // Also of what it does not hold: somebody else may have put it there.

@@ -104,7 +104,7 @@ impl Group {
     /// between two is put back as long as the lease lasts by now.
     pub(super) fn tell_extended(&self, scope: &mut Scope<'_>) {
         if let Some(until) = self.may_own_until().filter(|_| !self.asked.is_empty()) {
-            scope.out.push_back(Output::Extended { group: self.id, until });
+            scope.out.push_back(Output::Extended { group: self.id, until, watch: self.watched() });
         }
     }
 

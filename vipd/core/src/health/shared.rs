@@ -70,7 +70,7 @@ pub(super) fn align(pools: &mut [PoolState], at: usize, all: &mut Changes, now: 
 
 /// Whether a pool follows one of several servers, of which only one should be written to.
 fn follows_one(pool: &PoolState) -> bool {
-    let wants_one = pool.demands.is_some_and(|d| d.role == Role::Primary && !d.writes_anywhere);
+    let wants_one = pool.demands.is_some_and(|d| d.role == Role::Primary && !d.clustered);
     wants_one && !pool.has_heir && pool.incumbent.is_some_and(|i| pool.servers[i].is_writable())
 }
 

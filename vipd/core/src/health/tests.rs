@@ -158,6 +158,29 @@ fn every_role_has_its_verdict() {
     }
 }
 
+/// A member's cluster keeps it up to date; what tells a lag all the same counts.
+#[test]
+fn a_member_of_a_cluster_needs_no_channel() {
+    let galera = Some(crate::settings::Galera { donors: false });
+    let of = |role, max_lag| MysqlCheck { role, max_lag, ..MysqlCheck::new("vipd") };
+    for max_lag in [None, Some(Duration::from_secs(10))] {
+        for role in [Role::Replica, Role::Any] {
+            let group = MysqlCheck { group_replication: true, ..of(role, max_lag) };
+            let galera = MysqlCheck { galera, ..of(role, max_lag) };
+            for check in [group, galera].map(|kind| Check::new(CheckKind::Mysql(kind))) {
+                let mut state = PoolsState::new(vec![pool("p", &["db1", "db2"], Some(check))], Time::ZERO);
+                let member = || answer(ObservedRole::Replica, None);
+                state.observe(DB2, member(), Checked::at(Time::ZERO), Time::ZERO);
+                // For a while it has a channel of its own, which lags, and then is not known to.
+                let lags = if max_lag.is_some() { "down" } else { "up" };
+                let seen = words(&mut state, [member(), replica(60), unknown_lag(), member()]);
+                assert_eq!(seen, ["up", lags, lags, "up"], "{role:?} {max_lag:?}");
+                assert_eq!(reason(&state, DB1), Reason::Healthy);
+            }
+        }
+    }
+}
+
 #[test]
 fn rise_and_fall_are_counted_and_told() {
     let mut state = one(Role::Any, None);

@@ -300,6 +300,9 @@ pub enum Output {
         group: usize,
         /// In the place of [`GroupPlan::until`], on this node's clock.
         until: Time,
+        /// What the guard watches of the group from now on: less than this
+        /// node believes would have it delete what is owned.
+        watch: Option<Watch>,
     },
     /// Announce addresses, and answer with [`Input::Announced`].
     Announce(Announcement),

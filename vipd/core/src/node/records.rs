@@ -12,6 +12,7 @@ use crate::wire::peer::State;
 use std::collections::BTreeSet;
 use std::fmt;
 use std::net::IpAddr;
+use std::num::NonZeroU8;
 use std::time::Duration;
 
 /// A stopping node that writes waits this long for its own address to be gone
@@ -180,16 +181,37 @@ impl Node {
         }
     }
 
-    /// The node that owns what [`Policy::Owner`] asks for.
-    fn dns_owner(&self, dns: &Dns) -> Option<usize> {
-        let group = self.group_at(dns.owner)?;
-        match group.election.word() {
-            State::Active => Some(self.me),
-            State::Init | State::Backup | State::Fault => match group.election.following()?.who {
+    /// The node that owns the group at a position: by this node's own part in the
+    /// election, and where it has none or hears nobody, by what the others say.
+    fn owner_of(&self, position: usize) -> Option<usize> {
+        let own = self.group_at(position);
+        if own.is_some_and(|g| g.election.word() == State::Active) {
+            return Some(self.me);
+        }
+        match own.and_then(|g| g.election.following()) {
+            Some(owner) => match owner.who {
                 crate::election::Who::Node(node) => Some(node),
                 crate::election::Who::Stranger(_) => None,
             },
+            None => self.only_claimant(self.settings.vips.get(position)?.vrid),
         }
+    }
+
+    /// The other node that says to own a group. Where several do, as while one that
+    /// has died is not missed yet, nobody is believed: the name would go back and forth.
+    fn only_claimant(&self, vrid: NonZeroU8) -> Option<usize> {
+        let owns = |n: &usize| self.peers[*n].report(vrid).is_some_and(|r| r.state == State::Active);
+        let mut claimants = (0..self.peers.len()).filter(owns);
+        claimants.next().filter(|_| claimants.next().is_none())
+    }
+
+    /// Whether this node goes out of a name that is the owner's, for another to
+    /// come in: who that is nobody may know yet, and this node may not learn before it
+    /// has stopped.
+    fn gives_the_name_away(&self, dns: &Dns, group: &Group) -> bool {
+        let mut others = (0..self.peers.len()).filter(|n| *n != self.me);
+        let leaves = self.maintenance || self.stopping.is_some();
+        dns.policy == Policy::Owner && leaves && others.any(|n| self.absence(n, group).is_none())
     }
 
     /// What the records should be; nothing changes while that is not known.
@@ -199,7 +221,7 @@ impl Node {
         if !group.warm || (self.publishing.settling.is_some() && !all_heard) {
             return None;
         }
-        let owner = self.dns_owner(dns);
+        let owner = self.owner_of(dns.owner);
         let nodes = &self.settings.cluster.nodes;
         let candidates: Vec<_> = (0..nodes.len())
             .map(|n| Candidate {
@@ -277,10 +299,13 @@ impl Node {
         let (hold_down, ttl) = (dns.hold_down, dns.ttl);
         let demotes = dns.policy == Policy::Owner || self.maintenance;
         let me = dns.addresses_of(self.me, &self.settings.cluster.nodes).to_vec();
+        let is_in = match &wanted {
+            Some(set) => Some(me.iter().any(|a| set.contains(a))),
+            None => self.gives_the_name_away(dns, group).then_some(false),
+        };
         let publishing = &mut self.publishing;
         publishing.late_at = late_at;
-        if let Some(set) = &wanted {
-            let is_in = me.iter().any(|a| set.contains(a));
+        if let Some(is_in) = is_in {
             let was_in = std::mem::replace(&mut publishing.is_in, is_in);
             publishing.left = !is_in && (publishing.left || was_in);
             // Without a usable server it keeps what lives: what does not is the
@@ -394,18 +419,9 @@ impl Node {
     pub fn dns_status(&self, now: Time) -> Option<DnsStatus> {
         let (dns, group) = self.dns_group()?;
         let desired = self.records_wanted(dns, group);
-        let writer = match group.election.word() {
-            State::Active => Some(self.me),
-            State::Init | State::Backup | State::Fault => {
-                let nodes = &self.settings.cluster.nodes;
-                (0..nodes.len()).find(|n| {
-                    let who = group.election.following().map(|o| o.who);
-                    who == Some(crate::election::Who::Node(*n))
-                })
-            }
-        };
+        let writer = self.owner_of(dns.election);
         let name = |n: usize| self.settings.cluster.nodes.get(n).map_or("?", |m| m.name.as_str());
-        let owner = self.dns_owner(dns);
+        let owner = self.owner_of(dns.owner);
         let line = |n: usize| match (self.absence(n, group), dns.policy) {
             (Some(absence), _) => format!("{} is out: {absence}", name(n)),
             (None, Policy::Owner) if owner != Some(n) => format!("{} is out: it is not the owner", name(n)),

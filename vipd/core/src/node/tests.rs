@@ -4,6 +4,7 @@ mod agreement;
 mod claims;
 mod handover;
 mod neighbours;
+mod owned_name;
 mod owning;
 mod packets;
 mod records;

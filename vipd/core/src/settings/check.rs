@@ -44,10 +44,11 @@ impl CheckKind {
         }
     }
 
-    /// Whether every server of its kind of cluster takes writes, so that several
-    /// writable ones are no accident.
+    /// Whether a server must be a member of a cluster (Galera, group
+    /// replication) to be well. Then several writable ones are no accident, and
+    /// one that has no channel of its own is kept up to date by the others.
     #[must_use]
-    pub const fn writes_anywhere(&self) -> bool {
+    pub const fn clustered(&self) -> bool {
         match self {
             Self::Mysql(check) => check.galera.is_some() || check.group_replication,
             Self::Tcp(_) | Self::Http(_) | Self::Postgres(_) | Self::Redis(_) | Self::Exec(_) => false,

@@ -25,6 +25,9 @@ pub(super) mod code {
     pub(in super::super) const COLUMN_DENIED: u16 = 1143;
     pub(in super::super) const UNKNOWN_TABLE: u16 = 1146;
     pub(in super::super) const UNKNOWN_VARIABLE: u16 = 1193;
+    /// An account's own limits on its connections: `max_user_connections` of
+    /// the server, and what its `GRANT`s say.
+    pub(in super::super) const USER_IS_FULL: [u16; 2] = [1203, 1226];
     pub(in super::super) const PRIVILEGE_MISSING: u16 = 1227;
     pub(in super::super) const PLUGIN_NOT_SUPPORTED: u16 = 1251;
     pub(in super::super) const ACCESS_DENIED_NO_PASSWORD: u16 = 1698;
@@ -170,6 +173,21 @@ impl MysqlError {
             | Self::Tls(_)
             | Self::Denied { .. }
             | Self::Privilege { .. } => false,
+        }
+    }
+
+    /// Whether it is the check that is kept out, by its account or by what it
+    /// lacks, and nobody else.
+    pub(super) fn is_ours(&self) -> bool {
+        match self {
+            Self::Dial(error) => error.is_ours(),
+            Self::Tls(error) => error.is_ours(),
+            Self::Password(_) | Self::NoTls { .. } | Self::Denied { .. } | Self::Privilege { .. } => true,
+            Self::Login { source: LoginError::Plugin(_), .. } => true,
+            Self::Login { source: source @ (LoginError::Wire(_) | LoginError::PublicKey), .. } => {
+                source.server().is_some_and(|error| code::USER_IS_FULL.contains(&error.code))
+            }
+            Self::Greeting { .. } | Self::Question { .. } => false,
         }
     }
 

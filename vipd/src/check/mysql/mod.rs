@@ -1,10 +1,12 @@
 //! `kind = "mysql"`: role, replication lag, and the state of a cluster's node,
 //! of MySQL, MariaDB and what speaks like them.
 //!
-//! One connection a server, kept from probe to probe: servers count logins
-//! that break off and block the host after `max_connect_errors` of them. For
-//! the same reason a login that outlives its probe is not broken off; the next
-//! probe waits on for it, and only patience ([`PATIENCE`]) ends it.
+//! One connection a server, kept from probe to probe; that others get in as
+//! well is seen by a new login now and then ([`super::renewal`]). Servers count
+//! logins that break off, until a complete one, and block the host after
+//! `max_connect_errors` of them. So a login that outlives its probe is not
+//! broken off; the next probe waits on for it, and only patience
+//! ([`PATIENCE`]) ends it.
 //!
 //! The protocol is spoken by our own small client. `mysql_async` panics on
 //! what a server may send (an RSA public key that is none, an empty packet in
@@ -23,6 +25,7 @@ mod wire;
 
 use super::dial::{Way, dial};
 use super::password::PasswordFile;
+use super::renewal::Renewal;
 use super::{Progress, tls};
 use error::MysqlError;
 use session::{Account, Session};
@@ -47,26 +50,11 @@ pub(super) fn is_full(error: &(dyn std::error::Error + 'static)) -> bool {
     error.downcast_ref().is_some_and(MysqlError::is_full)
 }
 
-/// The connection to a server.
-enum Link {
-    Down,
-    /// A login that goes on, over several probes if need be.
-    LoggingIn {
-        peer: SocketAddr,
-        since: Instant,
-        login: LoggingIn,
-    },
-    Up(Box<Session>),
-}
-
-impl Link {
-    fn peer(&self) -> Option<SocketAddr> {
-        match self {
-            Self::Down => None,
-            Self::LoggingIn { peer, .. } => Some(*peer),
-            Self::Up(session) => Some(session.peer()),
-        }
-    }
+/// A login that goes on, over several probes if need be.
+struct Login {
+    peer: SocketAddr,
+    since: Instant,
+    session: LoggingIn,
 }
 
 /// The check of one server.
@@ -79,7 +67,10 @@ pub(super) struct Prober {
     /// The server ends a session of ours that was silent for this long.
     idle: Duration,
     patience: Duration,
-    link: Link,
+    /// The connection that is kept.
+    session: Option<Box<Session>>,
+    login: Option<Login>,
+    renewal: Renewal,
 }
 
 impl Prober {
@@ -96,7 +87,9 @@ impl Prober {
             clock: heartbeat::Clock::default(),
             idle: session::idle_limit(interval),
             patience: PATIENCE.max(timeout),
-            link: Link::Down,
+            session: None,
+            login: None,
+            renewal: Renewal::default(),
         }
     }
 
@@ -107,18 +100,19 @@ impl Prober {
         progress: &Progress,
     ) -> Result<(SocketAddr, Observation), MysqlError> {
         // The name has moved: what answers at the old address is another server.
-        if self.link.peer().is_some_and(|peer| !way.addresses.contains(&peer)) {
-            self.link = Link::Down;
-        }
-        if matches!(&self.link, Link::LoggingIn { since, .. } if since.elapsed() > self.patience) {
-            self.link = Link::Down;
-        }
-        let kept = !matches!(self.link, Link::Down);
-        let asked = match self.ask(way, progress).await {
-            // A connection breaks between probes when the server restarts or
-            // tires of it; that says nothing of how the server is now.
-            Err(error) if kept && error.is_broken() => self.ask(way, progress).await,
-            result => result,
+        let there = |peer| way.addresses.contains(&peer);
+        self.session = self.session.take().filter(|session| there(session.peer()));
+        self.login = self.login.take().filter(|l| there(l.peer) && l.since.elapsed() <= self.patience);
+        let renews = self.renewal.is_due() || self.login.is_some();
+        // Out of `self`: a conversation that is broken off cannot be resumed.
+        let asked = match self.session.take_if(|_| !renews) {
+            Some(session) => match self.ask(session, progress).await {
+                // A connection breaks between probes when the server restarts or
+                // tires of it; that says nothing of how the server is now.
+                Err(error) if error.is_broken() => self.ask_anew(way, progress).await,
+                result => result,
+            },
+            None => self.ask_anew(way, progress).await,
         };
         asked.or_else(|error| match error.not_ready() {
             Some((peer, said)) => Ok((peer, Observation { unready: Some(said), ..Observation::default() })),
@@ -126,62 +120,97 @@ impl Prober {
         })
     }
 
-    async fn ask(
+    /// Asks over a new connection, which is kept from then on.
+    async fn ask_anew(
         &mut self,
         way: Way<'_>,
         progress: &Progress,
     ) -> Result<(SocketAddr, Observation), MysqlError> {
-        // Out of `self`: a conversation that is broken off cannot be resumed.
-        let mut session = self.session(way, progress).await?;
-        let peer = session.peer();
-        match session.observe(&self.check, &mut self.clock, progress).await {
-            Ok(observation) => {
-                self.link = Link::Up(session);
-                Ok((peer, observation))
+        let addresses = way.beside(self.session.as_ref().map(|session| session.peer()));
+        let way = Way { addresses: &addresses, ..way };
+        let waited = self.login.is_some();
+        let login = match self.log_in(way, progress).await {
+            // As a kept connection does.
+            Err(error) if waited && error.is_broken() => self.log_in(way, progress).await,
+            result => result,
+        };
+        let error = match login {
+            Ok(session) => match self.ask(session, progress).await {
+                Err(error) if error.is_ours() => error,
+                result => {
+                    self.renewal.done();
+                    return result;
+                }
+            },
+            Err(error) => error,
+        };
+        let (full, ours) = (error.is_full(), error.is_ours());
+        match self.session.take() {
+            Some(session) if full || ours => {
+                match full {
+                    true => self.renewal.full(),
+                    false => self.renewal.kept_out(session.peer(), &error),
+                }
+                self.ask(session, progress).await.map_err(|_| error)
             }
-            // A privilege that is granted counts from the next login on.
-            Err(error @ MysqlError::Privilege { .. }) => {
-                session.quit().await;
-                Err(error)
-            }
-            Err(error) => {
-                if !error.is_broken() {
-                    self.link = Link::Up(session);
+            kept => {
+                if let Some(session) = kept {
+                    session.quit().await;
                 }
                 Err(error)
             }
         }
     }
 
-    /// The kept session, or a new one.
-    async fn session(&mut self, way: Way<'_>, progress: &Progress) -> Result<Box<Session>, MysqlError> {
-        match std::mem::replace(&mut self.link, Link::Down) {
-            Link::Up(session) => return Ok(session),
-            link @ Link::LoggingIn { .. } => self.link = link,
-            Link::Down => {
+    async fn ask(
+        &mut self,
+        mut session: Box<Session>,
+        progress: &Progress,
+    ) -> Result<(SocketAddr, Observation), MysqlError> {
+        let peer = session.peer();
+        let observation = session.observe(&self.check, &mut self.clock, progress).await;
+        match &observation {
+            // A privilege that is granted counts from the next login on.
+            Err(MysqlError::Privilege { .. }) => session.quit().await,
+            Err(error) if error.is_broken() => {}
+            Ok(_) | Err(_) => {
+                if let Some(before) = self.session.replace(session) {
+                    before.quit().await;
+                }
+            }
+        }
+        Ok((peer, observation?))
+    }
+
+    /// A new session, by the login that is under way if there is one.
+    async fn log_in(&mut self, way: Way<'_>, progress: &Progress) -> Result<Box<Session>, MysqlError> {
+        let login = match &mut self.login {
+            Some(login) => login,
+            None => {
                 // Before connecting: without a password no login is begun.
                 let account =
                     Account { user: self.check.user.clone(), password: self.password.read().await? };
                 let (stream, peer) = dial(way, progress).await?;
                 let (tls, progress) = (self.tls.clone(), progress.clone());
-                let login = Box::pin(Session::open(stream, peer, tls, account, self.idle, progress));
-                self.link = Link::LoggingIn { peer, since: Instant::now(), login };
+                let session = Box::pin(Session::open(stream, peer, tls, account, self.idle, progress));
+                self.login.insert(Login { peer, since: Instant::now(), session })
             }
-        }
-        let Link::LoggingIn { login, .. } = &mut self.link else {
-            unreachable!("both other arms above leave a login");
         };
         // The login itself says what it is at, also to a later probe.
-        let session = login.await;
-        self.link = Link::Down;
+        let session = (&mut login.session).await;
+        self.login = None;
         Ok(Box::new(session?))
+    }
+
+    /// Lets the next probe log in anew.
+    pub(super) fn renew(&mut self) {
+        self.renewal.ask();
     }
 
     /// Says goodbye to the server.
     pub(super) async fn close(self) {
-        match self.link {
-            Link::Up(session) => session.quit().await,
-            Link::Down | Link::LoggingIn { .. } => {}
+        if let Some(session) = self.session {
+            session.quit().await;
         }
     }
 }

@@ -92,6 +92,7 @@ pub(super) fn lag(rows: &[Row], role: ObservedRole, member: bool) -> Option<Lag>
         // A promoted server often keeps its stopped channel: it replicates no more.
         ObservedRole::Primary if channels.iter().all(stopped) => return None,
         ObservedRole::Replica if channels.is_empty() && member => return None,
+        // Aurora's readers are such: a pool without `max-lag` takes them.
         ObservedRole::Replica if channels.is_empty() => {
             return Some(Lag::Unknown("read-only, but no replication is configured".to_owned()));
         }

@@ -15,6 +15,7 @@ mod wire;
 use super::Progress;
 use super::dial::{DialError, Way, dial};
 use super::password::{PasswordError, PasswordFile};
+use super::renewal::Renewal;
 use super::tls::{self, TlsError};
 use login::LoginError;
 use status::Replay;
@@ -23,7 +24,7 @@ use thiserror::Error;
 use tokio::time::Instant;
 use vipd_core::probe::Observation;
 use vipd_core::settings::PostgresCheck;
-use wire::{ServerError, Wire, WireError};
+use wire::{Wire, WireError};
 
 /// Why a probe failed.
 #[derive(Debug, Error)]
@@ -94,17 +95,49 @@ impl PostgresError {
         matches!(self.wire(), Some(WireError::Server(error)) if error.code == FULL)
     }
 
+    /// Whether it is the check that is kept out, by its password or by what it
+    /// lacks, and nobody else.
+    fn is_ours(&self) -> bool {
+        /// `invalid_password`
+        const PASSWORD: &str = "28P01";
+        match self {
+            Self::Dial(error) => error.is_ours(),
+            Self::Tls(error) => error.is_ours(),
+            Self::Password(_) | Self::NoTls { .. } => true,
+            Self::Login { source: LoginError::Wire(WireError::Server(error)), .. } => error.code == PASSWORD,
+            // It wants another proof than it did.
+            Self::Login {
+                source: LoginError::NoPassword | LoginError::Clear | LoginError::Method(_),
+                ..
+            } => true,
+            Self::Login {
+                source:
+                    LoginError::Wire(WireError::Closed | WireError::Io(_) | WireError::Malformed(_))
+                    | LoginError::Scram(_),
+                ..
+            }
+            | Self::Question { .. } => false,
+        }
+    }
+
     /// The words of a server that is alive and takes nobody: it starts, stops,
     /// recovers, or was told to be no hot standby.
-    fn unready(&self) -> Option<String> {
+    fn unready(&self) -> Option<(SocketAddr, String)> {
         /// `admin_shutdown`, `crash_shutdown`, `cannot_connect_now`.
         const CODES: [&str; 3] = ["57P01", "57P02", "57P03"];
-        match self.wire() {
-            Some(WireError::Server(ServerError { code, message, .. })) if CODES.contains(&&**code) => {
-                Some(message.clone())
+        match self {
+            Self::Login { peer, source: LoginError::Wire(WireError::Server(said)), .. }
+            | Self::Question { peer, source: WireError::Server(said), .. }
+                if CODES.contains(&&*said.code) =>
+            {
+                Some((*peer, said.message.clone()))
             }
-            Some(WireError::Server(_) | WireError::Closed | WireError::Io(_) | WireError::Malformed(_))
-            | None => None,
+            Self::Login { .. }
+            | Self::Question { .. }
+            | Self::Dial(_)
+            | Self::Tls(_)
+            | Self::Password(_)
+            | Self::NoTls { .. } => None,
         }
     }
 }
@@ -127,15 +160,13 @@ pub(super) struct Prober {
     tls: Option<tls::Client>,
     password: PasswordFile,
     session: Option<Session>,
-    /// Whether the next probe is to log in anew. Until that has ended the kept
-    /// connection stays: a full server has no other for us.
-    renew: bool,
+    renewal: Renewal,
 }
 
 impl Prober {
     pub(super) fn new(check: PostgresCheck, tls: Option<tls::Client>) -> Self {
         let password = PasswordFile::new(check.password_file.clone());
-        Self { check, tls, password, session: None, renew: false }
+        Self { check, tls, password, session: None, renewal: Renewal::default() }
     }
 
     /// Asks the server once, over the kept connection if there is one.
@@ -144,13 +175,10 @@ impl Prober {
         way: Way<'_>,
         progress: &Progress,
     ) -> Result<(SocketAddr, Observation), PostgresError> {
-        // Out of `self`: a conversation that is broken off cannot be resumed.
         // One at an address that the name has left is with another server.
-        let mut kept = self.session.take().filter(|s| way.addresses.contains(&s.peer));
-        if self.renew {
-            self.session = kept.take();
-        }
-        if let Some(session) = kept {
+        self.session = self.session.take().filter(|s| way.addresses.contains(&s.peer));
+        // Out of `self`: a conversation that is broken off cannot be resumed.
+        if let Some(session) = self.session.take_if(|_| !self.renewal.is_due()) {
             match self.ask(session, progress).await {
                 // A connection breaks between probes when the server restarts or
                 // tires of it; that says nothing of how the server is now.
@@ -158,38 +186,50 @@ impl Prober {
                 result => return result,
             }
         }
-        let password = self.password.read().await?;
-        let (stream, peer) = dial(way, progress).await?;
-        let answered = async {
-            let mut wire = login::open(stream, self.tls.as_ref(), peer, progress).await?;
-            progress.set(format!("logging in to {peer}"));
-            let user = || self.check.user.clone();
-            let failed = |source| PostgresError::Login { peer, user: user(), source };
-            login::login(&mut wire, &self.check, &password).await.map_err(failed)?;
-            self.ask(Session { wire, peer, replay: Replay::default() }, progress).await
-        };
-        match answered.await {
-            Ok(answered) => {
-                self.renew = false;
-                Ok(answered)
-            }
-            // What is kept has its connection all the same.
-            Err(error) if error.is_full() => match self.session.take() {
-                Some(session) => {
-                    self.renew = false;
-                    self.ask(session, progress).await.map_err(|_| error)
+        let addresses = way.beside(self.session.as_ref().map(|s| s.peer));
+        let error = match self.log_in(Way { addresses: &addresses, ..way }, progress).await {
+            Ok(session) => {
+                self.renewal.done();
+                match self.ask(session, progress).await {
+                    Ok(answered) => return Ok(answered),
+                    Err(error) => error,
                 }
-                None => Err(error),
-            },
-            Err(error) => {
-                // Where nobody else gets in, the server may wait for its end to shut down.
-                self.session = None;
+            }
+            Err(error) => error,
+        };
+        let (full, ours) = (error.is_full(), error.is_ours());
+        match self.session.take() {
+            Some(session) if full || ours => {
+                match full {
+                    true => self.renewal.full(),
+                    false => self.renewal.kept_out(session.peer, &error),
+                }
+                self.ask(session, progress).await.map_err(|_| error)
+            }
+            kept => {
+                if let Some(session) = kept {
+                    session.wire.quit().await;
+                }
                 match error.unready() {
-                    Some(says) => Ok((peer, Observation { unready: Some(says), ..Observation::default() })),
+                    Some((peer, says)) => {
+                        Ok((peer, Observation { unready: Some(says), ..Observation::default() }))
+                    }
                     None => Err(error),
                 }
             }
         }
+    }
+
+    /// A connection that is logged in.
+    async fn log_in(&mut self, way: Way<'_>, progress: &Progress) -> Result<Session, PostgresError> {
+        let password = self.password.read().await?;
+        let (stream, peer) = dial(way, progress).await?;
+        let mut wire = login::open(stream, self.tls.as_ref(), peer, progress).await?;
+        progress.set(format!("logging in to {peer}"));
+        let user = || self.check.user.clone();
+        let failed = |source| PostgresError::Login { peer, user: user(), source };
+        login::login(&mut wire, &self.check, &password).await.map_err(failed)?;
+        Ok(Session { wire, peer, replay: Replay::default() })
     }
 
     /// Asks, and keeps the connection if that went well.
@@ -206,13 +246,15 @@ impl Prober {
         let row = session.wire.query(status::question(&self.check)).await.map_err(failed)?;
         let observation = status::observe(&row, &self.check.user, &mut session.replay, asked)
             .map_err(|nonsense| failed(WireError::malformed(nonsense.0)))?;
-        self.session = Some(session);
+        if let Some(before) = self.session.replace(session) {
+            before.wire.quit().await;
+        }
         Ok((peer, observation))
     }
 
-    /// Lets the next probe connect anew.
+    /// Lets the next probe log in anew.
     pub(super) fn renew(&mut self) {
-        self.renew = true;
+        self.renewal.ask();
     }
 
     /// Says goodbye to the server.

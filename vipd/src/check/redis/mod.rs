@@ -10,6 +10,7 @@ mod wire;
 
 use super::dial::{DialError, Way, dial};
 use super::password::{PasswordError, PasswordFile};
+use super::renewal::Renewal;
 use super::tls::{self, TlsError};
 use super::{Progress, stream};
 use status::{Info, SECTIONS};
@@ -98,6 +99,29 @@ impl RedisError {
         }
     }
 
+    /// Whether it is the check that is kept out, by its password or by what it
+    /// lacks, and nobody else.
+    fn is_ours(&self) -> bool {
+        match self {
+            Self::Dial(error) => error.is_ours(),
+            Self::Tls(error) => error.is_ours(),
+            Self::Password(_) => true,
+            Self::Login { source: WireError::Server(said), .. }
+            | Self::Question { source: WireError::Server(said), .. } => {
+                let said = said.to_string();
+                let word = said.split(' ').next().unwrap_or_default();
+                matches!(word, "NOAUTH" | "WRONGPASS" | "NOPERM") || said.contains("invalid password")
+            }
+            Self::Login {
+                source: WireError::Closed | WireError::Io(_) | WireError::Malformed(_), ..
+            }
+            | Self::Question {
+                source: WireError::Closed | WireError::Io(_) | WireError::Malformed(_), ..
+            }
+            | Self::Role { .. } => false,
+        }
+    }
+
     /// Whether the connection is of no more use, so that a kept one may have
     /// been at fault rather than the server.
     fn is_broken(&self) -> bool {
@@ -129,15 +153,13 @@ pub(super) struct Prober {
     tls: Option<tls::Client>,
     password: PasswordFile,
     session: Option<Session>,
-    /// Whether the next probe is to log in anew. Until that has ended the kept
-    /// connection stays: a full server has no other for us.
-    renew: bool,
+    renewal: Renewal,
 }
 
 impl Prober {
     pub(super) fn new(check: RedisCheck, tls: Option<tls::Client>) -> Self {
         let password = PasswordFile::new(check.password_file.clone());
-        Self { check, tls, password, session: None, renew: false }
+        Self { check, tls, password, session: None, renewal: Renewal::default() }
     }
 
     /// Asks the server once, over the kept connection if there is one.
@@ -146,13 +168,10 @@ impl Prober {
         way: Way<'_>,
         progress: &Progress,
     ) -> Result<(SocketAddr, Observation), RedisError> {
-        // Out of `self`: a conversation that is broken off cannot be resumed.
         // One at an address that the name has left is with another server.
-        let mut kept = self.session.take().filter(|s| way.addresses.contains(&s.peer));
-        if self.renew {
-            self.session = kept.take();
-        }
-        if let Some(session) = kept {
+        self.session = self.session.take().filter(|s| way.addresses.contains(&s.peer));
+        // Out of `self`: a conversation that is broken off cannot be resumed.
+        if let Some(session) = self.session.take_if(|_| !self.renewal.is_due()) {
             match self.ask(session, None, progress).await {
                 // A connection breaks between probes when the server restarts or
                 // tires of it; that says nothing of how the server is now.
@@ -160,31 +179,44 @@ impl Prober {
                 result => return result,
             }
         }
+        let addresses = way.beside(self.session.as_ref().map(|s| s.peer));
+        let error = match self.log_in_and_ask(Way { addresses: &addresses, ..way }, progress).await {
+            Ok(answered) => {
+                self.renewal.done();
+                return Ok(answered);
+            }
+            Err(error) => error,
+        };
+        let (full, ours) = (error.is_full(), error.is_ours());
+        match self.session.take() {
+            Some(session) if full || ours => {
+                match full {
+                    true => self.renewal.full(),
+                    false => self.renewal.kept_out(session.peer, &error),
+                }
+                self.ask(session, None, progress).await.map_err(|_| error)
+            }
+            kept => {
+                if let Some(session) = kept {
+                    session.wire.quit().await;
+                }
+                Err(error)
+            }
+        }
+    }
+
+    async fn log_in_and_ask(
+        &mut self,
+        way: Way<'_>,
+        progress: &Progress,
+    ) -> Result<(SocketAddr, Observation), RedisError> {
         let password = match self.check.password_file {
             Some(_) => Some(self.password.read().await?),
             None => None,
         };
         let (stream, peer) = dial(way, progress).await?;
         let stream = stream::open(stream, self.tls.as_ref(), peer, progress).await?;
-        let fresh = Session { wire: Wire::new(stream), peer };
-        match self.ask(fresh, password.as_deref(), progress).await {
-            // What is kept has its connection all the same.
-            Err(error) if error.is_full() => match self.session.take() {
-                Some(session) => {
-                    self.renew = false;
-                    self.ask(session, None, progress).await.map_err(|_| error)
-                }
-                None => Err(error),
-            },
-            Err(error) => {
-                self.session = None;
-                Err(error)
-            }
-            Ok(answered) => {
-                self.renew = false;
-                Ok(answered)
-            }
-        }
+        self.ask(Session { wire: Wire::new(stream), peer }, password.as_deref(), progress).await
     }
 
     /// Logs in with a password, if one is given, asks, and keeps the
@@ -225,13 +257,15 @@ impl Prober {
             (Err(role), None) => return Err(RedisError::Role { peer, role }),
         };
         observation.unready = observation.unready.or(refusal);
-        self.session = Some(session);
+        if let Some(before) = self.session.replace(session) {
+            before.wire.quit().await;
+        }
         Ok((peer, observation))
     }
 
-    /// Lets the next probe connect anew.
+    /// Lets the next probe log in anew.
     pub(super) fn renew(&mut self) {
-        self.renew = true;
+        self.renewal.ask();
     }
 
     /// Says goodbye to the server.

@@ -120,8 +120,8 @@ async fn said(kind: CheckKind, bytes: &'static [u8]) -> Result<Probe, Box<dyn st
     })
 }
 
-/// A check that was told to connect anew, and finds the server full, goes on
-/// over its connection.
+/// A check that was told to connect anew, and finds the server full or itself
+/// refused, goes on over its connection.
 async fn stays_with_what_it_has<F, S>(kind: CheckKind, serve: F) -> Outcome
 where
     F: Fn(TcpStream) -> S + Send + 'static,

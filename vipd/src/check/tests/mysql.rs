@@ -1,6 +1,7 @@
 //! `kind = "mysql"`: a server that speaks just enough of the protocol.
 
 mod dialects;
+mod renewal;
 mod tls;
 
 use super::super::mysql::Prober;
@@ -80,10 +81,14 @@ async fn answer(
     send(stream, &table(columns, rows, false)).await
 }
 
-/// Plays a MySQL 8.4 after its login: a primary, until `questions` were asked.
+/// Plays a MySQL 8.4 after its login: a primary, until `questions` were asked
+/// or it hears a goodbye.
 pub(super) async fn questions(stream: &mut TcpStream, questions: usize) -> std::io::Result<()> {
     for _ in 0..questions {
         let (_, question) = read(stream).await?;
+        if question == [1] {
+            return Ok(());
+        }
         let question = String::from_utf8_lossy(&question).into_owned();
         if question.contains("SHOW GLOBAL VARIABLES") {
             let rows: [&[&str]; 2] = [&["read_only", "OFF"], &["version", "8.4.0"]];

@@ -70,15 +70,25 @@ async fn a_server_that_takes_nobody_now_is_not_ready() -> Outcome {
     Ok(())
 }
 
-/// The first client is served, all others find it full.
+/// The first client is served, all others find it full or their password wrong.
 #[tokio::test]
 async fn a_check_that_cannot_log_in_anew_asks_over_what_it_has() -> Outcome {
+    for code in ["53300", "28P01"] {
+        stays_with_what_it_has(postgres(false), serve_first(error(code, "not you"))).await?;
+    }
+    Ok(())
+}
+
+/// A server that says this to all but its first client.
+fn serve_first(
+    refusal: &'static [u8],
+) -> impl Fn(TcpStream) -> std::pin::Pin<Box<dyn Future<Output = std::io::Result<()>> + Send>> + Send {
     let first = Arc::new(AtomicUsize::new(0));
-    let serve = move |mut stream: TcpStream| {
+    move |mut stream: TcpStream| {
         let is_first = first.fetch_add(1, Ordering::SeqCst) == 0;
-        async move {
+        Box::pin(async move {
             if !is_first {
-                stream.write_all(error("53300", "too many clients")).await?;
+                stream.write_all(refusal).await?;
                 return stream.read_to_end(&mut Vec::new()).await.map(drop);
             }
             let welcomed = welcome(&primary());
@@ -90,9 +100,8 @@ async fn a_check_that_cannot_log_in_anew_asks_over_what_it_has() -> Outcome {
                 stream.write_all(answer).await?;
             }
             Ok(())
-        }
-    };
-    stays_with_what_it_has(postgres(false), serve).await
+        })
+    }
 }
 
 #[tokio::test]

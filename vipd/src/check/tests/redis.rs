@@ -103,23 +103,27 @@ async fn a_full_server_is_full_and_not_dead() -> Outcome {
     Ok(())
 }
 
-/// The first client is served, all others find it full.
+/// The first client is served, all others find it full or their password wrong.
 #[tokio::test]
 async fn a_check_that_cannot_log_in_anew_asks_over_what_it_has() -> Outcome {
     const ANSWER: &[u8] = b"$13\r\nrole:master\r\n\r\n$0\r\n\r\n$0\r\n\r\n+PONG\r\n";
-    let first = Arc::new(AtomicUsize::new(0));
-    let serve = move |mut stream: TcpStream| {
-        let is_first = first.fetch_add(1, Ordering::SeqCst) == 0;
-        async move {
-            if !is_first {
-                stream.write_all(b"-ERR max number of clients reached\r\n").await?;
-                return stream.read_to_end(&mut Vec::new()).await.map(drop);
+    for refusal in ["-ERR max number of clients reached\r\n", "-WRONGPASS invalid username-password pair\r\n"]
+    {
+        let first = AtomicUsize::new(0);
+        let serve = move |mut stream: TcpStream| {
+            let is_first = first.fetch_add(1, Ordering::SeqCst) == 0;
+            async move {
+                if !is_first {
+                    stream.write_all(refusal.as_bytes()).await?;
+                    return stream.read_to_end(&mut Vec::new()).await.map(drop);
+                }
+                while stream.read(&mut [0; 512]).await? > 0 {
+                    stream.write_all(ANSWER).await?;
+                }
+                Ok(())
             }
-            while stream.read(&mut [0; 512]).await? > 0 {
-                stream.write_all(ANSWER).await?;
-            }
-            Ok(())
-        }
-    };
-    stays_with_what_it_has(redis(), serve).await
+        };
+        stays_with_what_it_has(redis(), serve).await?;
+    }
+    Ok(())
 }

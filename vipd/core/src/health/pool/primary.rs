@@ -24,7 +24,7 @@ const FIRST_ANSWER: Duration = Duration::from_secs(2);
 impl PoolState {
     /// Chooses no primary before each server could be checked once.
     pub(in crate::health) fn survey(&mut self, now: Time) {
-        let wants_one = self.demands.is_some_and(|d| d.role == Role::Primary && !d.writes_anywhere);
+        let wants_one = self.demands.is_some_and(|d| d.role == Role::Primary && !d.clustered);
         let known = self.incumbent.is_some() || self.servers.iter().any(Server::is_told);
         if let Some(check) = self.settings.check.as_ref().filter(|_| wants_one && !known) {
             self.survey = Some(now + FIRST_TURN + check.timeout.min(FIRST_ANSWER));
@@ -63,7 +63,7 @@ impl PoolState {
         let next = match self.incumbent {
             None if self.listens || self.survey.is_some() => None,
             // Where every server takes writes, no other is wrong.
-            Some(incumbent) if !demands.writes_anywhere && elsewhere(incumbent) => None,
+            Some(incumbent) if !demands.clustered && elsewhere(incumbent) => None,
             Some(incumbent) if candidate(&incumbent) => self.promoted_since(incumbent, reasons, candidate),
             Some(_) | None => self.choose(at, (0..reasons.len()).filter(candidate).collect(), changes),
         };
@@ -78,7 +78,7 @@ impl PoolState {
         for (i, reason) in reasons.iter_mut().enumerate() {
             if i != incumbent && writable(reason) && self.settings.servers[i].vanished.is_none() {
                 let incumbent = self.settings.servers[incumbent].name.clone();
-                *reason = match demands.writes_anywhere {
+                *reason = match demands.clustered {
                     true => Reason::Standby { of: incumbent },
                     false => Reason::Conflict { with: incumbent },
                 };
@@ -87,14 +87,18 @@ impl PoolState {
     }
 
     /// Of several writable servers, none of which is in use, the one that most
-    /// replicas replicate from; else the first. A person is told which and why.
+    /// replicas replicate from; of those rather one whose last check said so;
+    /// else the first. A person is told which and why.
     fn choose(&self, at: usize, candidates: Vec<usize>, changes: &mut Changes) -> Option<usize> {
         let replicas = |i: usize| self.opinion_of(i).hear;
-        let most = candidates.iter().map(|i| replicas(*i).len()).max()?;
-        let chosen = *candidates.iter().find(|i| replicas(**i).len() == most)?;
-        let anywhere = self.demands.is_some_and(|d| d.writes_anywhere);
         // Whoever fails, or was not asked where it is now, may not be writable.
-        let sure = candidates.iter().all(|i| self.servers[*i].said_primary());
+        let said = |i: usize| self.servers[i].said_primary();
+        let worth = |i: usize| (replicas(i).len(), said(i));
+        let best = candidates.iter().map(|i| worth(*i)).max()?;
+        let chosen = *candidates.iter().find(|i| worth(**i) == best)?;
+        let most = best.0;
+        let anywhere = self.demands.is_some_and(|d| d.clustered);
+        let sure = candidates.iter().all(|i| said(*i));
         if candidates.len() > 1 && !anywhere && sure {
             let name = |i: &usize| self.settings.servers[*i].name.clone();
             let equal = |i: &&usize| **i != chosen && replicas(**i).len() == most;
@@ -217,7 +221,7 @@ impl PoolState {
         let follows = self.demands.is_some_and(|d| d.role == Role::Primary) && !self.has_heir;
         let proven = |i: &usize| self.servers.get(*i).is_some_and(Server::is_proven_primary);
         let Some(incumbent) = self.incumbent.filter(|i| follows && proven(i)) else { return };
-        let anywhere = self.demands.is_some_and(|d| d.writes_anywhere);
+        let anywhere = self.demands.is_some_and(|d| d.clustered);
         let mut places = vec![];
         for (i, (s, settings)) in self.servers.iter_mut().zip(&self.settings.servers).enumerate() {
             if s.health.role == Some(ObservedRole::Primary) {

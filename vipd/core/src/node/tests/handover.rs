@@ -203,3 +203,19 @@ fn sessions_are_closed_when_a_preparation_after_a_release_runs_out() {
     // The kernel sends their resets only while it has the address.
     assert_eq!((closed_at, absent_at), (Some(4_500), Some(4_600)));
 }
+
+/// The kernel says nothing: its lifetimes end up to a tenth late, and before
+/// that nobody is told that the addresses are free.
+#[test]
+fn who_leaves_without_the_kernels_word_waits_until_the_lifetime_is_surely_over() {
+    let mut settings = settings();
+    settings.election.lease = SECOND;
+    let mut node = owner(settings);
+    node.handle(Input::Stop, at(3_400));
+    let is_release = |o: &Output| matches!(o, Output::Advert(packet) if packet.bytes.get(2) == Some(&0));
+    let first = (3_400..7_000).find(|now| {
+        node.handle(Input::Tick, at(*now));
+        drain(&mut node).iter().any(is_release)
+    });
+    assert_eq!(first, Some(4_600));
+}

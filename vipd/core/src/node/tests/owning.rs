@@ -91,6 +91,12 @@ fn a_refusal_of_the_kernel_is_a_fault_and_a_release() {
     let generation = outputs.iter().filter_map(plan).next_back().expect("a plan to delete it");
     node.handle(Input::Applied { group: 0, generation, result: Ok(()) }, at(3_302));
     assert_eq!(drain(&mut node).iter().filter(released).count(), 1);
+    // An address that comes to the interface is not what it waits for.
+    let sources = vec![address(11), address(12)];
+    let link = Link::Up { interface: LINK, sources, mac: None, subnets: vec![] };
+    node.handle(Input::Link { group: 0, link }, at(4_000));
+    let status = &node.group_status(at(4_000))[0];
+    assert!(status.state == State::Fault && status.why.contains("no buffer"), "{}", status.why);
     // It takes part again by itself.
     let retry = at(8_400);
     node.handle(Input::Tick, retry);

@@ -5,9 +5,9 @@ use crate::publish::{Records, Wanted};
 use crate::settings::{DNS_GROUP, Dns, KeyAlgorithm, Policy, Rfc2136, WhenAllDown};
 use std::collections::BTreeSet;
 
-const DNS: u8 = 77;
+pub(super) const DNS: u8 = 77;
 
-fn with_dns(policy: Policy, when_all_down: WhenAllDown) -> Settings {
+pub(super) fn with_dns(policy: Policy, when_all_down: WhenAllDown) -> Settings {
     let group = VipGroup { addresses: vec![], ..vip(DNS_GROUP, DNS) };
     let dns = Dns {
         name: "db.corp.example.".into(),
@@ -35,7 +35,7 @@ fn px2_says(node: &mut Node, state: State, serving: bool, now: Time) -> Vec<Reco
     orders(node, now)
 }
 
-fn px2_is(node: &mut Node, state: State, serving: bool, now: Time) {
+pub(super) fn px2_is(node: &mut Node, state: State, serving: bool, now: Time) {
     let report = GroupReport {
         vrid: NonZeroU8::new(DNS).unwrap_or(NonZeroU8::MIN),
         state,
@@ -48,13 +48,13 @@ fn px2_is(node: &mut Node, state: State, serving: bool, now: Time) {
     node.handle(Input::PeerPacket { source: address(12), ttl: 255, payload: &envelope.write() }, now);
 }
 
-fn orders(node: &mut Node, now: Time) -> Vec<Records> {
+pub(super) fn orders(node: &mut Node, now: Time) -> Vec<Records> {
     let records = |output| if let Output::Records(records) = output { Some(records) } else { None };
     obey(node, now).into_iter().filter_map(records).collect()
 }
 
 /// Lets time pass as it does for a daemon that runs.
-fn run_to(node: &mut Node, millis: u64) -> Vec<Records> {
+pub(super) fn run_to(node: &mut Node, millis: u64) -> Vec<Records> {
     let mut all = vec![];
     while let Some(due) = node.next_deadline().filter(|due| *due <= at(millis)) {
         node.handle(Input::Tick, due);
@@ -63,7 +63,7 @@ fn run_to(node: &mut Node, millis: u64) -> Vec<Records> {
     all
 }
 
-fn set(last: &[u8]) -> Option<BTreeSet<IpAddr>> {
+pub(super) fn set(last: &[u8]) -> Option<BTreeSet<IpAddr>> {
     Some(last.iter().map(|n| address(*n)).collect())
 }
 
@@ -129,7 +129,7 @@ fn a_peer_that_serves_nobody_or_leaves_or_falls_silent_is_out() {
 }
 
 /// The last line of the reasons.
-fn why(node: &Node, now: Time) -> String {
+pub(super) fn why(node: &Node, now: Time) -> String {
     node.dns_status(now).and_then(|s| s.why.last().cloned()).unwrap_or_default()
 }
 
@@ -333,7 +333,7 @@ fn maintenance_takes_a_node_out_and_closes_what_old_answers_brought() {
 }
 
 /// Orders are carried out; gives what the last one says.
-fn written(node: &mut Node, millis: u64) -> Wanted {
+pub(super) fn written(node: &mut Node, millis: u64) -> Wanted {
     let order = orders(node, at(millis)).pop().expect("an order");
     node.handle(Input::Published { generation: order.generation, result: Ok(()) }, at(millis));
     order.wanted
@@ -362,7 +362,7 @@ fn sessions_stay_as_long_as_the_address_is_not_seen_to_be_gone() {
 
 /// When sessions by the node's own address are closed, as long as the other
 /// node serves.
-fn closes(node: &mut Node, from: u64, until: u64) -> Vec<Time> {
+pub(super) fn closes(node: &mut Node, from: u64, until: u64) -> Vec<Time> {
     closes_after(node, from, until).0
 }
 

@@ -2,8 +2,10 @@
 //! their answers.
 
 use super::*;
-use vipd_core::probe::{Connections, Lag};
-use vipd_core::settings::Galera;
+use vipd_core::health::PoolsState;
+use vipd_core::pool::ServerKey;
+use vipd_core::probe::{Checked, Connections, Lag};
+use vipd_core::settings::{Galera, Heartbeat};
 
 /// What a server says to a question.
 #[derive(Clone, Copy)]
@@ -220,6 +222,90 @@ async fn a_member_must_be_online_in_a_majority() -> Outcome {
     ];
     let (probe, _) = seen(check, script).await?;
     assert!(unready(probe).is_some_and(|why| why.contains("MariaDB has no group replication")));
+    Ok(())
+}
+
+/// What a pool with this check makes of a server that answers so: its word and the reason.
+async fn verdict(check: MysqlCheck, script: Script) -> Result<String, Box<dyn std::error::Error>> {
+    let (probe, _) = seen(check.clone(), script).await?;
+    let mut state = PoolsState::new(vec![pool("a", CheckKind::Mysql(check), &[3306])], Time::ZERO);
+    state.observe(ServerKey { pool: 0, server: 0 }, probe, Checked::at(Time::ZERO), Time::ZERO);
+    let status = state.status().next().ok_or("no server")?;
+    Ok(format!("{}: {}", status.reason.state(), status.reason))
+}
+
+/// From the answers to the verdict: read-only members are what a pool of
+/// replicas is made of, with `max-lag` and without.
+#[tokio::test]
+async fn a_read_only_member_is_used_without_a_channel() -> Outcome {
+    const ONLINE: (&str, Reply) =
+        ("SELECT MEMBER_ID", Rows(ID_STATE, &[&["u1", "ONLINE"], &["u2", "ONLINE"], &["u3", "ONLINE"]]));
+    const GROUP: Script = &[
+        MEMBER,
+        MEMBER_SAYS,
+        NO_STATUS,
+        ONLINE,
+        ("SHOW REPLICA STATUS", Rows(CHANNELS, &[&["No", "Yes", "0", "group_replication_recovery"]])),
+        ("heartbeat", Rows(&["age"], &[])),
+    ];
+    const CHANNEL: Script = &[
+        MEMBER,
+        MEMBER_SAYS,
+        NO_STATUS,
+        ONLINE,
+        ("SHOW REPLICA STATUS", Rows(CHANNELS, &[&["Yes", "Yes", "60", "from elsewhere"]])),
+    ];
+    const GALERA: Script = &[
+        (
+            "SHOW GLOBAL VARIABLES",
+            Rows(
+                VARIABLES,
+                &[
+                    &["read_only", "ON"],
+                    &["wsrep_provider", "/usr/lib/galera/libgalera_smm.so"],
+                    &["wsrep_desync", "OFF"],
+                    &["wsrep_reject_queries", "NONE"],
+                    &["version", "10.11.6-MariaDB"],
+                ],
+            ),
+        ),
+        (
+            "SELECT @@global",
+            Rows(
+                &["read_only", "wsrep_provider", "wsrep_desync", "wsrep_reject_queries"],
+                &[&["1", "/usr/lib/galera/libgalera_smm.so", "0", "NONE"]],
+            ),
+        ),
+        (
+            "SHOW GLOBAL STATUS",
+            Rows(
+                VARIABLES,
+                &[&["wsrep_cluster_status", "Primary"], &["wsrep_ready", "ON"], &["wsrep_local_state", "4"]],
+            ),
+        ),
+        ("SHOW ALL SLAVES STATUS", Rows(&["Slave_IO_Running"], &[])),
+    ];
+    const ALONE: Script = &[MEMBER, MEMBER_SAYS, NO_STATUS, ("SHOW REPLICA STATUS", Rows(CHANNELS, &[]))];
+    let well = "up: its check succeeds";
+    let limit = Some(Duration::from_secs(10));
+    for (role, max_lag) in
+        [(Role::Replica, None), (Role::Replica, limit), (Role::Any, None), (Role::Any, limit)]
+    {
+        let check = MysqlCheck { role, max_lag, ..MysqlCheck::new("vipd") };
+        let group = MysqlCheck { group_replication: true, ..check.clone() };
+        let galera = MysqlCheck { galera: Some(Galera { donors: false }), ..check.clone() };
+        assert_eq!(verdict(group.clone(), GROUP).await?, well, "{role:?} {max_lag:?}");
+        assert_eq!(verdict(galera, GALERA).await?, well, "{role:?} {max_lag:?}");
+        // What tells a lag all the same is heeded, and who is no member needs one that is known.
+        let Some(_) = max_lag else { continue };
+        let lags = verdict(group.clone(), CHANNEL).await?;
+        assert!(lags.contains("it lags 60s, max-lag is 10s"), "{lags}");
+        let heartbeat = Heartbeat { schema: "d".into(), table: "heartbeat".into(), column: "at".into() };
+        let unknown = verdict(MysqlCheck { heartbeat: Some(heartbeat), ..group }, GROUP).await?;
+        assert_eq!(unknown, "down: its lag is unknown: the heartbeat table holds no time");
+        let alone = "down: its lag is unknown: read-only, but no replication is configured";
+        assert_eq!(verdict(check, ALONE).await?, alone);
+    }
     Ok(())
 }
 
