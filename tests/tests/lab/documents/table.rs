@@ -154,7 +154,7 @@ pub(super) const COMMANDS: &[(&str, Proof)] = &[
         "etcdctl role grant-permission vipd --prefix=true readwrite /vipd/",
         Elsewhere(
             ETCD,
-            "[\"role\", \"grant-permission\", \"vipd\", \"--prefix=true\", \"readwrite\", \"/vipd/\"]",
+            "\"role\", \"grant-permission\", \"vipd\", \"--prefix=true\", \"readwrite\", \"/vipd/\"]",
         ),
     ),
     ("etcdctl user add vipd", Elsewhere(ETCD, "[\"user\", \"add\", \"vipd:lab-secret\"]")),

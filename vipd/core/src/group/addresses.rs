@@ -304,7 +304,12 @@ impl Group {
 
     pub(super) fn tell_evicted(&mut self, scope: &mut Scope<'_>) {
         let Some(all) = self.evicted.told(scope.now) else { return };
-        let message = format!("{}: somebody put {all} here; it is removed", self.vip.name);
+        let message = match self.hold {
+            Hold::Absent => format!("{}: somebody put {all} here; it is removed", self.vip.name),
+            Hold::Silent | Hold::Owned => {
+                format!("{}: somebody put {all} here a second time; that copy is removed", self.vip.name)
+            }
+        };
         scope.event(self.event(Level::Warn, Kind::Address, message));
     }
 

@@ -477,7 +477,7 @@ fn what_somebody_does_to_addresses_in_a_loop_is_told_of_once_a_second() {
     };
     for (deleted, what) in [
         (true, "somebody deleted 10.77.0.100{}; it is back"),
-        (false, "somebody put 10.77.0.100{} here; it is removed"),
+        (false, "somebody put 10.77.0.100{} here a second time; that copy is removed"),
     ] {
         let mut node = owner(settings());
         let (mut told, mut announced) = (vec![], 0);
