@@ -107,8 +107,10 @@ pub enum Drift {
     },
     /// The addresses are right, their records were rebuilt.
     Rebuilt,
-    /// The lease record is gone, and the name has addresses or is not to be restored.
+    /// The lease record is gone, and the name has addresses.
     LeaseRemoved,
+    /// The name is gone, lease and all, and is not to be restored unasked.
+    Gone,
     /// The lease record is none.
     LeaseUnreadable(String),
     /// The store went back to an older state.
@@ -153,6 +155,12 @@ impl fmt::Display for Drift {
                 f.write_str("the records were rebuilt by hand: another TTL, set identifier or health check")
             }
             Self::LeaseRemoved => f.write_str("the lease record was removed"),
+            Self::Gone => {
+                return f.write_str(
+                    "the name and its lease record were deleted, and clients find nothing: set `repair = true` to \
+                     have them written again",
+                );
+            }
             Self::LeaseUnreadable(text) => write!(f, "the lease record was edited: {text:?}"),
             Self::RolledBack { from, to } => write!(f, "the zone went back from epoch {from} to {to}"),
         }?;
@@ -177,8 +185,8 @@ impl fmt::Display for List<'_> {
 
 /// Compares what a store holds with what it should hold. `base` is the lease as
 /// this node saw it last; none if it has not looked yet. `now` is the time in
-/// seconds since 1970: where nobody knows an epoch, it begins above those that
-/// another node may remember of a server that lost them.
+/// seconds since 1970: where there is no lease, the epoch is above those that another
+/// node may remember of a server that lost them.
 #[must_use]
 pub fn plan(current: &Current, desired: &Desired, base: Option<&LeaseRecord>, now: u64) -> Plan {
     if let (LeaseRecord::Held(lease), Some(base)) = (&current.lease, base)
@@ -199,11 +207,11 @@ pub fn plan(current: &Current, desired: &Desired, base: Option<&LeaseRecord>, no
         return Plan::InSync;
     }
     let known = current.lease.epoch().max(base.map_or(0, LeaseRecord::epoch));
-    let is_first = known == 0 && current.lease == LeaseRecord::Absent;
+    let least = if current.lease == LeaseRecord::Absent { now } else { 0 };
     Plan::Write(Lease {
         // More than any epoch known, also after the zone went back. Far
         // below u64::MAX by the type's promise.
-        epoch: if is_first { now.max(1) } else { known + 1 },
+        epoch: (known + 1).max(least),
         owner: desired.owner.clone(),
         ttl: desired.ttl,
         addresses: desired.addresses.clone(),
@@ -233,6 +241,7 @@ fn drift(current: &Current, desired: &Desired, base: Option<&LeaseRecord>) -> Op
         // away): a name without addresses serves nobody, and the write asks for
         // nothing to be there.
         LeaseRecord::Absent if found.is_empty() && (desired.restore || highest == 0) => None,
+        LeaseRecord::Absent if found.is_empty() => Some(Drift::Gone),
         LeaseRecord::Absent if highest > 0 => Some(Drift::LeaseRemoved),
         LeaseRecord::Absent if *found == desired.addresses => None,
         LeaseRecord::Absent => Some(Drift::Unclaimed { found: found.clone() }),
@@ -309,9 +318,10 @@ mod tests {
         let remembers = record(&base);
         assert_eq!(super::plan(&held(&first), &theirs, Some(&remembers), now), Plan::Lost(first.clone()));
         assert_eq!(super::plan(&held(&first), &theirs, Some(&record(&first)), now), Plan::InSync);
-        // Whoever knows one goes on from there.
-        let next = super::plan(&absent(&[]), &theirs, Some(&remembers), now);
-        assert_eq!(next, Plan::Write(lease(8, "px2", TWO)));
+        // The one who remembers may not remember the last.
+        let next = |now| super::plan(&absent(&[]), &theirs, Some(&remembers), now);
+        assert_eq!(next(now), Plan::Write(lease(now, "px2", TWO)));
+        assert_eq!(next(0), Plan::Write(lease(8, "px2", TWO)), "with a clock that went back");
     }
 
     #[test]
@@ -411,7 +421,7 @@ mod tests {
         assert_eq!(plan(&absent(&[]), &desired(&[]), Some(&record(&base))), Plan::KeepLast);
         // A service loses no disk: a person has removed it.
         let kept = Desired { restore: false, ..desired(TWO) };
-        let drift = Plan::Drift(Drift::LeaseRemoved);
+        let drift = Plan::Drift(Drift::Gone);
         assert_eq!(plan(&absent(&[]), &kept, Some(&record(&base))), drift);
         assert_eq!(plan(&absent(&[]), &kept, None), Plan::Write(lease(1, "px1", TWO)), "nobody knows of it");
         let text = "v=spf1".to_owned();

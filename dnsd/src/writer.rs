@@ -280,7 +280,10 @@ impl Thread {
             Seen::Before(code) => {
                 begin(&request, false, code, &mut answer);
                 let index = index.as_ref().ok().filter(|_| code == rcode::NOERROR);
-                let lease = index.and_then(|index| self.granted(*index, &request).ok().flatten());
+                let granted = index.and_then(|index| self.granted(*index, &request).ok().flatten());
+                // It began with the first one.
+                let age = u32::try_from(now.saturating_sub(signed.time)).unwrap_or(u32::MAX);
+                let lease = granted.and_then(|lease| lease.checked_sub(age)).filter(|left| *left > 0);
                 return send(&self.shared, &request, &signed, lease, answer, reply);
             }
             Seen::TooOld(why) => {

@@ -5,7 +5,7 @@ use clap::Parser as _;
 use std::path::Path;
 use std::process::ExitCode;
 use vipd::cli::{Cli, Command, Import, Run};
-use vipd::peer::key::ClusterKey;
+use vipd::peer::key::{ClusterKey, KeyError};
 use vipd_config::{Config, chain};
 
 fn main() -> ExitCode {
@@ -93,12 +93,18 @@ fn would_run(run: &Run) -> anyhow::Result<()> {
     writeln!(std::io::stdout(), "{path}: vipd would start by it").context("cannot write to standard output")
 }
 
-/// The file is judged alone, so that any machine can do it: whether a daemon
-/// would start with this host's key says `vipd run --check`.
+/// The file is judged alone, so that any machine can do it, and any user: whether a
+/// daemon would start with this host's key says `vipd run --check`.
 fn look_at_key(config: &Config) {
     let Some(key) = &config.key else { return };
-    if let Err(error) = ClusterKey::load(&key.file) {
-        eprintln!("warning: vipd would not start by it on this host: {error}");
+    match ClusterKey::load(&key.file) {
+        Ok(_) => {}
+        Err(KeyError::Unreadable { path, source }) => {
+            eprintln!("warning: key-file {} was not looked at: {source}", path.display());
+        }
+        Err(error @ (KeyError::Open { .. } | KeyError::NoKey { .. })) => {
+            eprintln!("warning: vipd would not start by it on this host: {error}");
+        }
     }
 }
 

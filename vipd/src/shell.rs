@@ -398,9 +398,10 @@ impl Shell {
                 self.handle(Input::Restored { group, addresses });
             }
             KernelEvent::Lost { group, reason, .. } => self.handle(Input::Lost { group, reason }),
-            KernelEvent::Evicted { group, addresses } => {
-                let addresses = addresses.iter().map(|a| a.address()).collect();
-                self.handle(Input::Evicted { group, addresses });
+            KernelEvent::Evicted { group, copies } => {
+                let copies =
+                    copies.iter().map(|(interface, address)| format!("{address} on {interface}")).collect();
+                self.handle(Input::Evicted { group, copies });
             }
             KernelEvent::Links(links) => {
                 let mut came_up = false;

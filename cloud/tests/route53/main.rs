@@ -350,7 +350,7 @@ async fn edits_are_told_and_repaired_on_demand() {
 
     // All of it was removed: that was a person.
     fake.state().sets.clear();
-    assert_eq!(px1.check(&wanted, soon(), 0).await.unwrap(), Outcome::Drift(Drift::LeaseRemoved));
+    assert_eq!(px1.check(&wanted, soon(), 0).await.unwrap(), Outcome::Drift(Drift::Gone));
 
     // Records from before vipd, and a name that is an alias.
     fake.state().put(NAME, "A", 60, &["192.0.2.9"]);

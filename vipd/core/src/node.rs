@@ -355,8 +355,8 @@ impl Node {
                 self.with_group(group, now, |g, scope| g.restored(&addresses, scope));
             }
             Input::Lost { group, reason } => self.with_group(group, now, |g, scope| g.lost(&reason, scope)),
-            Input::Evicted { group, addresses } => {
-                self.with_group(group, now, |g, scope| g.evicted(&addresses, scope));
+            Input::Evicted { group, copies } => {
+                self.with_group(group, now, |g, scope| g.evicted(&copies, scope));
             }
             Input::Announced { group } => self.with_group(group, now, |g, scope| g.announced(scope)),
             Input::Probe { server, probe, checked } => {

@@ -12,7 +12,7 @@ use super::table::Table;
 use super::{
     Forgotten, KernelError, KernelEvent, KernelSettings, LOOPBACK, Leftover, Link, Shared, Spot, held,
 };
-use crate::net::clock;
+use crate::net::{clock, is_link_local};
 use nix::errno::Errno;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -91,8 +91,11 @@ impl KernelActor {
         let monitor = Monitor::open()?;
         let table = monitor.dump().await?;
         let floating: BTreeSet<IpAddr> = addresses.into_iter().collect();
-        let removed = remove_leftovers(&table, &mut requester, &runtime_dir, |spot, _| {
-            floating.contains(&spot.address.address())
+        // A link-local address is another one on each link; what is on a group's
+        // own goes with its first plan.
+        let removed = remove_leftovers(&table, &mut requester, &runtime_dir, |spot, seen| {
+            let address = spot.address.address();
+            floating.contains(&address) && (seen.ours || !is_link_local(address))
         })?;
         for leftover in &removed {
             info!("removed {} from {}, left there by an earlier run", leftover.address, leftover.interface);
@@ -302,7 +305,9 @@ impl KernelActor {
     fn strays(&self, plan: &GroupPlan) -> Vec<Spot> {
         let planned: BTreeSet<IpAddr> = plan.addresses.iter().map(|a| a.address()).collect();
         let spots = self.table.spots().map(|(spot, _)| spot);
-        spots.filter(|spot| planned.contains(&spot.address.address())).collect()
+        spots
+            .filter(|spot| planned.contains(&spot.address.address()) && spot.is_near(plan.interface))
+            .collect()
     }
 
     /// What must be so before a silent address may be put on the loopback

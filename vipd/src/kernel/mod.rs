@@ -30,7 +30,7 @@ pub use held::forget as forget_held;
 pub use release::{Released, release_all};
 pub use sysctl::restore as restore_switches;
 
-use crate::net::clock;
+use crate::net::{clock, is_link_local};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -62,6 +62,14 @@ pub struct Spot {
     pub interface: u32,
     /// The address, with the prefix it has there.
     pub address: Cidr,
+}
+
+impl Spot {
+    /// Whether it counts where the same address is on an interface: anywhere,
+    /// but for link-local addresses, which are others on each link.
+    fn is_near(&self, interface: u32) -> bool {
+        self.interface == interface || self.interface == LOOPBACK || !is_link_local(self.address.address())
+    }
 }
 
 /// What the actor needs to know before it starts.
@@ -121,8 +129,8 @@ pub enum KernelEvent {
     Evicted {
         /// The group.
         group: usize,
-        /// The addresses.
-        addresses: Vec<Cidr>,
+        /// The interface of each, and the address as it was there.
+        copies: Vec<(String, Cidr)>,
     },
     /// Interfaces that are there, or have changed. The first such event tells
     /// of all.

@@ -137,7 +137,12 @@ impl Requester {
 
     /// Every place of the addresses of these, with whatever prefix length.
     pub(crate) fn copies(&mut self, of: &[Spot]) -> io::Result<Vec<Spot>> {
-        let addresses: BTreeSet<IpAddr> = of.iter().map(|spot| spot.address.address()).collect();
+        let known: BTreeSet<(IpAddr, u32)> = of.iter().map(|s| (s.address.address(), s.interface)).collect();
+        let is_copy = |spot: &Spot| {
+            let address = spot.address.address();
+            let mut places = known.range((address, 0)..=(address, u32::MAX));
+            places.any(|(_, interface)| spot.is_near(*interface))
+        };
         self.sequence = self.sequence.wrapping_add(1);
         let mut message = NetlinkMessage::from(RouteNetlinkMessage::GetAddress(AddressMessage::default()));
         message.header.flags = NLM_F_REQUEST | NLM_F_DUMP;
@@ -160,7 +165,7 @@ impl Requester {
                 match message.payload {
                     NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewAddress(found)) => {
                         let spot = table::read(&found).map(|(spot, _)| spot);
-                        copies.extend(spot.filter(|spot| addresses.contains(&spot.address.address())));
+                        copies.extend(spot.filter(is_copy));
                     }
                     NetlinkPayload::Done(_) => return Ok(copies),
                     NetlinkPayload::Error(error) => return Err(error.to_io()),

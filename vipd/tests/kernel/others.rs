@@ -45,12 +45,12 @@ fn an_address_that_somebody_configured_is_taken_over_or_evicted() {
             let start = Instant::now();
             let evicted = rig
                 .event(|event| match event {
-                    KernelEvent::Evicted { group: 0, addresses } => Some(addresses),
+                    KernelEvent::Evicted { group: 0, copies } => Some(copies),
                     _ => None,
                 })
                 .await;
             let (address, device) = stray.split_once(" dev ").ok_or("no device")?;
-            assert_eq!(evicted, [cidr(address)]);
+            assert_eq!(evicted, [(device.to_owned(), cidr(address))]);
             assert!(start.elapsed() < Duration::from_millis(50));
             assert!(!has(device, address), "{}", addresses(device));
         }
@@ -64,15 +64,15 @@ impl Rig {
         let (address, device) = stray.split_once(" dev ").ok_or("no device")?;
         sh(&format!("ip addr add {stray}"))?;
         let start = Instant::now();
-        assert_eq!(self.evicted().await, [cidr(address)]);
+        assert_eq!(self.evicted().await, [(device.to_owned(), cidr(address))]);
         assert!(start.elapsed() < Duration::from_millis(50), "{:?}", start.elapsed());
         assert!(!has(device, address), "{}", addresses(device));
         Ok(())
     }
 
-    async fn evicted(&mut self) -> Vec<Cidr> {
+    async fn evicted(&mut self) -> Vec<(String, Cidr)> {
         self.event(|event| match event {
-            KernelEvent::Evicted { group: 0, addresses } => Some(addresses),
+            KernelEvent::Evicted { group: 0, copies } => Some(copies),
             KernelEvent::Restored { .. } | KernelEvent::Lost { .. } => panic!("{event:?}"),
             _ => None,
         })
@@ -112,6 +112,31 @@ fn a_copy_is_evicted_also_while_the_address_is_held() {
     });
 }
 
+#[test]
+fn a_link_local_address_is_another_one_on_each_link() {
+    const LINK: &str = "fe80::100/64";
+    lab(|_net| async move {
+        sh(
+            "ip link add other type veth peer name third; ip link set other up; ip addr add fe80::100/64 dev other nodad",
+        )?;
+        sh("ip addr add fe80::100/128 dev va nodad")?;
+        let mut rig = Rig::start(&[LINK]).await?;
+        assert!(has("other", LINK), "{}", addresses("other"));
+        rig.hold(Hold::Absent, &[LINK], LEASE).await?;
+        assert!(has("other", LINK) && !has(HERE, "fe80::100/128"), "{}", addresses(HERE));
+        rig.hold(Hold::Owned, &[LINK], LEASE).await?;
+        assert!(has("other", LINK) && has(HERE, LINK), "{}", addresses("other"));
+        rig.evicts("fe80::100/128 dev lo").await?;
+        // Both come in one turn: of the second nothing is told.
+        sh("ip addr del fe80::100/64 dev other; ip addr add fe80::100/64 dev other nodad")?;
+        rig.evicts("fe80::100/128 dev lo").await?;
+        rig.hold(Hold::Silent, &[LINK], LEASE).await?;
+        rig.hold(Hold::Absent, &[LINK], LEASE).await?;
+        assert!(has("other", LINK) && !has(HERE, LINK), "{}", addresses("other"));
+        Ok(())
+    });
+}
+
 /// For the kernel an IPv6 address is one, whatever its prefix length: ours cannot
 /// be put back beside it.
 #[test]
@@ -121,7 +146,7 @@ fn an_ipv6_address_in_place_of_ours_is_replaced_by_ours() {
         rig.hold(Hold::Owned, &[V6], LEASE).await?;
         // One after the other before anybody can act: the actor is on this thread.
         sh("ip addr del fd09::100/64 dev va; ip addr add fd09::100/128 dev va nodad")?;
-        assert_eq!(rig.evicted().await, [cidr("fd09::100/128")]);
+        assert_eq!(rig.evicted().await, [(HERE.to_owned(), cidr("fd09::100/128"))]);
         assert_eq!(rig.restored().await, [cidr(V6)]);
         assert!(has(HERE, V6) && !has(HERE, "fd09::100/128"), "{}", addresses(HERE));
         // A plan that comes before the eviction leaves nothing on the interface.

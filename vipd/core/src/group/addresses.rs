@@ -38,17 +38,18 @@ const TELL_EVERY: Duration = Duration::from_secs(1);
 /// What somebody else does to a group's addresses, maybe in a loop.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Meddling {
-    /// How often to each, since it was told of; bounded by the group's addresses.
-    times: BTreeMap<IpAddr, u64>,
+    /// How often to each, since it was told of, a moment ago; bounded by the
+    /// group's addresses, and for copies by the places of this host.
+    times: BTreeMap<String, u64>,
     /// Until then it is only counted.
     tell_at: Option<Time>,
 }
 
 impl Meddling {
     /// Whether to tell of it now.
-    fn note(&mut self, addresses: &[IpAddr]) -> bool {
-        for address in addresses {
-            *self.times.entry(*address).or_insert(0) += 1;
+    fn note<T: ToString>(&mut self, what: &[T]) -> bool {
+        for one in what {
+            *self.times.entry(one.to_string()).or_insert(0) += 1;
         }
         self.tell_at.is_none()
     }
@@ -61,13 +62,13 @@ impl Meddling {
         self.tell_at
     }
 
-    /// The addresses with how often, for people, if there is anything to tell.
+    /// What was done, with how often, for people, if there is anything to tell.
     fn told(&mut self, now: Time) -> Option<String> {
         let all = std::mem::take(&mut self.times);
         self.tell_at = (!all.is_empty()).then_some(now + TELL_EVERY);
-        let once = |(address, times): (&IpAddr, &u64)| match times {
-            1 => address.to_string(),
-            _ => format!("{address} ({})", explain::count(*times, "time")),
+        let once = |(what, times): (&String, &u64)| match times {
+            1 => what.clone(),
+            _ => format!("{what} ({})", explain::count(*times, "time")),
         };
         (!all.is_empty()).then(|| all.iter().map(once).collect::<Vec<_>>().join(", "))
     }
@@ -295,9 +296,9 @@ impl Group {
         }
     }
 
-    /// Somebody put addresses here that another node may own.
-    pub(crate) fn evicted(&mut self, addresses: &[IpAddr], scope: &mut Scope<'_>) {
-        if self.evicted.note(addresses) {
+    /// Somebody put addresses here where they would outlive the plan.
+    pub(crate) fn evicted(&mut self, copies: &[String], scope: &mut Scope<'_>) {
+        if self.evicted.note(copies) {
             self.tell_evicted(scope);
         }
     }
@@ -307,7 +308,7 @@ impl Group {
         let message = match self.hold {
             Hold::Absent => format!("{}: somebody put {all} here; it is removed", self.vip.name),
             Hold::Silent | Hold::Owned => {
-                format!("{}: somebody put {all} here a second time; that copy is removed", self.vip.name)
+                format!("{}: somebody put {all} beside what is held; that copy is removed", self.vip.name)
             }
         };
         scope.event(self.event(Level::Warn, Kind::Address, message));

@@ -138,13 +138,13 @@ pub enum Input<'a> {
         /// Why not.
         reason: String,
     },
-    /// Somebody put a group's addresses here although this node does not hold
-    /// them; they are removed.
+    /// Somebody put a group's addresses where this node does not hold them; they
+    /// are removed from there.
     Evicted {
         /// The group's number.
         group: usize,
-        /// The addresses.
-        addresses: Vec<IpAddr>,
+        /// The addresses and where they were, for people.
+        copies: Vec<String>,
     },
     /// An announcement was sent.
     Announced {

@@ -22,6 +22,8 @@ const REMOVE_FOR: Duration = Duration::from_secs(2);
 /// where that was not seen yet it goes on for this much longer, the time that a
 /// write may take with finding out what became of it: to a server, and to Route 53.
 const LATE_FOR: [Duration; 2] = [Duration::from_secs(2), Duration::from_secs(10)];
+/// In which a write that was held back arrives.
+const A_MOMENT: Duration = Duration::from_secs(1);
 /// A planned switchover of the name waits this long for the answers' TTL to fall.
 const LOWER_FOR: Duration = Duration::from_millis(500);
 /// Clients keep answers for the TTL, and some for longer: a node that is not
@@ -193,16 +195,19 @@ impl Node {
                 crate::election::Who::Node(node) => Some(node),
                 crate::election::Who::Stranger(_) => None,
             },
-            None => self.only_claimant(self.settings.vips.get(position)?.vrid),
+            // Where several say so, as while one that has died is not missed yet,
+            // nobody is believed: the name would go back and forth.
+            None => match self.claimants(self.settings.vips.get(position)?.vrid).as_slice() {
+                [claimant] => Some(*claimant),
+                [] | [_, _, ..] => None,
+            },
         }
     }
 
-    /// The other node that says to own a group. Where several do, as while one that
-    /// has died is not missed yet, nobody is believed: the name would go back and forth.
-    fn only_claimant(&self, vrid: NonZeroU8) -> Option<usize> {
+    /// The other nodes that say to own a group.
+    fn claimants(&self, vrid: NonZeroU8) -> Vec<usize> {
         let owns = |n: &usize| self.peers[*n].report(vrid).is_some_and(|r| r.state == State::Active);
-        let mut claimants = (0..self.peers.len()).filter(owns);
-        claimants.next().filter(|_| claimants.next().is_none())
+        (0..self.peers.len()).filter(owns).collect()
     }
 
     /// Whether this node goes out of a name that is the owner's, for another to
@@ -422,12 +427,24 @@ impl Node {
         let writer = self.owner_of(dns.election);
         let name = |n: usize| self.settings.cluster.nodes.get(n).map_or("?", |m| m.name.as_str());
         let owner = self.owner_of(dns.owner);
-        let line = |n: usize| match (self.absence(n, group), dns.policy) {
-            (Some(absence), _) => format!("{} is out: {absence}", name(n)),
-            (None, Policy::Owner) if owner != Some(n) => format!("{} is out: it is not the owner", name(n)),
-            (None, Policy::Owner | Policy::Multi) => format!("{} is in", name(n)),
+        let line = |n: usize| match (self.absence(n, group), dns.policy, owner) {
+            (Some(absence), ..) => format!("{} is out: {absence}", name(n)),
+            (None, Policy::Owner, None) => format!("{} would serve", name(n)),
+            (None, Policy::Owner, Some(owner)) if owner != n => {
+                format!("{} is out: it is not the owner", name(n))
+            }
+            (None, Policy::Owner | Policy::Multi, _) => format!("{} is in", name(n)),
         };
         let mut why: Vec<String> = (0..self.settings.cluster.nodes.len()).map(line).collect();
+        if let (Policy::Owner, None, Some(vip)) = (dns.policy, owner, self.settings.vips.get(dns.owner)) {
+            why.push(match self.claimants(vip.vrid).as_slice() {
+                [] | [_] => format!("no node is known to own {}", vip.name),
+                several => {
+                    let names: Vec<_> = several.iter().map(|n| name(*n)).collect();
+                    format!("{} say to own {}", names.join(" and "), vip.name)
+                }
+            });
+        }
         if desired.is_none() {
             why.push("what is there is left as it is".to_owned());
         }
@@ -448,7 +465,8 @@ impl Node {
         let dns = self.settings.dns.as_ref()?;
         let late = LATE_FOR[usize::from(dns.route53.is_some())];
         let gone = self.publishing.gone;
-        let late = if gone { Duration::ZERO } else { late };
+        // Who writes may hold the change back for the time since the one before.
+        let late = if gone { Duration::ZERO } else { late.max(dns.hold_down + A_MOMENT) };
         let relay = Relay { accept: dns.ttl + late, keep: dns.ttl * RELAY_TTLS + late, gone };
         self.publishing.left.then_some(relay)
     }

@@ -151,9 +151,10 @@ impl KernelActor {
             }
         }
         for (group, spots) in &evicted {
-            let addresses: Vec<Cidr> = spots.iter().map(|spot| spot.address).collect();
-            debug!(group, ?addresses, "somebody put floating addresses here; removed");
-            self.tell(KernelEvent::Evicted { group: *group, addresses }).await;
+            let name = |spot: &Spot| self.name(spot.interface).unwrap_or_else(|_| spot.interface.to_string());
+            let copies: Vec<_> = spots.iter().map(|spot| (name(spot), spot.address)).collect();
+            debug!(group, ?copies, "somebody put floating addresses here; removed");
+            self.tell(KernelEvent::Evicted { group: *group, copies }).await;
         }
         evicted.into_values().flatten().collect()
     }
@@ -162,7 +163,10 @@ impl KernelActor {
     /// a group holds goes before what another may not hold.
     fn intruded(&self, spot: &Spot) -> Option<usize> {
         let address = spot.address.address();
-        let has = |group: &&Group| group.plan.addresses.iter().any(|a| a.address() == address);
+        let has = |group: &&Group| {
+            let plan = &group.plan;
+            spot.is_near(plan.interface) && plan.addresses.iter().any(|a| a.address() == address)
+        };
         let of_place = self.places.get(&(spot.interface, address)).and_then(|group| self.groups.get(group));
         let held = || self.groups.values().filter(|g| g.plan.hold != Hold::Absent).find(has);
         let group = of_place.or_else(held).or_else(|| self.groups.values().find(has))?;

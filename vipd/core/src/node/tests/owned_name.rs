@@ -142,11 +142,16 @@ fn a_writer_that_is_no_node_of_the_vip_publishes_its_owner() {
     assert_eq!(desired(&node, 3_300), set(&[12]));
     assert_eq!(node.records().map(|r| (r.write, r.wanted.clone())), Some((true, set(&[12]))));
     assert_eq!(why(&node, at(3_300)), "px3 is out: it is not the owner");
-    // Nobody owns it, or two say so: the name stays.
+    // Nobody owns it, or two say so: the name stays, and people are told.
+    let told =
+        |node: &Node, millis| node.dns_status(at(millis)).map(|s| s.why.join("; ")).unwrap_or_default();
     say(&mut node, backup, backup, 4_500);
     assert_eq!(desired(&node, 4_600), None);
+    let says = told(&node, 4_600);
+    assert!(says.contains("px2 would serve") && says.contains("no node is known to own main"), "{says}");
     say(&mut node, active, active, 4_700);
     assert_eq!(desired(&node, 4_800), None);
+    assert!(told(&node, 4_800).contains("px2 and px3 say to own main"), "{}", told(&node, 4_800));
     assert_eq!(say(&mut node, backup, active, 4_900), Some((true, set(&[13]))));
 }
 

@@ -468,16 +468,13 @@ fn a_link_that_is_back_at_once_carries_the_release() {
 
 #[test]
 fn what_somebody_does_to_addresses_in_a_loop_is_told_of_once_a_second() {
-    let input = |deleted| {
-        let addresses = vec![address(100)];
-        match deleted {
-            true => Input::Restored { group: 0, addresses },
-            false => Input::Evicted { group: 0, addresses },
-        }
+    let input = |deleted| match deleted {
+        true => Input::Restored { group: 0, addresses: vec![address(100)] },
+        false => Input::Evicted { group: 0, copies: vec!["10.77.0.100/32 on eth1".into()] },
     };
     for (deleted, what) in [
         (true, "somebody deleted 10.77.0.100{}; it is back"),
-        (false, "somebody put 10.77.0.100{} here a second time; that copy is removed"),
+        (false, "somebody put 10.77.0.100/32 on eth1{} beside what is held; that copy is removed"),
     ] {
         let mut node = owner(settings());
         let (mut told, mut announced) = (vec![], 0);
