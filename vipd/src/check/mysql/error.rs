@@ -34,6 +34,8 @@ pub(super) mod code {
     pub(in super::super) const MUST_CHANGE_PASSWORD: u16 = 1820;
     pub(in super::super) const PASSWORD_EXPIRED: u16 = 1862;
     pub(in super::super) const ACCOUNT_LOCKED: u16 = 3118;
+    pub(in super::super) const LOCKED_BY_FAILURES: u16 = 3955;
+    pub(in super::super) const LOCKED_BY_FAILURES_MARIADB: u16 = 4150;
     pub(in super::super) const ACCOUNT_LOCKED_MARIADB: u16 = 4151;
     pub(in super::super) const TLS_DEMANDED: u16 = 3159;
     /// Errors with which a server ends a session: shutdown, network
@@ -119,6 +121,10 @@ fn denied(code: u16) -> Option<&'static str> {
         code::MUST_CHANGE_PASSWORD | code::PASSWORD_EXPIRED => {
             "its password has expired: ALTER USER ... PASSWORD EXPIRE NEVER there"
         }
+        code::LOCKED_BY_FAILURES | code::LOCKED_BY_FAILURES_MARIADB => {
+            "the account is locked after failed logins: ALTER USER ... ACCOUNT UNLOCK there (MariaDB: FLUSH \
+             PRIVILEGES), once password-file is right"
+        }
         code::ACCOUNT_LOCKED | code::ACCOUNT_LOCKED_MARIADB => {
             "the account is locked: ALTER USER ... ACCOUNT UNLOCK there"
         }
@@ -187,7 +193,11 @@ impl MysqlError {
             Self::Login { source: source @ (LoginError::Wire(_) | LoginError::PublicKey), .. } => {
                 source.server().is_some_and(|error| code::USER_IS_FULL.contains(&error.code))
             }
-            Self::Greeting { .. } | Self::Question { .. } => false,
+            // Who logs in with an expired password may do nothing but change it.
+            Self::Question { source, .. } => {
+                matches!(source, WireError::Server(error) if error.code == code::MUST_CHANGE_PASSWORD)
+            }
+            Self::Greeting { .. } => false,
         }
     }
 

@@ -151,7 +151,9 @@ impl Prober {
                     true => self.renewal.full(),
                     false => self.renewal.kept_out(session.peer(), &error),
                 }
-                self.ask(session, progress).await.map_err(|_| error)
+                // What it says of its state counts more than that it takes nobody else.
+                let says = |own: MysqlError| if own.not_ready().is_some() { own } else { error };
+                self.ask(session, progress).await.map_err(says)
             }
             kept => {
                 if let Some(session) = kept {
@@ -170,8 +172,9 @@ impl Prober {
         let peer = session.peer();
         let observation = session.observe(&self.check, &mut self.clock, progress).await;
         match &observation {
-            // A privilege that is granted counts from the next login on.
-            Err(MysqlError::Privilege { .. }) => session.quit().await,
+            // A privilege that is granted, or a password that is set, counts from
+            // the next login on.
+            Err(error) if error.is_ours() => session.quit().await,
             Err(error) if error.is_broken() => {}
             Ok(_) | Err(_) => {
                 if let Some(before) = self.session.replace(session) {

@@ -98,13 +98,21 @@ impl PostgresError {
     /// Whether it is the check that is kept out, by its password or by what it
     /// lacks, and nobody else.
     fn is_ours(&self) -> bool {
-        /// `invalid_password`
-        const PASSWORD: &str = "28P01";
+        /// `invalid_password`, `insufficient_privilege` (no right to connect to the
+        /// database), `invalid_catalog_name` (there is none), and a database that
+        /// takes nobody.
+        const OURS: [&str; 4] = ["28P01", "42501", "3D000", "55000"];
+        /// `invalid_authorization_specification`: of the role, or by `pg_hba.conf`,
+        /// which may mean clients, too.
+        const ROLE: &str = "28000";
+        const BY_HBA: &str = "ClientAuthentication";
         match self {
             Self::Dial(error) => error.is_ours(),
             Self::Tls(error) => error.is_ours(),
             Self::Password(_) | Self::NoTls { .. } => true,
-            Self::Login { source: LoginError::Wire(WireError::Server(error)), .. } => error.code == PASSWORD,
+            Self::Login { source: LoginError::Wire(WireError::Server(error)), .. } => {
+                OURS.contains(&&*error.code) || error.code == ROLE && error.routine != BY_HBA
+            }
             // It wants another proof than it did.
             Self::Login {
                 source: LoginError::NoPassword | LoginError::Clear | LoginError::Method(_),
@@ -229,7 +237,10 @@ impl Prober {
         let user = || self.check.user.clone();
         let failed = |source| PostgresError::Login { peer, user: user(), source };
         login::login(&mut wire, &self.check, &password).await.map_err(failed)?;
-        Ok(Session { wire, peer, replay: Replay::default() })
+        // What is known of its replay is of the server, and not of a connection.
+        let kept = self.session.as_mut().filter(|session| session.peer == peer);
+        let replay = kept.map(|session| std::mem::take(&mut session.replay)).unwrap_or_default();
+        Ok(Session { wire, peer, replay })
     }
 
     /// Asks, and keeps the connection if that went well.

@@ -121,26 +121,39 @@ async fn said(kind: CheckKind, bytes: &'static [u8]) -> Result<Probe, Box<dyn st
 }
 
 /// A check that was told to connect anew, and finds the server full or itself
-/// refused, goes on over its connection.
-async fn stays_with_what_it_has<F, S>(kind: CheckKind, serve: F) -> Outcome
+/// refused, goes on over its connection. A full one is tried `again` each time
+/// that clients fail, but no account until it is locked.
+async fn stays_with_what_it_has<F, S>(kind: CheckKind, again: bool, serve: F) -> Outcome
 where
     F: Fn(TcpStream) -> S + Send + 'static,
     S: Future<Output = std::io::Result<()>> + Send + 'static,
 {
     let (port, taken) = server(serve).await?;
     let mut lab = Lab::start(&[pool("a", kind, &[port])]);
+    let good = |probe: &Probe| matches!(probe, Probe::Answered(Observation { unready: None, .. }));
     let probe = lab.report().await?.probe;
-    assert!(matches!(probe, Probe::Answered(_)), "{probe:?}");
-    for tries in 2..4 {
+    assert!(good(&probe), "{probe:?}");
+    goes_on(&mut lab, port, &taken, again, good).await
+}
+
+async fn goes_on(
+    lab: &mut Lab,
+    port: u16,
+    taken: &AtomicUsize,
+    again: bool,
+    good: impl Fn(&Probe) -> bool,
+) -> Outcome {
+    for tries in 2..5 {
         lab.checker.hurry("a", &format!("db{port}"));
-        while taken.load(Ordering::SeqCst) < tries {
+        while taken.load(Ordering::SeqCst) < if again { tries } else { 2 } {
             let probe = lab.report().await?.probe;
-            assert!(matches!(probe, Probe::Answered(_)), "{probe:?}");
+            assert!(good(&probe), "{probe:?}");
         }
         // That of the refused login comes after it was taken.
         let probe = lab.report().await?.probe;
-        assert!(matches!(probe, Probe::Answered(_)), "{probe:?}");
+        assert!(good(&probe), "{probe:?}");
     }
+    assert!(again || taken.load(Ordering::SeqCst) == 2, "{taken:?} logins");
     Ok(())
 }
 

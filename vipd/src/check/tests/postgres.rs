@@ -1,7 +1,7 @@
 //! `kind = "postgres"`: servers that are none, or not at their best.
 
 use super::*;
-use vipd_core::probe::{Connections, ObservedRole};
+use vipd_core::probe::{Connections, Lag, ObservedRole};
 use vipd_core::settings::{PostgresCheck, Tls};
 
 fn postgres(tls: bool) -> CheckKind {
@@ -73,9 +73,49 @@ async fn a_server_that_takes_nobody_now_is_not_ready() -> Outcome {
 /// The first client is served, all others find it full or their password wrong.
 #[tokio::test]
 async fn a_check_that_cannot_log_in_anew_asks_over_what_it_has() -> Outcome {
-    for code in ["53300", "28P01"] {
-        stays_with_what_it_has(postgres(false), serve_first(error(code, "not you"))).await?;
+    for code in ["53300", "28P01", "28000", "42501", "3D000", "55000"] {
+        let again = code == "53300";
+        stays_with_what_it_has(postgres(false), again, serve_first(error(code, "not you"))).await?;
     }
+    Ok(())
+}
+
+/// What an earlier connection has told of the replay bounds the lag.
+#[tokio::test]
+async fn a_new_login_makes_no_replica_old() -> Outcome {
+    const AN_HOUR: &str = "3600000";
+    let replica = |received| {
+        let values = ["t", "4", "97", "100", received, AN_HOUR, "7", "streaming"];
+        [row(&values), message(b'C', b"SELECT 1\0")].concat()
+    };
+    let connections = AtomicUsize::new(0);
+    let (port, taken) = server(move |mut stream: TcpStream| {
+        // Its primary was idle for an hour, and writes by the second login.
+        let received = if connections.fetch_add(1, Ordering::SeqCst) == 0 { "100" } else { "140" };
+        let welcomed = welcome(&replica(received));
+        async move {
+            let (login, answer) = welcomed.split_at(welcome(&[]).len() - READY.len());
+            if stream.read(&mut [0; 512]).await? > 0 {
+                stream.write_all(login).await?;
+            }
+            while stream.read(&mut [0; 512]).await? > 0 {
+                stream.write_all(answer).await?;
+            }
+            Ok(())
+        }
+    })
+    .await?;
+    let CheckKind::Postgres(check) = postgres(false) else { return Err("another kind".into()) };
+    let kind = CheckKind::Postgres(PostgresCheck { role: Role::Replica, ..check });
+    let mut lab = Lab::start(&[pool("a", kind, &[port])]);
+    let lag = |probe: Probe| if let Probe::Answered(seen) = probe { seen.lag } else { None };
+    assert_eq!(lag(lab.report().await?.probe), Some(Lag::Known(Duration::ZERO)));
+    lab.checker.hurry("a", &format!("db{port}"));
+    while taken.load(Ordering::SeqCst) < 2 {
+        lab.report().await?;
+    }
+    let after = lag(lab.report().await?.probe);
+    assert!(matches!(after, Some(Lag::Known(lag)) if lag < LIMIT), "{after:?}");
     Ok(())
 }
 

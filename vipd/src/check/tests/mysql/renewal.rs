@@ -13,6 +13,8 @@ enum Others {
     Refused(u16),
     /// They get it in answer to their login.
     Denied(u16),
+    /// They are let in, to change their password and do nothing else.
+    Expired,
 }
 
 struct Database {
@@ -40,6 +42,11 @@ impl Database {
                         return sender.send(()).map_err(std::io::Error::other);
                     }
                     Others::Ignored => {}
+                    Others::Expired => {
+                        log_in(&mut stream).await?;
+                        let (sequence, _) = read(&mut stream).await?;
+                        stream.write_all(&packet(sequence + 1, &error(1820))).await?;
+                    }
                     Others::Refused(code) => stream.write_all(&packet(0, &error(code))).await?,
                     Others::Denied(code) => {
                         stream.write_all(&greeting("mysql_native_password")).await?;
@@ -135,23 +142,12 @@ async fn what_was_kept_ends_in_order_when_nobody_else_gets_in() -> Outcome {
 /// and nobody else's, is asked over what is kept.
 #[tokio::test]
 async fn where_only_the_check_is_kept_out_it_goes_on_as_before() -> Outcome {
-    for others in [
-        Others::Refused(1040),
-        Others::Denied(1040),
-        Others::Denied(1045),
-        Others::Denied(1226),
-        Others::Denied(3118),
-    ] {
+    let full = [Others::Refused(1040), Others::Denied(1040)];
+    let kept_out = [1045, 1226, 3118, 3955, 4150].map(Others::Denied).into_iter().chain([Others::Expired]);
+    for (others, again) in full.map(|o| (o, true)).into_iter().chain(kept_out.map(|o| (o, false))) {
         let database = Database::start(others).await?;
         let mut lab = database.checked().await?;
-        for logins in 2..4 {
-            database.hurry(&lab);
-            while database.logins.load(Ordering::SeqCst) < logins {
-                assert_eq!(lab.report().await?.probe, primary());
-            }
-            // That of the refused login comes after it was taken.
-            assert_eq!(lab.report().await?.probe, primary());
-        }
+        goes_on(&mut lab, database.port, &database.logins, again, |probe| *probe == primary()).await?;
     }
     Ok(())
 }
