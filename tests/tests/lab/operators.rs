@@ -281,7 +281,10 @@ fn multicast_is_dropped(lab: &Lab) -> Result<()> {
     plan.election.push("transport = \"multicast\"".to_owned());
     let scene = Scene::new(lab, Kind::Vipd, plan)?;
     let [px1, px2] = &scene.proxies;
-    scene.vipd(1)?.wait_for_state("backup", PATIENCE)?;
+    // Its hello comes before its next advert.
+    poll_until("px2 has px1's advert", PATIENCE, || {
+        Ok(scene.vipd(1)?.status()?["peers"][0]["last-advert-ms"].is_u64())
+    })?;
     let (_, found) = doctor(&scene, 1)?;
     ensure!(
         found.iter().any(|f| f.is("good", "protocol 112", "from px1: its last advert came")),
